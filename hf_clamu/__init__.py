@@ -1,0 +1,108 @@
+"""hf_clamu: exact unlearning of finetuning data by model merging.
+
+Names are loaded when they are first used, so that `import hf_clamu` costs nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from hf_clamu.registration import register_when_imported
+from hf_clamu.version import __version__
+
+if TYPE_CHECKING:
+    from hf_clamu.errors import (
+        CheckpointFormatError,
+        ClamuError,
+        DigestMismatchError,
+        EnvironmentMismatchError,
+        ExactnessError,
+        FixedPointOverflowError,
+        HubConflictError,
+        HubError,
+        IncompatibleBaseError,
+        RecipeError,
+        StaleMaskError,
+        TaskAlreadyMergedError,
+        TaskDataError,
+        TaskNotFoundError,
+        WeightsChangedError,
+    )
+    from hf_clamu.merging import ClamuArguments
+    from hf_clamu.models.configuration_clamu import ClamuConfig
+    from hf_clamu.models.modeling_clamu import ClamuModel
+    from hf_clamu.models.verification import VerificationReport
+    from hf_clamu.recipe import Recipe
+    from hf_clamu.tasks import TaskDataset, TaskSpec
+    from hf_clamu.trainer import ClamuTrainer
+
+_ERRORS = (
+    "CheckpointFormatError",
+    "ClamuError",
+    "DigestMismatchError",
+    "EnvironmentMismatchError",
+    "ExactnessError",
+    "FixedPointOverflowError",
+    "HubConflictError",
+    "HubError",
+    "IncompatibleBaseError",
+    "RecipeError",
+    "StaleMaskError",
+    "TaskAlreadyMergedError",
+    "TaskDataError",
+    "TaskNotFoundError",
+    "WeightsChangedError",
+)
+_HOME = {
+    "ClamuArguments": "hf_clamu.merging",
+    "ClamuConfig": "hf_clamu.models.configuration_clamu",
+    "ClamuModel": "hf_clamu.models.modeling_clamu",
+    "ClamuTrainer": "hf_clamu.trainer",
+    "Recipe": "hf_clamu.recipe",
+    "TaskDataset": "hf_clamu.tasks",
+    "TaskSpec": "hf_clamu.tasks",
+    "VerificationReport": "hf_clamu.models.verification",
+    **dict.fromkeys(_ERRORS, "hf_clamu.errors"),
+}
+
+__all__ = [
+    "CheckpointFormatError",
+    "ClamuArguments",
+    "ClamuConfig",
+    "ClamuError",
+    "ClamuModel",
+    "ClamuTrainer",
+    "DigestMismatchError",
+    "EnvironmentMismatchError",
+    "ExactnessError",
+    "FixedPointOverflowError",
+    "HubConflictError",
+    "HubError",
+    "IncompatibleBaseError",
+    "Recipe",
+    "RecipeError",
+    "StaleMaskError",
+    "TaskAlreadyMergedError",
+    "TaskDataError",
+    "TaskDataset",
+    "TaskNotFoundError",
+    "TaskSpec",
+    "VerificationReport",
+    "WeightsChangedError",
+    "__version__",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        from importlib import import_module
+
+        return getattr(import_module(_HOME[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+register_when_imported()

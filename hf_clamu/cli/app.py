@@ -1,0 +1,442 @@
+"""The commands of `clamu`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from hf_clamu.cli.hub import add_hub_commands, open_model, saved_folder, task_id_key, wants_erasure
+from hf_clamu.cli.output import emit, emit_error, note, quieten, table
+from hf_clamu.errors import ClamuError, ExactnessError, RecipeError
+from hf_clamu.version import __version__
+
+if TYPE_CHECKING:
+    from hf_clamu.tasks import TaskDataset
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="clamu",
+    help="Exact unlearning of finetuning data by model merging.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+ModelDir = Annotated[
+    str, typer.Argument(metavar="DIR", help="Folder of a saved model, or a Hub id.", show_default=False)
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+Cluster = Annotated[int | None, typer.Option(help="Number of a cluster.", show_default=False)]
+Task = Annotated[str | None, typer.Option(help="Id of a task; its cluster serves.", show_default=False)]
+Data = Annotated[
+    Path | None,
+    typer.Option(help="File of the tasks' rows, instead of the one that the recipe names.", show_default=False),
+]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        sys.stdout.write(f"clamu {__version__}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+) -> None:
+    """Exact unlearning of finetuning data by model merging."""
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option(help="New folder for data, models, receipts and figures.")] = Path(
+        "clamu-demo"
+    ),
+    as_json: Json = False,
+) -> None:
+    """Show the whole story on real handwritten digits, without network, in about two minutes."""
+    from hf_clamu.demo import run_demo
+
+    quieten()
+    result = run_demo(output, say=note)
+    emit(as_json, result, lambda: _demo_text(output, result))
+    if not result["identical"]:
+        raise typer.Exit(1)
+
+
+def _demo_text(output: Path, result: dict[str, Any]) -> str:
+    one = 4 * result["num_parameters"]
+    rows = [
+        (
+            name,
+            f"{100 * score:.1f} %",
+            f"{result['storage_bytes'][name] / one:.2f}",
+            _number(result["alpha"].get(name)),
+        )
+        for name, score in result["accuracy"].items()
+    ]
+    seconds = ", ".join(f"{stage} {value:.0f}" for stage, value in result["seconds"].items())
+    proof = "identical" if result["identical"] else "DIFFERENT"
+    lines = [
+        f"{result['num_tasks']} tasks with two labels each, {result['num_clusters']} clusters, "
+        f"{result['num_parameters']:,} weights",
+        "",
+        table(("method", "held-out accuracy", "stored models", "alpha"), rows),
+        "",
+        f"Forgot {', '.join(result['unmerged_tasks'])}: {output / 'unmerged'} and {output / 'rebuilt'} (built without "
+        f"them) are {proof} in all {result['files_compared']} files, byte for byte.",
+        f"Seconds: {seconds}.",
+    ]
+    if result["figures"]:
+        lines.append(f"Figures: {', '.join(str(output / name) for name in result['figures'])}.")
+    else:
+        lines.append("No figures: matplotlib is not installed (pip install 'hf-clamu[plots]').")
+    lines.append(f"Next: clamu unmerge {output / 'model'} owner_00; clamu verify {output / 'model'}")
+    return "\n".join(lines)
+
+
+@app.command()
+def train(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="YAML file.", show_default=False)],
+    output: Annotated[Path, typer.Option(help="Folder for the merged model.", show_default=False)],
+    data: Data = None,
+    without: Annotated[
+        list[str] | None, typer.Option(help="Leave this task out; may be repeated.", show_default=False)
+    ] = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace a model that is in the folder.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Finetune, merge, cluster and localize as a recipe says."""
+    from hf_clamu.recipe import Recipe
+    from hf_clamu.tasks import keyed_id
+
+    _require_room(output, overwrite=overwrite)
+    loaded = Recipe.load(recipe)
+    quieten()
+    trainer = loaded.trainer(data, task_id_key=task_id_key())
+    if without:
+        key = task_id_key()
+        trainer.tasks = trainer.tasks.without([keyed_id(key, one) if key else one for one in without])
+    model = trainer.train()
+    model.save_pretrained(output)
+    summary = {**_summary(model), "output": str(output), "seconds": trainer.seconds}
+    emit(
+        as_json,
+        summary,
+        lambda: (
+            f"Merged {summary['num_tasks']} tasks into {output}: {summary['num_clusters']} clusters, "
+            f"alpha {summary['alpha']:.4g}, {trainer.seconds['total']:.0f} s."
+        ),
+    )
+
+
+@app.command()
+def info(folder: ModelDir, as_json: Json = False) -> None:
+    """Say what a saved model is made of, after checking the digests of its files."""
+    from hf_clamu.models.checkpoint import read_checkpoint, state_digest
+
+    checkpoint = read_checkpoint(saved_folder(folder))
+    config, state = checkpoint.config, checkpoint.state
+    values: dict[str, Any] = {
+        "format_version": config.format_version,
+        "architecture": config.architecture,
+        "base_model": config.base_model,
+        "arguments": config.arguments,
+        "task_spec": config.task_spec,
+        "source": checkpoint.source,
+        "environment": checkpoint.environment.to_dict(),
+        "num_parameters": sum(n.numel() for n in state.delta.values()),
+        "num_tasks": len(state.records),
+        "alpha": state.alpha,
+        "clusters": [list(members) for members in state.clusters],
+        "state_digest": state_digest(state),
+    }
+    emit(as_json, values, lambda: _info_text(folder, values))
+
+
+def _info_text(folder: str, values: dict[str, Any]) -> str:
+    base, arguments = values["base_model"], values["arguments"]
+    name = base["name_or_path"] or "(inside, base_model/)"
+    rows = [(str(number), str(len(m)), _shortened(m)) for number, m in enumerate(values["clusters"])]
+    members = table(("cluster", "tasks", "members"), rows, left=(0, 2))
+    return "\n".join(
+        [
+            f"{folder}: {values['architecture']}, base {name} {base['revision'] or ''}".rstrip(),
+            f"{values['num_tasks']} tasks, {values['num_parameters']:,} weights, alpha {values['alpha']:.6g}",
+            ", ".join(f"{name} {arguments[name]}" for name in ("clustering", "localization", "scaling", "seed")),
+            f"state {values['state_digest']}",
+            "",
+            members if rows else "No task is merged: this is the base model.",
+        ]
+    )
+
+
+def _shortened(members: Sequence[str], most: int = 6) -> str:
+    return ", ".join(members[:most]) + (f", … ({len(members) - most} more)" if len(members) > most else "")
+
+
+@app.command()
+def predict(
+    folder: ModelDir,
+    inputs: Annotated[
+        list[str] | None, typer.Argument(metavar="[INPUT]...", help="Texts, or image files.", show_default=False)
+    ] = None,
+    cluster: Cluster = None,
+    task: Task = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="File of rows (CSV, JSON, JSONL, Parquet) instead of inputs.", show_default=False),
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(help="Length of a generated completion.", min=1)] = 64,
+    as_json: Json = False,
+) -> None:
+    """Predict inputs or rows; a row that names its task is served by that task's cluster."""
+    from hf_clamu.prediction import predict as predict_rows
+    from hf_clamu.tasks import TaskSpec
+    from hf_clamu.tasks.files import read_files
+
+    _one_of(cluster, task)
+    if bool(inputs) == (data is not None):
+        raise RecipeError("Give either inputs or --data FILE.")
+    quieten()
+    model = open_model(folder)
+    spec = TaskSpec.from_dict(model.clamu_config.task_spec)
+    rows = list(read_files([data], spec)) if data is not None else [_row(spec, value) for value in inputs or ()]
+    answers = predict_rows(model, rows, cluster=cluster, task=task, max_new_tokens=max_new_tokens)
+    emit(as_json, {"predictions": answers}, lambda: "\n".join(_answer_text(answer) for answer in answers))
+
+
+def _row(spec: Any, value: str) -> dict[str, Any]:
+    if spec.image_column is None:
+        return {spec.prompt_column or spec.text_column: value}
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(value) as image:
+            return {spec.image_column: image.copy()}
+    except (OSError, UnidentifiedImageError) as error:
+        raise RecipeError(f"{value!r} is no image file that can be read ({error}).") from error
+
+
+def _answer_text(answer: dict[str, Any]) -> str:
+    served = "global" if answer["cluster"] is None else f"cluster {answer['cluster']}"
+    if "completion" in answer:
+        return f"{answer['completion']}\t({served})"
+    return f"{answer['label']}\t{answer['score']:.3f}\t({served})"
+
+
+@app.command()
+def evaluate(
+    folder: ModelDir,
+    cluster: Cluster = None,
+    task: Task = None,
+    data: Data = None,
+    split: Annotated[
+        Literal["validation", "train", "all"] | None,
+        typer.Option(
+            help="Which examples; by default validation, or all rows of a file given with --data.", show_default=False
+        ),
+    ] = None,
+    serving: Annotated[
+        Literal["own", "global", "base"], typer.Option(help="Each task by its own cluster, the global model or base.")
+    ] = "own",
+    as_json: Json = False,
+) -> None:
+    """Measure a model on its tasks' data, or on held-out rows given with --data."""
+    from hf_clamu.evaluation import evaluate_model
+    from hf_clamu.trainer import progress_bars
+
+    _one_of(cluster, task)
+    quieten()
+    model = open_model(folder)
+    tasks: TaskDataset = model.load_tasks(data)
+    if task is not None:
+        model.cluster_of(task)  # a wrong id should be named as such
+        tasks = tasks.select([task])
+    elif cluster is not None:
+        model.set_cluster(cluster)
+        tasks = tasks.select([task_id for task_id in model.clusters[cluster] if task_id in tasks])
+    chosen = split or ("all" if data is not None else "validation")
+    report = evaluate_model(model, tasks, split=chosen, serving=serving, progress=progress_bars)
+    values = {**report.to_dict(), "split": chosen, "serving": serving}
+    emit(as_json, values, lambda: _evaluation_text(values))
+
+
+def _evaluation_text(values: dict[str, Any]) -> str:
+    rows = [(f"cluster {number}", f"{100 * score:.1f} %") for number, score in values["clusters"].items()]
+    rows.append(("all tasks", f"{100 * values['score']:.1f} %"))
+    return (
+        table((f"{values['metric']} ({values['split']})", "mean over tasks"), rows)
+        + f"\nspread over {values['num_tasks']} tasks {100 * values['spread']:.1f} points, "
+        f"{values['num_examples']} examples"
+    )
+
+
+@app.command()
+def export(
+    folder: ModelDir,
+    output: Annotated[Path, typer.Option(help="New folder for the plain checkpoint.", show_default=False)],
+    cluster: Cluster = None,
+    task: Task = None,
+    as_json: Json = False,
+) -> None:
+    """Write the global model, or one cluster's, as a plain transformers checkpoint."""
+
+    _one_of(cluster, task)
+    _require_room(output)
+    quieten()
+    model = open_model(folder)
+    model.export(output, cluster=cluster, task=task)
+    served = model.cluster_of(task) if task is not None else cluster
+    which = "the global model" if served is None else f"cluster {served}"
+    emit(as_json, {"output": str(output), "cluster": served}, lambda: f"Wrote {which} to {output}.")
+
+
+@app.command()
+def unmerge(
+    folder: ModelDir,
+    tasks: Annotated[list[str], typer.Argument(metavar="TASK...", help="Ids to forget.", show_default=False)],
+    data: Data = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Write the result there and leave DIR as it is.", show_default=False)
+    ] = None,
+    erase_history: Annotated[
+        bool | None,
+        typer.Option(
+            "--erase-history/--keep-history",
+            help="For a Hub id: remove old commits for good after the push; asked by default.",
+            show_default=False,
+        ),
+    ] = None,
+    receipts: Annotated[
+        Path | None, typer.Option(help="Folder for the receipt [default: 'receipts' beside DIR].", show_default=False)
+    ] = None,
+    on_mismatch: Annotated[
+        Literal["error", "rebuild"],
+        typer.Option(help="What to do if data, bits or environment differ from the ledger."),
+    ] = "error",
+    as_json: Json = False,
+) -> None:
+    """Forget tasks: what is left is byte for byte what a build without them gives.
+
+    A folder is replaced as a whole; a Hub id gets one commit.
+    """
+    from hf_clamu.models.receipts import write_receipt
+    from hf_clamu.trainer import progress_bars
+
+    if output is not None:
+        _require_room(output)
+    tasks = list(dict.fromkeys(tasks))
+    quieten()
+    model = open_model(folder)
+    model.unmerge_task(tasks, data=data, on_mismatch=on_mismatch, progress=progress_bars)
+    # Made before the model is replaced: where no receipt can be written, nothing should change.
+    local = Path(folder).is_dir()
+    receipts = receipts or (Path(folder).absolute().parent if local else Path.cwd()) / "receipts"
+    receipts.mkdir(parents=True, exist_ok=True)
+    if output is not None or local:
+        model.save_pretrained(output or folder)
+    else:
+        model.push_to_hub(erase_history=wants_erasure(erase_history, folder))
+    receipt = model.receipts[-1]
+    path = write_receipt(receipts, receipt)
+    values = {"receipt": receipt, "receipt_file": str(path), "output": str(output or folder)}
+    emit(as_json, values, lambda: _unmerge_text(tasks, values))
+
+
+def _unmerge_text(tasks: Sequence[str], values: dict[str, Any]) -> str:
+    receipt = values["receipt"]
+    count = receipt["num_tasks"]
+    return "\n".join(
+        [
+            f"Forgot {', '.join(tasks)} ({receipt['how']}); {count['after']} of {count['before']} tasks are left in "
+            f"{values['output']}.",
+            f"state before {receipt['digests']['before']}",
+            f"state after  {receipt['digests']['after']}",
+            f"Receipt: {values['receipt_file']} (remove its part 'private' before you show it to others).",
+        ]
+    )
+
+
+@app.command()
+def verify(folder: ModelDir, data: Data = None, as_json: Json = False) -> None:
+    """Build anew from the data of the merged tasks and compare every byte; exit 0 if all are the same, else 1."""
+    from hf_clamu.trainer import progress_bars
+
+    quieten()
+    report = open_model(folder).verify(data=data, progress=progress_bars)
+    verdict = "identical" if report else f"DIFFERENT in {', '.join(report.differences)}"
+    emit(
+        as_json,
+        report.to_dict(),
+        lambda: f"{folder} and a build from its tasks' data: {verdict} ({report.files_compared} files).",
+    )
+    if not report:
+        raise typer.Exit(1)
+
+
+add_hub_commands(app)
+
+
+def _one_of(cluster: int | None, task: str | None) -> None:
+    if cluster is not None and task is not None:
+        raise RecipeError("Give --cluster or --task, not both.")
+
+
+def _require_room(output: Path, *, overwrite: bool | None = None) -> None:
+    """Refuse a folder that may not be written to, before hours of work and not after them."""
+    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
+        return
+    if not overwrite:
+        hint = "" if overwrite is None else ", or --overwrite to replace the model in it"
+        raise RecipeError(f"{output} is there and not empty. Give a new folder (--output){hint}.")
+    if not (output / "ledger.json").is_file():
+        raise RecipeError(
+            f"{output} holds no ClAMU model, so it is not ours to replace. Give a new folder (--output)."
+        )
+
+
+def _summary(model: Any) -> dict[str, Any]:
+    config = model.clamu_config
+    return {"num_tasks": config.num_tasks, "num_clusters": config.num_clusters, "alpha": config.alpha}
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        argv (*sequence* of `str`, *optional*): by default the process's own arguments.
+
+    Returns:
+        `int`: 0 on success; 1 if exactness could not be proven; 2 on bad usage or input; 130 when interrupted.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    as_json = "--json" in arguments
+    try:
+        code = app(args=arguments, standalone_mode=False)
+    except ExactnessError as error:
+        emit_error(as_json, type(error).__name__, str(error))
+        return 1
+    except (ClamuError, FileExistsError, OSError) as error:
+        emit_error(as_json, type(error).__name__, str(error))
+        return 2
+    except KeyboardInterrupt:
+        emit_error(as_json, "KeyboardInterrupt", "Interrupted; nothing was changed.")
+        return 130
+    except Exception as error:
+        # Usage errors of typer's parser; everything else is a bug and shows its traceback.
+        if not hasattr(error, "format_message"):
+            raise
+        emit_error(as_json, "UsageError", f"{error.format_message()} See clamu --help.")
+        return 2
+    return code if isinstance(code, int) else 0

@@ -1,0 +1,54 @@
+"""What the commands print: one JSON object or a few readable lines on stdout, everything else on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+__all__ = ["emit", "emit_error", "note", "quieten", "table"]
+
+
+def emit(as_json: bool, payload: Mapping[str, Any], human: Callable[[], str]) -> None:
+    """Print the result of a command on stdout."""
+    text = json.dumps(payload, sort_keys=True, ensure_ascii=False, indent=2) if as_json else human()
+    sys.stdout.write(text + "\n")
+
+
+def emit_error(as_json: bool, kind: str, message: str) -> None:
+    """Print one readable line on stderr, and with `--json` an object on stdout."""
+    line = " ".join(message.split())
+    sys.stderr.write(f"clamu: {line}\n")
+    if as_json:
+        sys.stdout.write(json.dumps({"error": {"type": kind, "message": line}}, ensure_ascii=False) + "\n")
+
+
+def note(text: str) -> None:
+    """Print a line of progress on stderr."""
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, left: Sequence[int] = (0,)) -> str:
+    """Return rows as aligned text: the columns numbered in `left` to the left, the others to the right."""
+    widths = [max(len(row[i]) for row in [columns, *rows]) for i in range(len(columns))]
+    lines = []
+    for row in [columns, ["-" * width for width in widths], *rows]:
+        cells = [
+            cell.ljust(width) if column in left else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def quieten() -> None:
+    """Keep the libraries' bars and notices off stderr; where stderr is no terminal, ours too."""
+    import transformers
+    from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    if not sys.stderr.isatty():
+        disable_progress_bars()

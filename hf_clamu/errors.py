@@ -1,0 +1,100 @@
+"""The exceptions of hf_clamu.
+
+    ClamuError
+    ├ ExactnessError                     the promise "byte for byte" could not be kept, so nothing was changed
+    │ ├ FixedPointOverflowError          a value is NaN, infinite or outside the integer range
+    │ ├ DigestMismatchError              data or retrained bits differ from what the ledger recorded
+    │ ├ EnvironmentMismatchError         libraries, device or switches differ from the recorded fingerprint
+    │ ├ StaleMaskError                   a mask was made for another merged delta
+    │ └ WeightsChangedError              live weights were changed by somebody else
+    ├ TaskNotFoundError (LookupError)    no merged task has this id
+    ├ TaskAlreadyMergedError (ValueError)
+    ├ TaskDataError (ValueError)         the data of a task cannot be used
+    ├ RecipeError (ValueError)           a setting is missing, unknown or out of range
+    ├ IncompatibleBaseError (ValueError) the base model is not the one that was merged into
+    ├ CheckpointFormatError (ValueError) a saved model is missing, truncated, tampered with or too new
+    └ HubError                           the Hub refused a request or could not be reached
+      └ HubConflictError                 somebody else pushed in between, so nothing was overwritten
+
+Each message says what was expected, what was found, and what to do.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "ClamuError",
+    "ExactnessError",
+    "FixedPointOverflowError",
+    "DigestMismatchError",
+    "EnvironmentMismatchError",
+    "StaleMaskError",
+    "WeightsChangedError",
+    "TaskNotFoundError",
+    "TaskAlreadyMergedError",
+    "TaskDataError",
+    "RecipeError",
+    "IncompatibleBaseError",
+    "CheckpointFormatError",
+    "HubError",
+    "HubConflictError",
+]
+
+
+class ClamuError(Exception):
+    """Base class of every exception that hf_clamu raises on purpose."""
+
+
+class ExactnessError(ClamuError):
+    """The result could not be proven byte-exact, so nothing was changed."""
+
+
+class FixedPointOverflowError(ExactnessError):
+    """A value is NaN, infinite, or does not fit the integer grid."""
+
+
+class DigestMismatchError(ExactnessError):
+    """Data or retrained bits differ from the digests in the ledger."""
+
+
+class EnvironmentMismatchError(ExactnessError):
+    """This machine or its libraries differ from the fingerprint in the ledger."""
+
+
+class StaleMaskError(ExactnessError):
+    """A mask belongs to another merged delta than the one it is applied to."""
+
+
+class WeightsChangedError(ExactnessError):
+    """Live weights no longer hold the bits that the last switch left there."""
+
+
+class TaskNotFoundError(ClamuError, LookupError):
+    """No merged task has this id."""
+
+
+class TaskAlreadyMergedError(ClamuError, ValueError):
+    """A task of this id is merged already."""
+
+
+class TaskDataError(ClamuError, ValueError):
+    """The data of a task cannot be used; the message names task, column and row."""
+
+
+class RecipeError(ClamuError, ValueError):
+    """A setting of a recipe or of `ClamuArguments` is missing, unknown or out of range."""
+
+
+class IncompatibleBaseError(ClamuError, ValueError):
+    """The base model differs in revision, shape or digest from the one that was merged into."""
+
+
+class CheckpointFormatError(ClamuError, ValueError):
+    """A saved model is missing a file, truncated, tampered with, or written by a newer format."""
+
+
+class HubError(ClamuError):
+    """The Hugging Face Hub refused a request, has no such model, or could not be reached."""
+
+
+class HubConflictError(HubError):
+    """The branch on the Hub is not at the commit that was expected; nothing was overwritten."""

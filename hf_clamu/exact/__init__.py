@@ -1,0 +1,32 @@
+"""Integers and bytes: everything on which the promise "byte for byte" rests.
+
+Needs torch and numpy alone and knows nothing of models, data sets or files of ours.
+"""
+
+from hf_clamu.exact.accumulator import DeltaAccumulator, TaskVector, narrowest_dtype
+from hf_clamu.exact.bitmask import check_padding, expand_bits, pack_mask, packed_size, unpack_mask
+from hf_clamu.exact.digest import canonical_json, digest_json, digest_tensor, digest_tensors, sha256_file, sha256_hex
+from hf_clamu.exact.fixed_point import FixedPoint
+from hf_clamu.exact.switch import ALL_WEIGHTS, NO_WEIGHTS, PackedMask, WeightSwitch
+
+__all__ = [
+    "ALL_WEIGHTS",
+    "NO_WEIGHTS",
+    "DeltaAccumulator",
+    "FixedPoint",
+    "PackedMask",
+    "TaskVector",
+    "WeightSwitch",
+    "canonical_json",
+    "check_padding",
+    "digest_json",
+    "digest_tensor",
+    "digest_tensors",
+    "expand_bits",
+    "narrowest_dtype",
+    "pack_mask",
+    "packed_size",
+    "sha256_file",
+    "sha256_hex",
+    "unpack_mask",
+]

@@ -1,0 +1,87 @@
+"""Binary masks with one bit per weight."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from hf_clamu.errors import CheckpointFormatError
+
+__all__ = ["check_padding", "expand_bits", "pack_mask", "packed_size", "unpack_mask"]
+
+
+def packed_size(num_weights: int) -> int:
+    """Return the bytes that a mask over `num_weights` weights takes."""
+    return (num_weights + 7) // 8
+
+
+def pack_mask(mask: torch.Tensor) -> torch.Tensor:
+    """Pack a boolean mask, eight weights to a byte, the first weight in the lowest bit.
+
+    Args:
+        mask (`torch.Tensor` of shape `(*)`, bool): weights in row-major order.
+
+    Returns:
+        `torch.Tensor` of shape `(ceil(numel / 8),)`, uint8, on the CPU. Bits behind the last weight are 0.
+
+    Example:
+
+    ```python
+    >>> pack_mask(torch.tensor([True, False, True]))
+    tensor([5], dtype=torch.uint8)
+
+    ```
+    """
+    bits = mask.detach().reshape(-1).cpu().numpy()
+    return torch.from_numpy(np.packbits(bits, bitorder="little"))
+
+
+def unpack_mask(packed: torch.Tensor, shape: torch.Size | tuple[int, ...]) -> torch.Tensor:
+    """Undo `pack_mask`.
+
+    Args:
+        packed (`torch.Tensor` of shape `(ceil(numel / 8),)`, uint8): the packed mask.
+        shape (`tuple[int, ...]`): the shape of the weights.
+
+    Returns:
+        `torch.Tensor` of shape `shape`, bool, on the CPU.
+    """
+    count = int(np.prod(shape, dtype=np.int64))
+    bits = np.unpackbits(packed.cpu().numpy(), count=count, bitorder="little")
+    return torch.from_numpy(bits).view(torch.bool).reshape(shape)
+
+
+def expand_bits(packed: torch.Tensor, start: int, stop: int) -> torch.Tensor:
+    """Return bits `start` to `stop` of a packed mask as 0 and 1, on the mask's device.
+
+    Args:
+        packed (`torch.Tensor` of shape `(bytes,)`, uint8): the packed mask.
+        start (`int`): the first bit, a multiple of 8.
+        stop (`int`): one behind the last bit.
+
+    Returns:
+        `torch.Tensor` of shape `(stop - start,)`, uint8.
+    """
+    chunk = packed[start // 8 : (stop + 7) // 8]
+    shifts = torch.arange(8, dtype=torch.uint8, device=packed.device)
+    return (chunk.unsqueeze(-1) >> shifts).bitwise_and_(1).view(-1)[: stop - start]
+
+
+def check_padding(name: str, packed: torch.Tensor, num_weights: int) -> None:
+    """Check that a packed mask fits a parameter and that its unused bits are 0.
+
+    Raises:
+        CheckpointFormatError: if dtype, size or unused bits are wrong; a mask with other bits there would be another
+            file for the same mask.
+    """
+    expected = packed_size(num_weights)
+    if packed.dtype != torch.uint8 or packed.shape != (expected,):
+        raise CheckpointFormatError(
+            f"The mask of {name!r} must be uint8 of shape ({expected},) for {num_weights} weights, found "
+            f"{packed.dtype} of shape {tuple(packed.shape)}. The file belongs to another model or is damaged."
+        )
+    spare = expected * 8 - num_weights
+    if spare and int(packed[-1]) >> (8 - spare):
+        raise CheckpointFormatError(
+            f"The mask of {name!r} has bits behind its last weight, expected zeros there. The file is damaged."
+        )

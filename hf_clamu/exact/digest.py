@@ -1,0 +1,111 @@
+"""SHA-256 digests of JSON and tensors whose value depends on the content alone."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+__all__ = ["canonical_json", "digest_json", "digest_tensor", "digest_tensors", "sha256_file", "sha256_hex"]
+
+_CHUNK_BYTES = 1 << 24
+
+
+def canonical_json(value: Any) -> bytes:
+    """Write JSON that is the same bytes for the same value, in every process.
+
+    Args:
+        value (*JSON-able object*): NaN and infinities are refused, keys must be strings.
+
+    Returns:
+        `bytes`: UTF-8, keys sorted, two-space indent, one newline at the end.
+
+    Example:
+
+    ```python
+    >>> canonical_json({"b": 1, "a": [0.25]}) == canonical_json({"a": [0.25], "b": 1})
+    True
+
+    ```
+    """
+    text = json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False)
+    return (text + "\n").encode("utf-8")
+
+
+def sha256_hex(data: bytes) -> str:
+    """Return the SHA-256 of bytes as 64 hexadecimal digits."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def digest_json(value: Any) -> str:
+    """Return the SHA-256 of `canonical_json(value)`."""
+    return sha256_hex(canonical_json(value))
+
+
+def sha256_file(path: Path) -> str:
+    """Return the SHA-256 of a file, read in chunks."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def digest_tensor(tensor: torch.Tensor) -> str:
+    """Return the SHA-256 of one tensor: dtype, shape and little-endian bytes.
+
+    Args:
+        tensor (`torch.Tensor` of any shape, dtype and device):
+            Strides and device do not show in the digest.
+    """
+    digest = hashlib.sha256()
+    digest.update(_header("", tensor))
+    for chunk in _raw_chunks(tensor):
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
+def digest_tensors(tensors: Mapping[str, torch.Tensor]) -> str:
+    """Return the SHA-256 of named tensors, whatever the order of the mapping.
+
+    Args:
+        tensors (*mapping* of `str` to `torch.Tensor` of any shape):
+            Names, dtypes, shapes and values all count.
+
+    Example:
+
+    ```python
+    >>> a, b = torch.zeros(2), torch.ones(2)
+    >>> digest_tensors({"a": a, "b": b}) == digest_tensors({"b": b, "a": a})
+    True
+    >>> digest_tensors({"a": a, "b": b}) == digest_tensors({"a": b, "b": a})
+    False
+
+    ```
+    """
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(_header(name, tensor))
+        for chunk in _raw_chunks(tensor):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _header(name: str, tensor: torch.Tensor) -> bytes:
+    # The header is length-prefixed JSON, so no name or shape can imitate the bytes of a neighbour.
+    header = json.dumps([name, str(tensor.dtype).removeprefix("torch."), list(tensor.shape)]).encode("utf-8")
+    return len(header).to_bytes(8, "little") + header
+
+
+def _raw_chunks(tensor: torch.Tensor) -> Iterator[memoryview]:
+    flat = tensor.detach().reshape(-1)
+    # Complex and quantised tensors do not occur; every other dtype has a byte view.
+    step = max(1, _CHUNK_BYTES // tensor.element_size())
+    for start in range(0, flat.numel(), step):
+        part = flat[start : start + step].cpu().contiguous()
+        yield part.view(torch.uint8).numpy().data

@@ -1,0 +1,133 @@
+"""Task vectors as integers on a fixed grid, so that sums can be undone exactly.
+
+Floating-point sums depend on their order and cannot be undone: after one of 500 fp32 vectors is subtracted, most
+entries differ from a sum that never held it. Sums of integers are associative, commutative and invertible.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+
+from hf_clamu.errors import FixedPointOverflowError, RecipeError
+
+__all__ = ["FixedPoint"]
+
+# |n| < 2**62 leaves one bit of room, so that a single add can never wrap around before it is checked.
+_LIMIT = float(2**62)
+# Elements per pass: the float64 temporaries of a pass stay in the cache.
+_CHUNK = 1 << 16
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FixedPoint:
+    """The grid `q = 2**-fraction_bits` on which task vectors are rounded.
+
+    The grid is fixed before the first task and never derived from data: a scale taken from data would carry a trace
+    of every task that took part in choosing it.
+
+    Args:
+        fraction_bits (`int`, *optional*, defaults to 28):
+            Bits behind the binary point, 0 to 52. With 28, one step is 3.7e-9 and sums up to 8 fit into int32.
+
+    Raises:
+        RecipeError: if `fraction_bits` is out of range.
+
+    Example:
+
+    ```python
+    >>> codec = FixedPoint(fraction_bits=28)
+    >>> n = codec.encode("weight", torch.tensor([1.5]), torch.tensor([1.0]))
+    >>> n, codec.decode(n)
+    (tensor([134217728]), tensor([0.5000], dtype=torch.float64))
+
+    ```
+    """
+
+    fraction_bits: int = field(default=28, metadata={"help": "Bits behind the binary point of the integer grid."})
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.fraction_bits, int) or not 0 <= self.fraction_bits <= 52:
+            raise RecipeError(f"fraction_bits must be a whole number from 0 to 52, got {self.fraction_bits!r}.")
+
+    @property
+    def step(self) -> float:
+        """The distance `q` of two neighbouring grid points, in weight units."""
+        return float(2.0**-self.fraction_bits)
+
+    def encode(
+        self, name: str, theta: torch.Tensor, theta_0: torch.Tensor, *, out: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Round a task vector to the grid: `n = round((theta - theta_0) / q)`, halves to even.
+
+        Args:
+            name (`str`): the parameter's name, for the error message.
+            theta (`torch.Tensor` of shape `(*)`, floating point): the finetuned parameter.
+            theta_0 (`torch.Tensor` of shape `(*)`, floating point): the parameter of the base model.
+            out (`torch.Tensor` of shape `(*)`, int64, *optional*): receives the result.
+
+        Returns:
+            `torch.Tensor` of shape `(*)`, int64: grid steps.
+
+        Raises:
+            FixedPointOverflowError: if a value is NaN, infinite, or reaches 2**62 steps.
+        """
+        if theta.shape != theta_0.shape:
+            raise ValueError(f"{name}: theta has shape {tuple(theta.shape)}, theta_0 has {tuple(theta_0.shape)}.")
+        if out is not None and (out.dtype != torch.int64 or out.shape != theta.shape):
+            raise ValueError(
+                f"{name}: out must be int64 of shape {tuple(theta.shape)}, found {out.dtype} of {tuple(out.shape)}."
+            )
+        n = torch.empty(theta.shape, dtype=torch.int64, device=theta.device) if out is None else out
+        flat_n, flat, flat_0 = n.view(-1), theta.detach().reshape(-1), theta_0.detach().reshape(-1)
+        for start in range(0, flat_n.numel(), _CHUNK):
+            part = slice(start, start + _CHUNK)
+            # float64 holds the difference of two fp32 numbers of like size exactly; scaling by 2**k is exact.
+            steps = flat[part].to(torch.float64, copy=True).sub_(flat_0[part]).mul_(2.0**self.fraction_bits).round_()
+            largest = float(steps.abs().max())
+            if not largest < _LIMIT:  # also true for NaN
+                raise FixedPointOverflowError(
+                    f"Parameter {name!r} moved by {largest * self.step:g} from the base model, but the grid of "
+                    f"2**-{self.fraction_bits} holds less than {_LIMIT * self.step:g}. The finetuning diverged, or "
+                    "fraction_bits is too large: lower the learning rate, or choose fewer fraction_bits."
+                )
+            flat_n[part] = steps.to(torch.int64)
+        return n
+
+    def decode(self, n: torch.Tensor) -> torch.Tensor:
+        """Return grid steps as weight units.
+
+        Args:
+            n (`torch.Tensor` of shape `(*)`, integer): grid steps.
+
+        Returns:
+            `torch.Tensor` of shape `(*)`, float64.
+        """
+        return n.to(torch.float64).mul_(self.step)
+
+    def apply(self, theta_0: torch.Tensor, n: torch.Tensor, alpha: float, dtype: torch.dtype) -> torch.Tensor:
+        """Return `theta_0 + alpha * n * q`, computed in float64 and then cast.
+
+        Multiplication and addition are separate operations on purpose: a fused multiply-add rounds differently on
+        processors that have it.
+
+        Args:
+            theta_0 (`torch.Tensor` of shape `(*)`, floating point): the base model's parameter.
+            n (`torch.Tensor` of shape `(*)`, integer): the merged delta in grid steps.
+            alpha (`float`): the scaling coefficient.
+            dtype (`torch.dtype`): of the result.
+
+        Returns:
+            `torch.Tensor` of shape `(*)` and dtype `dtype`.
+        """
+        if theta_0.shape != n.shape:
+            raise ValueError(f"theta_0 has shape {tuple(theta_0.shape)}, the delta has {tuple(n.shape)}.")
+        result = torch.empty(theta_0.shape, dtype=dtype, device=theta_0.device)
+        flat, flat_0, flat_n = result.view(-1), theta_0.detach().reshape(-1), n.reshape(-1)
+        scale = alpha * self.step
+        for start in range(0, flat.numel(), _CHUNK):
+            part = slice(start, start + _CHUNK)
+            scaled = flat_n[part].to(device=theta_0.device, dtype=torch.float64).mul_(scale)
+            flat[part] = scaled.add_(flat_0[part]).to(dtype)
+        return result

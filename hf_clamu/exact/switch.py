@@ -1,0 +1,243 @@
+"""Serve many masked models from one set of live weights by flipping bits in place.
+
+With one scaling coefficient for all clusters every live weight has only two possible values, `W0` and
+`W1 = W0 + alpha * delta`. The engine keeps `X = bits(W0) ^ bits(W1)`; a switch from one mask to another is
+
+    P ^= X & expand(mask_old ^ mask_new)
+
+so the all-zero mask gives `W0` back bit for bit, in fp32, bf16 and fp16, and memory is twice the weights.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from hf_clamu.errors import CheckpointFormatError, IncompatibleBaseError, WeightsChangedError
+from hf_clamu.exact.bitmask import check_padding, expand_bits
+from hf_clamu.exact.digest import digest_tensor
+from hf_clamu.exact.fixed_point import FixedPoint
+
+__all__ = ["ALL_WEIGHTS", "NO_WEIGHTS", "PackedMask", "WeightSwitch"]
+
+_INTEGER_VIEW = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+# Weights per pass, a multiple of 8: the temporaries stay in the cache and no pass allocates much.
+_CHUNK = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class PackedMask:
+    """A mask over all parameters that take part.
+
+    Args:
+        bits (*mapping* of `str` to `torch.Tensor` of shape `(ceil(numel / 8),)`, uint8, *optional*):
+            Packed bits per parameter.
+        fill (`int`, *optional*): instead of bits, 255 for the mask of ones or 0 for the mask of zeros.
+    """
+
+    bits: Mapping[str, torch.Tensor] | None = None
+    fill: int = 0
+
+    def __post_init__(self) -> None:
+        if self.fill not in (0, 255):
+            raise ValueError(f"fill must be 0 (no weights) or 255 (all weights), got {self.fill!r}.")
+
+
+ALL_WEIGHTS = PackedMask(fill=255)
+NO_WEIGHTS = PackedMask(fill=0)
+
+
+class WeightSwitch:
+    """Flips live parameters between `W0` and `W0 + alpha * delta` under packed masks.
+
+    The parameters must hold `W0` when the switch is made. A weight that somebody else changes afterwards (an optimizer
+    step, a cast, a resize) is noticed before any weight is touched, and refused.
+
+    Args:
+        parameters (*mapping* of `str` to `torch.nn.Parameter`): live parameters; tied ones once.
+        delta (*mapping* of `str` to `torch.Tensor`, integer): the merged delta of those that take part.
+        alpha (`float`): the scaling coefficient.
+        codec (`FixedPoint`): the grid of `delta`.
+        dtype (`torch.dtype`, *optional*): cast the live parameters to this type; both values are computed in the
+            parameters' own type and cast once.
+
+    Example:
+
+    ```python
+    >>> layer = torch.nn.Linear(2, 1, bias=False)
+    >>> with torch.no_grad():
+    ...     _ = layer.weight.fill_(1.0)
+    >>> parameters = dict(layer.named_parameters())
+    >>> switch = WeightSwitch(parameters, {"weight": torch.tensor([[1, 2]])}, 1.0, FixedPoint(fraction_bits=0))
+    >>> switch.select(parameters, ALL_WEIGHTS)
+    >>> layer.weight.tolist()
+    [[2.0, 3.0]]
+    >>> switch.select(parameters, PackedMask(bits={"weight": torch.tensor([2], dtype=torch.uint8)}))
+    >>> layer.weight.tolist()
+    [[1.0, 3.0]]
+
+    ```
+    """
+
+    def __init__(
+        self,
+        parameters: Mapping[str, torch.nn.Parameter],
+        delta: Mapping[str, torch.Tensor],
+        alpha: float,
+        codec: FixedPoint,
+        *,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        self._flips: dict[str, torch.Tensor] = {}
+        self._base_digests: dict[str, str] = {}
+        self._shapes: dict[str, torch.Size] = {}
+        self._stamps: dict[str, tuple[object, ...]] = {}
+        self._selected = NO_WEIGHTS
+        for name in sorted(delta):
+            parameter = _find(parameters, name)
+            if delta[name].shape != parameter.shape:
+                raise IncompatibleBaseError(
+                    f"The parameter {name!r} has shape {tuple(parameter.shape)}, but its merged delta has "
+                    f"{tuple(delta[name].shape)}. Take the base model that the delta was made for."
+                )
+            flat = parameter.detach().reshape(-1)
+            served = codec.apply(flat, delta[name].reshape(-1), alpha, parameter.dtype)
+            if dtype is not None and dtype != parameter.dtype:
+                parameter.data = parameter.detach().to(dtype)
+                flat, served = parameter.detach().reshape(-1), served.to(dtype)
+            # Only bits are compared and flipped, so -0.0 and NaN need no special care.
+            flips = served.view(_view_of(parameter))
+            self._flips[name] = flips.bitwise_xor_(flat.view(flips.dtype))
+            self._base_digests[name] = digest_tensor(flat)
+            self._shapes[name] = parameter.shape
+            self._stamps[name] = _stamp(parameter)
+
+    def __getstate__(self) -> dict[str, object]:
+        # A copy belongs to other parameters: it recognises them by digest.
+        return {**self.__dict__, "_stamps": {}}
+
+    @property
+    def selected(self) -> PackedMask:
+        """The mask that the live weights hold now."""
+        return self._selected
+
+    def select(self, parameters: Mapping[str, torch.nn.Parameter], mask: PackedMask) -> None:
+        """Bring the live weights under another mask.
+
+        Args:
+            parameters (*mapping* of `str` to `torch.nn.Parameter`): the same parameters, or a copy of them (a
+                deepcopied or moved model), that the switch was made for.
+            mask (`PackedMask`): the mask to select.
+
+        Raises:
+            WeightsChangedError: if a weight was changed underneath; then no weight has been touched.
+            CheckpointFormatError: if the mask does not fit a parameter.
+        """
+        self.check(parameters)
+        if mask.bits is not None:
+            for name, flips in self._flips.items():
+                if name not in mask.bits:
+                    raise CheckpointFormatError(
+                        f"The mask has no bits for the parameter {name!r}, but the merged delta has. The mask was "
+                        "made for another model: take the one that was saved with this delta."
+                    )
+                check_padding(name, mask.bits[name], flips.numel())
+        for name, flips in self._flips.items():
+            self._flip(parameters[name], flips, _bits_of(self._selected, name), _bits_of(mask, name))
+        # Only now: if a flip is interrupted, the old stamps make the next check find the half-switched weights.
+        if mask.bits is not None:
+            # A copy: the caller's tensors may be loaded over, and the way back needs the bits that were applied.
+            mask = PackedMask(bits={name: mask.bits[name].clone() for name in self._flips})
+        self._selected = mask
+        self._stamps = {name: _stamp(parameters[name]) for name in self._flips}
+
+    def check(self, parameters: Mapping[str, torch.nn.Parameter]) -> None:
+        """Check that every live weight holds what the last `select` left there.
+
+        An untouched parameter is recognised by its storage, layout and version counter. One that moved (another
+        device, a copy of the model) has its base bits recomputed and compared by digest. Edits through `.data` do not
+        count as a version: what changes values that way, with the storage kept, goes unnoticed.
+
+        Raises:
+            WeightsChangedError: naming the first parameter that differs.
+        """
+        for name, flips in self._flips.items():
+            parameter = _find(parameters, name)
+            if _stamp(parameter) == self._stamps.get(name):
+                continue
+            if parameter.shape != self._shapes[name] or _view_of(parameter) != flips.dtype:
+                raise WeightsChangedError(
+                    f"The parameter {name!r} now has shape {tuple(parameter.shape)} and type {parameter.dtype}, which "
+                    f"is not what the merged delta was attached to. {_WAY_OUT}"
+                )
+            if flips.device != parameter.device:
+                self._flips[name] = flips = flips.to(parameter.device)
+            base = parameter.detach().clone(memory_format=torch.contiguous_format)
+            self._flip(base, flips, _bits_of(self._selected, name), 0)
+            if digest_tensor(base.reshape(-1)) != self._base_digests[name]:
+                raise WeightsChangedError(
+                    f"The parameter {name!r} was changed since the last switch (training, in-place edits or a cast?), "
+                    f"so its base weights can no longer be recovered. {_WAY_OUT}"
+                )
+            self._stamps[name] = _stamp(parameter)
+
+    @staticmethod
+    def _flip(parameter: torch.Tensor, flips: torch.Tensor, old: torch.Tensor | int, new: torch.Tensor | int) -> None:
+        if isinstance(old, int) and isinstance(new, int) and old == new:
+            return
+        live = parameter.detach()
+        old, new = (bits if isinstance(bits, int) else bits.to(flips.device) for bits in (old, new))
+        flat = (live if live.is_contiguous() else live.contiguous()).view(-1).view(flips.dtype)
+        for start in range(0, flat.numel(), _CHUNK):
+            stop = min(start + _CHUNK, flat.numel())
+            part = flips[start:stop]
+            if isinstance(old, int) and isinstance(new, int):
+                flat[start:stop].bitwise_xor_(part)
+                continue
+            changed = _expand(old, start, stop, part).bitwise_xor(_expand(new, start, stop, part))
+            # 0 and 1 become no bits and all bits: -1 in two's complement.
+            flat[start:stop].bitwise_xor_(changed.to(flips.dtype).neg_().bitwise_and_(part))
+        if not live.is_contiguous():
+            live.copy_(flat.view(live.dtype).view(live.shape))
+
+
+_WAY_OUT = (
+    "Load the model again with ClamuModel.from_pretrained (with dtype= for another type); to train further on a "
+    "cluster, export it first."
+)
+
+
+def _find(parameters: Mapping[str, torch.nn.Parameter], name: str) -> torch.nn.Parameter:
+    parameter = parameters.get(name)
+    if parameter is None:
+        raise WeightsChangedError(f"The model no longer has the parameter {name!r} of the merged delta. {_WAY_OUT}")
+    if parameter.is_meta:
+        raise WeightsChangedError(
+            f"The parameter {name!r} has no data here (meta device, offloaded). Clusters are switched on weights in "
+            "memory: load without offloading."
+        )
+    return parameter
+
+
+def _view_of(parameter: torch.Tensor) -> torch.dtype:
+    return _INTEGER_VIEW[parameter.element_size()]
+
+
+def _stamp(parameter: torch.Tensor) -> tuple[object, ...]:
+    # The storage and not its address: assigning to `.data` keeps the version, and allocators reuse freed addresses.
+    storage = weakref.ref(parameter.untyped_storage())
+    place = (parameter.dtype, parameter.shape, parameter.stride(), parameter.data_ptr())
+    return (storage, *place, parameter._version)
+
+
+def _bits_of(mask: PackedMask, name: str) -> torch.Tensor | int:
+    return mask.fill if mask.bits is None else mask.bits[name]
+
+
+def _expand(bits: torch.Tensor | int, start: int, stop: int, like: torch.Tensor) -> torch.Tensor:
+    if isinstance(bits, int):
+        return torch.full((stop - start,), bits & 1, dtype=torch.uint8, device=like.device)
+    return expand_bits(bits, start, stop)

@@ -1,0 +1,106 @@
+"""All settings of a merged model in one place."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from hf_clamu.errors import RecipeError
+from hf_clamu.exact import FixedPoint
+from hf_clamu.merging.clustering import ClusteringArguments
+from hf_clamu.merging.localization import LocalizationArguments
+from hf_clamu.training import FinetuningArguments
+
+__all__ = ["ClamuArguments"]
+
+_KINDS = {int: "a whole number", float: "a number", bool: "true or false"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClamuArguments(FinetuningArguments, ClusteringArguments, LocalizationArguments):
+    """Settings of a build. They are part of the recipe: an unmerge and a rebuild repeat them.
+
+    The fields are those of the stages: finetuning (`finetune_steps`, `learning_rate`, `batch_size`, ...), clustering
+    (`num_clusters`, `clustering`), localization (`localization`, `scaling`, `mask_steps`, `mask_batch_size`) and the
+    integer grid (`fraction_bits`). `ClamuArguments.describe()` returns each with its meaning.
+
+    Raises:
+        RecipeError: if a value is out of range.
+
+    Example:
+
+    ```python
+    >>> arguments = ClamuArguments(num_clusters=20, finetune_steps=20)
+    >>> arguments.localization, arguments.scaling
+    ('clamu', 4.0)
+
+    ```
+    """
+
+    fraction_bits: int = field(
+        default=28, metadata={"help": "Bits behind the binary point of the integer grid of task vectors."}
+    )
+
+    def __post_init__(self) -> None:
+        # Types come first: the stages compare numbers, which text from a YAML file would break.
+        for setting in fields(self):
+            value = _checked(setting.name, setting.default, getattr(self, setting.name))
+            object.__setattr__(self, setting.name, value)
+        FinetuningArguments.__post_init__(self)
+        ClusteringArguments.__post_init__(self)
+        LocalizationArguments.__post_init__(self)
+        FixedPoint(fraction_bits=self.fraction_bits)
+
+    @property
+    def codec(self) -> FixedPoint:
+        """The integer grid."""
+        return FixedPoint(fraction_bits=self.fraction_bits)
+
+    @classmethod
+    def describe(cls) -> dict[str, str]:
+        """Return each setting's name with what it means."""
+        return {setting.name: setting.metadata["help"] for setting in fields(cls)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> ClamuArguments:
+        """Read settings from JSON or YAML values.
+
+        Raises:
+            RecipeError: if a name is unknown; the message names the nearest known one.
+        """
+        known = [setting.name for setting in fields(cls)]
+        for name in values:
+            if name not in known:
+                near = difflib.get_close_matches(str(name), known, n=1)
+                hint = f" Did you mean {near[0]!r}?" if near else f" Known ones: {', '.join(sorted(known))}."
+                raise RecipeError(f"Unknown setting {name!r} in arguments.{hint}")
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON-able values that `from_dict` reads."""
+        values = asdict(self)
+        values["freeze"] = list(self.freeze)
+        return values
+
+
+def _checked(name: str, default: Any, value: Any) -> Any:
+    """Return a setting in its own type, or refuse it."""
+    if name == "freeze":
+        if not isinstance(value, (list, tuple)) or not all(isinstance(pattern, str) for pattern in value):
+            raise RecipeError(f"freeze must be a list of patterns of parameter names, got {value!r}.")
+        return tuple(value)
+    if isinstance(default, str) or (name == "num_threads" and value is None):
+        return value
+    if name == "scaling" and isinstance(value, str):
+        return value
+    kind: Any = int if name == "num_threads" else type(default)
+    # 1 is a fine number for 1.0, but true is no number.
+    accepted: tuple[type, ...] = (int, float) if kind is float else (kind,)
+    if isinstance(value, bool) != (kind is bool) or not isinstance(value, accepted):
+        # YAML reads 5e-5 as text.
+        hint = " In YAML write 5.0e-5, not 5e-5." if isinstance(value, str) and kind is float else ""
+        raise RecipeError(f"{name} must be {_KINDS[kind]}, got {value!r}.{hint}")
+    # 1 and 1.0 must be written the same way, or equal recipes would give unequal files.
+    return kind(value)

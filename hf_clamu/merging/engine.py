@@ -1,0 +1,237 @@
+"""Merge, unmerge and add as functions from state to state.
+
+Everything that depends on data is derived anew from the tasks that are there (`_derive`), by the same code for a build
+and for an unmerge. That is why an unmerged state equals a state built without the forgotten tasks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+
+from hf_clamu.errors import DigestMismatchError, TaskAlreadyMergedError, TaskDataError
+from hf_clamu.exact import DeltaAccumulator, TaskVector
+from hf_clamu.merging.arguments import ClamuArguments
+from hf_clamu.merging.clustering import cluster_tasks, sketch
+from hf_clamu.merging.localization import ClusterVector, Localizer
+from hf_clamu.merging.state import MergedState, TaskRecord, missing_tasks
+from hf_clamu.tasks import EncodedTask, TaskDataset
+from hf_clamu.training import TaskTrainer
+
+__all__ = ["add_tasks", "check_data", "merge_tasks", "unmerge_tasks"]
+
+
+_REBUILD = "rebuild from the retained tasks (on_mismatch='rebuild', --on-mismatch rebuild), which is always exact."
+
+
+def merge_tasks(trainer: TaskTrainer, arguments: ClamuArguments) -> MergedState:
+    """Build a merged state from all tasks of the trainer's data.
+
+    Args:
+        trainer (`TaskTrainer`): live model and data.
+        arguments (`ClamuArguments`): the settings.
+
+    Returns:
+        `MergedState`: a function of the set of tasks, whatever their order.
+
+    Source: ClAMU, Algorithm 1.
+    """
+    empty = MergedState(delta={}, records={}, vectors=None, clusters=(), alpha=0.0, masks=())
+    return _add(empty, trainer.tasks.task_ids, trainer, arguments)
+
+
+def add_tasks(
+    state: MergedState, task_ids: Sequence[str], trainer: TaskTrainer, arguments: ClamuArguments
+) -> MergedState:
+    """Merge more tasks; the result equals a build with all of them.
+
+    Raises:
+        TaskAlreadyMergedError: if one is merged already.
+        DigestMismatchError: if the data of a merged task has changed.
+    """
+    for task_id in task_ids:
+        if task_id in state.records:
+            raise TaskAlreadyMergedError(
+                f"Task {task_id!r} is merged already. To replace its data, unmerge it with the data it was merged "
+                "with, then add it."
+            )
+    check_data(state, state.task_ids, trainer.tasks, trainer.encoded)
+    return _add(state, sorted(set(task_ids)), trainer, arguments)
+
+
+def unmerge_tasks(
+    state: MergedState, task_ids: Sequence[str], trainer: TaskTrainer, arguments: ClamuArguments
+) -> MergedState:
+    """Take tasks out; the result equals a build without them.
+
+    Each is retrained alone, its digest is compared with the recorded one, and its integers are subtracted. Clusters,
+    alpha and masks are derived from the retained tasks.
+
+    Args:
+        state (`MergedState`): the state before; it is not changed.
+        task_ids (*sequence* of `str`): tasks to forget.
+        trainer (`TaskTrainer`): live model and the data of the forgotten and the retained tasks.
+        arguments (`ClamuArguments`): the settings of the build.
+
+    Raises:
+        TaskNotFoundError: if one is not merged.
+        DigestMismatchError: if data changed or the retrained bits differ.
+
+    Source: ClAMU, section 3.4 (unlearning: retrain the task, subtract, re-cluster, re-localize).
+    """
+    missing_tasks(task_ids, state.records)
+    forgotten = sorted(set(task_ids))
+    check_data(state, forgotten, trainer.tasks, trainer.encoded)
+    retained = [task_id for task_id in state.task_ids if task_id not in forgotten]
+    if retained and _localization_reads_data(arguments):
+        check_data(state, retained, trainer.tasks, trainer.encoded)
+    total = DeltaAccumulator.restore(state.delta, [record.bounds for record in state.records.values()])
+    with trainer.timed("finetune"):
+        for task_id in trainer.progress(forgotten, "retrain"):
+            total.subtract(_retrained(state.records[task_id], task_id, trainer))
+    rows = [row for row, task_id in enumerate(state.task_ids) if task_id not in forgotten]
+    vectors = state.vectors[rows] if state.vectors is not None else None
+    records = {task_id: state.records[task_id] for task_id in retained}
+    return _derive(total, records, vectors, trainer, arguments, None)
+
+
+def _add(state: MergedState, task_ids: Sequence[str], trainer: TaskTrainer, arguments: ClamuArguments) -> MergedState:
+    total = (
+        DeltaAccumulator.restore(state.delta, [record.bounds for record in state.records.values()])
+        if state.delta
+        else DeltaAccumulator(trainer.workspace.shapes)
+    )
+    records = dict(state.records)
+    rows: dict[str, torch.Tensor] = {}
+    if state.vectors is not None:
+        rows = dict(zip(state.task_ids, state.vectors, strict=True))
+    if arguments.clustering == "features":
+        with trainer.timed("features"):
+            rows |= {task_id: trainer.feature(task_id) for task_id in trainer.progress(task_ids, "features")}
+    sums = None if records else _early_sums(task_ids, rows, trainer, arguments)
+    with trainer.timed("finetune"):
+        for task_id in trainer.progress(sorted(task_ids), "finetune"):
+            vector = trainer.finetune(task_id)
+            data = trainer.encoded(task_id)
+            total.add(vector)
+            records[task_id] = TaskRecord(
+                vector_digest=vector.digest,
+                data_digest=data.digest,
+                num_train=len(data.train),
+                num_validation=len(data.validation),
+                bounds=vector.bounds,
+                cluster_key=data.cluster_key,
+            )
+            if arguments.clustering == "task_vectors":
+                rows[task_id] = sketch(vector, arguments.seed)
+            if sums is not None:
+                next(sums[members] for members in sums if task_id in members).add(vector)
+    records = {task_id: records[task_id] for task_id in sorted(records)}
+    vectors = torch.stack([rows[task_id] for task_id in records]) if rows else None
+    return _derive(total, records, vectors, trainer, arguments, sums)
+
+
+def _derive(
+    total: DeltaAccumulator,
+    records: dict[str, TaskRecord],
+    vectors: torch.Tensor | None,
+    trainer: TaskTrainer,
+    arguments: ClamuArguments,
+    sums: dict[tuple[str, ...], DeltaAccumulator] | None,
+) -> MergedState:
+    """Derive clusters, alpha and masks from the tasks that are there."""
+    delta = total.narrowed()
+    if not records:
+        return MergedState(delta=delta, records={}, vectors=None, clusters=(), alpha=0.0, masks=())
+    keys = {task_id: record.cluster_key for task_id, record in records.items()}
+    clusters = _clusters(keys, vectors, arguments)
+
+    def cluster_vector(members: Sequence[str]) -> dict[str, torch.Tensor]:
+        if sums is not None:
+            return sums[tuple(members)].narrowed()
+        own = DeltaAccumulator(trainer.workspace.shapes)
+        for task_id in members:
+            own.add(_retrained(records[task_id], task_id, trainer))
+        return own.narrowed()
+
+    vector_source: ClusterVector = cluster_vector
+    localizer = Localizer(trainer, delta, clusters, arguments, arguments.seed, vector_source)
+    with trainer.timed("localize"):
+        alpha, masks = localizer.run()
+    return MergedState(delta=delta, records=records, vectors=vectors, clusters=clusters, alpha=alpha, masks=masks)
+
+
+def _clusters(
+    keys: Mapping[str, str | None], vectors: torch.Tensor | None, arguments: ClamuArguments
+) -> tuple[tuple[str, ...], ...]:
+    """Group tasks (the keys of `keys`, in order) by their vectors or by the data's own clusters."""
+    given = {task_id: key for task_id, key in keys.items() if key is not None}
+    if arguments.clustering == "column" and len(given) < len(keys):
+        raise TaskDataError(
+            "clustering='column' needs the data's own clusters: name a cluster_column, or choose another clustering."
+        )
+    return cluster_tasks(arguments, tuple(keys), arguments.seed, vectors=vectors, keys=given)
+
+
+def _early_sums(
+    task_ids: Sequence[str], rows: dict[str, torch.Tensor], trainer: TaskTrainer, arguments: ClamuArguments
+) -> dict[tuple[str, ...], DeltaAccumulator] | None:
+    """Return empty sums per cluster, if a local method needs them and the clusters are known before finetuning.
+
+    They spare a build the second pass over all tasks that TALL and EMR otherwise cost.
+    """
+    if arguments.localization not in ("tall", "emr") or arguments.clustering == "task_vectors" or not task_ids:
+        return None
+    ids = tuple(sorted(task_ids))
+    vectors = torch.stack([rows[task_id] for task_id in ids]) if rows else None
+    keys = {task_id: trainer.tasks.cluster_key(task_id) for task_id in ids}
+    clusters = _clusters(keys, vectors, arguments)
+    return {members: DeltaAccumulator(trainer.workspace.shapes) for members in clusters}
+
+
+def _localization_reads_data(arguments: ClamuArguments) -> bool:
+    return arguments.localization != "global" or arguments.scaling == "auto"
+
+
+def check_data(
+    state: MergedState, task_ids: Sequence[str], tasks: TaskDataset, encoded: Callable[[str], EncodedTask]
+) -> None:
+    """Check that the data of merged tasks are those that were merged.
+
+    Args:
+        state (`MergedState`): with the recorded digests.
+        task_ids (*sequence* of `str`): the tasks to check.
+        tasks (`TaskDataset`): the data.
+        encoded (*callable*): gives a task's tokenised data.
+
+    Raises:
+        TaskDataError: if the data of a task are missing.
+        DigestMismatchError: naming the first task whose data changed.
+    """
+    absent = [task_id for task_id in task_ids if task_id not in tasks]
+    if absent:
+        raise TaskDataError(
+            f"The data given has no rows of the merged task {absent[0]!r}"
+            f"{f' and {len(absent) - 1} more' if len(absent) > 1 else ''}. Forgetting needs the data of the forgotten "
+            "tasks (to retrain them) and of the retained ones (to derive their masks again); give all of it."
+        )
+    for task_id in task_ids:
+        found, recorded = encoded(task_id).digest, state.records[task_id].data_digest
+        if found != recorded:
+            raise DigestMismatchError(
+                f"The data of task {task_id!r} is not what was merged: its tokenised examples have SHA-256 "
+                f"{found[:16]}…, the ledger says {recorded[:16]}…. Nothing was changed. Give the data as it was at "
+                f"the merge, or {_REBUILD}"
+            )
+
+
+def _retrained(record: TaskRecord, task_id: str, trainer: TaskTrainer) -> TaskVector:
+    vector = trainer.finetune(task_id)
+    if vector.digest != record.vector_digest or vector.bounds != record.bounds:
+        raise DigestMismatchError(
+            f"Retraining task {task_id!r} gave other bits than the merge did: SHA-256 {vector.digest[:16]}…, the "
+            f"ledger says {record.vector_digest[:16]}…. Nothing was changed. The environment differs in something "
+            f"that its fingerprint does not show: {_REBUILD}"
+        )
+    return vector

@@ -1,0 +1,221 @@
+"""Localization: one binary mask per cluster, by four methods on the same clusters and the same merged delta."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+import torch
+
+from hf_clamu.errors import RecipeError
+from hf_clamu.exact import pack_mask
+from hf_clamu.training import MaskingArguments, Measurement, TaskTrainer, train_mask
+from hf_clamu.training.determinism import derive_seed
+
+__all__ = [
+    "ALPHA_GRID",
+    "LAMBDA_GRID",
+    "LOCALIZATIONS",
+    "ClusterVector",
+    "LocalizationArguments",
+    "Localizer",
+    "scaling_coefficient",
+]
+
+Localization = Literal["clamu", "tall", "emr", "global"]
+LOCALIZATIONS: tuple[str, ...] = get_args(Localization)
+
+# Multiples of 1/T that "auto" chooses from, for every method alike; "sum" (alpha = 1) comes last.
+ALPHA_GRID: tuple[float | str, ...] = (1.0, 2.0, 4.0, 8.0, 16.0, "sum")
+# TALL's own grid, in the order of their code.
+LAMBDA_GRID = (0.2, 0.3, 0.4, 0.5, 0.6)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalizationArguments(MaskingArguments):
+    """How masks are found and how strongly the merged delta is applied."""
+
+    localization: Localization = field(
+        default="clamu", metadata={"help": "clamu (learned masks), tall, emr, or global (no masks)."}
+    )
+    scaling: float | str = field(
+        default=4.0,
+        metadata={
+            "help": "The scaling coefficient alpha: a multiple of 1/T (never above 1), 'sum' for alpha = 1, or 'auto' "
+            "to choose from a fixed grid by the score of the merged tasks (validation examples where there are any)."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.localization not in LOCALIZATIONS:
+            raise RecipeError(f"localization must be one of {', '.join(LOCALIZATIONS)}, got {self.localization!r}.")
+        if isinstance(self.scaling, str):
+            if self.scaling not in ("sum", "auto"):
+                raise RecipeError(f"scaling must be a number above 0, 'sum' or 'auto', got {self.scaling!r}.")
+        else:
+            object.__setattr__(self, "scaling", float(self.scaling))
+            if not 0 < self.scaling < float("inf"):
+                raise RecipeError(f"scaling must be a number above 0, 'sum' or 'auto', got {self.scaling!r}.")
+
+
+def scaling_coefficient(scaling: float | str, num_tasks: int) -> float:
+    """Return alpha for a multiple of 1/T, never above the plain sum.
+
+    Args:
+        scaling (`float` or `"sum"`): the multiple.
+        num_tasks (`int`): T.
+
+    Example:
+
+    ```python
+    >>> scaling_coefficient(4.0, 16), scaling_coefficient(4.0, 2), scaling_coefficient("sum", 16)
+    (0.25, 1.0, 1.0)
+
+    ```
+    """
+    return 1.0 if isinstance(scaling, str) else min(1.0, scaling / num_tasks)
+
+
+# Gives the integer sum of the task vectors of a cluster's members.
+ClusterVector = Callable[[Sequence[str]], dict[str, torch.Tensor]]
+
+
+class Localizer:
+    """Finds the masks of all clusters of one merged delta.
+
+    Args:
+        trainer (`TaskTrainer`): live model and data.
+        delta (*dict* of `str` to `torch.Tensor`, integer): the merged delta.
+        clusters (*tuple* of *tuple* of `str`): member ids.
+        arguments (`LocalizationArguments`): method and settings.
+        run_seed (`int`): the seed of the recipe.
+        cluster_vector (`ClusterVector`): gives the local vectors that TALL and EMR need.
+    """
+
+    def __init__(
+        self,
+        trainer: TaskTrainer,
+        delta: dict[str, torch.Tensor],
+        clusters: tuple[tuple[str, ...], ...],
+        arguments: LocalizationArguments,
+        run_seed: int,
+        cluster_vector: ClusterVector,
+    ) -> None:
+        self._trainer = trainer
+        self._workspace = trainer.workspace
+        self._delta = delta
+        self._clusters = clusters
+        self._arguments = arguments
+        self._run_seed = run_seed
+        self._cluster_vector = cluster_vector
+        self._merged_alpha: float | None = None
+        self._theta_1: dict[str, torch.Tensor] = {}
+        self._num_tasks = sum(len(members) for members in clusters)
+
+    def run(self) -> tuple[float, tuple[dict[str, torch.Tensor], ...]]:
+        """Return alpha and the packed mask of each cluster (none if the method is `global`).
+
+        With `scaling="auto"` every alpha of the grid is localized in full, and the one with the highest mean score
+        over the tasks is taken; a draw takes the lower loss, then the smaller alpha. The choice sees the given tasks
+        alone. (The loss by itself chooses badly: it prefers a large alpha, whose model is surer and more often wrong.)
+        """
+        masks = self._masks(self._alphas())
+        best: tuple[tuple[float, float], float] | None = None
+        for alpha in masks:
+            if len(masks) == 1:
+                return alpha, masks[alpha]
+            quality = self._quality(alpha, masks[alpha])
+            if best is None or quality > best[0]:
+                best = (quality, alpha)
+        assert best is not None, "the grid is not empty"
+        return best[1], masks[best[1]]
+
+    def _alphas(self) -> list[float]:
+        scaling = self._arguments.scaling
+        values = ALPHA_GRID if scaling == "auto" else (scaling,)
+        return sorted({scaling_coefficient(value, self._num_tasks) for value in values})
+
+    def _masks(self, alphas: Sequence[float]) -> dict[float, tuple[dict[str, torch.Tensor], ...]]:
+        """Return the packed masks of all clusters under each alpha."""
+        method = self._arguments.localization
+        if method == "global":
+            return dict.fromkeys(alphas, ())
+        masks: dict[float, list[dict[str, torch.Tensor]]] = {alpha: [] for alpha in alphas}
+        for members in self._trainer.progress(self._clusters, f"localize {method}"):
+            # Once per cluster, not per alpha: it may cost retraining every member.
+            vector = {} if method == "clamu" else self._cluster_vector(members)
+            for alpha in alphas:
+                if method == "clamu":
+                    mask = self._clamu(self._merged(alpha), members)
+                elif method == "emr":
+                    mask = self._emr(vector)
+                else:
+                    mask = self._tall(self._merged(alpha), vector, members)
+                masks[alpha].append({name: pack_mask(bits) for name, bits in mask.items()})
+        return {alpha: tuple(found) for alpha, found in masks.items()}
+
+    def _merged(self, alpha: float) -> dict[str, torch.Tensor]:
+        # Kept for the next cluster, which asks for the same one unless alpha is searched.
+        if self._merged_alpha != alpha:
+            codec = self._trainer.codec
+            self._theta_1 = {
+                name: codec.apply(theta, self._delta[name], alpha, theta.dtype)
+                for name, theta in self._workspace.theta_0.items()
+            }
+            self._merged_alpha = alpha
+        return self._theta_1
+
+    def _clamu(self, theta_1: dict[str, torch.Tensor], members: Sequence[str]) -> dict[str, torch.Tensor]:
+        """Learn the mask on the training data of all members (Algorithm 1, lines 17-25)."""
+        examples = tuple(example for task_id in members for example in self._trainer.encoded(task_id).train)
+        seed = derive_seed(self._run_seed, "mask", *members)
+        return train_mask(self._workspace, theta_1, examples, self._arguments, seed, self._trainer.accelerator)
+
+    def _emr(self, vector: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Keep the weights on which the cluster's merged model and the merged delta agree in sign.
+
+        Source: EMR-Merging, the mask alone, as the ClAMU paper uses it (no rescaling): 1[tau_k * tau_bar > 0].
+        """
+        return {name: torch.sign(n) * torch.sign(self._delta[name]) > 0 for name, n in vector.items()}
+
+    def _tall(
+        self, theta_1: dict[str, torch.Tensor], vector: dict[str, torch.Tensor], members: Sequence[str]
+    ) -> dict[str, torch.Tensor]:
+        """Keep the weights where the cluster's own movement outweighs what merging added.
+
+        Source: TALL-masks, 1[|theta_0 - theta_k| > |theta_0 + alpha * tau_sum - theta_k| * lambda], theta_k being the
+        average of the members' local models; lambda by validation score, a draw takes the smallest.
+        """
+        workspace, codec = self._workspace, self._trainer.codec
+        own: dict[str, torch.Tensor] = {}
+        added: dict[str, torch.Tensor] = {}
+        for name, n in vector.items():
+            theta_0 = workspace.theta_0[name]
+            theta_k = codec.apply(theta_0, n, 1.0 / len(members), theta_0.dtype)
+            own[name] = (theta_0 - theta_k).abs_()
+            added[name] = theta_k.neg_().add_(theta_1[name]).abs_()
+        best: tuple[float, dict[str, torch.Tensor]] | None = None
+        for factor in LAMBDA_GRID:
+            mask = {name: own[name] > added[name] * factor for name in own}
+            workspace.load({name: torch.where(mask[name], theta_1[name], workspace.theta_0[name]) for name in mask})
+            score = self._mean([self._trainer.measure_held_out(task_id) for task_id in members], "score")
+            if best is None or score > best[0]:
+                best = (score, mask)
+        assert best is not None, "the grid is not empty"
+        return {name: bits.cpu() for name, bits in best[1].items()}
+
+    def _quality(self, alpha: float, masks: tuple[dict[str, torch.Tensor], ...]) -> tuple[float, float]:
+        """Return the mean score over all tasks under their cluster's masked model, and minus the mean loss."""
+        found = []
+        for number, members in enumerate(self._clusters):
+            self._trainer.load_masked(self._delta, alpha, masks[number] if masks else None)
+            found += [self._trainer.measure_held_out(task_id) for task_id in members]
+        return self._mean(found, "score"), -self._mean(found, "loss")
+
+    @staticmethod
+    def _mean(found: Sequence[Measurement], name: str) -> float:
+        import math
+
+        return math.fsum(getattr(measurement, name) for measurement in found) / len(found)

@@ -1,0 +1,95 @@
+"""What a merged model is made of: the values that builds and unmerges turn into one another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+
+from hf_clamu.errors import TaskNotFoundError
+from hf_clamu.exact import PackedMask
+
+__all__ = ["MergedState", "TaskRecord", "missing_tasks"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TaskRecord:
+    """What the ledger keeps of one merged task; none of it depends on other tasks.
+
+    Args:
+        vector_digest (`str`): SHA-256 of the integer task vector.
+        data_digest (`str`): SHA-256 of the task's tokenised data.
+        num_train (`int`): training examples.
+        num_validation (`int`): held-out examples.
+        bounds (*mapping* of `str` to `int`): `max |n_t|` per parameter, in grid steps.
+        cluster_key (`str`, *optional*): the data's own cluster of the task.
+    """
+
+    vector_digest: str
+    data_digest: str
+    num_train: int
+    num_validation: int
+    bounds: Mapping[str, int]
+    cluster_key: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MergedState:
+    """A merged model without its base: a value that is never changed, only replaced.
+
+    Args:
+        delta (*dict* of `str` to `torch.Tensor`, int32 or int64): the sum of the integer task vectors.
+        records (*dict* of `str` to `TaskRecord`): the merged tasks, by sorted id.
+        vectors (`torch.Tensor` of shape `(tasks, size)`, *optional*): a feature or sketch per task, for clustering.
+        clusters (*tuple* of *tuple* of `str`): member ids of each cluster.
+        alpha (`float`): the scaling coefficient of the delta; 0 if no task is merged.
+        masks (*tuple* of *dict* of `str` to `torch.Tensor`, uint8): packed mask of each cluster; empty if the
+            localization is `global`.
+    """
+
+    delta: dict[str, torch.Tensor]
+    records: dict[str, TaskRecord]
+    vectors: torch.Tensor | None
+    clusters: tuple[tuple[str, ...], ...]
+    alpha: float
+    masks: tuple[dict[str, torch.Tensor], ...]
+
+    @property
+    def task_ids(self) -> tuple[str, ...]:
+        """Ids of the merged tasks, sorted."""
+        return tuple(self.records)
+
+    def cluster_of(self, task_id: str) -> int:
+        """Return the number of the cluster that serves a task.
+
+        Raises:
+            TaskNotFoundError: if no such task is merged.
+        """
+        missing_tasks([task_id], self.records)
+        return next(number for number, members in enumerate(self.clusters) if task_id in members)
+
+    def mask(self, cluster: int) -> PackedMask:
+        """Return the mask of a cluster; of ones if the localization is `global`."""
+        return PackedMask(bits=self.masks[cluster]) if self.masks else PackedMask(fill=255)
+
+
+def missing_tasks(wanted: Iterable[str], present: Iterable[str]) -> None:
+    """Check that all wanted ids are present.
+
+    Raises:
+        TaskNotFoundError: naming the ids that are not, and near ones that are.
+    """
+    import difflib
+
+    known = list(present)
+    absent = [task_id for task_id in dict.fromkeys(wanted) if task_id not in known]
+    if not absent:
+        return
+    near = difflib.get_close_matches(absent[0], known, n=3)
+    hint = f" Did you mean {', '.join(map(repr, near))}?" if near else ""
+    raise TaskNotFoundError(
+        f"No merged task is called {', '.join(map(repr, absent[:5]))}{' …' if len(absent) > 5 else ''}; "
+        f"{len(known)} are merged. It was never merged, or is forgotten already.{hint} "
+        "List the merged ones with model.tasks or `clamu info`."
+    )

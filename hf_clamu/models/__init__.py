@@ -1,0 +1,1 @@
+"""Models as users meet them: configuration, `ClamuModel`, files, receipts."""

@@ -1,0 +1,295 @@
+"""The base model: loading it, naming it, and proving that it is the one that was merged into."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hf_clamu.errors import IncompatibleBaseError, RecipeError
+from hf_clamu.exact import canonical_json, digest_tensors
+from hf_clamu.tasks import TaskSpec
+from hf_clamu.training import derive_seed, seeded
+
+__all__ = [
+    "AUTO_CLASSES",
+    "BaseModel",
+    "base_digest",
+    "load_architecture",
+    "load_base",
+    "load_processor",
+    "save_processor",
+]
+
+# Names of transformers' Auto classes, so that importing this file does not import all of them.
+AUTO_CLASSES = {
+    "sequence-classification": "AutoModelForSequenceClassification",
+    "causal-lm": "AutoModelForCausalLM",
+    "image-classification": "AutoModelForImageClassification",
+}
+# Not weights, or different in each release: they would change bytes without changing the model.
+_VOLATILE_CONFIG_KEYS = ("_name_or_path", "transformers_version", "_commit_hash", "_attn_implementation_autoset")
+# The same for processors, and what from_pretrained notes there of its own call.
+_VOLATILE_PROCESSOR_KEYS = (
+    "_commit_hash",
+    "is_local",
+    "local_files_only",
+    "name_or_path",
+    "special_tokens_map_file",
+    "tokenizer_file",
+    "transformers_version",
+)
+_PROCESSOR_CONFIGS = ("tokenizer_config.json", "preprocessor_config.json", "processor_config.json")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseModel:
+    """A loaded base model `M0`.
+
+    Args:
+        model (`transformers.PreTrainedModel`): holding `theta_0`.
+        processor (*tokenizer or image processor*, *optional*): made for it.
+        name_or_path (`str`): Hub id, or `""` for a model that exists only here.
+        revision (`str`, *optional*): commit of the Hub repo.
+        digest (`str`): SHA-256 of all parameters and buffers.
+        embedded (`bool`): whether a saved model must carry the base inside, because no Hub has it.
+        fresh (*dict* of `str` to `torch.Tensor`): parameters that the checkpoint lacks, drawn at load (a new head).
+    """
+
+    model: Any
+    processor: Any
+    name_or_path: str
+    revision: str | None
+    digest: str
+    embedded: bool
+    fresh: dict[str, torch.Tensor]
+
+    def config_dict(self) -> dict[str, Any]:
+        """Return the model's configuration without what changes from release to release."""
+        import json
+
+        values = self.model.config.to_dict()
+        for key in _VOLATILE_CONFIG_KEYS:
+            values.pop(key, None)
+        values["architectures"] = [type(self.model).__name__]
+        return dict(json.loads(json.dumps(values, default=str)))
+
+    def generation_dict(self) -> dict[str, Any] | None:
+        """Return the model's defaults for `generate`, if it generates."""
+        generation = getattr(self.model, "generation_config", None)
+        if generation is None or not self.model.can_generate():
+            return None
+        return {key: value for key, value in generation.to_diff_dict().items() if key not in _VOLATILE_CONFIG_KEYS}
+
+    def reference(self) -> dict[str, Any]:
+        """Return what `config.json` says of the base model."""
+        return {
+            "name_or_path": self.name_or_path,
+            "revision": self.revision,
+            "digest": self.digest,
+            "embedded": self.embedded,
+            "dtype": str(self.model.dtype).removeprefix("torch."),
+        }
+
+
+def base_digest(model: Any) -> str:
+    """Return the SHA-256 of a model's parameters and persistent buffers; tied weights count once."""
+    return digest_tensors(dict(_weights(model)))
+
+
+def _weights(model: Any) -> Any:
+    persistent = model.state_dict().keys()
+    yield from model.named_parameters()
+    yield from ((name, buffer) for name, buffer in model.named_buffers() if name in persistent)
+
+
+def load_base(
+    base: Any,
+    spec: TaskSpec,
+    *,
+    num_labels: int | None,
+    processor: Any = None,
+    revision: str | None = None,
+    run_seed: int = 0,
+    token: str | None = None,
+    cache_dir: str | None = None,
+) -> BaseModel:
+    """Load the base model that a build starts from.
+
+    Args:
+        base (`str`, `Path`, *dict* or `transformers.PreTrainedModel`): a Hub id, a folder, a configuration
+            (`{"model_type": "gpt2", ...}`: drawn at random from the run seed), or a model in memory.
+        spec (`TaskSpec`): decides the head.
+        num_labels (`int`, *optional*): size of a classification head.
+        processor (*optional*): tokenizer or image processor; otherwise loaded with the base.
+        revision (`str`, *optional*): branch, tag or commit on the Hub.
+        run_seed (`int`): a head that the checkpoint lacks is drawn from it.
+        token (`str`, *optional*): for private repos.
+        cache_dir (`str`, *optional*): of huggingface_hub.
+
+    Raises:
+        IncompatibleBaseError: if the base cannot be loaded, or has another number of labels.
+        RecipeError: if the configuration names no known model type.
+    """
+    import transformers
+
+    labels: dict[str, Any] = {}
+    if spec.kind != "causal-lm":
+        names = spec.label_names or tuple(str(i) for i in range(num_labels or 0))
+        labels = {"num_labels": len(names), "id2label": dict(enumerate(names))}
+        labels["label2id"] = {name: i for i, name in enumerate(names)}
+    auto = getattr(transformers, AUTO_CLASSES[spec.kind])
+    fresh: dict[str, torch.Tensor] = {}
+    name, commit, embedded = "", None, True
+    with seeded(derive_seed(run_seed, "base_init")):
+        if isinstance(base, transformers.PreTrainedModel):
+            model = copy.deepcopy(base)  # training must not change the caller's model
+        elif isinstance(base, dict):
+            model = auto.from_config(_config(base, labels))
+        else:
+            embedded = Path(base).is_dir()
+            if not embedded:
+                # First, so that all files are of one commit, and the one that is recorded.
+                revision = _commit_of(str(base), revision=revision, token=token, cache_dir=cache_dir) or revision
+            model, info = _from_pretrained(
+                auto, str(base), revision=revision, token=token, cache_dir=cache_dir, labels=labels
+            )
+            state = model.state_dict()
+            fresh = {key: state[key].clone() for key in sorted({*info["missing_keys"], *_mismatched(info)})}
+            if not embedded:
+                name, commit = str(base), revision
+    found = getattr(model.config, "num_labels", None)
+    if labels and found != labels["num_labels"]:
+        raise IncompatibleBaseError(
+            f"The base model has {found} labels, but the tasks have {labels['num_labels']} "
+            f"({', '.join(labels['label2id'])}). Give a model with that head, or one without a head."
+        )
+    if processor is None and not isinstance(base, (dict, transformers.PreTrainedModel)):
+        processor = load_processor(str(base), spec.kind, revision=commit, token=token, cache_dir=cache_dir)
+    processor = copy.deepcopy(processor)  # ours to settle, and safe from what the caller does with theirs
+    _settle_padding(model, processor, spec)
+    model.eval()
+    return BaseModel(
+        model=model,
+        processor=processor,
+        name_or_path=name,
+        revision=commit,
+        digest=base_digest(model),
+        embedded=embedded,
+        fresh={} if embedded else fresh,
+    )
+
+
+def _mismatched(info: dict[str, Any]) -> list[str]:
+    return [entry if isinstance(entry, str) else entry[0] for entry in info.get("mismatched_keys", ())]
+
+
+def _config(values: dict[str, Any], labels: dict[str, Any]) -> Any:
+    import transformers
+
+    values = dict(values)
+    model_type = values.pop("model_type", None)
+    known = transformers.CONFIG_MAPPING.keys()
+    if model_type not in known:
+        near = difflib.get_close_matches(str(model_type), list(known), n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise RecipeError(f"base_model needs a model_type that transformers knows, got {model_type!r}.{hint}")
+    return transformers.AutoConfig.for_model(model_type, **values, **labels)
+
+
+def _commit_of(name: str, *, revision: str | None, token: str | None, cache_dir: str | None) -> str | None:
+    """Return the commit that a branch or tag of a Hub repo stands for."""
+    from transformers.utils.hub import cached_file, extract_commit_hash
+
+    try:
+        path = cached_file(name, "config.json", revision=revision or "main", token=token, cache_dir=cache_dir)
+    except (OSError, ValueError):
+        return None  # loading says what is wrong
+    commit: str | None = extract_commit_hash(path, None)
+    return commit
+
+
+def _from_pretrained(
+    auto: Any, name: str, *, revision: str | None, token: str | None, cache_dir: str | None, labels: dict[str, Any]
+) -> tuple[Any, dict[str, Any]]:
+    try:
+        model, info = auto.from_pretrained(
+            name,
+            revision=revision or "main",
+            token=token,
+            cache_dir=cache_dir,
+            dtype=torch.float32,
+            output_loading_info=True,
+            ignore_mismatched_sizes=bool(labels),
+            **labels,
+        )
+    except (OSError, ValueError) as error:
+        raise IncompatibleBaseError(
+            f"The base model {name!r} could not be loaded: {str(error).splitlines()[0]} Give a Hub id (org/name), a "
+            "folder written by save_pretrained, or a configuration with a model_type."
+        ) from error
+    return model, info
+
+
+def load_processor(
+    name: str, kind: str, *, revision: str | None = None, token: str | None = None, cache_dir: str | None = None
+) -> Any:
+    """Load the tokenizer or image processor of a model; `None` where there is none."""
+    import transformers
+
+    auto = transformers.AutoImageProcessor if kind == "image-classification" else transformers.AutoTokenizer
+    try:
+        return auto.from_pretrained(name, revision=revision or "main", token=token, cache_dir=cache_dir)
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def save_processor(processor: Any, folder: Path) -> None:
+    """Write a tokenizer or image processor; how it was loaded and last called does not show in the bytes."""
+    import json
+
+    backend = getattr(processor, "backend_tokenizer", None)
+    if backend is not None:
+        # A fast tokenizer keeps the truncation and padding of its last call, sets them anew at the next one, and
+        # would write them into tokenizer.json.
+        backend.no_truncation()
+        backend.no_padding()
+    processor.save_pretrained(folder)
+    for path in (folder / name for name in _PROCESSOR_CONFIGS):
+        if path.exists():
+            values = json.loads(path.read_bytes())
+            path.write_bytes(canonical_json({k: v for k, v in values.items() if k not in _VOLATILE_PROCESSOR_KEYS}))
+
+
+def _settle_padding(model: Any, processor: Any, spec: TaskSpec) -> None:
+    if spec.kind == "image-classification":
+        return
+    if processor is None:
+        raise IncompatibleBaseError(
+            "The base model comes without a tokenizer, and text tasks need one: give processor= (a transformers "
+            "tokenizer)."
+        )
+    if processor.pad_token_id is None:
+        processor.pad_token = processor.eos_token or processor.unk_token
+    model.config.pad_token_id = processor.pad_token_id
+
+
+def load_architecture(architecture: str) -> Any:
+    """Return transformers' class of this name.
+
+    Raises:
+        IncompatibleBaseError: if the installed transformers has none.
+    """
+    import transformers
+
+    found = getattr(transformers, architecture, None)
+    if not (isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)):
+        raise IncompatibleBaseError(
+            f"The saved model is a {architecture!r}, which the installed transformers {transformers.__version__} does "
+            "not have. Install a release that has it."
+        )
+    return found

@@ -1,0 +1,157 @@
+"""The base model of a saved model: loaded from where it is named, or copied from a live one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hf_clamu.errors import IncompatibleBaseError, WeightsChangedError
+from hf_clamu.models.base import base_digest, load_architecture
+from hf_clamu.models.checkpoint import BASE_FOLDER, PROCESSOR_FILES, Checkpoint
+from hf_clamu.models.configuration_clamu import ClamuConfig
+from hf_clamu.training import seeded
+
+__all__ = ["fresh_base", "has_processor", "load_base_of"]
+
+
+def load_base_of(
+    folder: Path,
+    checkpoint: Checkpoint,
+    *,
+    attn_implementation: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: Any = None,
+    local_files_only: bool = False,
+) -> Any:
+    """Load the base model that a saved model names, and prove that it is the one that was merged into.
+
+    Args:
+        folder (`Path`): the saved model's folder.
+        checkpoint (`Checkpoint`): what it holds.
+        attn_implementation (`str`, *optional*): of the base architecture.
+        token (`str` or `bool`, *optional*): for a private base model.
+        cache_dir (*optional*): of huggingface_hub.
+        local_files_only (`bool`): do not look at the Hub.
+
+    Returns:
+        `transformers.PreTrainedModel`: holding the base weights, fresh ones included.
+
+    Raises:
+        IncompatibleBaseError: if it cannot be loaded or has other weights.
+    """
+    config = checkpoint.config
+    reference: Mapping[str, Any] = config.base_model or {}
+    architecture = load_architecture(config.architecture)
+    base_config = architecture.config_class.from_dict(dict(config.base_config or {}))
+    name = str(folder / BASE_FOLDER) if reference.get("embedded") else str(reference.get("name_or_path"))
+    options: dict[str, Any] = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
+    if not reference.get("embedded"):
+        options |= {"revision": reference.get("revision"), "token": token, "cache_dir": cache_dir}
+        options["local_files_only"] = local_files_only
+    try:
+        model, info = architecture.from_pretrained(
+            name,
+            config=base_config,
+            dtype=getattr(torch, str(reference.get("dtype"))),
+            output_loading_info=True,
+            ignore_mismatched_sizes=bool(checkpoint.fresh),
+            **options,
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise IncompatibleBaseError(
+            f"The base model {name!r} could not be loaded: {str(error).splitlines()[0]}"
+        ) from error
+    restore_generation(model, config)
+    missing = set(info["missing_keys"]) - set(checkpoint.fresh)
+    if missing:
+        raise IncompatibleBaseError(f"The base model {name!r} lacks the parameters {sorted(missing)[:5]}.")
+    with torch.no_grad():
+        own = model.state_dict()
+        for key, value in checkpoint.fresh.items():
+            own[key].copy_(value)
+    if base_digest(model) != reference.get("digest"):
+        raise IncompatibleBaseError(
+            f"The base model {name!r} (revision {reference.get('revision')}) has other weights than the one that was "
+            "merged into: its digest differs. Restore the recorded revision."
+        )
+    return model
+
+
+def fresh_base(live: Any, checkpoint: Checkpoint) -> Any:
+    """Return a new base model with the weights of a live one, free of hooks and of later settings.
+
+    Args:
+        live (`transformers.PreTrainedModel`): holding the base weights.
+        checkpoint (`Checkpoint`): what is merged into it.
+
+    Raises:
+        WeightsChangedError: if the live model has other base weights than those that were merged into.
+    """
+    config = checkpoint.config
+    architecture = load_architecture(config.architecture)
+    with seeded(0):  # its random weights are replaced at once; the caller's generators must not move
+        fresh = architecture._from_config(architecture.config_class.from_dict(dict(config.base_config or {})))
+    restore_generation(fresh, config)
+    fresh.to(live.dtype)
+    fresh.load_state_dict(live.state_dict())
+    if base_digest(fresh) != (config.base_model or {}).get("digest"):
+        raise WeightsChangedError(
+            "The live model no longer has the base weights that were merged into (another dtype, or frozen "
+            "weights were changed). Load it again with ClamuModel.from_pretrained."
+        )
+    # What the caller of the build had frozen takes no part in requests either.
+    for name, parameter in fresh.named_parameters():
+        parameter.requires_grad_(name in checkpoint.state.delta)
+    return fresh
+
+
+def restore_generation(model: Any, config: ClamuConfig) -> None:
+    """Give a model the recorded defaults of `generate`."""
+    from transformers import GenerationConfig
+
+    if config.generation_config is not None:
+        model.generation_config = GenerationConfig.from_dict(dict(config.generation_config))
+
+
+def has_processor(folder: Path) -> bool:
+    """Whether a saved model has a tokenizer or an image processor."""
+    return any((folder / name).exists() for name in PROCESSOR_FILES)
+
+
+@torch.no_grad()
+def cast_others(model: Any, dtype: torch.dtype, delta: Mapping[str, torch.Tensor]) -> None:
+    """Cast the parameters that take no part in merging; buffers stay, as in transformers' own loading.
+
+    Args:
+        model (`transformers.PreTrainedModel`): the live model.
+        dtype (`torch.dtype`): the type.
+        delta (*mapping*): names the parameters that the switch has cast already.
+    """
+    for name, parameter in model.named_parameters():
+        if name not in delta and parameter.is_floating_point():
+            parameter.data = parameter.data.to(dtype)
+    model.config.dtype = dtype
+
+
+def place(model: Any, device_map: Any) -> None:
+    """Move a model to where a `device_map` says.
+
+    Args:
+        model (`transformers.PreTrainedModel`): the live model.
+        device_map (`str`, `torch.device`, `int` or *dict*, *optional*): `"auto"` is the first GPU if there is one; a
+            dict is dispatched by accelerate.
+    """
+    if device_map is None:
+        return
+    if isinstance(device_map, dict) and set(device_map) != {""}:
+        from accelerate import dispatch_model
+
+        dispatch_model(model, device_map=device_map)
+        return
+    device = device_map[""] if isinstance(device_map, dict) else device_map
+    if device == "auto":
+        device = "cuda:0" if torch.cuda.is_available() else "cpu"
+    model.to(device)

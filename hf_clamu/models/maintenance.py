@@ -1,0 +1,336 @@
+"""Requests on a merged model: unmerge, add, rebuild. Each gives a new checkpoint; none changes the old one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hf_clamu.errors import (
+    DigestMismatchError,
+    EnvironmentMismatchError,
+    TaskAlreadyMergedError,
+    TaskDataError,
+)
+from hf_clamu.exact import digest_tensors
+from hf_clamu.merging import (
+    ClamuArguments,
+    MergedState,
+    add_tasks,
+    check_data,
+    merge_tasks,
+    missing_tasks,
+    unmerge_tasks,
+)
+from hf_clamu.models.checkpoint import Checkpoint
+from hf_clamu.models.configuration_clamu import ClamuConfig
+from hf_clamu.tasks import TaskDataset, load_tasks
+from hf_clamu.training import Environment, Progress, TaskTrainer, Workspace, deterministic, silent_progress
+
+__all__ = [
+    "Rebuilt",
+    "Request",
+    "add",
+    "build",
+    "described",
+    "find_tasks",
+    "in_ledger",
+    "open_trainer",
+    "rebuild",
+    "unmerge",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rebuilt:
+    """A new checkpoint, and what it was made with.
+
+    Args:
+        checkpoint (`Checkpoint`): the new one.
+        base (`transformers.PreTrainedModel`): the live model, holding the base weights again.
+        tasks (`TaskDataset`): data of the tasks that are merged now.
+        how (`str`): `"subtracted"`, `"added"` or `"rebuilt"`.
+        seconds (*dict* of `str` to `float`): durations.
+    """
+
+    checkpoint: Checkpoint
+    base: Any
+    tasks: TaskDataset
+    how: str
+    seconds: dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What every request needs.
+
+    Args:
+        checkpoint (`Checkpoint`): the merged model before.
+        base (`transformers.PreTrainedModel`): a base model of its own to train on.
+        processor (*optional*): tokenizer or image processor.
+        data (`TaskDataset`, `str` or `Path`, *optional*): the tasks' data, or files of them.
+        origin (`Path`, *optional*): the saved model's folder; data files are looked for beside it.
+        task_id_key (`str`, *optional*): the key of the ledger's task ids, if they are keyed.
+        progress (`Progress`): shows how far it is.
+    """
+
+    checkpoint: Checkpoint
+    base: Any
+    processor: Any
+    data: TaskDataset | str | Path | None
+    origin: Path | None
+    task_id_key: str | None = None
+    progress: Progress = silent_progress
+
+    @property
+    def arguments(self) -> ClamuArguments:
+        """The settings of the build."""
+        return ClamuArguments.from_dict(self.checkpoint.config.arguments or {})
+
+    @property
+    def environment(self) -> Environment:
+        """The environment that a request would run in: the threads are those of the build."""
+        return Environment.capture(_device(), self.checkpoint.environment.num_threads)
+
+    def require_environment(self) -> None:
+        """Check that this environment gives the bits of the build.
+
+        Raises:
+            EnvironmentMismatchError: naming the differences.
+        """
+        self.environment.require(self.checkpoint.environment)
+
+    def require_data(self, task_ids: Sequence[str]) -> None:
+        """Check that the data of merged tasks are those that were merged.
+
+        Raises:
+            DigestMismatchError: naming the first task whose data changed.
+        """
+        tasks = self.tasks()
+        check_data(self.checkpoint.state, task_ids, tasks, lambda task_id: tasks.encode(task_id, self.processor))
+
+    def tasks(self) -> TaskDataset:
+        """Return the data of the merged tasks."""
+        return find_tasks(self.checkpoint, self.data, self.origin, self.task_id_key)
+
+
+def find_tasks(
+    checkpoint: Checkpoint, data: TaskDataset | str | Path | None, origin: Path | None, task_id_key: str | None = None
+) -> TaskDataset:
+    """Return the tasks' data: given, or from the source that the ledger names.
+
+    Args:
+        checkpoint (`Checkpoint`): the merged model.
+        data (`TaskDataset`, `str` or `Path`, *optional*): the data, or a file of their rows.
+        origin (`Path`, *optional*): the saved model's folder; files are looked for beside it, then in the working
+            directory.
+        task_id_key (`str`, *optional*): the key of the ledger's task ids, if they are keyed.
+
+    Raises:
+        TaskDataError: if they are not to be found, or are cut into tasks in another way.
+    """
+    spec = checkpoint.config.task_spec or {}
+    tasks = data if isinstance(data, TaskDataset) else _load_tasks(checkpoint, data, origin)
+    found = tasks.spec.to_dict()
+    odd = [key for key in spec if found.get(key) != spec[key]]
+    if odd:
+        raise TaskDataError(
+            f"The data given are cut into tasks in another way than the merged ones: {odd[0]} is "
+            f"{found.get(odd[0])!r}, the model's recipe says {spec[odd[0]]!r}. Give the data with the recipe's "
+            "settings."
+        )
+    return in_ledger(checkpoint, tasks, task_id_key)
+
+
+def in_ledger(checkpoint: Checkpoint, tasks: TaskDataset, task_id_key: str | None) -> TaskDataset:
+    """Return tasks under the ids that the ledger has: as they are, or keyed.
+
+    Raises:
+        TaskDataError: if the ledger's ids are keyed and the key is not given.
+    """
+    if checkpoint.config.task_ids == "plain" or tasks.is_keyed:
+        return tasks
+    if task_id_key is None:
+        raise TaskDataError(
+            "The ledger of this model keeps keyed commitments instead of task ids, so the data's ids say nothing "
+            "without the key: give task_id_key to from_pretrained (CLAMU_TASK_ID_KEY for the command line)."
+        )
+    return tasks.with_key(task_id_key)
+
+
+def _load_tasks(checkpoint: Checkpoint, data: str | Path | None, origin: Path | None) -> TaskDataset:
+    spec = checkpoint.config.task_spec or {}
+    source = checkpoint.source
+    if source is None:
+        if data is None:
+            raise TaskDataError(
+                "This model was trained on data in memory, so its ledger names no source. Give the data of the "
+                "merged tasks (data=, --data PATH)."
+            )
+        source = {"files": str(data), **{key: value for key, value in spec.items() if value is not None}}
+    # Labels are declared once for the whole space: rows of forgotten tasks may be gone by now.
+    source = {**source, "label_names": spec.get("label_names")} if spec.get("label_names") else source
+    beside = [origin.absolute().parent] if origin is not None else []
+    return load_tasks(source, data=data, search_dirs=[*beside, Path.cwd()])
+
+
+def build(
+    base: Any,
+    processor: Any,
+    tasks: TaskDataset,
+    arguments: ClamuArguments,
+    describe: Callable[[MergedState], ClamuConfig],
+    fresh: dict[str, torch.Tensor],
+    source: Mapping[str, Any] | None,
+    progress: Progress,
+) -> Rebuilt:
+    """Build a merged model from all tasks given.
+
+    Args:
+        base (`transformers.PreTrainedModel`): the base model; it holds its weights again afterwards.
+        processor (*optional*): tokenizer or image processor.
+        tasks (`TaskDataset`): the data.
+        arguments (`ClamuArguments`): the settings.
+        describe (*callable*): makes the configuration of the result.
+        fresh (*dict* of `str` to `torch.Tensor`): parameters that the base checkpoint lacks.
+        source (*mapping*, *optional*): where the data came from, for the ledger.
+        progress (`Progress`): shows how far it is.
+    """
+    started = time.perf_counter()
+    threads = arguments.num_threads or torch.get_num_threads()
+    with deterministic(threads), torch.enable_grad():
+        trainer = open_trainer(base, processor, tasks, arguments, progress)
+        try:
+            state = merge_tasks(trainer, arguments)
+        finally:
+            trainer.workspace.release()
+    checkpoint = Checkpoint(
+        config=describe(state),
+        state=state,
+        environment=Environment.capture(trainer.workspace.device, threads),
+        source=dict(source) if source is not None else None,
+        fresh=fresh,
+    )
+    seconds = {**trainer.seconds, "total": time.perf_counter() - started}
+    return Rebuilt(checkpoint=checkpoint, base=base, tasks=tasks, how="rebuilt", seconds=seconds)
+
+
+def rebuild(request: Request, task_ids: Sequence[str]) -> Rebuilt:
+    """Build anew from some of the merged tasks, under this environment."""
+    config = request.checkpoint.config
+    tasks = request.tasks().select(task_ids)
+
+    def describe(state: MergedState) -> ClamuConfig:
+        return described(config, state)
+
+    return build(
+        request.base,
+        request.processor,
+        tasks,
+        request.arguments,
+        describe,
+        request.checkpoint.fresh,
+        request.checkpoint.source,
+        request.progress,
+    )
+
+
+def unmerge(request: Request, task_ids: Sequence[str], on_mismatch: str) -> Rebuilt:
+    """Forget tasks; on a mismatch raise, or rebuild from the retained tasks if the caller chose so."""
+    state = request.checkpoint.state
+    missing_tasks(task_ids, state.records)
+    retained = [task_id for task_id in state.task_ids if task_id not in set(task_ids)]
+    started = time.perf_counter()
+    try:
+        request.require_environment()
+        tasks = request.tasks()
+        after, seconds = _derived(
+            request, tasks, lambda trainer: unmerge_tasks(state, task_ids, trainer, request.arguments)
+        )
+    except (DigestMismatchError, EnvironmentMismatchError):
+        if on_mismatch != "rebuild":
+            raise
+        return rebuild(request, retained)
+    kept = tasks.select([task_id for task_id in retained if task_id in tasks])
+    seconds["total"] = time.perf_counter() - started
+    return _answer(request, after, kept, "subtracted", seconds)
+
+
+def add(request: Request, new: TaskDataset) -> Rebuilt:
+    """Merge more tasks."""
+    state = request.checkpoint.state
+    new = in_ledger(request.checkpoint, new, request.task_id_key)
+    for task_id in new.task_ids:
+        if task_id in state.records:
+            raise TaskAlreadyMergedError(
+                f"Task {task_id!r} is merged already. To replace its data, unmerge it first, then add it."
+            )
+    started = time.perf_counter()
+    request.require_environment()
+    old = request.tasks().select(state.task_ids) if state.task_ids else None
+    tasks = new if old is None else old.merged_with(new)
+    after, seconds = _derived(
+        request, tasks, lambda trainer: add_tasks(state, new.task_ids, trainer, request.arguments)
+    )
+    seconds["total"] = time.perf_counter() - started
+    return _answer(request, after, tasks, "added", seconds)
+
+
+def described(config: ClamuConfig, state: MergedState) -> ClamuConfig:
+    """Return a configuration with what it says of the state brought up to date."""
+    values = config.to_file_dict()
+    del values["model_type"], values["architectures"]
+    values |= {
+        "delta_digest": digest_tensors(state.delta),
+        "alpha": state.alpha,
+        "num_tasks": len(state.records),
+        "num_clusters": len(state.clusters),
+    }
+    return ClamuConfig(**values)
+
+
+def _derived(
+    request: Request, tasks: TaskDataset, change: Callable[[TaskTrainer], MergedState]
+) -> tuple[MergedState, dict[str, float]]:
+    with deterministic(request.checkpoint.environment.num_threads), torch.enable_grad():
+        trainer = open_trainer(request.base, request.processor, tasks, request.arguments, request.progress)
+        try:
+            after = change(trainer)
+        finally:
+            # After a mismatch, too: a rebuild starts from this model.
+            trainer.workspace.release()
+    return after, trainer.seconds
+
+
+def _answer(request: Request, state: MergedState, tasks: TaskDataset, how: str, seconds: dict[str, float]) -> Rebuilt:
+    before = request.checkpoint
+    checkpoint = Checkpoint(
+        config=described(before.config, state),
+        state=state,
+        environment=before.environment,
+        source=before.source,
+        fresh=before.fresh,
+    )
+    return Rebuilt(checkpoint=checkpoint, base=request.base, tasks=tasks, how=how, seconds=seconds)
+
+
+def open_trainer(
+    base: Any, processor: Any, tasks: TaskDataset, arguments: ClamuArguments, progress: Progress
+) -> TaskTrainer:
+    """Return a `TaskTrainer` on a base model, as every stage uses it."""
+    workspace = Workspace(
+        base,
+        freeze=arguments.freeze,
+        device=_device(),
+        pad_token_id=getattr(processor, "pad_token_id", None) or 0,
+        bf16=arguments.bf16,
+    )
+    return TaskTrainer(workspace, tasks, processor, arguments, arguments.codec, progress)
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,0 +1,228 @@
+"""The merged delta that all mask adapters of one model share: found, checked and attached once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hf_clamu.errors import CheckpointFormatError, IncompatibleBaseError, RecipeError, StaleMaskError
+from hf_clamu.exact import NO_WEIGHTS, PackedMask, WeightSwitch, digest_tensors, packed_size
+from hf_clamu.merging import ClamuArguments
+from hf_clamu.models.base import base_digest
+from hf_clamu.models.checkpoint import CONFIG_NAME, DELTA_NAME, FRESH_NAME, read_tensors, split_mask
+from hf_clamu.models.configuration_clamu import ClamuConfig
+from hf_clamu.models.ledger import read_json
+from hf_clamu.models.modeling_clamu import ClamuModel
+
+__all__ = ["DeltaSource", "SharedDelta"]
+
+
+@dataclass(frozen=True)
+class DeltaSource:
+    """Where a saved ClAMU model is.
+
+    Args:
+        name_or_path (`str`): a folder, or the id of a Hub repo.
+        revision (`str`, *optional*): branch, tag or commit of the repo.
+        subfolder (`str`): where in the repo the saved model is.
+        options (*mapping*): `token`, `cache_dir` and other options of `hf_hub_download`.
+    """
+
+    name_or_path: str
+    revision: str | None = None
+    subfolder: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def on_hub(self) -> bool:
+        """Whether others find it too."""
+        return not Path(self.name_or_path).exists()
+
+    def file(self, name: str) -> Path | None:
+        """Return the local path of a file, downloaded if need be; `None` if the saved model has none of that name."""
+        if not self.on_hub:
+            path = Path(self.name_or_path) / self.subfolder / name
+            return path if path.is_file() else None
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import (
+            EntryNotFoundError,
+            HfHubHTTPError,
+            HFValidationError,
+            LocalEntryNotFoundError,
+        )
+
+        try:
+            found = hf_hub_download(
+                self.name_or_path, name, subfolder=self.subfolder or None, revision=self.revision, **self.options
+            )
+        except LocalEntryNotFoundError as error:
+            # Offline or no network: also what an optional file looks like that is not in the cache.
+            if name == FRESH_NAME:
+                return None
+            raise CheckpointFormatError(f"{name} of {self.name_or_path!r} could not be downloaded: {error}") from error
+        except EntryNotFoundError:
+            return None
+        except HfHubHTTPError as error:
+            raise CheckpointFormatError(
+                f"{name} of {self.name_or_path!r} (revision {self.revision or 'main'}) "
+                f"could not be downloaded: {error}"
+            ) from error
+        except HFValidationError as error:
+            raise CheckpointFormatError(
+                f"{self.name_or_path!r} is neither a folder nor the id of a Hub repo, so no merged delta is there."
+            ) from error
+        return Path(found)
+
+    def pinned(self) -> DeltaSource:
+        """Return the same place with the commit in place of a branch, so that all files are of one commit."""
+        from transformers.utils.hub import extract_commit_hash
+
+        path = self.file(CONFIG_NAME) if self.on_hub else None
+        commit = None if path is None else extract_commit_hash(str(path), None)
+        return self if commit is None else replace(self, revision=commit)
+
+
+@dataclass
+class SharedDelta:
+    """A merged delta on a live model, with the one switch that flips its weights.
+
+    Args:
+        digest (`str`): SHA-256 of the merged delta.
+        alpha (`float`): the scaling coefficient.
+        num_weights (*dict* of `str` to `int`): weights per parameter that takes part.
+        switch (`WeightSwitch`): made for the live model.
+        rest (`PackedMask`): what the weights hold without an adapter.
+        source (`DeltaSource`, *optional*): where it was loaded from.
+    """
+
+    digest: str
+    alpha: float
+    num_weights: dict[str, int]
+    switch: WeightSwitch
+    rest: PackedMask
+    source: DeltaSource | None = None
+
+    @classmethod
+    def load(cls, model: Any, source: DeltaSource) -> SharedDelta:
+        """Load the delta of a saved model for a base model, which must be the one that was merged into.
+
+        Args:
+            model (`transformers.PreTrainedModel`): the base model. Parameters that its checkpoint lacks (a fresh
+                head) are taken from the saved model.
+            source (`DeltaSource`): where the saved model is.
+
+        Raises:
+            CheckpointFormatError: if there is no saved model, or it is damaged.
+            IncompatibleBaseError: if the base model has other weights; nothing is changed then.
+        """
+        pinned = source.pinned()
+        config = _read_config(pinned)
+        arguments = config["arguments"]
+        path = pinned.file(DELTA_NAME)
+        if path is None:
+            raise CheckpointFormatError(f"{source.name_or_path} has no {DELTA_NAME}. Take an undamaged copy.")
+        delta = read_tensors(path)
+        digest = digest_tensors(delta)
+        if digest != config["delta_digest"]:
+            raise CheckpointFormatError(f"{path} is not the delta that {CONFIG_NAME} names. Take an undamaged copy.")
+        fresh_path = pinned.file(FRESH_NAME)
+        _settle_base(model, config, {} if fresh_path is None else read_tensors(fresh_path))
+        parameters = dict(model.named_parameters())
+        missing = sorted(delta.keys() - parameters.keys())
+        if missing:
+            raise IncompatibleBaseError(
+                f"The merged delta has the parameters {missing[:3]}, which this {type(model).__name__} lacks. Load a "
+                f"{config['architecture']}."
+            )
+        switch = WeightSwitch(parameters, delta, config["alpha"], arguments.codec)
+        num_weights = {name: steps.numel() for name, steps in delta.items()}
+        # The place as it was named, not the commit: after a request the repo has another delta, and masks that were
+        # saved with this one must be refused, not served from the old commit.
+        return cls(digest, config["alpha"], num_weights, switch, NO_WEIGHTS, source)
+
+    @classmethod
+    def of_clamu_model(cls, model: ClamuModel) -> SharedDelta:
+        """Return the delta that a `ClamuModel` has attached; without an adapter it stays as it is now."""
+        attached = model._attached
+        config = model.clamu_config
+        num_weights = {name: steps.numel() for name, steps in attached.checkpoint.state.delta.items()}
+        return cls(config.delta_digest, config.alpha, num_weights, attached.switch, attached.switch.selected)
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of one mask."""
+        return sum(map(packed_size, self.num_weights.values()))
+
+    def require(self, config: Any) -> None:
+        """Check that a mask was made for this delta.
+
+        Raises:
+            StaleMaskError: if it was made for another one, or with another scaling coefficient.
+        """
+        for what, found, expected in (
+            ("merged delta", config.delta_digest, self.digest),
+            ("scaling coefficient", config.alpha, self.alpha),
+        ):
+            if found != expected:
+                raise StaleMaskError(
+                    f"The mask of cluster {config.cluster} was made for another {what}: expected {expected}, found "
+                    f"{found}. Tasks were merged or unmerged in between: take the mask from the same saved model as "
+                    "the delta."
+                )
+
+    def is_attached_to(self, model: Any) -> bool:
+        """Whether the model still serves this delta; a `ClamuModel` gets another with every request."""
+        return not isinstance(model, ClamuModel) or model._attached.switch is self.switch
+
+    def mask(self, bits: torch.Tensor) -> PackedMask:
+        """Return an adapter's tensor as a mask over all parameters that take part."""
+        return PackedMask(bits=split_mask(bits.detach(), self.num_weights))
+
+
+def _read_config(source: DeltaSource) -> dict[str, Any]:
+    """Return the entries of a saved model's `config.json` that adapters need."""
+    path = source.file(CONFIG_NAME)
+    values = {} if path is None else read_json(path)
+    if values.get("model_type") != ClamuConfig.model_type:
+        raise CheckpointFormatError(
+            f"{source.name_or_path} holds no saved ClAMU model, so there is no merged delta for the mask. Give the "
+            "saved model with hf_clamu.models.mask_adapter.attach_delta(model, folder_or_hub_id) first."
+        )
+    try:
+        found = {key: values[key] for key in ("delta_digest", "alpha", "base_model", "architecture")}
+        found["base_model"]["digest"]
+        found["arguments"] = ClamuArguments.from_dict(values["arguments"])
+    except (KeyError, TypeError, RecipeError) as error:
+        raise CheckpointFormatError(f"{path} lacks an entry or holds an unknown one: {error}.") from error
+    return found
+
+
+def _settle_base(model: Any, config: Mapping[str, Any], fresh: Mapping[str, torch.Tensor]) -> None:
+    """Give the model the recorded values of parameters that its checkpoint lacks, and prove that it is `M0`."""
+    own = model.state_dict()
+    odd = [name for name, value in fresh.items() if name not in own or own[name].shape != value.shape]
+    if odd:
+        raise IncompatibleBaseError(
+            f"The saved model has {odd[0]!r} of shape {tuple(fresh[odd[0]].shape)}, the base model has not. Load a "
+            f"{config['architecture']} with as many labels (num_labels=) as the saved model."
+        )
+    before = {name: own[name].clone() for name in fresh}
+    with torch.no_grad():
+        for name, value in fresh.items():
+            own[name].copy_(value)
+        if base_digest(model) == config["base_model"]["digest"]:
+            return
+        for name, value in before.items():
+            own[name].copy_(value)
+    expected = config["base_model"].get("dtype")
+    found = str(model.dtype).removeprefix("torch.")
+    raise IncompatibleBaseError(
+        f"This {type(model).__name__} ({found}) has other weights than the base model that was merged into "
+        f"({config['architecture']}, {expected}): its digest differs. Load "
+        f"{config['base_model'].get('name_or_path') or 'the base model in the folder base_model'} at revision "
+        f"{config['base_model'].get('revision')} with dtype=torch.{expected}."
+    )

@@ -1,0 +1,712 @@
+"""`ClamuModel`: a transformers model that serves clusters and forgets tasks.
+
+The class of a loaded model is a subclass of the base architecture that keeps its name, not a module around it: every
+tool that takes a `PreTrainedModel` takes it. `ClamuModel` itself is the mixin that all of them share.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hf_clamu.errors import IncompatibleBaseError, TaskNotFoundError, WeightsChangedError
+from hf_clamu.exact import ALL_WEIGHTS, NO_WEIGHTS, WeightSwitch, canonical_json
+from hf_clamu.merging import ClamuArguments, MergedState
+from hf_clamu.models import hub
+from hf_clamu.models.base import load_architecture, load_processor, save_processor
+from hf_clamu.models.card import model_card
+from hf_clamu.models.checkpoint import (
+    BASE_FOLDER,
+    Checkpoint,
+    keep_foreign_files,
+    read_checkpoint,
+    state_digest,
+    write_checkpoint,
+)
+from hf_clamu.models.configuration_clamu import ClamuConfig
+from hf_clamu.models.ledger import ledger_entries
+from hf_clamu.models.loading import cast_others, fresh_base, has_processor, load_base_of, place
+from hf_clamu.models.maintenance import Rebuilt, Request, add, find_tasks, in_ledger, rebuild, unmerge
+from hf_clamu.models.receipts import make_receipt, write_receipt
+from hf_clamu.models.replace import staged_folder
+from hf_clamu.models.verification import VerificationReport, compare_folders
+from hf_clamu.tasks import TaskDataset, TaskSpec, keyed_id
+from hf_clamu.training import Progress, silent_progress
+
+__all__ = ["ClamuModel", "attach"]
+
+
+# What transformers' Auto classes and pipelines hand to every `from_pretrained`.
+_IGNORED_OPTIONS = (
+    *("config", "trust_remote_code", "code_revision", "adapter_kwargs", "use_safetensors", "low_cpu_mem_usage"),
+    *("force_download", "proxies", "subfolder", "torch_dtype", "tokenizer", "commit_hash"),
+)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a model was loaded from or last saved to.
+
+    Args:
+        folder (`Path`): of the saved model; for one from the Hub, in the cache.
+        repo_id (`str`, *optional*): the Hub repo.
+        commit (`str`, *optional*): its commit when it was loaded or pushed.
+        revision (`str`): the branch, tag or commit that was asked for.
+        token (`str` or `bool`, *optional*): that it was loaded with.
+    """
+
+    folder: Path
+    repo_id: str | None = None
+    commit: str | None = None
+    revision: str = "main"
+    token: str | bool | None = None
+
+
+@dataclass
+class _Attachment:
+    """What a live model knows of its merging; replaced as a whole when tasks come or go."""
+
+    checkpoint: Checkpoint
+    switch: WeightSwitch
+    processor: Any = None
+    handed_out: Any = None
+    tasks: TaskDataset | None = None
+    origin: Origin | None = None
+    task_id_key: str | None = None
+    cluster: int | None = None
+    receipts: list[dict[str, Any]] = field(default_factory=list)
+
+
+class ClamuModel:
+    """A merged model with clusters, ready for everything that takes a `transformers.PreTrainedModel`.
+
+    Make one with `ClamuTrainer.train()` or load one with `ClamuModel.from_pretrained`. Fresh from either it is the
+    global model; `set_cluster` brings a cluster's weights.
+
+    Example:
+
+    ```python
+    model = ClamuModel.from_pretrained("clamu-reddit")
+    model.set_cluster(task="user_17")
+    model.unmerge_task("user_17")
+    model.save_pretrained("clamu-reddit")
+    ```
+    """
+
+    _clamu: Any
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike[str],
+        *,
+        cluster: int | None = None,
+        task: str | None = None,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        local_files_only: bool = False,
+        dtype: str | torch.dtype | None = None,
+        device_map: Any = None,
+        attn_implementation: str | None = None,
+        task_id_key: str | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Load a saved model; digests of all files and of the base model are checked.
+
+        Args:
+            pretrained_model_name_or_path (`str` or `Path`): a folder that `save_pretrained` wrote, or a Hub id.
+            cluster (`int`, *optional*): the cluster to select.
+            task (`str`, *optional*): select the cluster that serves this task.
+            revision (`str`, *optional*): branch, tag or commit on the Hub.
+            token (`str` or `bool`, *optional*): for private repos.
+            cache_dir (`str` or `Path`, *optional*): of huggingface_hub.
+            local_files_only (`bool`, *optional*): do not look at the Hub.
+            dtype (`str` or `torch.dtype`, *optional*): serve in this type: `W0` and `W0 + alpha * delta` are computed
+                in the type of the build and cast once. A model that was cast cannot unmerge.
+            device_map (`str`, `torch.device`, `int` or *dict*, *optional*): where to serve; `"auto"` takes the first
+                GPU if there is one.
+            attn_implementation (`str`, *optional*): of the base architecture.
+            task_id_key (`str`, *optional*): the key of the ledger's task ids, if it keeps keyed commitments; methods
+                then take plain ids.
+            kwargs: what transformers' Auto classes and pipelines pass along and this has no use for.
+
+        Returns:
+            `ClamuModel`: an instance of the base architecture's class.
+
+        Raises:
+            CheckpointFormatError: if a file is missing, truncated, tampered with, or of a newer format.
+            HubError: if the repo cannot be downloaded.
+            IncompatibleBaseError: if the base model is not the one that was merged into.
+            TaskNotFoundError: if no such task is merged.
+        """
+        odd = sorted(key for key in kwargs if key not in _IGNORED_OPTIONS and not key.startswith("_"))
+        if odd:
+            raise TypeError(f"ClamuModel.from_pretrained does not know the option {odd[0]!r}.")
+        options: dict[str, Any] = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
+        origin = Origin(folder=Path(pretrained_model_name_or_path))
+        if hub.is_repo_id(str(pretrained_model_name_or_path)):
+            repo_id = str(pretrained_model_name_or_path)
+            folder, commit = hub.download(repo_id, revision=revision, **options)
+            origin = Origin(folder=folder, repo_id=repo_id, commit=commit, revision=revision or "main", token=token)
+        checkpoint = read_checkpoint(origin.folder)
+        model = load_base_of(origin.folder, checkpoint, attn_implementation=attn_implementation, **options)
+        spec = TaskSpec.from_dict(checkpoint.config.task_spec or {})
+        processor = load_processor(str(origin.folder), spec.kind) if has_processor(origin.folder) else None
+        loaded = attach(model, checkpoint, processor=processor, origin=origin, dtype=_dtype(dtype))
+        loaded._attached.task_id_key = task_id_key
+        place(loaded, device_map)
+        if cluster is not None or task is not None:
+            loaded.set_cluster(cluster, task=task)
+        return loaded
+
+    # -- what is merged ------------------------------------------------------------------------------------------
+
+    @property
+    def clamu_config(self) -> ClamuConfig:
+        """The configuration that a saved model has in `config.json`."""
+        return self._attached.checkpoint.config
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Ids of the merged tasks, sorted."""
+        return self._attached.checkpoint.state.task_ids
+
+    @property
+    def clusters(self) -> tuple[tuple[str, ...], ...]:
+        """Member ids of each cluster."""
+        return self._attached.checkpoint.state.clusters
+
+    @property
+    def cluster(self) -> int | None:
+        """The selected cluster; `None` for the global model."""
+        return self._attached.cluster
+
+    @property
+    def ledger(self) -> dict[str, Any]:
+        """The merged tasks with digests, example counts, bounds and clusters, as in `ledger.json`."""
+        checkpoint = self._attached.checkpoint
+        return {
+            "environment": checkpoint.environment.to_dict(),
+            "source": checkpoint.source,
+            **ledger_entries(checkpoint.state),
+        }
+
+    @property
+    def task_features(self) -> torch.Tensor | None:
+        """What the tasks are clustered by: features or sketches of shape `(tasks, size)`, by sorted id."""
+        return self._attached.checkpoint.state.vectors
+
+    @property
+    def receipts(self) -> tuple[dict[str, Any], ...]:
+        """Receipts of the requests that this object carried out."""
+        return tuple(self._attached.receipts)
+
+    @property
+    def processor(self) -> Any:
+        """A copy of the tokenizer or image processor that is saved with the model; `None` if there is none.
+
+        It is yours to change (its padding side, say): what is saved and trained with stays as it was.
+        """
+        attached = self._attached
+        if attached.handed_out is None and attached.processor is not None:
+            attached.handed_out = copy.deepcopy(attached.processor)
+        return attached.handed_out
+
+    def cluster_of(self, task_id: str) -> int:
+        """Return the number of the cluster that serves a task.
+
+        Raises:
+            TaskNotFoundError: if no such task is merged.
+        """
+        return self._attached.checkpoint.state.cluster_of(self.ledger_id(task_id))
+
+    def ledger_id(self, task_id: str) -> str:
+        """Return the id that the ledger has for a task: the same, or its keyed commitment.
+
+        Raises:
+            TaskNotFoundError: if the ledger's ids are keyed and this model was loaded without the key.
+        """
+        attached = self._attached
+        if attached.checkpoint.config.task_ids == "plain" or task_id in attached.checkpoint.state.records:
+            return task_id
+        if attached.task_id_key is None:
+            raise TaskNotFoundError(
+                f"The ledger keeps keyed commitments instead of task ids, so {task_id!r} cannot be looked up without "
+                "the key: load the model with task_id_key= (CLAMU_TASK_ID_KEY for the command line)."
+            )
+        return keyed_id(attached.task_id_key, task_id)
+
+    # -- serving -------------------------------------------------------------------------------------------------
+
+    def set_cluster(self, cluster: int | None = None, *, task: str | None = None) -> ClamuModel:
+        """Bring a cluster's weights into the live model, bit for bit, in place.
+
+        Args:
+            cluster (`int`, *optional*): number of the cluster; `None` selects the global model.
+            task (`str`, *optional*): instead of a number, the cluster that serves this task.
+
+        Returns:
+            `ClamuModel`: the model itself.
+
+        Raises:
+            TaskNotFoundError: if no such task or cluster is there.
+            WeightsChangedError: if a weight was changed since the last switch; nothing is touched then.
+        """
+        attached = self._attached
+        state = attached.checkpoint.state
+        if task is not None:
+            if cluster is not None:
+                raise ValueError("set_cluster takes a cluster number or a task, not both.")
+            cluster = self.cluster_of(task)
+        if cluster is None:
+            attached.switch.select(self._parameters_by_name(), ALL_WEIGHTS)
+        else:
+            if isinstance(cluster, bool) or not isinstance(cluster, int):
+                raise TypeError(f"cluster must be a whole number or None, got {cluster!r}; for a task use task=.")
+            if not 0 <= cluster < len(state.clusters):
+                raise TaskNotFoundError(
+                    f"There is no cluster {cluster}; this model has {len(state.clusters)}, numbered from 0."
+                )
+            attached.switch.select(self._parameters_by_name(), state.mask(cluster))
+        attached.cluster = cluster
+        return self
+
+    def set_base(self) -> ClamuModel:
+        """Bring the base model's own weights back, bit for bit; returns the model itself."""
+        self._attached.switch.select(self._parameters_by_name(), NO_WEIGHTS)
+        self._attached.cluster = None
+        return self
+
+    # -- requests ------------------------------------------------------------------------------------------------
+
+    def unmerge_task(
+        self,
+        task_id: str | Sequence[str],
+        *,
+        data: TaskDataset | str | Path | None = None,
+        on_mismatch: str = "error",
+        receipt_dir: str | Path | None = None,
+        progress: Progress = silent_progress,
+    ) -> ClamuModel:
+        """Forget one task or many: the result is byte for byte a build without them.
+
+        Each named task is retrained alone, checked by digest and subtracted; clusters, scaling coefficient and masks
+        are derived from the retained tasks. Afterwards the global model is selected. Saving or pushing is a step of
+        its own.
+
+        Args:
+            task_id (`str` or *sequence* of `str`): the tasks to forget.
+            data (`TaskDataset`, `str` or `Path`, *optional*): the data of all merged tasks; by default what the
+                model was trained with in this process, or the source that its ledger names.
+            on_mismatch (`str`): `"error"`, or `"rebuild"` to build anew from the retained tasks if data, bits or
+                environment differ from the ledger.
+            receipt_dir (`str` or `Path`, *optional*): writes the receipt there; it is in `receipts` anyway.
+            progress (`Progress`, *optional*): shows how far it is.
+
+        Returns:
+            `ClamuModel`: the model itself.
+
+        Raises:
+            TaskNotFoundError: if one is not merged.
+            DigestMismatchError: if data changed or the retrained bits differ; nothing is changed then.
+            EnvironmentMismatchError: if the environment differs; nothing is changed then.
+            TaskDataError: if data are missing.
+        """
+        named = [self.ledger_id(one) for one in ([task_id] if isinstance(task_id, str) else task_id)]
+        return self._carry_out("unmerge", named, data, on_mismatch, receipt_dir, progress)
+
+    def add_task(
+        self,
+        tasks: TaskDataset,
+        *,
+        data: TaskDataset | str | Path | None = None,
+        receipt_dir: str | Path | None = None,
+        progress: Progress = silent_progress,
+    ) -> ClamuModel:
+        """Merge more tasks: the result is byte for byte a build that had them from the start.
+
+        Args:
+            tasks (`TaskDataset`): the new tasks, with the same columns, labels and template as the merged ones.
+            data (`TaskDataset`, `str` or `Path`, *optional*): the data of the merged tasks, as in `unmerge_task`.
+            receipt_dir (`str` or `Path`, *optional*): as in `unmerge_task`.
+            progress (`Progress`, *optional*): shows how far it is.
+
+        Raises:
+            TaskAlreadyMergedError: if one is merged already.
+            DigestMismatchError: if the data of a merged task has changed.
+        """
+        request = self._request(data, progress)
+        built = add(request, tasks)
+        ids = in_ledger(request.checkpoint, tasks, request.task_id_key).task_ids
+        return self._replace_state("add", ids, built, receipt_dir)
+
+    def load_tasks(self, data: TaskDataset | str | Path | None = None) -> TaskDataset:
+        """Return the tasks' data: given, at hand from training, or from the source that the ledger names.
+
+        Raises:
+            TaskDataError: if they are not to be found, or are cut into tasks in another way than the merged ones.
+        """
+        attached = self._attached
+        folder = None if attached.origin is None else attached.origin.folder
+        return find_tasks(
+            attached.checkpoint, data if data is not None else attached.tasks, folder, attached.task_id_key
+        )
+
+    def keyed_tasks(self, tasks: TaskDataset) -> TaskDataset:
+        """Return data under the ids that the ledger has, keyed if it keeps keyed commitments."""
+        return in_ledger(self._attached.checkpoint, tasks, self._attached.task_id_key)
+
+    def verify(
+        self, *, data: TaskDataset | str | Path | None = None, progress: Progress = silent_progress
+    ) -> VerificationReport:
+        """Build anew from the data of the merged tasks and compare every byte of the saved model.
+
+        Args:
+            data (`TaskDataset`, `str` or `Path`, *optional*): as in `unmerge_task`.
+            progress (`Progress`, *optional*): shows how far it is.
+
+        Returns:
+            `VerificationReport`: whether every file is identical, and which are not.
+
+        Raises:
+            EnvironmentMismatchError: if a rebuild here cannot give the same bits.
+            DigestMismatchError: if the data of a merged task has changed.
+        """
+        started = time.perf_counter()
+        request = self._request(data, progress)
+        request.require_environment()
+        request.require_data(self.tasks)
+        built = rebuild(request, self.tasks)
+        with tempfile.TemporaryDirectory(prefix="clamu-verify-") as scratch:
+            rebuilt = Path(scratch) / "rebuilt"
+            self._wrap(built).save_pretrained(rebuilt)
+            ours = None if self._attached.origin is None else self._attached.origin.folder
+            if ours is None or not _holds(ours, self._attached.checkpoint.state):
+                ours = Path(scratch) / "ours"
+                self.save_pretrained(ours, keep_origin=True)
+            return compare_folders(ours, rebuilt, seconds=time.perf_counter() - started)
+
+    # -- files ---------------------------------------------------------------------------------------------------
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
+        """Save the merged model; an existing one at this place is replaced as a whole or not at all.
+
+        The same files are written whatever cluster is selected. Files of others in the folder are kept.
+
+        Args:
+            save_directory (`str` or `Path`): the folder.
+
+        Raises:
+            WeightsChangedError: if the live weights were changed since the last switch. They are no merged model
+                then; `export` or the base class's `save_pretrained` saves them.
+        """
+        keep_origin = kwargs.pop("keep_origin", False)
+        target = Path(save_directory)
+        attached = self._attached
+        attached.switch.check(self._parameters_by_name())
+        checkpoint = attached.checkpoint
+        num_parameters = sum(n.numel() for n in checkpoint.state.delta.values())
+        card = model_card(checkpoint.config, num_parameters)
+        with staged_folder(target) as stage:
+            write_checkpoint(stage, checkpoint, card, self._write_others)
+            keep_foreign_files(target, stage)
+        if not keep_origin:
+            # A copy on disk does not forget which repo it belongs to.
+            old = attached.origin or Origin(folder=target)
+            attached.origin = replace(old, folder=target)
+
+    def push_to_hub(
+        self,
+        repo_id: str | None = None,
+        *,
+        private: bool | None = None,
+        revision: str | None = None,
+        commit_message: str | None = None,
+        create_pr: bool = False,
+        token: str | bool | None = None,
+        erase_history: bool = False,
+    ) -> hub.PushResult:
+        """Push the merged model as one commit; on the Hub, too, there is the old state or the new one.
+
+        Args:
+            repo_id (`str`, *optional*): by default the repo that the model came from.
+            private (`bool`, *optional*): for a new repo.
+            revision (`str`, *optional*): the branch; `"main"` by default.
+            commit_message (`str`, *optional*): by default says how many tasks are merged, and names none.
+            create_pr (`bool`): open a pull request instead.
+            token (`str` or `bool`, *optional*): by default the one that the model was loaded with.
+            erase_history (`bool`): then remove everything but the new state, as far as the Hub allows (see
+                `erase_history`); what still answers is in the result and in the last receipt. Cannot be undone.
+
+        Returns:
+            `PushResult`: the commit, and with `erase_history` the report.
+
+        Raises:
+            HubConflictError: if somebody pushed since this model was loaded; nothing is overwritten.
+            HubError: if the Hub refuses or cannot be reached; the old state goes on serving.
+        """
+        attached = self._attached
+        origin = attached.origin
+        target = repo_id or (origin.repo_id if origin is not None else None)
+        if target is None:
+            raise ValueError("This model came from no Hub repo: give push_to_hub a repo_id, such as 'org/name'.")
+        if erase_history and create_pr:
+            raise ValueError("erase_history goes with a push to a branch, not with create_pr.")
+        # From an older commit, too: what was pushed after it must not be overwritten unseen.
+        known = origin is not None and origin.repo_id == target and revision in (None, origin.revision)
+        if token is None and origin is not None:
+            token = origin.token
+        with tempfile.TemporaryDirectory(prefix="clamu-push-") as scratch:
+            folder = Path(scratch) / "model"
+            self.save_pretrained(folder, keep_origin=True)
+            result = hub.publish(
+                folder,
+                target,
+                token=token,
+                private=private,
+                revision=revision,
+                commit_message=commit_message or f"Upload a ClAMU model of {len(self.tasks)} tasks",
+                create_pr=create_pr,
+                parent_commit=origin.commit if known and origin is not None else None,
+            )
+        if create_pr:
+            return result
+        old = (origin.commit,) if origin is not None and origin.commit is not None and origin.repo_id == target else ()
+        folder = origin.folder if origin is not None else Path(target)
+        branch = revision or "main"
+        attached.origin = Origin(folder=folder, repo_id=target, commit=result.commit, revision=branch, token=token)
+        if erase_history:
+            report = hub.erase_history(target, token=token, keep_revision=branch, old_commits=old)
+            attached.origin = replace(attached.origin, commit=report.kept_commit)
+            if attached.receipts:
+                attached.receipts[-1]["erasure"] = report.to_dict()
+            result = replace(result, commit=report.kept_commit, erasure=report)
+        return result
+
+    def export(
+        self, save_directory: str | os.PathLike[str], *, cluster: int | None = None, task: str | None = None
+    ) -> None:
+        """Write a plain transformers checkpoint that any tool loads without hf_clamu.
+
+        Args:
+            save_directory (`str` or `Path`): a new or empty folder.
+            cluster (`int`, *optional*): the cluster to write; by default the global model.
+            task (`str`, *optional*): the cluster that serves this task.
+        """
+        target = Path(save_directory)
+        if target.exists() and (not target.is_dir() or any(target.iterdir())):
+            raise FileExistsError(f"{target} is there and not empty. Export to a new folder.")
+        selected = self._attached.switch.selected
+        before = self._attached.cluster
+        self.set_cluster(cluster, task=task)
+        try:
+            with staged_folder(target) as stage:
+                self._save_plain(stage)
+                if self._attached.processor is not None:
+                    save_processor(self._attached.processor, stage)
+        finally:
+            self._attached.switch.select(self._parameters_by_name(), selected)
+            self._attached.cluster = before
+
+    def _write_others(self, folder: Path) -> None:
+        attached = self._attached
+        if attached.processor is not None:
+            save_processor(attached.processor, folder)
+        if not (attached.checkpoint.config.base_model or {}).get("embedded"):
+            return
+        live: Any = self
+        if str(live.dtype) != f"torch.{(attached.checkpoint.config.base_model or {}).get('dtype')}":
+            self._copy_base(folder)
+            return
+        selected = attached.switch.selected
+        attached.switch.select(self._parameters_by_name(), NO_WEIGHTS)
+        try:
+            self._save_plain(folder / BASE_FOLDER)
+        finally:
+            attached.switch.select(self._parameters_by_name(), selected)
+        # transformers writes its own release and whatever was set on the live objects; the recorded configuration
+        # does not change from one process to the next.
+        config = attached.checkpoint.config
+        (folder / BASE_FOLDER / "config.json").write_bytes(canonical_json(config.base_config))
+        (folder / BASE_FOLDER / "generation_config.json").unlink(missing_ok=True)
+        if config.generation_config is not None:
+            written = canonical_json(config.generation_config)
+            (folder / BASE_FOLDER / "generation_config.json").write_bytes(written)
+
+    def _copy_base(self, folder: Path) -> None:
+        """Take the embedded base model from where this model was loaded: the live weights were cast."""
+        origin = self._attached.origin
+        if origin is None or not (origin.folder / BASE_FOLDER).is_dir():
+            raise WeightsChangedError(
+                "The live weights were cast to another type and the saved model they came from is gone, so the base "
+                "model cannot be written. Load it again without dtype=, then save."
+            )
+        shutil.copytree(origin.folder / BASE_FOLDER, folder / BASE_FOLDER)
+
+    def _save_plain(self, folder: Path) -> None:
+        base: Any = type(self).__mro__[2]
+        base.save_pretrained(self, folder)
+
+    # -- inside --------------------------------------------------------------------------------------------------
+
+    @property
+    def _attached(self) -> _Attachment:
+        attached = self.__dict__.get("_clamu")
+        if not isinstance(attached, _Attachment):
+            raise TypeError("ClamuModel is not made directly: use ClamuModel.from_pretrained or ClamuTrainer.train.")
+        return attached
+
+    def _parameters_by_name(self) -> dict[str, torch.nn.Parameter]:
+        model: Any = self
+        return dict(model.named_parameters())
+
+    def _request(self, data: TaskDataset | str | Path | None, progress: Progress) -> Request:
+        attached = self._attached
+        return Request(
+            checkpoint=attached.checkpoint,
+            base=self._fresh_base(),
+            processor=attached.processor,
+            data=data if data is not None else attached.tasks,
+            origin=None if attached.origin is None else attached.origin.folder,
+            task_id_key=attached.task_id_key,
+            progress=progress,
+        )
+
+    def _fresh_base(self) -> Any:
+        """Return a base model of its own for a request to train on."""
+        attached = self._attached
+        selected = attached.switch.selected
+        attached.switch.select(self._parameters_by_name(), NO_WEIGHTS)
+        try:
+            return fresh_base(self, attached.checkpoint)
+        finally:
+            attached.switch.select(self._parameters_by_name(), selected)
+
+    def _carry_out(
+        self,
+        kind: str,
+        task_ids: list[str],
+        data: TaskDataset | str | Path | None,
+        on_mismatch: str,
+        receipt_dir: str | Path | None,
+        progress: Progress,
+    ) -> ClamuModel:
+        if on_mismatch not in ("error", "rebuild"):
+            raise ValueError(f"on_mismatch must be 'error' or 'rebuild', got {on_mismatch!r}.")
+        request = self._request(data, progress)
+        return self._replace_state(kind, task_ids, unmerge(request, task_ids, on_mismatch), receipt_dir)
+
+    def _replace_state(
+        self, kind: str, task_ids: Sequence[str], built: Rebuilt, receipt_dir: str | Path | None
+    ) -> ClamuModel:
+        attached = self._attached
+        before = attached.checkpoint
+        facts = {
+            "digests": {"before": state_digest(before.state), "after": state_digest(built.checkpoint.state)},
+            "environment": built.checkpoint.environment.to_dict(),
+            "how": built.how,
+            "num_tasks": {"before": len(before.state.records), "after": len(built.checkpoint.state.records)},
+            "seconds": built.seconds,
+        }
+        receipt = make_receipt(kind, task_ids, arguments=before.config.arguments or {}, facts=facts)
+        if receipt_dir is not None:
+            write_receipt(Path(receipt_dir), receipt)
+        parameters = self._parameters_by_name()
+        attached.switch.select(parameters, NO_WEIGHTS)
+        live: Any = self
+        fresh = attach(
+            live,
+            built.checkpoint,
+            processor=attached.processor,
+            tasks=built.tasks,
+            origin=attached.origin,
+        )
+        fresh._attached.receipts = [*attached.receipts, receipt]
+        fresh._attached.task_id_key = attached.task_id_key
+        return self
+
+    def _wrap(self, built: Rebuilt) -> Any:
+        return attach(built.base, built.checkpoint, processor=self._attached.processor, tasks=built.tasks)
+
+
+def attach(
+    model: Any,
+    checkpoint: Checkpoint,
+    *,
+    processor: Any = None,
+    tasks: TaskDataset | None = None,
+    origin: Origin | None = None,
+    dtype: torch.dtype | None = None,
+) -> Any:
+    """Turn a base model into a `ClamuModel` in place and select the global model.
+
+    Args:
+        model (`transformers.PreTrainedModel`): holding the base weights.
+        checkpoint (`Checkpoint`): what is merged.
+        processor (*optional*): tokenizer or image processor to save with it.
+        tasks (`TaskDataset`, *optional*): the data, for later requests in this process.
+        origin (`Origin`, *optional*): where it was loaded from or saved to.
+        dtype (`torch.dtype`, *optional*): cast the live weights to this type.
+    """
+    arguments = ClamuArguments.from_dict(checkpoint.config.arguments or {})
+    state = checkpoint.state
+    switch = WeightSwitch(dict(model.named_parameters()), state.delta, state.alpha, arguments.codec, dtype=dtype)
+    if dtype is not None:
+        cast_others(model, dtype, state.delta)
+    if not isinstance(model, ClamuModel):
+        model.__class__ = clamu_class(type(model))
+    model._clamu = _Attachment(checkpoint=checkpoint, switch=switch, processor=processor, tasks=tasks, origin=origin)
+    model.set_cluster(None)
+    return model
+
+
+_CLASSES: dict[type, type] = {}
+
+
+def clamu_class(base: type) -> type:
+    """Return the subclass of an architecture that serves clusters.
+
+    It keeps the architecture's `__name__`, which pipelines look up in their lists.
+    """
+    if base not in _CLASSES:
+        _CLASSES[base] = type(
+            base.__name__,
+            (ClamuModel, base),
+            {"__module__": __name__, "__qualname__": f"Clamu{base.__name__}", "__doc__": base.__doc__},
+        )
+    return _CLASSES[base]
+
+
+def __getattr__(name: str) -> type:
+    # Unpickling and deepcopy find the dynamic classes by their qualified name.
+    if name.startswith("Clamu"):
+        try:
+            return clamu_class(load_architecture(name.removeprefix("Clamu")))
+        except IncompatibleBaseError:
+            pass
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def _holds(folder: Path, state: MergedState) -> bool:
+    """Whether a folder holds this state (it may have been saved before the last request)."""
+    found = read_checkpoint(folder)
+    return state_digest(found.state) == state_digest(state)
+
+
+def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
+    if dtype is None or dtype == "auto":
+        return None
+    found = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise ValueError(f"dtype must be a floating-point type of torch, such as 'bfloat16', got {dtype!r}.")
+    return found

@@ -1,0 +1,54 @@
+"""Comparing two saved models byte for byte."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from hf_clamu.exact import sha256_file
+
+__all__ = ["VerificationReport", "compare_folders"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VerificationReport:
+    """Whether two saved models are the same bytes.
+
+    Args:
+        identical (`bool`): every file is there in both, with the same bytes.
+        files_compared (`int`): files of the first folder and the second together, each name once.
+        differences (*tuple* of `str`): names of files that differ or are in one folder only.
+        seconds (`float`): how long building and comparing took.
+    """
+
+    identical: bool
+    files_compared: int
+    differences: tuple[str, ...]
+    seconds: float
+
+    def __bool__(self) -> bool:
+        return self.identical
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON-able values."""
+        return {**asdict(self), "differences": list(self.differences)}
+
+
+def compare_folders(ours: Path, rebuilt: Path, *, seconds: float = 0.0) -> VerificationReport:
+    """Compare two folders, every file of both.
+
+    Args:
+        ours (`Path`): the saved model.
+        rebuilt (`Path`): the model built anew.
+        seconds (`float`): goes into the report.
+    """
+    left, right = _digests(ours), _digests(rebuilt)
+    names = sorted(left.keys() | right.keys())
+    odd = tuple(name for name in names if left.get(name) != right.get(name))
+    return VerificationReport(identical=not odd, files_compared=len(names), differences=odd, seconds=seconds)
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): sha256_file(path) for path in files}

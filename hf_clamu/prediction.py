@@ -1,0 +1,156 @@
+"""Answers for rows, each served by its task's cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from hf_clamu.errors import TaskDataError
+from hf_clamu.tasks import Example, TaskSpec, collate
+from hf_clamu.tasks.encoding import example_encoder
+
+__all__ = ["predict"]
+
+_BATCH = 32
+
+
+def predict(
+    model: Any,
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    cluster: int | None = None,
+    task: str | None = None,
+    max_new_tokens: int = 64,
+) -> list[dict[str, Any]]:
+    """Predict rows, in their order.
+
+    Args:
+        model (`ClamuModel`): the model; the selected cluster is the same afterwards.
+        rows (*sequence* of *mapping*): with the columns of the model's recipe (labels are not needed).
+        cluster (`int`, *optional*): serve all rows by this cluster.
+        task (`str`, *optional*): serve all rows by this task's cluster. Without either, a row that has the task column
+            is served by its task's cluster, any other by the global model.
+        max_new_tokens (`int`): length of a generated completion.
+
+    Returns:
+        *list* of *dict*: `{"label", "score", "cluster"}` for classifiers, `{"completion", "cluster"}` for language
+        models; `cluster` is `None` for the global model.
+
+    Raises:
+        TaskDataError: if a row lacks the column.
+        TaskNotFoundError: if a task is not merged.
+    """
+    spec = TaskSpec.from_dict(model.clamu_config.task_spec)
+    if task is not None:
+        cluster = model.cluster_of(task)
+    groups: dict[int | None, list[int]] = {}
+    for index, row in enumerate(rows):
+        named = row.get(spec.task_column)
+        if not isinstance(named, (str, type(None))):
+            raise TaskDataError(f"Row {index}, column {spec.task_column!r}: a task id is a string, found {named!r}.")
+        own = model.cluster_of(named) if cluster is None and named is not None else cluster
+        groups.setdefault(own, []).append(index)
+    selected = model.cluster
+    answers: list[dict[str, Any]] = [{} for _ in rows]
+    try:
+        for number, indices in groups.items():
+            model.set_cluster(number)
+            for start in range(0, len(indices), _BATCH):
+                part = indices[start : start + _BATCH]
+                found = _answer(model, spec, [(index, rows[index]) for index in part], max_new_tokens)
+                for index, answer in zip(part, found, strict=True):
+                    answers[index] = {**answer, "cluster": number}
+    finally:
+        model.set_cluster(selected)
+    return answers
+
+
+@torch.no_grad()
+def _answer(
+    model: Any, spec: TaskSpec, rows: Sequence[tuple[int, Mapping[str, Any]]], max_new_tokens: int
+) -> list[dict[str, Any]]:
+    model.eval()
+    if spec.kind == "causal-lm":
+        return [{"completion": _complete(model, spec, index, row, max_new_tokens)} for index, row in rows]
+    column = str(spec.image_column or spec.text_column)
+    encode = example_encoder(spec, model.processor)
+    examples = []
+    for index, row in rows:
+        _require(row, column, index, is_image=spec.image_column is not None)
+        try:
+            examples.append(encode(row, 0))
+        except TaskDataError as error:
+            raise TaskDataError(f"Row {index}, column {column!r}: {error}.") from None
+        length, limit = len(examples[-1].get("input_ids", ())), _positions(model)
+        if limit is not None and length > limit:
+            raise TaskDataError(
+                f"Row {index}, column {column!r}: the text has {length} tokens, the model takes {limit}. Shorten it, "
+                "or train with max_length in the recipe's data section."
+            )
+    if spec.image_column is not None:
+        _require_one_shape(examples, rows, column)
+    batch = collate(examples, getattr(model.processor, "pad_token_id", None) or 0)
+    del batch["labels"]
+    try:
+        logits = model(**{key: value.to(model.device) for key, value in batch.items()}).logits.float()
+    except ValueError as error:
+        if spec.image_column is None:
+            raise
+        # Vision models refuse sizes and channels that are not theirs; without a processor nobody fits the images.
+        shape = tuple(examples[0]["pixel_values"].shape)
+        raise TaskDataError(
+            f"Row {rows[0][0]}, column {column!r}: the model does not take an image of shape {shape}: {error}"
+        ) from error
+    scores, labels = logits.softmax(-1).max(-1)
+    names = model.config.id2label
+    return [
+        {"label": names[label], "score": score} for label, score in zip(labels.tolist(), scores.tolist(), strict=True)
+    ]
+
+
+def _complete(model: Any, spec: TaskSpec, index: int, row: Mapping[str, Any], max_new_tokens: int) -> str:
+    column = str(spec.prompt_column or spec.text_column)
+    _require(row, column, index)
+    prompt = model.processor(spec.template.replace("{prompt}", row[column]), return_tensors="pt").to(model.device)
+    limit = _positions(model)
+    room = max_new_tokens if limit is None else min(max_new_tokens, limit - prompt["input_ids"].shape[1])
+    if room < 1:
+        raise TaskDataError(f"Row {index}, column {column!r}: the prompt fills the model's {limit} positions.")
+    written = model.generate(
+        input_ids=prompt["input_ids"],
+        attention_mask=prompt["attention_mask"],
+        max_new_tokens=room,
+        do_sample=False,
+        pad_token_id=model.processor.pad_token_id,
+    )
+    return str(model.processor.decode(written[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True))
+
+
+def _positions(model: Any) -> int | None:
+    # Relative positions have no end; some configurations say so with -1.
+    limit = getattr(model.config, "max_position_embeddings", None)
+    return limit if isinstance(limit, int) and limit > 0 else None
+
+
+def _require_one_shape(
+    examples: Sequence[Example], rows: Sequence[tuple[int, Mapping[str, Any]]], column: str
+) -> None:
+    expected = tuple(examples[0]["pixel_values"].shape)
+    for (index, _), example in zip(rows, examples, strict=True):
+        shape = tuple(example["pixel_values"].shape)
+        if shape != expected:
+            raise TaskDataError(
+                f"Row {index}, column {column!r}: image of shape {shape}, but row {rows[0][0]} has {expected}; images "
+                "that no processor resizes must be of one shape."
+            )
+
+
+def _require(row: Mapping[str, Any], column: str, index: int, *, is_image: bool = False) -> None:
+    if row.get(column) is None:
+        raise TaskDataError(
+            f"Row {index} has no {column!r}, which the model's recipe names as its input; it has {sorted(row)}."
+        )
+    if not is_image and not isinstance(row[column], str):
+        raise TaskDataError(f"Row {index}, column {column!r}: expected a text, found {row[column]!r}.")

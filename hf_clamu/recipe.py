@@ -1,0 +1,144 @@
+"""Recipes: one YAML file that says base model, data and settings."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hf_clamu.errors import RecipeError
+
+if TYPE_CHECKING:
+    from hf_clamu.merging import ClamuArguments
+    from hf_clamu.tasks import TaskDataset
+    from hf_clamu.trainer import ClamuTrainer
+
+__all__ = ["Recipe"]
+
+_KEYS = ("base_model", "revision", "tokenizer", "data", "arguments")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What `clamu train` reads.
+
+    Args:
+        base_model (`str` or *dict*): a Hub id, a folder (relative to the recipe), or a configuration with a
+            `model_type`.
+        data (*dict*): where the rows are and how they become tasks, see `load_tasks`.
+        arguments (*dict*): the settings, see `ClamuArguments`.
+        revision (`str`, *optional*): of the base model on the Hub.
+        tokenizer (`str`, *optional*): a Hub id or folder; `"bytes"` is a built-in tokenizer of UTF-8 bytes for base
+            models that are made from a configuration. By default the base model's own.
+        folder (`Path`): relative paths start here.
+
+    Raises:
+        RecipeError: if a key is missing, unknown or of the wrong kind.
+
+    Example:
+
+    ```python
+    recipe = Recipe.load("examples/stdlib_text.yaml")
+    model = recipe.trainer().train()
+    ```
+    """
+
+    base_model: str | dict[str, Any]
+    data: dict[str, Any]
+    arguments: dict[str, Any] = field(default_factory=dict)
+    revision: str | None = None
+    tokenizer: str | None = None
+    folder: Path = Path()
+
+    @classmethod
+    def load(cls, path: str | Path) -> Recipe:
+        """Read a YAML file."""
+        import yaml
+
+        path = Path(path)
+        try:
+            values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise RecipeError(
+                f"There is no recipe {path}. Give a YAML file with base_model, data and arguments."
+            ) from None
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            problem = " ".join(str(error).split())
+            raise RecipeError(f"The recipe {path} cannot be read as YAML: {problem}") from error
+        return cls.from_dict(values, folder=path.parent, where=str(path))
+
+    @classmethod
+    def from_dict(cls, values: Any, *, folder: Path | None = None, where: str = "The recipe") -> Recipe:
+        """Check and take over YAML values."""
+        if not isinstance(values, Mapping):
+            raise RecipeError(f"{where} must be a mapping with base_model, data and arguments.")
+        for key in values:
+            if key not in _KEYS:
+                near = difflib.get_close_matches(str(key), _KEYS, n=1)
+                hint = f" Did you mean {near[0]!r}?" if near else f" Known ones: {', '.join(_KEYS)}."
+                raise RecipeError(f"{where} has the unknown key {key!r}.{hint}")
+        for key in ("base_model", "data"):
+            if not values.get(key):
+                raise RecipeError(f"{where} lacks {key!r}. It needs base_model and data, and may have arguments.")
+        if not isinstance(values["base_model"], (str, Mapping)):
+            raise RecipeError(f"{where}: base_model must be a Hub id, a folder or a configuration (a mapping).")
+        for key in ("revision", "tokenizer"):
+            if not isinstance(values.get(key), (str, type(None))):
+                raise RecipeError(f"{where}: {key} must be a string, got {values[key]!r}; put it in quotes.")
+        for key in ("data", "arguments"):
+            if not isinstance(values.get(key) or {}, Mapping):
+                raise RecipeError(f"{where}: {key} must be a mapping, got {values[key]!r}.")
+        base = values["base_model"]
+        return cls(
+            base_model=base if isinstance(base, str) else dict(base),
+            data=dict(values["data"]),
+            arguments=dict(values.get("arguments") or {}),
+            revision=values.get("revision"),
+            tokenizer=values.get("tokenizer"),
+            folder=folder or Path(),
+        )
+
+    def clamu_arguments(self) -> ClamuArguments:
+        """Return the settings."""
+        from hf_clamu.merging import ClamuArguments
+
+        return ClamuArguments.from_dict(self.arguments)
+
+    def tasks(self, data: str | Path | None = None) -> TaskDataset:
+        """Load the tasks; `data` replaces the files that the recipe names."""
+        from hf_clamu.tasks import load_tasks
+
+        return load_tasks(self.data, base_dir=self.folder, data=data)
+
+    def trainer(self, data: str | Path | None = None, **options: Any) -> ClamuTrainer:
+        """Return the trainer of this recipe."""
+        from hf_clamu.trainer import ClamuTrainer
+
+        arguments = self.clamu_arguments()  # first: a wrong setting should show before data are read
+        base = self.base_model
+        if isinstance(base, str) and (self.folder / base).is_dir():
+            base = str(self.folder / base)
+        tasks = self.tasks(data)
+        processor = self._processor(tasks.spec.kind)
+        if isinstance(base, dict) and self.tokenizer == "bytes":
+            end = processor.eos_token_id
+            base = {"vocab_size": len(processor), "bos_token_id": end, "eos_token_id": end, **base}
+        return ClamuTrainer(base, tasks, arguments, processing_class=processor, revision=self.revision, **options)
+
+    def _processor(self, kind: str) -> Any:
+        if self.tokenizer is None:
+            return None
+        from hf_clamu.models.base import load_processor
+        from hf_clamu.models.byte_tokenizer import byte_tokenizer
+
+        if self.tokenizer == "bytes":
+            return byte_tokenizer()
+        name = str(self.folder / self.tokenizer) if (self.folder / self.tokenizer).is_dir() else self.tokenizer
+        found = load_processor(name, kind)
+        if found is None:
+            raise RecipeError(
+                f"The tokenizer {self.tokenizer!r} could not be loaded. Give a Hub id, a folder or 'bytes'."
+            )
+        return found

@@ -1,0 +1,23 @@
+"""Data sets cut into tasks: what each row means, its tokenised form, and digests that no row order can change."""
+
+from hf_clamu.tasks.builtin import STDLIB_PACKAGES, digits, digits_public, stdlib_public, stdlib_text
+from hf_clamu.tasks.dataset import TaskDataset, keyed_id
+from hf_clamu.tasks.encoding import EncodedTask, Example, collate
+from hf_clamu.tasks.sources import load_tasks
+from hf_clamu.tasks.spec import TaskKind, TaskSpec
+
+__all__ = [
+    "TaskDataset",
+    "TaskSpec",
+    "TaskKind",
+    "EncodedTask",
+    "Example",
+    "collate",
+    "keyed_id",
+    "load_tasks",
+    "STDLIB_PACKAGES",
+    "digits",
+    "digits_public",
+    "stdlib_public",
+    "stdlib_text",
+]

@@ -1,0 +1,180 @@
+"""Reading and checking of columns: which rows belong to which task, and whether they can be used at all."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from hf_clamu.errors import TaskDataError
+from hf_clamu.tasks.spec import TaskSpec
+
+__all__ = ["Split", "check_examples", "open_split", "place", "rows_of_tasks", "with_label_names"]
+
+_BATCH_ROWS = 1000
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Split:
+    """One split of a data set, its needed columns only, and the task id of each row.
+
+    Args:
+        name (`str`): "train", "validation" or "test".
+        dataset (`datasets.Dataset`): rows stay where they are (on disk, if they were) until a task is encoded.
+        task_ids (*list* of `str`): one per row.
+        class_names (*tuple* of `str`, *optional*): names of a `ClassLabel` column.
+    """
+
+    name: str
+    dataset: Any
+    task_ids: list[str]
+    class_names: tuple[str, ...] | None
+
+    def column(self, name: str) -> list[Any]:
+        """Return one column as Python objects."""
+        return list(self.dataset.select_columns([name])[:][name])
+
+
+def place(task_id: str, column: str | None, row: int, split: str) -> str:
+    """Say where a bad value is; rows count from 0 in the split that the user gave."""
+    where = f"Task {task_id!r}, column {column!r}, row {row}"
+    return where if split == "train" else f"{where} of the {split} split"
+
+
+def open_split(name: str, dataset: Any, spec: TaskSpec) -> Split:
+    """Check that the columns exist and that task ids are strings.
+
+    Args:
+        name (`str`): name of the split.
+        dataset (`datasets.Dataset`): any format; it is read as plain Python objects.
+        spec (`TaskSpec`): which column is which.
+
+    Raises:
+        TaskDataError: if a column is missing, there are no rows, or a task id is not a non-empty string.
+    """
+    for f in dataclasses.fields(spec):
+        column = getattr(spec, f.name) if f.name.endswith("_column") else None
+        if column is not None and column not in dataset.column_names:
+            raise TaskDataError(
+                f"The {name} split has no column {column!r} ({f.name}); it has {', '.join(dataset.column_names)}."
+            )
+    if len(dataset) == 0:
+        raise TaskDataError(f"The {name} split has no rows, so there are no tasks.")
+    used = {spec.task_column, *spec.content_columns, spec.id_column, spec.cluster_column} - {None}
+    dataset = dataset.with_format(None).select_columns(sorted(c for c in used if c is not None))
+    class_names = getattr(dataset.features.get(spec.label_column), "names", None)
+    split = Split(
+        name=name, dataset=dataset, task_ids=[], class_names=None if class_names is None else tuple(class_names)
+    )
+    for row, task_id in enumerate(split.column(spec.task_column)):
+        _check_task_id(task_id, spec.task_column, row)
+        split.task_ids.append(task_id)
+    return split
+
+
+def _check_task_id(task_id: Any, column: str, row: int) -> None:
+    if isinstance(task_id, str) and task_id:
+        return
+    found = "an empty string" if task_id == "" else f"{task_id!r} ({type(task_id).__name__})"
+    hint = ""
+    if isinstance(task_id, (int, float)):
+        hint = f" Cast the column: dataset.cast_column({column!r}, datasets.Value('string'))."
+    raise TaskDataError(f"Column {column!r}, row {row}: a task id must be a non-empty string, found {found}.{hint}")
+
+
+def rows_of_tasks(split: Split) -> dict[str, np.ndarray[Any, np.dtype[np.int64]]]:
+    """Return the row numbers of each task."""
+    rows: dict[str, list[int]] = {}
+    for row, task_id in enumerate(split.task_ids):
+        rows.setdefault(task_id, []).append(row)
+    return {task_id: np.asarray(numbers, dtype=np.int64) for task_id, numbers in rows.items()}
+
+
+def with_label_names(spec: TaskSpec, splits: Sequence[Split]) -> TaskSpec:
+    """Return the spec with its label names filled in, if it has labels and does not name them yet.
+
+    They come from a `ClassLabel` column, else from the sorted strings, or "0" to the greatest number.
+    """
+    if spec.label_column is None or spec.label_names is not None:
+        return spec
+    for split in splits:
+        if split.class_names is not None:
+            return dataclasses.replace(spec, label_names=split.class_names)
+    values = {value for split in splits for value in split.column(spec.label_column)} - {None, ""}
+    if values and all(isinstance(value, str) for value in values):
+        return dataclasses.replace(spec, label_names=tuple(sorted(values)))
+    if values and all(isinstance(value, int) for value in values):
+        return dataclasses.replace(spec, label_names=tuple(str(n) for n in range(max(0, *values) + 1)))
+    raise TaskDataError(
+        f"Column {spec.label_column!r} must hold strings or whole numbers from 0 to be a label_column; "
+        f"found {_type_names(values)}."
+    )
+
+
+def _type_names(values: Iterable[Any]) -> str:
+    return " and ".join(sorted({type(value).__name__ for value in values})) or "nothing but nulls"
+
+
+def check_examples(split: Split, spec: TaskSpec) -> list[int] | None:
+    """Check texts, labels and ids of all rows, so that bad data show before the first task is trained.
+
+    Returns:
+        *list* of `int`, *optional*: the label of each row, if there are labels.
+
+    Raises:
+        TaskDataError: naming task, column and row of the first bad value.
+    """
+    for column in (spec.text_column, spec.prompt_column, spec.completion_column):
+        if column is not None:
+            _check_texts(split, column)
+    if spec.label_column is None:
+        return None
+    index = _label_index(spec, split)
+    labels = []
+    for row, (task_id, value) in enumerate(zip(split.task_ids, split.column(spec.label_column), strict=True)):
+        try:
+            labels.append(index(value))
+        except ValueError as error:
+            raise TaskDataError(f"{place(task_id, spec.label_column, row, split.name)}: {error}.") from error
+    return labels
+
+
+def _check_texts(split: Split, column: str) -> None:
+    # Texts may be many times larger than memory, so they pass by in batches and are not kept.
+    row = 0
+    for batch in split.dataset.select_columns([column]).iter(batch_size=_BATCH_ROWS):
+        for text in batch[column]:
+            if not isinstance(text, str):
+                found = "null" if text is None else f"{text!r} ({type(text).__name__})"
+                raise TaskDataError(f"{place(split.task_ids[row], column, row, split.name)}: not a text but {found}.")
+            row += 1
+
+
+def _label_index(spec: TaskSpec, split: Split) -> Callable[[Any], int]:
+    names = spec.label_names or ()
+    position = {name: number for number, name in enumerate(names)}
+
+    def index(value: Any) -> int:
+        if value is None:
+            raise ValueError("the label is null")
+        if isinstance(value, int):
+            if split.class_names is None:
+                if not 0 <= value < len(names):
+                    raise ValueError(
+                        f"label {value} is out of range, there are {len(names)} labels (0 to {len(names) - 1})"
+                    )
+                return int(value)
+            # A ClassLabel column numbers its own names, whose order need not be that of label_names.
+            if not 0 <= value < len(split.class_names):
+                raise ValueError(f"label {value} is out of range, the column has {len(split.class_names)} classes")
+            value = split.class_names[value]
+        if not isinstance(value, str):
+            raise ValueError(f"a label must be a name or a whole number, found {value!r} ({type(value).__name__})")
+        if value not in position:
+            raise ValueError(f"unknown label {value!r}; label_names are {', '.join(names)}")
+        return position[value]
+
+    return index

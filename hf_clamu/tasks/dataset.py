@@ -1,0 +1,365 @@
+"""A data set cut into tasks: the unit that is finetuned, merged and forgotten."""
+
+from __future__ import annotations
+
+import difflib
+import hmac
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hf_clamu.errors import RecipeError, TaskDataError, TaskNotFoundError
+from hf_clamu.tasks.columns import Split, check_examples, open_split, place, rows_of_tasks, with_label_names
+from hf_clamu.tasks.encoding import EncodedTask, Example, arrange, example_encoder
+from hf_clamu.tasks.files import read_files
+from hf_clamu.tasks.spec import TaskKind, TaskSpec
+
+__all__ = ["TaskDataset", "keyed_id"]
+
+_RowNumbers = np.ndarray[Any, np.dtype[np.int64]]
+
+
+def keyed_id(key: str, task_id: str) -> str:
+    """Return the keyed commitment to a task id: HMAC-SHA256, 64 hexadecimal digits."""
+    return hmac.new(key.encode("utf-8"), task_id.encode("utf-8"), "sha256").hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Part:
+    """Rows of one task in one split. The split is shared by all its tasks, so nothing is copied."""
+
+    split: Split
+    rows: _RowNumbers
+    labels: tuple[int, ...] | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Task:
+    train: _Part
+    validation: _Part | None
+    cluster_key: str | None
+
+
+class TaskDataset:
+    """An immutable set of tasks, each with its rows; rows are encoded only when asked for.
+
+    Make one with `TaskDataset.from_dataset`.
+
+    Attributes:
+        spec (`TaskSpec`): which column is which, with the label names filled in.
+        source (*dict*, *optional*): where the rows came from, as `load_tasks` reads it.
+        is_keyed (`bool`): whether the ids are keyed commitments, see `with_key`.
+
+    Example:
+
+    ```python
+    >>> from datasets import Dataset
+    >>> rows = {"user": ["b", "a", "b"], "text": ["no", "yes", "well"], "label": ["neg", "pos", "neg"]}
+    >>> tasks = TaskDataset.from_dataset(
+    ...     Dataset.from_dict(rows), task_column="user", text_column="text", label_column="label"
+    ... )
+    >>> tasks.task_ids, tasks.num_labels, tasks.without("a").spec.label_names
+    (('a', 'b'), 2, ('neg', 'pos'))
+
+    ```
+    """
+
+    def __init__(
+        self, spec: TaskSpec, tasks: Mapping[str, _Task], source: Mapping[str, Any] | None, *, keyed: bool = False
+    ) -> None:
+        self.spec = spec
+        self.is_keyed = keyed
+        self.source = None if source is None else dict(source)
+        # Code point order: the same on every machine, whatever its locale.
+        self._tasks = {task_id: tasks[task_id] for task_id in sorted(tasks)}
+
+    @classmethod
+    def from_dataset(
+        cls,
+        dataset: Any,
+        *,
+        task_column: str,
+        kind: TaskKind | None = None,
+        text_column: str | None = None,
+        label_column: str | None = None,
+        image_column: str | None = None,
+        prompt_column: str | None = None,
+        completion_column: str | None = None,
+        id_column: str | None = None,
+        cluster_column: str | None = None,
+        label_names: Sequence[str] | None = None,
+        template: str = "{prompt}",
+        max_length: int | None = None,
+        validation_fraction: float = 0.0,
+        split_seed: int = 0,
+        source: Mapping[str, Any] | None = None,
+    ) -> TaskDataset:
+        """Cut a data set into tasks.
+
+        Args:
+            dataset (`datasets.Dataset`, `datasets.DatasetDict`, path or *list* of paths):
+                A `DatasetDict` needs a "train" split; its "validation" (else "test") split becomes the validation
+                examples. Paths are CSV, JSON, JSONL or Parquet files.
+            task_column (`str`): the column of task ids.
+            kind (`str`, *optional*): follows from the columns; "causal-lm" lets a language model answer with labels.
+            source (*mapping*, *optional*): where the data came from, JSON-able; kept as it is.
+            text_column, label_column, image_column, prompt_column, completion_column, id_column, cluster_column,
+                label_names, template, max_length, validation_fraction, split_seed: see `TaskSpec`.
+
+        Raises:
+            RecipeError: if the columns describe no kind of task, or a setting is out of range.
+            TaskDataError: if the rows cannot be used; the message names task, column and row.
+        """
+        spec = TaskSpec.from_dict(
+            {
+                "kind": kind,
+                "task_column": task_column,
+                "text_column": text_column,
+                "prompt_column": prompt_column,
+                "completion_column": completion_column,
+                "image_column": image_column,
+                "label_column": label_column,
+                "id_column": id_column,
+                "cluster_column": cluster_column,
+                "label_names": label_names,
+                "template": template,
+                "max_length": max_length,
+                "validation_fraction": validation_fraction,
+                "split_seed": split_seed,
+            }
+        )
+        splits = [open_split(name, rows, spec) for name, rows in _splits_of(dataset, spec)]
+        spec = with_label_names(spec, splits)
+        parts = [_parts(split, spec) for split in splits]
+        _check_ids(splits, spec)
+        train, validation = parts[0], parts[1] if len(parts) > 1 else None
+        for task_id in sorted(validation or {}):
+            if task_id not in train:
+                raise TaskDataError(
+                    f"Task {task_id!r} is empty: it has validation rows but no row in the train split."
+                )
+        keys = _cluster_keys(splits, spec)
+        tasks = {
+            task_id: _Task(
+                train=part,
+                validation=None if validation is None else validation.get(task_id, _empty(splits[1])),
+                cluster_key=keys.get(task_id),
+            )
+            for task_id, part in train.items()
+        }
+        return cls(spec, tasks, source)
+
+    @property
+    def task_ids(self) -> tuple[str, ...]:
+        """The ids of the tasks, sorted by code point."""
+        return tuple(self._tasks)
+
+    @property
+    def num_labels(self) -> int:
+        """The size of the declared label space; 0 where there are no labels."""
+        return len(self.spec.label_names or ())
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tasks)
+
+    def __contains__(self, task_id: object) -> bool:
+        return task_id in self._tasks
+
+    def __repr__(self) -> str:
+        return f"TaskDataset({self.spec.kind}, {len(self)} tasks, {self.num_labels} labels)"
+
+    def num_examples(self, task_id: str) -> int:
+        """Return how many rows a task has, training and validation together."""
+        task = self._task(task_id)
+        return len(task.train.rows) + (0 if task.validation is None else len(task.validation.rows))
+
+    def cluster_key(self, task_id: str) -> str | None:
+        """Return the task's value in the cluster column, or None if there is no such column."""
+        return self._task(task_id).cluster_key
+
+    def select(self, task_ids: str | Iterable[str]) -> TaskDataset:
+        """Return these tasks alone; labels stay those of the whole space.
+
+        Raises:
+            TaskNotFoundError: if an id is unknown; the nearest known ids are named.
+        """
+        chosen = {task_id: self._task(task_id) for task_id in _ids(task_ids)}
+        return TaskDataset(self.spec, chosen, self.source, keyed=self.is_keyed)
+
+    def without(self, task_ids: str | Iterable[str]) -> TaskDataset:
+        """Return all tasks but these; labels stay those of the whole space.
+
+        Raises:
+            TaskNotFoundError: if an id is unknown; the nearest known ids are named.
+        """
+        left_out = set(_ids(task_ids))
+        for task_id in sorted(left_out):
+            self._task(task_id)
+        return self.select(task_id for task_id in self if task_id not in left_out)
+
+    def merged_with(self, other: TaskDataset) -> TaskDataset:
+        """Return the tasks of both; the source stays only if both came from the same.
+
+        Raises:
+            TaskDataError: if the specs differ or a task is in both.
+        """
+        ours, theirs = self.spec.to_dict(), other.spec.to_dict()
+        unequal = [f"{name} ({ours[name]!r} and {theirs[name]!r})" for name in ours if ours[name] != theirs[name]]
+        if unequal:
+            raise TaskDataError(f"Task sets with different settings cannot be merged; they differ in {unequal[0]}.")
+        shared = sorted(set(self) & set(other))
+        if shared:
+            raise TaskDataError(f"{_named(shared)} in both task sets; leave them out of one with without().")
+        if self.is_keyed != other.is_keyed:
+            raise TaskDataError("One task set has keyed ids and the other plain ones; key both with the same key.")
+        source = self.source if self.source == other.source else None
+        return TaskDataset(self.spec, {**self._tasks, **other._tasks}, source, keyed=self.is_keyed)
+
+    def with_key(self, key: str) -> TaskDataset:
+        """Return the same tasks under keyed commitments to their ids, so that a ledger names nobody.
+
+        Args:
+            key (`str`): a secret; whoever holds it can tell which commitment belongs to an id.
+
+        Raises:
+            TaskDataError: if the tasks are keyed already.
+        """
+        if self.is_keyed:
+            raise TaskDataError("These tasks are keyed already; key the tasks with plain ids.")
+        tasks = {keyed_id(key, task_id): task for task_id, task in self._tasks.items()}
+        return TaskDataset(self.spec, tasks, self.source, keyed=True)
+
+    def encode(self, task_id: str, processor: Any) -> EncodedTask:
+        """Tokenise one task.
+
+        Args:
+            task_id (`str`): the task.
+            processor (`transformers.PreTrainedTokenizerBase`, image processor, or None for images as they are).
+
+        Returns:
+            `EncodedTask`: the examples in canonical order, whatever the order of the rows.
+
+        Raises:
+            TaskNotFoundError: if there is no such task.
+            TaskDataError: if a row cannot be encoded; the message names task, column and row.
+        """
+        task = self._task(task_id)
+        train = self._encode_part(task_id, task.train, processor)
+        validation = None if task.validation is None else self._encode_part(task_id, task.validation, processor)
+        if self.spec.kind == "image-classification":
+            self._check_shapes(task_id, task, train, validation)
+        return arrange(self.spec, task_id, train, validation, task.cluster_key)
+
+    def _encode_part(self, task_id: str, part: _Part, processor: Any) -> list[Example]:
+        columns = sorted(set(self.spec.content_columns))
+        encode = example_encoder(self.spec, processor)
+        examples = []
+        for number, row in enumerate(part.rows.tolist()):
+            # One row at a time: a task's images need never be decoded together.
+            values = part.split.dataset[row]
+            try:
+                examples.append(encode(values, None if part.labels is None else part.labels[number]))
+            except TaskDataError as error:
+                content = [name for name in columns if name != self.spec.label_column]
+                where = place(task_id, " + ".join(content), row, part.split.name)
+                raise TaskDataError(f"{where}: {error}.") from error
+        return examples
+
+    def _check_shapes(self, task_id: str, task: _Task, train: list[Example], validation: list[Example] | None) -> None:
+        expected = tuple(train[0]["pixel_values"].shape)
+        for part, examples in ((task.train, train), (task.validation, validation or [])):
+            for number, example in enumerate(examples):
+                shape = tuple(example["pixel_values"].shape)
+                if part is not None and shape != expected:
+                    where = place(task_id, self.spec.image_column, int(part.rows[number]), part.split.name)
+                    raise TaskDataError(f"{where}: image of shape {shape}, but the task's first has {expected}.")
+
+    def _task(self, task_id: str) -> _Task:
+        if task_id in self._tasks:
+            return self._tasks[task_id]
+        near = difflib.get_close_matches(str(task_id), self._tasks, n=3)
+        hint = f"nearest: {', '.join(near)}." if near else f"there are {len(self)} tasks, none has a similar id."
+        raise TaskNotFoundError(f"There is no task {task_id!r}; {hint}")
+
+
+def _ids(task_ids: str | Iterable[str]) -> list[str]:
+    return [task_ids] if isinstance(task_ids, str) else list(task_ids)
+
+
+def _named(task_ids: list[str]) -> str:
+    shown = ", ".join(repr(task_id) for task_id in task_ids[:5]) + (", ..." if len(task_ids) > 5 else "")
+    return f"Task {shown} is" if len(task_ids) == 1 else f"Tasks {shown} are"
+
+
+def _splits_of(dataset: Any, spec: TaskSpec) -> list[tuple[str, Any]]:
+    from datasets import Dataset, DatasetDict
+
+    if isinstance(dataset, (str, Path)):
+        dataset = [dataset]
+    if isinstance(dataset, (list, tuple)):
+        return [("train", read_files([Path(path) for path in dataset], spec))]
+    if isinstance(dataset, Dataset):
+        return [("train", dataset)]
+    if not isinstance(dataset, DatasetDict):
+        raise TaskDataError(
+            "Expected a datasets.Dataset, a datasets.DatasetDict or paths of CSV, JSON, JSONL or Parquet files, "
+            f"found {type(dataset).__name__}."
+        )
+    if "train" not in dataset:
+        raise TaskDataError(f"The data set has no 'train' split, only {', '.join(dataset) or 'nothing'}.")
+    held_out = [name for name in ("validation", "test") if name in dataset][:1]
+    if held_out and spec.validation_fraction > 0:
+        raise RecipeError(
+            f"validation_fraction must be 0 here: the data set brings its own {held_out[0]!r} split. "
+            "Pass dataset['train'] alone to split it."
+        )
+    return [("train", dataset["train"]), *((name, dataset[name]) for name in held_out)]
+
+
+def _parts(split: Split, spec: TaskSpec) -> dict[str, _Part]:
+    labels = check_examples(split, spec)
+    return {
+        task_id: _Part(
+            split=split, rows=rows, labels=None if labels is None else tuple(labels[row] for row in rows.tolist())
+        )
+        for task_id, rows in rows_of_tasks(split).items()
+    }
+
+
+def _empty(split: Split) -> _Part:
+    return _Part(split=split, rows=np.empty(0, dtype=np.int64), labels=())
+
+
+def _check_ids(splits: list[Split], spec: TaskSpec) -> None:
+    if spec.id_column is None:
+        return
+    seen: dict[Any, tuple[str, int]] = {}
+    for split in splits:
+        for row, value in enumerate(split.column(spec.id_column)):
+            where = place(split.task_ids[row], spec.id_column, row, split.name)
+            if value is None:
+                raise TaskDataError(f"{where}: the example id is null.")
+            if value in seen:
+                name, first = seen[value]
+                raise TaskDataError(f"{where}: the id {value!r} occurs already in row {first} of the {name} split.")
+            seen[value] = (split.name, row)
+
+
+def _cluster_keys(splits: list[Split], spec: TaskSpec) -> dict[str, str]:
+    keys: dict[str, str] = {}
+    if spec.cluster_column is None:
+        return keys
+    for split in splits:
+        for row, (task_id, value) in enumerate(zip(split.task_ids, split.column(spec.cluster_column), strict=True)):
+            where = place(task_id, spec.cluster_column, row, split.name)
+            if value is None:
+                raise TaskDataError(f"{where}: the cluster key is null.")
+            if keys.setdefault(task_id, str(value)) != str(value):
+                raise TaskDataError(f"{where}: cluster key {str(value)!r}, but an earlier row has {keys[task_id]!r}.")
+    return keys

@@ -1,0 +1,278 @@
+"""Rows to tensors: tokenisation, pixel values, the canonical order and the validation split of one task.
+
+Nothing here depends on a row's position: examples are ordered by the digest of their tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from hf_clamu.errors import RecipeError, TaskDataError
+from hf_clamu.exact.digest import canonical_json, digest_tensors, sha256_hex
+from hf_clamu.tasks.spec import TaskSpec
+
+__all__ = ["EncodedTask", "Example", "arrange", "collate", "example_encoder"]
+
+Example = dict[str, torch.Tensor]
+
+IGNORED_LABEL = -100
+# Tokenizers that know no limit report about 1e30.
+_NO_LIMIT = 1_000_000
+_CHANNEL_COUNTS = (1, 3, 4)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EncodedTask:
+    """The tokenised examples of one task, in canonical order.
+
+    Args:
+        task_id (`str`): the task.
+        train (*tuple* of *dict* of `str` to `torch.Tensor`):
+            Text: `input_ids` and `attention_mask` (int64 of shape `(length,)`) and `labels` (int64, a scalar, or of
+            shape `(length,)` with -100 on the prompt for causal-lm). Images: `pixel_values` (float32 of shape
+            `(channels, height, width)`) and `labels` (int64 scalar).
+        validation (*tuple* of *dict* of `str` to `torch.Tensor`): the same for the examples kept out of training.
+        digest (`str`): SHA-256 of both, a function of the multisets of examples.
+        cluster_key (`str`, *optional*): the task's value in the cluster column.
+    """
+
+    task_id: str
+    train: tuple[Example, ...]
+    validation: tuple[Example, ...]
+    digest: str
+    cluster_key: str | None = None
+
+
+def arrange(
+    spec: TaskSpec,
+    task_id: str,
+    train: Iterable[Example],
+    validation: Iterable[Example] | None = None,
+    cluster_key: str | None = None,
+) -> EncodedTask:
+    """Order the examples of a task by content and split off its validation examples.
+
+    Args:
+        spec (`TaskSpec`): gives `validation_fraction` and `split_seed`.
+        task_id (`str`): the task.
+        train (*iterable* of *dict* of `str` to `torch.Tensor`): encoded examples in any order.
+        validation (*iterable* of *dict* of `str` to `torch.Tensor`, *optional*):
+            Validation examples given by the data set; None splits them off `train`.
+        cluster_key (`str`, *optional*): handed on.
+
+    Returns:
+        `EncodedTask`: a function of the multisets of examples. One row more or less moves at most one other example
+        between training and validation.
+    """
+    train_pairs = _by_digest(train)
+    if validation is not None:
+        validation_pairs = _by_digest(validation)
+    else:
+        # Equal examples have equal ranks, and which of them goes where makes no difference.
+        ranked = sorted(train_pairs, key=lambda pair: _split_rank(spec.split_seed, task_id, pair[0]))
+        count = _validation_count(len(ranked), spec.validation_fraction)
+        validation_pairs, train_pairs = sorted(ranked[:count], key=_digest_of), sorted(ranked[count:], key=_digest_of)
+    digests = {"train": [d for d, _ in train_pairs], "validation": [d for d, _ in validation_pairs]}
+    return EncodedTask(
+        task_id=task_id,
+        train=tuple(example for _, example in train_pairs),
+        validation=tuple(example for _, example in validation_pairs),
+        digest=sha256_hex(canonical_json(digests)),
+        cluster_key=cluster_key,
+    )
+
+
+def _digest_of(pair: tuple[str, Example]) -> str:
+    return pair[0]
+
+
+def _by_digest(examples: Iterable[Example]) -> list[tuple[str, Example]]:
+    return sorted(((digest_tensors(example), example) for example in examples), key=_digest_of)
+
+
+def _split_rank(seed: int, task_id: str, digest: str) -> str:
+    return sha256_hex(canonical_json([seed, task_id, digest]))
+
+
+def _validation_count(num_examples: int, fraction: float) -> int:
+    if fraction == 0 or num_examples < 2:
+        return 0
+    return min(max(round(fraction * num_examples), 1), num_examples - 1)
+
+
+def example_encoder(spec: TaskSpec, processor: Any) -> Callable[[Mapping[str, Any], int | None], Example]:
+    """Return the function that encodes one row, given its checked label.
+
+    Args:
+        spec (`TaskSpec`): which column is which.
+        processor (`transformers.PreTrainedTokenizerBase`, image processor, or None for images as they are).
+
+    Raises:
+        RecipeError: if a text task comes without a tokenizer.
+        TaskDataError: (from the returned function) if the row cannot be used; the caller adds task and row.
+    """
+    if spec.kind == "image-classification":
+        return lambda row, label: {
+            "pixel_values": _pixel_values(row[str(spec.image_column)], processor),
+            "labels": torch.tensor(label, dtype=torch.int64),
+        }
+    if processor is None:
+        raise RecipeError(f"A {spec.kind} task needs a tokenizer, but none was given.")
+    limit = spec.max_length or _tokenizer_limit(processor)
+    if spec.kind == "sequence-classification":
+        special = set(getattr(processor, "all_special_ids", ())) - {getattr(processor, "unk_token_id", None)}
+        return lambda row, label: {
+            **_tokenize(processor, row[str(spec.text_column)], limit, special),
+            "labels": torch.tensor(label, dtype=torch.int64),
+        }
+
+    def encode(row: Mapping[str, Any], label: int | None) -> Example:
+        if label is None:
+            prompt, completion = row[str(spec.prompt_column)], row[str(spec.completion_column)]
+        else:
+            prompt, completion = row[str(spec.text_column)], " " + (spec.label_names or ())[label]
+        # Not str.format: braces in the user's text must stay what they are.
+        return _tokenize_pair(processor, spec.template.replace("{prompt}", prompt), completion, limit)
+
+    return encode
+
+
+def _tokenizer_limit(tokenizer: Any) -> int | None:
+    limit = getattr(tokenizer, "model_max_length", None)
+    return int(limit) if limit is not None and limit < _NO_LIMIT else None
+
+
+def _tokenize(tokenizer: Any, text: str, limit: int | None, special: set[int]) -> Example:
+    encoding = tokenizer(text, truncation=limit is not None, max_length=limit)
+    ids = list(encoding["input_ids"])
+    if special.issuperset(ids):
+        raise TaskDataError(f"the text {text!r} tokenises to nothing")
+    mask = encoding["attention_mask"] if "attention_mask" in encoding else [1] * len(ids)
+    return {
+        "input_ids": torch.tensor(ids, dtype=torch.int64),
+        "attention_mask": torch.tensor(list(mask), dtype=torch.int64),
+    }
+
+
+def _tokenize_pair(tokenizer: Any, prompt: str, completion: str, limit: int | None) -> Example:
+    prompt_ids = list(tokenizer(prompt, truncation=False)["input_ids"])
+    completion_ids = list(tokenizer(completion, truncation=False, add_special_tokens=False)["input_ids"])
+    if not completion_ids:
+        raise TaskDataError(f"the completion {completion!r} tokenises to nothing")
+    if not prompt_ids:
+        raise TaskDataError(f"the prompt {prompt!r} tokenises to nothing, and the completion needs a token before it")
+    if tokenizer.eos_token_id is not None:
+        completion_ids.append(tokenizer.eos_token_id)
+    if limit is not None:
+        if limit < 2:
+            raise TaskDataError(f"max_length {limit} leaves no completion token after the prompt")
+        # The completion is what is learnt, so the prompt gives way, oldest tokens first; one token of it must stay,
+        # because the first position of a causal model is never predicted.
+        completion_ids = completion_ids[: limit - 1]
+        prompt_ids = _cut_left(prompt_ids, limit - len(completion_ids), tokenizer.bos_token_id)
+    ids = prompt_ids + completion_ids
+    return {
+        "input_ids": torch.tensor(ids, dtype=torch.int64),
+        "attention_mask": torch.ones(len(ids), dtype=torch.int64),
+        "labels": torch.tensor([IGNORED_LABEL] * len(prompt_ids) + completion_ids, dtype=torch.int64),
+    }
+
+
+def _cut_left(ids: list[int], room: int, bos_token_id: int | None) -> list[int]:
+    if len(ids) <= room:
+        return ids
+    # Models that start with a BOS token expect it whatever follows.
+    head = ids[:1] if ids[0] == bos_token_id else []
+    return head + ids[len(ids) - (room - len(head)) :]
+
+
+def _pixel_values(image: Any, processor: Any) -> torch.Tensor:
+    if image is None:
+        raise TaskDataError("the image is null")
+    if processor is not None:
+        rgb = image.convert("RGB") if hasattr(image, "convert") else _rgb_array(_array(image))
+        pixels = torch.as_tensor(processor(images=rgb, return_tensors="pt")["pixel_values"][0], dtype=torch.float32)
+    else:
+        array = _array(image)
+        if array.ndim == 2:
+            array = array[None]
+        elif hasattr(image, "convert") or array.shape[-1] in _CHANNEL_COUNTS:
+            # Channels last, as PIL has it, wins where both readings are possible.
+            array = array.transpose(2, 0, 1)
+        pixels = torch.from_numpy(np.array(array, dtype=np.float32, order="C"))
+    if not bool(torch.isfinite(pixels).all()):
+        raise TaskDataError("the image holds NaN or infinite pixels")
+    return pixels
+
+
+def _array(image: Any) -> np.ndarray[Any, np.dtype[Any]]:
+    try:
+        array = np.asarray(image)
+    except ValueError as error:
+        raise TaskDataError("the image has rows of different lengths") from error
+    if array.dtype.kind not in "biuf" or array.ndim not in (2, 3) or array.size == 0:
+        raise TaskDataError(
+            "expected a PIL image or numbers of shape (height, width), (height, width, channels) or (channels, "
+            f"height, width), found {type(image).__name__} of shape {array.shape}; encoded image files need "
+            "cast_column(..., datasets.Image())"
+        )
+    return array
+
+
+def _rgb_array(array: np.ndarray[Any, np.dtype[Any]]) -> np.ndarray[Any, np.dtype[Any]]:
+    # Nested lists of integers come as int64, which image processors do not take for 8-bit pixels.
+    if array.dtype.kind in "iu" and array.min() >= 0 and array.max() <= 255:
+        array = array.astype(np.uint8)
+    return np.repeat(array[:, :, None], 3, axis=2) if array.ndim == 2 else array
+
+
+def collate(
+    examples: Sequence[Example], pad_token_id: int | None, *, padding_side: Literal["left", "right"] = "right"
+) -> dict[str, torch.Tensor]:
+    """Put examples into one batch: pad 1-D tensors to the longest, stack everything else.
+
+    Args:
+        examples (*sequence* of *dict* of `str` to `torch.Tensor`): at least one; all of one kind.
+        pad_token_id (`int`, *optional*): fills `input_ids`; not needed where nothing is padded.
+        padding_side (`str`, defaults to `"right"`): "left" or "right".
+
+    Returns:
+        *dict* of `str` to `torch.Tensor`: `input_ids`, `attention_mask` (0 on padding) and causal-lm `labels` (-100
+        on padding) of shape `(batch, longest)`; `pixel_values` and class `labels` stacked.
+
+    Raises:
+        RecipeError: if texts of different lengths meet without a padding token.
+
+    Example:
+
+    ```python
+    >>> batch = collate([{"input_ids": torch.tensor([5, 6])}, {"input_ids": torch.tensor([7])}], 0)
+    >>> batch["input_ids"].tolist()
+    [[5, 6], [7, 0]]
+
+    ```
+    """
+    if padding_side not in ("left", "right"):
+        raise RecipeError(f"padding_side must be 'left' or 'right', found {padding_side!r}.")
+    fill = {"input_ids": pad_token_id, "labels": IGNORED_LABEL}
+    batch: dict[str, torch.Tensor] = {}
+    for name in examples[0]:
+        tensors = [example[name] for example in examples]
+        if tensors[0].dim() == 1:
+            value = fill.get(name, 0)
+            longest = max(len(tensor) for tensor in tensors)
+            if value is None and any(len(tensor) < longest for tensor in tensors):
+                raise RecipeError("Texts of different lengths need padding, but the tokenizer has no pad_token_id.")
+            tensors = [_pad(tensor, longest, value or 0, padding_side) for tensor in tensors]
+        batch[name] = torch.stack(tensors)
+    return batch
+
+
+def _pad(tensor: torch.Tensor, length: int, value: int, side: Literal["left", "right"]) -> torch.Tensor:
+    missing = length - len(tensor)
+    return torch.nn.functional.pad(tensor, (missing, 0) if side == "left" else (0, missing), value=value)

@@ -1,0 +1,182 @@
+"""What the columns of a data set mean: `TaskSpec`, the part of a recipe that turns rows into tasks."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+from hf_clamu.errors import RecipeError
+
+__all__ = ["TaskKind", "TaskSpec", "infer_kind", "refuse_unknown_keys"]
+
+TaskKind = Literal["sequence-classification", "causal-lm", "image-classification"]
+
+_PROMPT_SLOT = "{prompt}"
+# Per kind, the sets of content columns that describe an example; one of them must be given, and nothing beside it.
+_CONTENT_COLUMNS: dict[str, tuple[frozenset[str], ...]] = {
+    "sequence-classification": (frozenset({"text_column", "label_column"}),),
+    "causal-lm": (frozenset({"prompt_column", "completion_column"}), frozenset({"text_column", "label_column"})),
+    "image-classification": (frozenset({"image_column", "label_column"}),),
+}
+_ALL_CONTENT_COLUMNS = ("text_column", "prompt_column", "completion_column", "image_column", "label_column")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TaskSpec:
+    """Which column is which, and how rows become tokenised examples.
+
+    Args:
+        kind (`str`): "sequence-classification", "causal-lm" or "image-classification".
+        task_column (`str`): the column of task ids (strings).
+        text_column, prompt_column, completion_column, image_column, label_column (`str`, *optional*):
+            The content of an example: text and label, prompt and completion, or image and label. With
+            `kind="causal-lm"`, text and label mean prompt = text and completion = " " + label name.
+        id_column (`str`, *optional*): unique example ids; a duplicate raises when the data are read.
+        cluster_column (`str`, *optional*): a cluster key, the same in all rows of a task.
+        label_names (*tuple* of `str`, *optional*): the whole label space, whichever tasks are present.
+        template (`str`, defaults to `"{prompt}"`): text around the prompt of a causal language model.
+        max_length (`int`, *optional*): tokens per example; by default what the tokenizer says the model holds.
+        validation_fraction (`float` in [0, 1), defaults to 0): part of each task kept out of training.
+        split_seed (`int`, defaults to 0): seed of that choice.
+
+    Raises:
+        RecipeError: if the columns describe no kind of task, or a value is out of range.
+
+    Example:
+
+    ```python
+    >>> spec = TaskSpec(kind="sequence-classification", task_column="user", text_column="text", label_column="label")
+    >>> TaskSpec.from_dict(spec.to_dict()) == spec
+    True
+
+    ```
+    """
+
+    kind: TaskKind = field(metadata={"help": "What the model learns: a label for a text or image, or a completion."})
+    task_column: str = field(metadata={"help": "Column of task ids: the unit that can be forgotten."})
+    text_column: str | None = field(default=None, metadata={"help": "Column of texts to classify."})
+    prompt_column: str | None = field(default=None, metadata={"help": "Column of prompts (causal-lm)."})
+    completion_column: str | None = field(default=None, metadata={"help": "Column of completions (causal-lm)."})
+    image_column: str | None = field(default=None, metadata={"help": "Column of images."})
+    label_column: str | None = field(default=None, metadata={"help": "Column of labels: names or numbers from 0."})
+    id_column: str | None = field(default=None, metadata={"help": "Column of unique example ids; duplicates raise."})
+    cluster_column: str | None = field(default=None, metadata={"help": "Column with a cluster key for each task."})
+    label_names: tuple[str, ...] | None = field(default=None, metadata={"help": "Every label, in order."})
+    template: str = field(default=_PROMPT_SLOT, metadata={"help": "Text around the prompt, with one {prompt} slot."})
+    max_length: int | None = field(default=None, metadata={"help": "Longest example in tokens."})
+    validation_fraction: float = field(default=0.0, metadata={"help": "Part of each task kept out of training."})
+    split_seed: int = field(default=0, metadata={"help": "Seed of the choice of validation examples."})
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(TaskKind):
+            raise RecipeError(f"Unknown kind {self.kind!r}; expected one of {', '.join(get_args(TaskKind))}.")
+        self._check_columns()
+        self._check_label_names()
+        if not isinstance(self.template, str) or self.template.count(_PROMPT_SLOT) != 1:
+            raise RecipeError(f"template must hold {_PROMPT_SLOT} exactly once, found {self.template!r}.")
+        if self.max_length is not None and (not _is_int(self.max_length) or self.max_length < 1):
+            raise RecipeError(f"max_length must be a positive number of tokens, found {self.max_length!r}.")
+        fraction = self.validation_fraction
+        if isinstance(fraction, bool) or not isinstance(fraction, (int, float)) or not 0 <= fraction < 1:
+            raise RecipeError(f"validation_fraction must be at least 0 and below 1, found {fraction!r}.")
+        # 0 and 0.0 must be written the same way, or equal recipes would give unequal files.
+        object.__setattr__(self, "validation_fraction", float(fraction))
+        if not _is_int(self.split_seed):
+            raise RecipeError(f"split_seed must be an integer, found {self.split_seed!r}.")
+
+    def _check_columns(self) -> None:
+        for name in ("task_column", "id_column", "cluster_column", *_ALL_CONTENT_COLUMNS):
+            value = getattr(self, name)
+            if (value is None and name == "task_column") or (value is not None and not _is_name(value)):
+                raise RecipeError(f"{name} must be the name of a column, found {value!r}.")
+        given = frozenset(name for name in _ALL_CONTENT_COLUMNS if getattr(self, name) is not None)
+        if given not in _CONTENT_COLUMNS[self.kind]:
+            expected = " or ".join(" + ".join(_ordered(names)) for names in _CONTENT_COLUMNS[self.kind])
+            found = ", ".join(_ordered(given)) or "none of them"
+            raise RecipeError(f"A {self.kind} task needs {expected} and no other content column; found {found}.")
+
+    def _check_label_names(self) -> None:
+        names: Any = self.label_names  # a recipe may hold anything
+        if names is None:
+            return
+        if isinstance(names, str) or not all(isinstance(name, str) and name for name in names) or not names:
+            raise RecipeError(f"label_names must be a list of non-empty strings, found {names!r}.")
+        object.__setattr__(self, "label_names", tuple(names))
+        if len(set(names)) != len(names):
+            twice = sorted({name for name in names if list(names).count(name) > 1})
+            raise RecipeError(f"label_names must differ from each other; given twice: {', '.join(twice)}.")
+        if self.label_column is None:
+            raise RecipeError("label_names were given without a label_column.")
+
+    @property
+    def content_columns(self) -> tuple[str, ...]:
+        """The data set's columns that hold the content of an example."""
+        values = (getattr(self, name) for name in _ALL_CONTENT_COLUMNS)
+        return tuple(value for value in values if value is not None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON-able dictionary of all fields."""
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        values["label_names"] = None if self.label_names is None else list(self.label_names)
+        return values
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> TaskSpec:
+        """Read a dictionary that `to_dict` or a recipe wrote; `kind` may be left to the columns.
+
+        Args:
+            values (*mapping* of `str` to *JSON-able object*): the fields.
+
+        Raises:
+            RecipeError: if a key is unknown or a value is not usable.
+        """
+        refuse_unknown_keys(values, (f.name for f in dataclasses.fields(cls)), where="the task columns and settings")
+        if values.get("task_column") is None:
+            raise RecipeError("task_column is missing: name the column that holds the task ids.")
+        return cls(**{**values, "kind": values.get("kind") or infer_kind(values)})
+
+
+def infer_kind(values: Mapping[str, Any]) -> TaskKind:
+    """Tell the kind of a task from the columns that are given.
+
+    Args:
+        values (*mapping* of `str` to *object*): fields of a `TaskSpec`; absent and None mean the same.
+
+    Raises:
+        RecipeError: if no kind of task has these columns.
+    """
+    if values.get("image_column") is not None:
+        return "image-classification"
+    if values.get("prompt_column") is not None or values.get("completion_column") is not None:
+        return "causal-lm"
+    if values.get("text_column") is not None:
+        return "sequence-classification"
+    raise RecipeError(
+        "The columns tell no kind of task: give text_column + label_column, prompt_column + completion_column, "
+        "or image_column + label_column."
+    )
+
+
+def refuse_unknown_keys(values: Mapping[str, Any], known: Iterable[str], *, where: str) -> None:
+    """Raise a `RecipeError` for the first unknown key, naming the nearest known one."""
+    known = list(known)
+    for key in values:
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}."
+            raise RecipeError(f"Unknown key {key!r} in {where}: {hint}")
+
+
+def _ordered(names: frozenset[str]) -> list[str]:
+    return [name for name in _ALL_CONTENT_COLUMNS if name in names]
+
+
+def _is_name(value: object) -> bool:
+    return isinstance(value, str) and value != ""
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

@@ -1,0 +1,123 @@
+"""`ClamuTrainer`: from a base model and tasks to a merged model; the only file that knows the order of the stages."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from hf_clamu.errors import RecipeError
+from hf_clamu.merging import ClamuArguments, MergedState
+from hf_clamu.models.base import load_base
+from hf_clamu.models.configuration_clamu import ClamuConfig
+from hf_clamu.models.maintenance import build, described
+from hf_clamu.models.modeling_clamu import attach
+from hf_clamu.tasks import TaskDataset
+from hf_clamu.training import Progress
+
+__all__ = ["ClamuTrainer", "progress_bars"]
+
+
+class ClamuTrainer:
+    """Builds a merged model: finetune each task, add, cluster, localize.
+
+    Args:
+        model (`str`, `Path`, *dict* or `transformers.PreTrainedModel`): the base model: a Hub id, a folder, a
+            configuration (`{"model_type": "gpt2", "n_layer": 2}`, drawn at random from the seed), or a model in
+            memory. A base that has no Hub id is saved inside the merged model.
+        tasks (`TaskDataset`): the data of each task.
+        args (`ClamuArguments`, *optional*): the settings.
+        processing_class (*optional*): tokenizer or image processor; by default the base model's own.
+        revision (`str`, *optional*): branch, tag or commit of the base model on the Hub.
+        task_id_key (`str`, *optional*): a secret; the ledger then keeps keyed commitments (HMAC-SHA256) instead of the
+            task ids, and later requests need the same key.
+        progress (`Progress`, *optional*): shows how far it is; by default bars on stderr.
+
+    Example:
+
+    ```python
+    tasks = TaskDataset.from_dataset(dataset, task_column="user", text_column="text", label_column="label")
+    trainer = ClamuTrainer("openai-community/gpt2", tasks, ClamuArguments(num_clusters=20, finetune_steps=20))
+    model = trainer.train()
+    model.save_pretrained("clamu-reddit")
+    ```
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tasks: TaskDataset,
+        args: ClamuArguments | None = None,
+        *,
+        processing_class: Any = None,
+        revision: str | None = None,
+        task_id_key: str | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        if not isinstance(tasks, TaskDataset):
+            raise RecipeError(
+                f"tasks must be a TaskDataset, got {type(tasks).__name__}; make one with TaskDataset.from_dataset."
+            )
+        self.model = str(model) if isinstance(model, Path) else model
+        self.tasks = tasks if task_id_key is None else tasks.with_key(task_id_key)
+        self.task_id_key = task_id_key
+        self.args = args or ClamuArguments()
+        self.processing_class = processing_class
+        self.revision = revision
+        self.progress: Progress = progress or progress_bars
+        self.seconds: dict[str, float] = {}
+
+    def train(self) -> Any:
+        """Finetune, merge, cluster and localize.
+
+        Returns:
+            `ClamuModel`: the global model selected, with the data at hand for later requests.
+
+        Raises:
+            IncompatibleBaseError: if the base model cannot be loaded or does not fit the tasks.
+            TaskDataError: if the data of a task cannot be used.
+            FixedPointOverflowError: if the finetuning of a task diverged.
+        """
+        base = load_base(
+            self.model,
+            self.tasks.spec,
+            num_labels=self.tasks.num_labels,
+            processor=self.processing_class,
+            revision=self.revision,
+            run_seed=self.args.seed,
+        )
+        # What was merged under which settings is the whole configuration; it names no machine.
+        config = ClamuConfig(
+            architecture=type(base.model).__name__,
+            base_model=base.reference(),
+            base_config=base.config_dict(),
+            generation_config=base.generation_dict(),
+            arguments=self.args.to_dict(),
+            task_spec=self.tasks.spec.to_dict(),
+            task_ids="hmac-sha256" if self.tasks.is_keyed else "plain",
+        )
+
+        def describe(state: MergedState) -> ClamuConfig:
+            return described(config, state)
+
+        built = build(
+            base.model,
+            base.processor,
+            self.tasks,
+            self.args,
+            describe,
+            fresh=base.fresh,
+            source=self.tasks.source,
+            progress=self.progress,
+        )
+        self.seconds = built.seconds
+        model = attach(built.base, built.checkpoint, processor=base.processor, tasks=self.tasks)
+        model._attached.task_id_key = self.task_id_key
+        return model
+
+
+def progress_bars(items: Any, description: str) -> Any:
+    """Show a bar on stderr: tasks per second and time left."""
+    # The Hub client's bars honour HF_HUB_DISABLE_PROGRESS_BARS.
+    from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]
+
+    return tqdm(items, desc=description, unit="task", leave=False)

@@ -1,0 +1,30 @@
+"""Deterministic training on one device: finetuning of tasks, training of masks, measuring."""
+
+from hf_clamu.training.batching import sample_batches
+from hf_clamu.training.determinism import Environment, derive_seed, deterministic, seeded
+from hf_clamu.training.finetuning import FinetuningArguments, finetune
+from hf_clamu.training.masking import MaskingArguments, train_mask
+from hf_clamu.training.measuring import Measurement, measure, task_feature
+from hf_clamu.training.task_trainer import Progress, TaskTrainer, silent_progress
+from hf_clamu.training.workspace import LiveModel, Workspace, trainable_names
+
+__all__ = [
+    "Environment",
+    "FinetuningArguments",
+    "MaskingArguments",
+    "LiveModel",
+    "Measurement",
+    "Progress",
+    "TaskTrainer",
+    "Workspace",
+    "derive_seed",
+    "deterministic",
+    "finetune",
+    "measure",
+    "sample_batches",
+    "seeded",
+    "silent_progress",
+    "task_feature",
+    "train_mask",
+    "trainable_names",
+]

@@ -1,0 +1,81 @@
+"""Learning one binary mask per cluster, as an optimizer step on the live weights.
+
+The live weights always hold `M0 + mask * alpha * tau_bar`, so the backward pass gives `dL/dM`. By the straight-through
+estimator the gradient of the scores is `dL/dM * alpha * tau_bar`; one in-place update moves the scores and rewrites
+the weights. No parametrised graph, no second copy of the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from hf_clamu.errors import RecipeError
+from hf_clamu.tasks import Example
+from hf_clamu.training.batching import sample_batches
+from hf_clamu.training.determinism import seeded
+from hf_clamu.training.workspace import Workspace
+
+__all__ = ["MaskingArguments", "train_mask"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskingArguments:
+    """How masks are learned.
+
+    There is no learning rate: scores start at 0 and only their sign counts, so a constant factor changes nothing.
+    """
+
+    mask_steps: int = field(default=50, metadata={"help": "Steps of mask training per cluster."})
+    mask_batch_size: int = field(default=64, metadata={"help": "Examples per step of mask training."})
+
+    def __post_init__(self) -> None:
+        for name in ("mask_steps", "mask_batch_size"):
+            if getattr(self, name) < 1:
+                raise RecipeError(f"{name} must be at least 1, got {getattr(self, name)!r}.")
+
+
+def train_mask(
+    workspace: Workspace,
+    theta_1: Mapping[str, torch.Tensor],
+    examples: Sequence[Example],
+    arguments: MaskingArguments,
+    seed: int,
+    accelerator: Any,
+) -> dict[str, torch.Tensor]:
+    """Learn the binary mask of one cluster.
+
+    Args:
+        workspace (`Workspace`): the live model; it holds the masked model afterwards.
+        theta_1 (*mapping* of `str` to `torch.Tensor`): `M0 + alpha * tau_bar`.
+        examples (*sequence* of `Example`): the cluster's training data, in canonical order.
+        arguments (`MaskingArguments`): steps and batch size.
+        seed (`int`): derived from the cluster's member ids.
+        accelerator (`accelerate.Accelerator`): runs backward.
+
+    Returns:
+        *dict* of `str` to `torch.Tensor` (bool): `1[s > 0]` per parameter.
+
+    Source: ClAMU, Algorithm 1, lines 17-25. Scores start at 0, so the first mask is empty.
+    """
+    workspace.reset()
+    theta_0 = workspace.theta_0
+    scores = {name: torch.zeros_like(theta, dtype=torch.float32) for name, theta in theta_0.items()}
+    with seeded(seed), workspace.training():
+        batch: dict[str, torch.Tensor] | None = None
+        for batch_examples in sample_batches(examples, arguments.mask_batch_size, arguments.mask_steps, seed):
+            if batch is None or batch_examples is not examples:
+                batch = workspace.batch(batch_examples)
+            accelerator.backward(workspace.forward(batch).loss)
+            with torch.no_grad():
+                for name, parameter in workspace.parameters.items():
+                    if parameter.grad is None:
+                        continue
+                    direction = theta_1[name].sub(theta_0[name]).mul_(parameter.grad)
+                    scores[name].sub_(direction)
+                    parameter.copy_(torch.where(scores[name] > 0, theta_1[name], theta_0[name]))
+                    parameter.grad = None
+    return {name: (score > 0).cpu() for name, score in scores.items()}

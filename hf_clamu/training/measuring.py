@@ -1,0 +1,101 @@
+"""What a live model does on data: losses, scores and features."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from hf_clamu.tasks import Example
+from hf_clamu.training.batching import chunks
+from hf_clamu.training.workspace import LiveModel
+
+__all__ = ["Measurement", "measure", "task_feature"]
+
+_EVALUATION_BATCH = 64
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Measurement:
+    """Mean loss and mean score over examples.
+
+    Args:
+        loss (`float`): mean cross-entropy per example (per token first, for language models), in nats.
+        score (`float`): accuracy for classifiers; for language models the answer probability
+            `P(a|q)^(1/|a|) = exp(-mean token loss)`, averaged over the examples. Both in [0, 1].
+        num_examples (`int`): examples measured.
+    """
+
+    loss: float
+    score: float
+    num_examples: int
+
+
+@torch.no_grad()
+def measure(live: LiveModel, examples: Sequence[Example]) -> Measurement:
+    """Measure the live model on examples.
+
+    Args:
+        live (`LiveModel`): the model.
+        examples (*sequence* of `Example`): at least one.
+
+    Source of the answer probability: TOFU, section 2.2 (end-of-sequence token included).
+    """
+    live.model.eval()
+    losses: list[float] = []
+    scores: list[float] = []
+    for part in chunks(examples, _EVALUATION_BATCH):
+        batch = live.batch(part)
+        labels_B = batch.pop("labels")
+        logits = live.forward(batch).logits.float()
+        if labels_B.dim() == 1:
+            losses += torch.nn.functional.cross_entropy(logits, labels_B, reduction="none").tolist()
+            scores += (logits.argmax(-1) == labels_B).float().tolist()
+            continue
+        logits_BLV, labels_BL = logits[:, :-1], labels_B[:, 1:]
+        counted_BL = labels_BL != -100
+        loss_BL = torch.nn.functional.cross_entropy(logits_BLV.transpose(1, 2), labels_BL, reduction="none")
+        loss_B = (loss_BL * counted_BL).sum(-1) / counted_BL.sum(-1)
+        losses += loss_B.tolist()
+        scores += torch.exp(-loss_B).tolist()
+    # fsum rounds once, so the mean does not depend on how the examples were split.
+    count = len(losses)
+    return Measurement(loss=math.fsum(losses) / count, score=math.fsum(scores) / count, num_examples=count)
+
+
+@torch.no_grad()
+def task_feature(live: LiveModel, examples: Sequence[Example]) -> torch.Tensor:
+    """Return the mean feature of a task's examples under the base model.
+
+    The feature of an example is the model's own pooling where it has one, else the last token of the last layer
+    (text) or its first token (image).
+
+    Args:
+        live (`LiveModel`): the model, which must hold `theta_0`.
+        examples (*sequence* of `Example`): the task's training examples.
+
+    Returns:
+        `torch.Tensor` of shape `(hidden_size,)`, float32, on the CPU.
+    """
+    live.model.eval()
+    model = live.model
+    backbone = model.get_encoder() if model.config.is_encoder_decoder else model.base_model
+    total: torch.Tensor | None = None
+    for part in chunks(examples, _EVALUATION_BATCH):
+        batch = live.batch(part)
+        del batch["labels"]
+        output = backbone(**batch)
+        pooled = getattr(output, "pooler_output", None)
+        if pooled is None:
+            hidden_BLD = output.last_hidden_state
+            if "attention_mask" in batch:
+                last_B = batch["attention_mask"].sum(-1) - 1
+                pooled = hidden_BLD[torch.arange(len(part), device=hidden_BLD.device), last_B]
+            else:
+                pooled = hidden_BLD[:, 0]
+        summed = pooled.reshape(len(part), -1).double().sum(0)
+        total = summed if total is None else total + summed
+    assert total is not None, "a task has at least one training example"
+    return (total / len(examples)).float().cpu()

@@ -1,0 +1,118 @@
+"""A live model together with the tasks it can be trained on: what merging asks for everything it computes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol, TypeVar
+
+import torch
+
+from hf_clamu.exact import FixedPoint, TaskVector, unpack_mask
+from hf_clamu.tasks import EncodedTask, TaskDataset
+from hf_clamu.training.finetuning import FinetuningArguments, finetune
+from hf_clamu.training.measuring import Measurement, measure, task_feature
+from hf_clamu.training.workspace import Workspace
+
+__all__ = ["Progress", "TaskTrainer", "silent_progress"]
+
+T = TypeVar("T")
+
+
+class Progress(Protocol):
+    """Shows how far a loop is: called with the items and a few words, yields the items."""
+
+    def __call__(self, items: Sequence[T], description: str) -> Iterable[T]:
+        """Yield the items one by one."""
+        ...
+
+
+def silent_progress(items: Sequence[T], description: str) -> Iterable[T]:
+    """Show nothing."""
+    return items
+
+
+class TaskTrainer:
+    """Finetunes and measures tasks on one live model.
+
+    Args:
+        workspace (`Workspace`): the live model.
+        tasks (`TaskDataset`): the data.
+        processor (*tokenizer or image processor*, *optional*): turns rows into tensors.
+        arguments (`FinetuningArguments`): how each task is finetuned.
+        codec (`FixedPoint`): the integer grid.
+        progress (`Progress`, *optional*): shows how far long loops are.
+    """
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        tasks: TaskDataset,
+        processor: Any,
+        arguments: FinetuningArguments,
+        codec: FixedPoint,
+        progress: Progress = silent_progress,
+    ) -> None:
+        from accelerate import Accelerator
+
+        self.workspace = workspace
+        self.tasks = tasks
+        self.codec = codec
+        self.progress = progress
+        # Casting is the workspace's business, so that another Accelerator of this process cannot change the bits.
+        self.accelerator = Accelerator(cpu=workspace.device.type == "cpu")
+        self._processor = processor
+        self._arguments = arguments
+        self._encoded: dict[str, EncodedTask] = {}
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Add what a block takes to `seconds[stage]`."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - started
+
+    def encoded(self, task_id: str) -> EncodedTask:
+        """Return a task's tokenised data; tokenised once."""
+        if task_id not in self._encoded:
+            self._encoded[task_id] = self.tasks.encode(task_id, self._processor)
+        return self._encoded[task_id]
+
+    def finetune(self, task_id: str) -> TaskVector:
+        """Finetune on one task; the live model holds its local model afterwards."""
+        return finetune(self.workspace, self.encoded(task_id), self._arguments, self.codec, self.accelerator)
+
+    def feature(self, task_id: str) -> torch.Tensor:
+        """Return the task's mean feature under the base model."""
+        self.workspace.reset()
+        return task_feature(self.workspace, self.encoded(task_id).train)
+
+    def load_masked(
+        self, delta: Mapping[str, torch.Tensor], alpha: float, mask: Mapping[str, torch.Tensor] | None
+    ) -> None:
+        """Bring `M0 + alpha * (mask * delta)` into the live model.
+
+        Args:
+            delta (*mapping* of `str` to `torch.Tensor`, integer): the merged delta.
+            alpha (`float`): the scaling coefficient.
+            mask (*mapping* of `str` to `torch.Tensor`, uint8, *optional*): packed; `None` for the global model.
+        """
+        self.workspace.load(dict(self._masked(delta, alpha, mask)))
+
+    def _masked(
+        self, delta: Mapping[str, torch.Tensor], alpha: float, mask: Mapping[str, torch.Tensor] | None
+    ) -> Iterator[tuple[str, torch.Tensor]]:
+        for name, theta in self.workspace.theta_0.items():
+            served = self.codec.apply(theta, delta[name], alpha, theta.dtype)
+            if mask is not None:
+                served = torch.where(unpack_mask(mask[name], theta.shape).to(theta.device), served, theta)
+            yield name, served
+
+    def measure_held_out(self, task_id: str) -> Measurement:
+        """Measure the live model on a task's validation examples, or its training examples if it has none."""
+        encoded = self.encoded(task_id)
+        return measure(self.workspace, encoded.validation or encoded.train)

@@ -1,0 +1,156 @@
+"""The live copy of the base model on which every task and every mask is trained."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from hf_clamu.errors import RecipeError
+from hf_clamu.tasks import Example, collate
+
+__all__ = ["LiveModel", "Workspace", "trainable_names"]
+
+
+def trainable_names(model: nn.Module, freeze: Sequence[str]) -> list[str]:
+    """Return the names of the parameters that take part in merging.
+
+    Every floating-point parameter that requires a gradient takes part, tied ones once, except those that a pattern
+    freezes.
+
+    Args:
+        model (`torch.nn.Module`): the base model.
+        freeze (*sequence* of `str`): shell patterns on parameter names, such as `"transformer.wte.*"`.
+
+    Raises:
+        RecipeError: if a pattern matches no parameter, or nothing is left to train.
+    """
+    names = [name for name, p in model.named_parameters() if p.requires_grad and p.is_floating_point()]
+    for pattern in freeze:
+        if not any(fnmatch.fnmatchcase(name, pattern) for name, _ in model.named_parameters()):
+            examples = ", ".join(name for name, _ in list(model.named_parameters())[:3])
+            raise RecipeError(
+                f"freeze={pattern!r} matches no parameter of the base model; its names look like {examples}."
+            )
+    left = [name for name in names if not any(fnmatch.fnmatchcase(name, pattern) for pattern in freeze)]
+    if not left:
+        raise RecipeError("No parameter is left to train: every one is frozen. Give fewer freeze patterns.")
+    return sorted(left)
+
+
+class LiveModel:
+    """A model on a device that runs on batches of examples.
+
+    Args:
+        model (`transformers.PreTrainedModel`): the model.
+        device (`torch.device`, *optional*): where it is; the CPU by default.
+        pad_token_id (`int`): fills short rows of a batch of token ids.
+        bf16 (`bool`): run the forward pass under bfloat16 autocast.
+    """
+
+    def __init__(
+        self, model: nn.Module, *, device: torch.device | None = None, pad_token_id: int = 0, bf16: bool = False
+    ) -> None:
+        self.model: Any = model
+        self.device = device or torch.device("cpu")
+        self.pad_token_id = pad_token_id
+        self.bf16 = bf16
+
+    def batch(self, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
+        """Pad and stack examples on the device."""
+        return {key: value.to(self.device) for key, value in collate(examples, self.pad_token_id).items()}
+
+    def forward(self, batch: Mapping[str, torch.Tensor], **options: Any) -> Any:
+        """Run the model on a batch, under autocast if the recipe says so."""
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16):
+            return self.model(**batch, **options)
+
+
+class Workspace(LiveModel):
+    """A base model on a device, with a copy of its weights to come back to.
+
+    One workspace serves all tasks: the model is never built anew, its weights are copied back.
+
+    Args:
+        model (`transformers.PreTrainedModel`): the base model, holding `theta_0`. It is changed while training.
+        freeze (*sequence* of `str`): patterns of parameters that do not take part.
+        device (`torch.device`): where it trains.
+        pad_token_id (`int`): fills short rows of a batch of token ids.
+        bf16 (`bool`): run the forward pass under bfloat16 autocast.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        freeze: Sequence[str] = (),
+        device: torch.device | None = None,
+        pad_token_id: int = 0,
+        bf16: bool = False,
+    ) -> None:
+        super().__init__(model, device=device, pad_token_id=pad_token_id, bf16=bf16)
+        names = set(trainable_names(model, freeze))
+        model.to(self.device)
+        self.parameters: dict[str, nn.Parameter] = {}
+        self._frozen: list[nn.Parameter] = []
+        for name, parameter in sorted(model.named_parameters()):
+            if name in names:
+                # Weights that were mapped from a file can start at any byte; matrix products may take another path
+                # for them than for memory that torch aligned.
+                parameter.data = parameter.data.clone(memory_format=torch.contiguous_format)
+                self.parameters[name] = parameter
+            elif parameter.requires_grad:
+                parameter.requires_grad_(False)
+                self._frozen.append(parameter)
+        self.theta_0 = {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
+
+    @property
+    def shapes(self) -> dict[str, torch.Size]:
+        """Shape of each parameter that takes part, by sorted name."""
+        return {name: theta.shape for name, theta in self.theta_0.items()}
+
+    @property
+    def num_parameters(self) -> int:
+        """The number of weights that take part."""
+        return sum(theta.numel() for theta in self.theta_0.values())
+
+    @torch.no_grad()
+    def load(self, weights: Mapping[str, torch.Tensor]) -> None:
+        """Copy weights (*mapping* of `str` to `torch.Tensor`) into the live model."""
+        for name, parameter in self.parameters.items():
+            parameter.copy_(weights[name])
+
+    def reset(self) -> None:
+        """Bring the base model's weights back."""
+        self.load(self.theta_0)
+
+    def release(self) -> None:
+        """Leave the model as it came: base weights, on the CPU, every parameter trainable."""
+        self.reset()
+        self.model.to("cpu")
+        for parameter in self._frozen:
+            parameter.requires_grad_(True)
+        self.model.eval()
+
+    @contextmanager
+    def training(self) -> Iterator[None]:
+        """Put the model into training mode, with the running statistics of batch normalisation frozen.
+
+        Running statistics are buffers that depend on the order of the batches and are not part of a task vector, so
+        they stay those of the base model.
+        """
+        self.model.train()
+        # A gradient that the model came with would be added to the first one.
+        self.model.zero_grad(set_to_none=True)
+        for module in self.model.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
+        try:
+            yield
+        finally:
+            self.model.eval()
+            self.model.zero_grad(set_to_none=True)

@@ -1,0 +1,440 @@
+"""The commands as a user runs them: results, exit codes, one JSON object or one readable line, never a traceback."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import hf_clamu
+
+COMMANDS = ("demo", "train", "info", "predict", "evaluate", "export", "unmerge", "verify")
+NEAR = "Did you mean 'user_1'"
+
+
+def _process(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "hf_clamu.cli", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False)
+
+
+# -- in processes of their own ---------------------------------------------------------------------------------------
+
+
+def test_help_names_every_command_and_imports_nothing_heavy(tmp_path):
+    code = (
+        "import json, sys\nfrom hf_clamu.cli import main\ncode = main(['--help'])\n"
+        "sys.stderr.write(json.dumps([code, sorted(sys.modules)]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    exit_code, modules = json.loads(done.stderr)
+    assert exit_code == 0
+    assert all(name in done.stdout for name in COMMANDS)
+    loaded = {name.split(".")[0] for name in modules}
+    assert "typer" in loaded
+    assert loaded & {"torch", "transformers", "peft", "datasets", "numpy", "sklearn", "huggingface_hub"} == set()
+
+
+def test_a_process_trains_and_prints_one_object(trained, tmp_path, tiny):
+    output = tmp_path / "model"
+    done = _process("train", "text.yaml", "--output", str(output), "--json", cwd=trained)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["num_tasks"] == 4
+    assert found["output"] == str(output)
+    assert set(found["seconds"]) == {"features", "finetune", "localize", "total"}
+    # Another process, the same bytes.
+    assert tiny.digests(output) == tiny.digests(trained / "text")
+
+
+def test_a_process_refuses_with_its_exit_code(tmp_path):
+    done = _process("train", "nowhere.yaml", "--output", "out", "--json", cwd=tmp_path)
+    assert done.returncode == 2
+    message = "There is no recipe nowhere.yaml. Give a YAML file with base_model, data and arguments."
+    assert json.loads(done.stdout) == {"error": {"type": "RecipeError", "message": message}}
+    assert done.stderr == f"clamu: {message}\n"
+
+
+# -- results ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("arguments", [["--help"], *([name, "--help"] for name in COMMANDS), ["--version"]])
+def test_help_and_version(clamu, arguments):
+    found = clamu(*arguments)
+    assert found.code == 0
+    assert found.err == ""
+    assert found.out == f"clamu {hf_clamu.__version__}\n" if "--version" in arguments else "Usage" in found.out
+
+
+def test_train_says_what_it_made(clamu, work, tiny):
+    found = clamu("train", "text.yaml", "--output", "again")
+    assert found.code == 0
+    assert found.out.startswith("Merged 4 tasks into again: 2 clusters, alpha 1, ")
+    assert tiny.digests(work / "again") == tiny.digests(work / "text")
+
+
+def test_train_reads_other_data_and_leaves_tasks_out(clamu, work):
+    (work / "rows.jsonl").rename(work / "elsewhere.jsonl")
+    left_out = ["--without", "user_1", "--without", "user_3"]
+    found = clamu("train", "text.yaml", "--output", "less", "--data", "elsewhere.jsonl", *left_out, "--json")
+    assert found.json["num_tasks"] == 2
+    assert sum(map(len, clamu("info", "less", "--json").json["clusters"])) == 2
+
+
+def test_train_replaces_only_when_told(clamu, work, tiny):
+    before = tiny.digests(work / "text")
+    assert "--overwrite" in clamu("train", "text.yaml", "--output", "text", "--without", "user_0").error
+    assert tiny.digests(work / "text") == before
+    assert clamu("train", "text.yaml", "--output", "text", "--without", "user_0", "--overwrite").code == 0
+    assert clamu("info", "text", "--json").json["num_tasks"] == 3
+
+
+def test_info(clamu, work):
+    found = clamu("info", "text", "--json").json
+    assert found["architecture"] == "GPT2ForSequenceClassification"
+    assert sorted(task for members in found["clusters"] for task in members) == [f"user_{n}" for n in range(4)]
+    assert found["source"]["files"] == "rows.jsonl"
+    assert found["arguments"]["learning_rate"] == 0.01
+    text = clamu("info", "text").out
+    assert f"state {found['state_digest']}" in text
+    assert all(f"user_{n}" in text for n in range(4))
+
+
+@pytest.mark.parametrize("kind", ["text", "image"])
+def test_evaluate_the_validation_examples(clamu, work, kind):
+    found = clamu("evaluate", kind, "--json").json
+    assert (found["split"], found["serving"], found["metric"], found["num_tasks"]) == (
+        *("validation", "own", "accuracy"),
+        4,
+    )
+    assert 0 <= found["score"] <= 1
+    assert sum(task["num_examples"] for task in found["tasks"].values()) == found["num_examples"]
+    assert "all tasks" in clamu("evaluate", kind).out
+
+
+def test_evaluate_a_part(clamu, work):
+    clusters = clamu("info", "text", "--json").json["clusters"]
+    found = clamu("evaluate", "text", "--cluster", "0", "--json").json
+    assert (sorted(found["tasks"]), sorted(found["clusters"])) == (clusters[0], ["0"])
+    assert list(clamu("evaluate", "text", "--task", "user_1", "--json").json["tasks"]) == ["user_1"]
+
+
+def test_evaluate_given_rows(clamu, work):
+    found = clamu("evaluate", "text", "--data", "rows.jsonl", "--serving", "base", "--json").json
+    assert (found["split"], found["num_examples"]) == ("all", 24)
+    found = clamu("evaluate", "text", "--data", "rows.jsonl", "--split", "train", "--serving", "global", "--json").json
+    assert (found["split"], found["num_examples"]) == ("train", 16)
+
+
+def test_evaluate_a_language_model(clamu, work):
+    found = clamu("evaluate", "lm", "--split", "train", "--json").json
+    assert (found["metric"], found["num_examples"]) == ("answer_probability", 24)
+    assert "no validation examples" in clamu("evaluate", "lm").error
+
+
+def test_predict_rows_each_by_its_cluster(clamu, work):
+    clusters = clamu("info", "text", "--json").json["clusters"]
+    answers = clamu("predict", "text", "--data", "rows.jsonl", "--json").json["predictions"]
+    assert len(answers) == 24
+    for number, answer in enumerate(answers):
+        assert f"user_{number // 6}" in clusters[answer["cluster"]]
+        assert answer["label"] in ("bad", "good")
+        assert 0 <= answer["score"] <= 1
+
+
+def test_predict_texts(clamu, work):
+    assert clamu("predict", "text", "great 1", "dull 2").out.count("(global)") == 2
+    assert clamu("predict", "text", "great 1", "--cluster", "1").out.endswith("(cluster 1)\n")
+    own = clamu("predict", "text", "great 1", "--task", "user_2", "--json").json["predictions"]
+    assert "user_2" in clamu("info", "text", "--json").json["clusters"][own[0]["cluster"]]
+
+
+def test_predict_completions(clamu, work):
+    found = clamu("predict", "lm", "great 1", "dull 2", "--max-new-tokens", "3", "--task", "user_0", "--json").json
+    assert [set(answer) for answer in found["predictions"]] == [{"completion", "cluster"}] * 2
+    assert all(len(answer["completion"].encode()) <= 3 for answer in found["predictions"])
+
+
+def test_predict_an_image_file(clamu, work):
+    from PIL import Image
+
+    Image.new("L", (8, 8), 7).save("digit.png")
+    assert clamu("predict", "image", "digit.png").out.endswith("(global)\n")
+    Image.new("RGBA", (8, 8)).save("colour.png")
+    assert "does not take an image of shape (4, 8, 8)" in clamu("predict", "image", "colour.png").error
+    Image.new("L", (9, 9)).save("large.png")
+    assert "Row 1" in clamu("predict", "image", "digit.png", "large.png").error
+
+
+@pytest.mark.parametrize("which", [[], ["--cluster", "1"], ["--task", "user_0"]])
+def test_an_export_is_a_plain_model(clamu, work, which):
+    import torch
+    import transformers
+
+    found = clamu("export", "text", "--output", "plain", *which, "--json").json
+    plain = transformers.AutoModelForSequenceClassification.from_pretrained("plain")
+    assert type(plain) is transformers.GPT2ForSequenceClassification
+    tokenizer = transformers.AutoTokenizer.from_pretrained("plain")
+    with torch.no_grad():
+        scores = plain(**tokenizer("great 1", return_tensors="pt")).logits.softmax(-1)
+    answer = clamu("predict", "text", "great 1", *which, "--json").json["predictions"][0]
+    assert answer["cluster"] == found["cluster"]
+    assert answer["label"] == plain.config.id2label[int(scores.argmax())]
+    assert float(scores.max()) == pytest.approx(answer["score"], abs=1e-6)
+
+
+# -- forgetting ------------------------------------------------------------------------------------------------------
+
+
+def _receipts(folder: Path) -> list[dict]:
+    return [json.loads(path.read_bytes()) for path in sorted(folder.glob("*.json"))]
+
+
+def test_unmerge_in_place_and_elsewhere(clamu, work, tiny):
+    before = tiny.digests(work / "text")
+    found = clamu("unmerge", "text", "user_3", "user_1", "user_3", "--output", "apart", "--json").json
+    assert found["output"] == "apart"
+    assert tiny.digests(work / "text") == before
+    assert clamu("unmerge", "text", "user_1").code == 0
+    told = clamu("unmerge", "text", "user_3").out
+    assert told.startswith("Forgot user_3 (subtracted); 2 of 3 tasks are left in text.")
+    # One request or two, the same bytes as a build that never had them.
+    left_out = ["--without", "user_1", "--without", "user_3"]
+    assert clamu("train", "text.yaml", "--output", "rebuilt", *left_out).code == 0
+    assert tiny.digests(work / "text") == tiny.digests(work / "apart") == tiny.digests(work / "rebuilt")
+    assert clamu("verify", "text").code == clamu("verify", "apart").code == 0
+
+
+def test_a_receipt_shows_no_id_outside_its_private_part(clamu, work):
+    values = clamu("unmerge", "text", "user_3", "user_1", "--json").json
+    path = Path(values["receipt_file"])
+    assert path.parent == work / "receipts"
+    (receipt,) = _receipts(work / "receipts")
+    assert receipt == values["receipt"]
+    assert sorted(receipt.pop("private")["salts"]) == ["user_1", "user_3"]
+    shown = json.dumps(receipt)
+    assert "user_" not in shown
+    assert str(work) not in shown
+    assert receipt["num_tasks"] == {"before": 4, "after": 2}
+    assert receipt["digests"]["after"] == clamu("info", "text", "--json").json["state_digest"]
+    assert len(receipt["tasks"]) == 2
+
+
+def test_receipts_go_where_they_are_sent(clamu, work, tiny):
+    assert clamu("unmerge", "text", "user_0", "--receipts", "audit/2026").code == 0
+    assert len(_receipts(work / "audit/2026")) == 1
+    before = tiny.digests(work / "text")
+    # Nothing is forgotten where no receipt can be written.
+    assert "rows.jsonl" in clamu("unmerge", "text", "user_1", "--receipts", "rows.jsonl").error
+    assert tiny.digests(work / "text") == before
+
+
+def test_verify_says_yes_or_no(clamu, work):
+    found = clamu("verify", "text", "--json")
+    assert (found.code, found.json["identical"], found.json["differences"]) == (0, True, [])
+    card = work / "text" / "README.md"
+    card.write_text(card.read_text(encoding="utf-8") + "more\n", encoding="utf-8")
+    found = clamu("verify", "text", "--json")
+    assert (found.code, found.json["identical"], found.json["differences"]) == (1, False, ["README.md"])
+    found = clamu("verify", "text")
+    assert found.code == 1
+    assert "DIFFERENT in README.md" in found.out
+
+
+def test_changed_data_stop_a_request_and_change_nothing(clamu, work, tiny):
+    rows = [json.loads(line) for line in (work / "rows.jsonl").read_text(encoding="utf-8").splitlines()]
+    rows[7]["text"] = "something else"  # of user_1
+    (work / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    before = tiny.digests(work / "text")
+    for arguments in (["unmerge", "text", "user_1"], ["unmerge", "text", "user_0"], ["verify", "text"]):
+        found = clamu(*arguments)
+        assert found.code == 1
+        assert "'user_1'" in found.error
+        assert clamu(*arguments, "--json").json["error"]["type"] == "DigestMismatchError"
+    assert tiny.digests(work / "text") == before
+    assert not (work / "receipts").exists()
+    # The way out that the message names.
+    found = clamu("unmerge", "text", "user_1", "--on-mismatch", "rebuild", "--json").json
+    assert found["receipt"]["how"] == "rebuilt"
+    assert clamu("verify", "text").code == 0
+
+
+def test_another_environment_stops_a_request(clamu, work, tiny):
+    ledger = json.loads((work / "text" / "ledger.json").read_bytes())
+    tiny.reseal(work / "text", environment={**ledger["environment"], "device": "cpu of another make"})
+    before = tiny.digests(work / "text")
+    for arguments in (["unmerge", "text", "user_1"], ["verify", "text"]):
+        found = clamu(*arguments)
+        assert found.code == 1
+        assert "cpu of another make" in found.error
+    assert tiny.digests(work / "text") == before
+    assert clamu("unmerge", "text", "user_1", "--on-mismatch", "rebuild").code == 0
+    assert clamu("verify", "text").code == 0
+
+
+# -- wrong use -------------------------------------------------------------------------------------------------------
+
+RECIPES = {
+    "syntax": ("data: {files: [", "cannot be read as YAML"),
+    "a list": ("[1, 2]", "must be a mapping"),
+    "nothing": ("", "must be a mapping"),
+    "no data": ("base_model: gpt2\n", "lacks 'data'"),
+    "unknown key": ("@tokenzier: bytes", "Did you mean 'tokenizer'?"),
+    "unknown setting": ("num_clusters>num_cluster", "Did you mean 'num_clusters'?"),
+    "word for a number": ("num_clusters: 2>num_clusters: two", "num_clusters must be a whole number, got 'two'"),
+    "YAML's 1e-2": ("1.0e-2>1e-2", "In YAML write"),
+    "out of range": ("mask_steps: 2>mask_steps: 0", "mask_steps must be at least 1"),
+    "unknown choice": ("num_threads: 1>clustering: spectral", "clustering must be one of"),
+    "no such data file": ("rows.jsonl>gone.jsonl", "'gone.jsonl' was not found"),
+    "no such column": ("text_column: text>text_column: txet", "has no column 'txet'"),
+    "no such model type": ("model_type: gpt2>model_type: gtp2", "Did you mean 'gpt2'?"),
+    "no such tokenizer": ("tokenizer: bytes>tokenizer: nowhere", "'nowhere' could not be loaded"),
+    "tokenizer of another type": ("tokenizer: bytes>tokenizer: 7", "must be a string"),
+    "data section": ("files: rows.jsonl>file: rows.jsonl", "did you mean 'files'?"),
+}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_wrong_recipes(clamu, work, name):
+    change, expected = RECIPES[name]
+    text = (work / "text.yaml").read_text(encoding="utf-8")
+    if change.startswith("@"):
+        text += change[1:] + "\n"
+    elif ">" in change:
+        old, new = change.split(">")
+        assert old in text
+        text = text.replace(old, new)
+    else:
+        text = change
+    (work / "wrong.yaml").write_text(text, encoding="utf-8")
+    found = clamu("train", "wrong.yaml", "--output", "out", "--json")
+    assert found.code == 2
+    assert expected in found.error
+    assert found.json["error"]["message"] in found.error
+    assert not (work / "out").exists()
+
+
+TABLES = {
+    "words.jsonl": b"this is no table\n",
+    "numbers.json": b"[1, 2]",
+    "empty.jsonl": b"",
+    "binary.parquet": b"\x89PNG\r\n",
+    "binary.csv": b"\xff\xfe\x00",
+    "table.xlsx": b"PK",
+    "columns.csv": b"a,b\n1,2\n",
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_files_that_are_no_tables(clamu, work, name):
+    (work / name).write_bytes(TABLES[name])
+    for arguments in (
+        ["train", "text.yaml", "--output", "out"],
+        ["evaluate", "text"],
+        ["predict", "text"],
+        ["unmerge", "text", "user_0"],
+        ["verify", "text"],
+    ):
+        found = clamu(*arguments, "--data", name)
+        assert found.code == 2
+        assert name in found.error or "column" in found.error or "has no 'text'" in found.error
+    assert not (work / "out").exists()
+
+
+WRONG = {
+    # usage
+    "": "Usage",
+    "inof text": "Did you mean 'info'?",
+    "info": "Missing argument 'DIR'",
+    "info text --jsno": "No such option: --jsno",
+    "train text.yaml": "Missing option '--output'",
+    "unmerge text": "Missing argument 'TASK...'",
+    "evaluate text --split test": "'validation', 'train', 'all'",
+    "predict text a --cluster x": "valid integer",
+    "predict lm a --max-new-tokens 0": "--max-new-tokens",
+    "unmerge text user_1 --on-mismatch ignore": "'error', 'rebuild'",
+    # places
+    "info nowhere": "nowhere is not a folder",
+    "info rows.jsonl": "rows.jsonl is not a folder",
+    "info other": "config.json is missing",
+    "predict other a": "config.json is missing",
+    "train nowhere.yaml --output out": "no recipe nowhere.yaml",
+    "train other --output out": "cannot be read",
+    "train text.yaml --output out --data nowhere.csv": "no data file nowhere.csv",
+    "train text.yaml --output other": "not empty",
+    "train text.yaml --output other --overwrite": "holds no ClAMU model",
+    "train text.yaml --output rows.jsonl": "rows.jsonl is there",
+    "export text --output other": "not empty",
+    "unmerge text user_0 --output other": "not empty",
+    "demo --output other": "not empty",
+    "predict text --data nowhere.csv": "no data file nowhere.csv",
+    "predict image nowhere.png": "'nowhere.png' is no image file",
+    "predict image rows.jsonl": "'rows.jsonl' is no image file",
+    # tasks and clusters
+    "train text.yaml --output out --without usr_1": "nearest: user_1",
+    "unmerge text usr_1": NEAR,
+    "unmerge text user_0 usr_1": NEAR,
+    "evaluate text --task usr_1": NEAR,
+    "predict text a --task usr_1": NEAR,
+    "export text --output out --task usr_1": NEAR,
+    "evaluate text --cluster 2": "no cluster 2; this model has 2",
+    "predict text a --cluster -1": "no cluster -1",
+    "export text --output out --cluster 2": "no cluster 2",
+    "evaluate text --cluster 0 --task user_0": "not both",
+    "predict text a --cluster 0 --task user_0": "not both",
+    "export text --output out --cluster 0 --task user_0": "not both",
+    # inputs
+    "predict text": "either inputs or --data",
+    "predict text a --data rows.jsonl": "either inputs or --data",
+    "predict image --data rows.jsonl": "has no 'image'",
+    "predict text --data numbers.jsonl": "expected a text, found 5",
+    "predict lm --data numbers.jsonl": "expected a text, found 5",
+    "predict text --data ids.jsonl": "a task id is a string, found 5",
+    "predict text --data strangers.jsonl": NEAR,
+    "predict text --data long.jsonl": "has 100 tokens, the model takes 48",
+    "predict lm --data long.jsonl": "fills the model's 48 positions",
+}
+
+
+@pytest.fixture(scope="module")
+def muddle(trained, tmp_path_factory, tiny):
+    """A folder of wrong inputs beside the models; nothing in it may change."""
+    import shutil
+
+    folder = tmp_path_factory.mktemp("muddle") / "work"
+    shutil.copytree(trained, folder)
+    (folder / "other").mkdir()
+    (folder / "other" / "notes.txt").write_text("mine", encoding="utf-8")
+    rows = {
+        "numbers": {"text": 5},
+        "ids": {"user": 5, "text": "a"},
+        "strangers": {"user": "usr_1", "text": "a"},
+        "long": {"text": "x" * 100},
+    }
+    for name, row in rows.items():
+        (folder / f"{name}.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
+    return folder, tiny.digests(folder)
+
+
+@pytest.mark.parametrize("line", WRONG)
+def test_wrong_use(clamu, muddle, monkeypatch, line, tiny):
+    folder, before = muddle
+    monkeypatch.chdir(folder)
+    found = clamu(*line.split())
+    assert found.code == 2
+    if line:
+        assert WRONG[line] in found.error
+        found = clamu(*line.split(), "--json")
+        assert (found.code, set(found.json), set(found.json["error"])) == (2, {"error"}, {"type", "message"})
+    assert tiny.digests(folder) == before
+
+
+def test_a_damaged_model_is_named(clamu, work):
+    path = work / "text" / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    for arguments in (["info", "text"], ["verify", "text"], ["unmerge", "text", "user_0"]):
+        found = clamu(*arguments, "--json")
+        assert (found.code, found.json["error"]["type"]) == (2, "CheckpointFormatError")
+        assert "model.safetensors" in found.error

@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from datasets import Dataset
+
+from hf_clamu.merging import ClamuArguments, merge_tasks
+from hf_clamu.tasks import TaskDataset, digits
+from hf_clamu.training import TaskTrainer, Workspace, deterministic, seeded
+
+_COLUMNS = {
+    "task_column": "task",
+    "image_column": "image",
+    "label_column": "label",
+    "cluster_column": "group",
+    "validation_fraction": 0.25,
+}
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    with deterministic(num_threads=1):
+        yield
+
+
+@pytest.fixture(scope="session")
+def rows() -> Dataset:
+    dataset = digits(num_tasks=6).filter(lambda row: int(row["id"]) % 12 == 0)
+    return dataset.add_column("group", ["xyx"[int(task[-1]) % 3] for task in dataset["task"]])
+
+
+@pytest.fixture(scope="session")
+def cut():
+    """Cuts rows into tasks."""
+    return lambda dataset: TaskDataset.from_dataset(dataset, **_COLUMNS)
+
+
+@pytest.fixture(scope="session")
+def images(rows, cut) -> TaskDataset:
+    return cut(rows)
+
+
+@pytest.fixture(scope="session")
+def settings():
+    def make(**changes) -> ClamuArguments:
+        values = {
+            "finetune_steps": 2,
+            "learning_rate": 0.01,
+            "batch_size": 8,
+            "mask_steps": 2,
+            "mask_batch_size": 16,
+            "num_clusters": 2,
+            "num_threads": 1,
+        }
+        return ClamuArguments(**{**values, **changes})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def trainer_of(settings):
+    """Makes a trainer with a workspace of its own."""
+    from transformers import ViTConfig, ViTForImageClassification
+
+    config = ViTConfig(
+        image_size=8,
+        patch_size=4,
+        num_channels=1,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        num_labels=10,
+    )
+
+    def make(tasks: TaskDataset, arguments: ClamuArguments | None = None, progress=None) -> TaskTrainer:
+        arguments = arguments or settings()
+        with seeded(1):
+            model = ViTForImageClassification(config).eval()
+        trainer = TaskTrainer(Workspace(model), tasks, None, arguments, arguments.codec)
+        if progress is not None:
+            trainer.progress = progress
+        return trainer
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def merged_of(trainer_of):
+    """Merges tasks of the shared data, each set once per settings; a state is a value that nobody changes."""
+    states = {}
+
+    def make(tasks: TaskDataset, arguments: ClamuArguments):
+        key = (tasks.task_ids, arguments)
+        if key not in states:
+            states[key] = merge_tasks(trainer_of(tasks, arguments), arguments)
+        return states[key]
+
+    return make
+
+
+def _assert_same(found, expected) -> None:
+    assert list(found.records) == list(expected.records)
+    assert found.records == expected.records
+    assert found.clusters == expected.clusters
+    assert found.alpha == expected.alpha
+    assert (found.vectors is None) == (expected.vectors is None)
+    if expected.vectors is not None:
+        assert found.vectors.dtype == expected.vectors.dtype
+        assert torch.equal(found.vectors, expected.vectors)
+    assert len(found.masks) == len(expected.masks)
+    pairs = [(found.delta, expected.delta), *zip(found.masks, expected.masks, strict=True)]
+    for ours, theirs in pairs:
+        assert list(ours) == list(theirs)
+        for name in theirs:
+            assert ours[name].dtype == theirs[name].dtype
+            assert torch.equal(ours[name], theirs[name]), name
+
+
+@pytest.fixture(scope="session")
+def assert_same():
+    return _assert_same

@@ -1,0 +1,283 @@
+"""The docs do what they say: snippets run, commands parse, links lead somewhere, generated tables are up to date.
+
+`CLAMU_WRITE_DOCS=1 pytest tests/test_docs.py` writes the generated tables of docs/reference.md anew.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import os
+import re
+import shlex
+import typing
+from collections.abc import Iterator
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+import hf_clamu
+
+ROOT = Path(hf_clamu.__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+REFERENCE = ROOT / "docs" / "reference.md"
+_FENCE = re.compile(r"^```(\w*)\n(.*?)^```", flags=re.MULTILINE | re.DOTALL)
+_SKIP = re.compile(r"<!-- skip: (.+?) -->\s*\Z")
+
+
+def _blocks(page: Path) -> Iterator[tuple[str, str, str]]:
+    """Language, text, and the reason for which it is skipped ("" if it is not)."""
+    text = page.read_text(encoding="utf-8")
+    for found in _FENCE.finditer(text):
+        skip = _SKIP.search(text[: found.start()])
+        yield found.group(1), found.group(2), skip.group(1) if skip else ""
+
+
+@pytest.mark.parametrize(
+    "name", ["quickstart.md", "concepts.md", "how-to.md", "reference.md", "file-format.md"], ids=lambda name: name
+)
+def test_pages_exist(name):
+    assert ROOT / "docs" / name in PAGES
+
+
+# -- snippets --------------------------------------------------------------------------------------------------------
+
+# Everything that snippets read, small: the demo's data and base, a text base, rows of two kinds.
+_OWNERS = ("owner_00", "owner_07", "owner_17", "owner_18", "owner_19", "owner_33", "owner_40")
+
+
+@pytest.fixture(scope="module")
+def demo_folder(tmp_path_factory):
+    """A stand-in for what `clamu demo` leaves, without training."""
+    import transformers
+
+    from hf_clamu.tasks import digits
+    from hf_clamu.training import seeded
+
+    folder = tmp_path_factory.mktemp("docs")
+    (folder / "demo" / "data").mkdir(parents=True)
+    rows: dict[str, list[str]] = {"train": [], "test": []}
+    for owner, found in zip(_OWNERS, _by_task(digits(num_tasks=48)).values(), strict=False):
+        for number, row in enumerate(found[:3] + found[-3:]):
+            line = json.dumps({**row, "task": owner, "label": str(row["label"])}) + "\n"
+            rows["test" if number in (0, 5) else "train"].append(line)
+    for name, lines in rows.items():
+        (folder / "demo" / "data" / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
+    sizes = {"image_size": 8, "patch_size": 4, "num_channels": 1, "hidden_size": 16, "intermediate_size": 16}
+    with seeded(0):
+        config = transformers.ViTConfig(num_hidden_layers=1, num_attention_heads=2, **sizes)
+        transformers.ViTModel(config).save_pretrained(folder / "demo" / "base")
+    return folder
+
+
+def _by_task(dataset: Any) -> dict[str, list[dict[str, Any]]]:
+    found: dict[str, list[dict[str, Any]]] = {}
+    for row in dataset:
+        found.setdefault(row["task"], []).append(row)
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_snippets_run(page, demo_folder, tmp_path, monkeypatch, capsys):
+    import shutil
+
+    shutil.copytree(demo_folder, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    # The snippets of a page follow one another.
+    names: dict[str, Any] = {"__name__": "__main__"}
+    for number, (language, code, skip) in enumerate(_blocks(page), start=1):
+        if language != "python":
+            continue
+        if skip:
+            with capsys.disabled():
+                print(f"\n{page.name}, block {number} is not run: {skip}")  # noqa: T201
+            continue
+        exec(compile(code, f"{page.name}, block {number}", "exec"), names)
+
+
+# -- commands --------------------------------------------------------------------------------------------------------
+
+
+def _commands() -> list[tuple[str, str]]:
+    found = []
+    for page in PAGES:
+        for language, text, _ in _blocks(page):
+            if language in ("", "bash"):
+                lines = text.replace("\\\n", " ").splitlines()
+                found += [(page.name, line) for line in lines if line.startswith("clamu ")]
+        found += [
+            (page.name, line) for line in re.findall(r"`(clamu [a-z][^`]*)`", page.read_text()) if "\n" not in line
+        ]
+    return found
+
+
+def test_there_are_commands_to_check():
+    assert len(_commands()) > 20
+
+
+@pytest.mark.parametrize(("page", "line"), _commands())
+def test_commands_parse(page, line):
+    import typer
+
+    from hf_clamu.cli.app import app
+
+    group: Any = typer.main.get_command(app)
+    words = shlex.split(line, comments=True)[1:]
+    name = words[0]
+    if name.startswith("-"):
+        assert name in ("--help", "--version")
+        return
+    assert name in group.commands, f"{page}: there is no command {name!r}"
+    if len(words) > 1 and words[1:] != ["--help"]:
+        group.commands[name].make_context(name, words[1:])
+
+
+# -- links -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    text = _FENCE.sub("", page.read_text(encoding="utf-8"))
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        other = (page.parent / path) if path else page
+        assert other.exists(), f"{page.name} links to {target}"
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", _FENCE.sub("", other.read_text(encoding="utf-8")), flags=re.MULTILINE)
+            anchors = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+            assert anchor in anchors, f"{page.name} links to {target}"
+
+
+# -- generated tables ------------------------------------------------------------------------------------------------
+
+
+def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    lines = [head, tuple("---" for _ in head), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def _settings(kind: Any, meaning: dict[str, str]) -> str:
+    rows = []
+    for field in fields(kind):
+        default = "required" if field.default is MISSING else f"`{json.dumps(field.default)}`"
+        rows.append((f"`{field.name}`", default, meaning[field.name]))
+    return _table(("name", "default", "meaning"), rows)
+
+
+def _cli() -> str:
+    from hf_clamu.cli.app import app
+
+    parts = []
+    for command in app.registered_commands:
+        callback: Any = command.callback
+        words, rows = [f"clamu {callback.__name__}"], []
+        hints = typing.get_type_hints(callback, include_extras=True)
+        for name, parameter in inspect.signature(callback).parameters.items():
+            kind, info = typing.get_args(hints[name])[:2]
+            is_option = type(info).__name__ == "OptionInfo"
+            shown = (info.param_decls or ("--" + name.replace("_", "-"),))[0] if is_option else info.metavar
+            if parameter.default is inspect.Parameter.empty:
+                words.append(f"{shown} …" if is_option else shown)
+                default = "required"
+            else:
+                words += [] if is_option else [shown]
+                default = "" if parameter.default in (None, False) else f"`{parameter.default}`"
+            rows.append((f"`{shown}{_choices(kind)}`", default, info.help))
+        parts.append(f"### {callback.__name__}\n\n{callback.__doc__.strip()} `{' '.join(words)}`\n\n")
+        parts[-1] += _table(("argument", "default", "meaning"), rows)
+    return "\n\n".join(parts)
+
+
+def _choices(kind: Any) -> str:
+    for part in (kind, *typing.get_args(kind)):
+        if typing.get_origin(part) is Literal:
+            return " " + "|".join(typing.get_args(part))
+    kinds = (kind, *typing.get_args(kind))
+    for part, word in ((bool, ""), (int, " N"), (Path, ""), (str, "")):
+        if part in kinds:
+            return word
+    return ""
+
+
+def _first_line(value: Any) -> str:
+    return (inspect.getdoc(value) or "").split("\n\n")[0].replace("\n", " ")
+
+
+def _api() -> str:
+    parts = []
+    for name in hf_clamu.__all__:
+        value = getattr(hf_clamu, name)
+        if not inspect.isclass(value) or issubclass(value, Exception):
+            continue
+        rows = []
+        for member, found in vars(value).items():
+            found = getattr(found, "__func__", found)
+            if member.startswith("_") or not (inspect.isfunction(found) or isinstance(found, property)):
+                continue
+            shown = member if isinstance(found, property) else f"{member}({', '.join(_parameters(found))})"
+            rows.append((f"`{shown}`", _first_line(found)))
+        parts.append(f"### {name}\n\n{_first_line(value)}")
+        if rows:
+            parts[-1] += "\n\n" + _table(("member", "what it is"), rows)
+    return "\n\n".join(parts)
+
+
+def _parameters(function: Any) -> list[str]:
+    names = [p for p in inspect.signature(function).parameters.values() if p.name not in ("self", "cls")]
+    return [("**" if p.kind is p.VAR_KEYWORD else "") + p.name for p in names]
+
+
+def _errors() -> str:
+    from hf_clamu import ExactnessError
+
+    rows = []
+    for name in hf_clamu.__all__:
+        value = getattr(hf_clamu, name)
+        if inspect.isclass(value) and issubclass(value, Exception):
+            parents = ", ".join(f"`{base.__name__}`" for base in value.__bases__)
+            code = "" if name == "ClamuError" else "1" if issubclass(value, ExactnessError) else "2"
+            rows.append((f"`{name}`", parents, code, _first_line(value)))
+    return _table(("exception", "is a", "exit code", "when"), rows)
+
+
+def _generated(name: str) -> str:
+    from hf_clamu import ClamuArguments, TaskSpec
+
+    if name == "arguments":
+        return _settings(ClamuArguments, ClamuArguments.describe())
+    if name == "spec":
+        return _settings(TaskSpec, {field.name: field.metadata["help"] for field in fields(TaskSpec)})
+    return {"cli": _cli, "api": _api, "errors": _errors}[name]()
+
+
+@pytest.mark.parametrize("name", ["arguments", "spec", "cli", "api", "errors"])
+def test_generated_tables_are_up_to_date(name):
+    text = REFERENCE.read_text(encoding="utf-8")
+    start, end = f"<!-- generated: {name} -->\n", f"<!-- end: {name} -->"
+    head, found, rest = text.partition(start)
+    assert found
+    old, found, rest = rest.partition(end)
+    assert found
+    new = _generated(name) + "\n"
+    if os.environ.get("CLAMU_WRITE_DOCS"):
+        REFERENCE.write_text(head + start + new + end + rest, encoding="utf-8")
+    else:
+        assert old == new, "run CLAMU_WRITE_DOCS=1 pytest tests/test_docs.py"
+
+
+def test_the_reference_covers_every_public_name():
+    text = REFERENCE.read_text(encoding="utf-8")
+    for name in hf_clamu.__all__:
+        assert f"`{name}`" in text or f"### {name}\n" in text, f"{name} is not in docs/reference.md"
+
+
+def test_names_in_code_that_the_docs_import_exist():
+    for page in PAGES:
+        for module, names in re.findall(r"^from (hf_clamu[\w.]*) import (.+)$", page.read_text(), flags=re.MULTILINE):
+            for name in names.split(","):
+                assert hasattr(importlib.import_module(module), name.strip().split(" as ")[0]), f"{page.name}: {name}"

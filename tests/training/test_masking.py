@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.func import functional_call
+
+from hf_clamu.tasks import collate
+from hf_clamu.training import MaskingArguments, Workspace, train_mask
+from hf_clamu.training.batching import sample_batches
+
+SEED = 11
+_GRID = 2.0**-14
+
+
+def _on_grid(tensor: torch.Tensor) -> torch.Tensor:
+    return (tensor / _GRID).round() * _GRID
+
+
+@pytest.fixture
+def workspace(build) -> Workspace:
+    """Weights with few digits, so that `M0 + alpha * tau` and the difference back are exact in fp32."""
+    model = build["vit"]()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(_on_grid(parameter))
+    return Workspace(model)
+
+
+@pytest.fixture
+def delta(workspace) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    found = {}
+    for name, theta in workspace.theta_0.items():
+        draws = torch.randn(theta.shape, generator=generator) * 0.05
+        found[name] = _on_grid(draws) * (torch.rand(theta.shape, generator=generator) > 0.2)
+        assert torch.equal((theta + found[name]) - theta, found[name])
+    return found
+
+
+def _theta_1(workspace, delta):
+    return {name: theta + delta[name] for name, theta in workspace.theta_0.items()}
+
+
+def _reference(model, theta_0, delta, examples, arguments, eta=1.0):
+    """Algorithm 1, lines 17-25, with the straight-through estimator as a function of the mask."""
+    scores = {name: torch.zeros_like(theta) for name, theta in theta_0.items()}
+    for batch in sample_batches(examples, arguments.mask_batch_size, arguments.mask_steps, SEED):
+        mask = {name: (score > 0).float().requires_grad_() for name, score in scores.items()}
+        weights = {name: theta_0[name] + mask[name] * delta[name] for name in theta_0}
+        loss = functional_call(model, weights, kwargs=collate(batch, 0)).loss
+        for (name, score), gradient in zip(
+            scores.items(), torch.autograd.grad(loss, list(mask.values())), strict=True
+        ):
+            scores[name] = score - eta * gradient
+    return {name: score > 0 for name, score in scores.items()}
+
+
+def _same(found, expected) -> bool:
+    return found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def _examples(encoded):
+    return encoded["owner_00"].train + encoded["owner_01"].train
+
+
+@pytest.mark.parametrize("batch_size", [8, 1000])
+def test_masks_match_the_algorithm_of_the_paper(build, workspace, delta, encoded, accelerator, batch_size):
+    arguments = MaskingArguments(mask_steps=6, mask_batch_size=batch_size)
+    examples = _examples(encoded)
+    found = train_mask(workspace, _theta_1(workspace, delta), examples, arguments, SEED, accelerator)
+    expected = _reference(build["vit"](), workspace.theta_0, delta, examples, arguments)
+    assert _same(found, expected)
+    kept = sum(int(mask.sum()) for mask in found.values())
+    assert 0 < kept < workspace.num_parameters
+    # A constant learning rate changes no sign.
+    assert _same(_reference(build["vit"](), workspace.theta_0, delta, examples, arguments, eta=2.0**-9), expected)
+
+
+def test_the_live_model_holds_the_masked_weights_afterwards(workspace, delta, encoded, accelerator):
+    theta_1 = _theta_1(workspace, delta)
+    arguments = MaskingArguments(mask_steps=3)
+    mask = train_mask(workspace, theta_1, _examples(encoded), arguments, SEED, accelerator)
+    for name, parameter in workspace.parameters.items():
+        assert torch.equal(parameter, torch.where(mask[name], theta_1[name], workspace.theta_0[name]))
+        assert not mask[name][delta[name] == 0].any()
+        assert parameter.grad is None
+
+
+def test_the_first_step_is_taken_at_the_base_model(workspace, delta, encoded, accelerator):
+    examples = _examples(encoded)
+    # Left over from before: must not count.
+    workspace.load(_theta_1(workspace, delta))
+    arguments = MaskingArguments(mask_steps=1, mask_batch_size=1000)
+    found = train_mask(workspace, _theta_1(workspace, delta), examples, arguments, SEED, accelerator)
+    workspace.reset()
+    workspace.model.train()
+    workspace.forward(workspace.batch(examples)).loss.backward()
+    expected = {name: p.grad * delta[name] < 0 for name, p in workspace.parameters.items()}
+    assert _same(found, expected)
+
+
+def test_masks_are_reproducible_and_follow_the_seed(workspace, delta, encoded, accelerator):
+    arguments = MaskingArguments(mask_steps=4, mask_batch_size=6)
+    theta_1, examples = _theta_1(workspace, delta), _examples(encoded)
+    first = train_mask(workspace, theta_1, examples, arguments, SEED, accelerator)
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    assert _same(train_mask(workspace, theta_1, examples, arguments, SEED, accelerator), first)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not _same(train_mask(workspace, theta_1, examples, arguments, SEED + 1, accelerator), first)
+
+
+def test_a_mask_lowers_the_loss_of_its_cluster(workspace, encoded, accelerator):
+    from hf_clamu.exact import FixedPoint
+    from hf_clamu.training import FinetuningArguments, finetune, measure
+
+    arguments = FinetuningArguments(finetune_steps=10, learning_rate=1e-2)
+    theta_1 = dict.fromkeys(workspace.theta_0)
+    for task_id in ("owner_00", "owner_04"):
+        finetune(workspace, encoded[task_id], arguments, FixedPoint(), accelerator)
+        for name, parameter in workspace.parameters.items():
+            moved = parameter.detach() - workspace.theta_0[name]
+            theta_1[name] = moved if theta_1[name] is None else theta_1[name] + moved
+    theta_1 = {name: theta + theta_1[name] for name, theta in workspace.theta_0.items()}
+    task = encoded["owner_04"].train
+    workspace.reset()
+    base = measure(workspace, task).loss
+    train_mask(workspace, theta_1, task, MaskingArguments(mask_steps=15), SEED, accelerator)
+    assert measure(workspace, task).loss < base
