@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Recipe"]
 
-_KEYS = ("base_model", "revision", "tokenizer", "data", "arguments")
+_KEYS = ("base_model", "revision", "tokenizer", "data", "arguments", "peft_config", "peft_merging")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +32,8 @@ class Recipe:
         revision (`str`, *optional*): of the base model on the Hub.
         tokenizer (`str`, *optional*): a Hub id or folder; `"bytes"` is a built-in tokenizer of UTF-8 bytes for base
             models that are made from a configuration. By default the base model's own.
+        peft_config (*dict*, *optional*): the PEFT adapter to finetune through, with its `peft_type`.
+        peft_merging (`str`, *optional*): how adapters are added, see `ClamuTrainer`.
         folder (`Path`): relative paths start here.
 
     Raises:
@@ -50,6 +52,8 @@ class Recipe:
     arguments: dict[str, Any] = field(default_factory=dict)
     revision: str | None = None
     tokenizer: str | None = None
+    peft_config: dict[str, Any] | None = None
+    peft_merging: str | None = None
     folder: Path = Path()
 
     @classmethod
@@ -84,10 +88,10 @@ class Recipe:
                 raise RecipeError(f"{where} lacks {key!r}. It needs base_model and data, and may have arguments.")
         if not isinstance(values["base_model"], (str, Mapping)):
             raise RecipeError(f"{where}: base_model must be a Hub id, a folder or a configuration (a mapping).")
-        for key in ("revision", "tokenizer"):
+        for key in ("revision", "tokenizer", "peft_merging"):
             if not isinstance(values.get(key), (str, type(None))):
                 raise RecipeError(f"{where}: {key} must be a string, got {values[key]!r}; put it in quotes.")
-        for key in ("data", "arguments"):
+        for key in ("data", "arguments", "peft_config"):
             if not isinstance(values.get(key) or {}, Mapping):
                 raise RecipeError(f"{where}: {key} must be a mapping, got {values[key]!r}.")
         base = values["base_model"]
@@ -97,6 +101,8 @@ class Recipe:
             arguments=dict(values.get("arguments") or {}),
             revision=values.get("revision"),
             tokenizer=values.get("tokenizer"),
+            peft_config=dict(values["peft_config"]) if values.get("peft_config") else None,
+            peft_merging=values.get("peft_merging"),
             folder=folder or Path(),
         )
 
@@ -125,7 +131,16 @@ class Recipe:
         if isinstance(base, dict) and self.tokenizer == "bytes":
             end = processor.eos_token_id
             base = {"vocab_size": len(processor), "bos_token_id": end, "eos_token_id": end, **base}
-        return ClamuTrainer(base, tasks, arguments, processing_class=processor, revision=self.revision, **options)
+        return ClamuTrainer(
+            base,
+            tasks,
+            arguments,
+            processing_class=processor,
+            revision=self.revision,
+            peft_config=self.peft_config,
+            peft_merging=self.peft_merging,
+            **options,
+        )
 
     def _processor(self, kind: str) -> Any:
         if self.tokenizer is None:

@@ -11,6 +11,7 @@ from hf_clamu.models.base import load_base
 from hf_clamu.models.configuration_clamu import ClamuConfig
 from hf_clamu.models.maintenance import build, described
 from hf_clamu.models.modeling_clamu import attach
+from hf_clamu.models.peft_space import PeftSpace
 from hf_clamu.tasks import TaskDataset
 from hf_clamu.training import Progress
 
@@ -30,6 +31,13 @@ class ClamuTrainer:
         revision (`str`, *optional*): branch, tag or commit of the base model on the Hub.
         task_id_key (`str`, *optional*): a secret; the ledger then keeps keyed commitments (HMAC-SHA256) instead of the
             task ids, and later requests need the same key.
+        peft_config (`peft.PeftConfig` or *dict*, *optional*): finetune each task through such an adapter instead of
+            all weights; a dict names its `peft_type`. Heads of classifiers are trained, too, unless
+            `modules_to_save` says otherwise.
+        peft_merging (`str`, *optional*): how tasks are added. `"frozen_a"` (LoRA; its default): `A` is drawn once,
+            frozen and shared, `B` is added, so that the merged product is the sum of the tasks' products.
+            `"parameters"` (the default of other methods): every parameter of the adapter is added. `"product"`: the
+            adapter is merged into the base weights after each task, and those are added.
         progress (`Progress`, *optional*): shows how far it is; by default bars on stderr.
 
     Example:
@@ -51,6 +59,8 @@ class ClamuTrainer:
         processing_class: Any = None,
         revision: str | None = None,
         task_id_key: str | None = None,
+        peft_config: Any = None,
+        peft_merging: str | None = None,
         progress: Progress | None = None,
     ) -> None:
         if not isinstance(tasks, TaskDataset):
@@ -63,6 +73,7 @@ class ClamuTrainer:
         self.args = args or ClamuArguments()
         self.processing_class = processing_class
         self.revision = revision
+        self.space = PeftSpace.of(peft_config, peft_merging)
         self.progress: Progress = progress or progress_bars
         self.seconds: dict[str, float] = {}
 
@@ -84,6 +95,7 @@ class ClamuTrainer:
             processor=self.processing_class,
             revision=self.revision,
             run_seed=self.args.seed,
+            space=self.space,
         )
         # What was merged under which settings is the whole configuration; it names no machine.
         config = ClamuConfig(
@@ -94,6 +106,8 @@ class ClamuTrainer:
             arguments=self.args.to_dict(),
             task_spec=self.tasks.spec.to_dict(),
             task_ids="hmac-sha256" if self.tasks.is_keyed else "plain",
+            peft_config=None if base.space is None else base.space.to_dict(),
+            peft_merging=None if base.space is None else base.space.merging,
         )
 
         def describe(state: MergedState) -> ClamuConfig:
@@ -108,6 +122,7 @@ class ClamuTrainer:
             fresh=base.fresh,
             source=self.tasks.source,
             progress=self.progress,
+            space=base.space,
         )
         self.seconds = built.seconds
         model = attach(built.base, built.checkpoint, processor=base.processor, tasks=self.tasks)

@@ -12,6 +12,7 @@ import torch
 
 from hf_clamu.errors import IncompatibleBaseError, RecipeError
 from hf_clamu.exact import canonical_json, digest_tensors
+from hf_clamu.models.peft_space import PeftSpace, plain_name
 from hf_clamu.tasks import TaskSpec
 from hf_clamu.training import derive_seed, seeded
 
@@ -57,7 +58,9 @@ class BaseModel:
         revision (`str`, *optional*): commit of the Hub repo.
         digest (`str`): SHA-256 of all parameters and buffers.
         embedded (`bool`): whether a saved model must carry the base inside, because no Hub has it.
-        fresh (*dict* of `str` to `torch.Tensor`): parameters that the checkpoint lacks, drawn at load (a new head).
+        fresh (*dict* of `str` to `torch.Tensor`): parameters that the checkpoint lacks, drawn at load (a new head,
+            an adapter).
+        space (`PeftSpace`, *optional*): the adapter that tasks are finetuned through.
     """
 
     model: Any
@@ -67,6 +70,7 @@ class BaseModel:
     digest: str
     embedded: bool
     fresh: dict[str, torch.Tensor]
+    space: PeftSpace | None = None
 
     def config_dict(self) -> dict[str, Any]:
         """Return the model's configuration without what changes from release to release."""
@@ -96,9 +100,14 @@ class BaseModel:
         }
 
 
-def base_digest(model: Any) -> str:
-    """Return the SHA-256 of a model's parameters and persistent buffers; tied weights count once."""
-    return digest_tensors(dict(_weights(model)))
+def base_digest(model: Any, adapter: frozenset[str] = frozenset()) -> str:
+    """Return the SHA-256 of a model's parameters and persistent buffers; tied weights count once.
+
+    Args:
+        model (`transformers.PreTrainedModel`): the model.
+        adapter (*frozenset* of `str`): names of an adapter inside it, which do not count.
+    """
+    return digest_tensors({plain_name(name): value for name, value in _weights(model) if name not in adapter})
 
 
 def _weights(model: Any) -> Any:
@@ -117,6 +126,7 @@ def load_base(
     run_seed: int = 0,
     token: str | None = None,
     cache_dir: str | None = None,
+    space: PeftSpace | None = None,
 ) -> BaseModel:
     """Load the base model that a build starts from.
 
@@ -130,10 +140,11 @@ def load_base(
         run_seed (`int`): a head that the checkpoint lacks is drawn from it.
         token (`str`, *optional*): for private repos.
         cache_dir (`str`, *optional*): of huggingface_hub.
+        space (`PeftSpace`, *optional*): the adapter that tasks are finetuned through.
 
     Raises:
         IncompatibleBaseError: if the base cannot be loaded, or has another number of labels.
-        RecipeError: if the configuration names no known model type.
+        RecipeError: if the configuration names no known model type, or the adapter does not fit.
     """
     import transformers
 
@@ -172,15 +183,21 @@ def load_base(
         processor = load_processor(str(base), spec.kind, revision=commit, token=token, cache_dir=cache_dir)
     processor = copy.deepcopy(processor)  # ours to settle, and safe from what the caller does with theirs
     _settle_padding(model, processor, spec)
+    digest = base_digest(model)
+    fresh = {} if embedded else fresh
+    if space is not None:
+        space, adapter = space.enter(model, run_seed)
+        fresh |= adapter
     model.eval()
     return BaseModel(
         model=model,
         processor=processor,
         name_or_path=name,
         revision=commit,
-        digest=base_digest(model),
+        digest=digest,
         embedded=embedded,
-        fresh={} if embedded else fresh,
+        fresh=fresh,
+        space=space,
     )
 
 

@@ -31,6 +31,8 @@ class ClamuConfig(PreTrainedConfig):
         num_tasks (`int`): merged tasks.
         num_clusters (`int`): clusters, each with a mask unless the localization is `global`.
         task_ids (`str`): `"plain"`, or `"hmac-sha256"` if the ids in the ledger are keyed commitments.
+        peft_config (*dict*, *optional*): the PEFT adapter that tasks are finetuned through, if there is one.
+        peft_merging (`str`, *optional*): how it is merged, see `ClamuTrainer`.
     """
 
     model_type = "clamu"
@@ -47,6 +49,8 @@ class ClamuConfig(PreTrainedConfig):
     num_tasks: int = 0
     num_clusters: int = 0
     task_ids: str = "plain"
+    peft_config: dict[str, Any] | None = None
+    peft_merging: str | None = None
 
     def to_file_dict(self) -> dict[str, Any]:
         """Return what `config.json` holds: nothing but our own fields, so that the same model gives the same bytes."""
@@ -65,6 +69,8 @@ class ClamuConfig(PreTrainedConfig):
             "num_tasks": self.num_tasks,
             "num_clusters": self.num_clusters,
             "task_ids": self.task_ids,
+            "peft_config": self.peft_config,
+            "peft_merging": self.peft_merging,
         }
 
 

@@ -12,6 +12,7 @@ from hf_clamu.errors import IncompatibleBaseError, WeightsChangedError
 from hf_clamu.models.base import base_digest, load_architecture
 from hf_clamu.models.checkpoint import BASE_FOLDER, PROCESSOR_FILES, Checkpoint
 from hf_clamu.models.configuration_clamu import ClamuConfig
+from hf_clamu.models.peft_space import PeftSpace
 from hf_clamu.training import seeded
 
 __all__ = ["fresh_base", "has_processor", "load_base_of"]
@@ -71,12 +72,16 @@ def load_base_of(
     with torch.no_grad():
         own = model.state_dict()
         for key, value in checkpoint.fresh.items():
-            own[key].copy_(value)
+            if key in own:
+                own[key].copy_(value)
     if base_digest(model) != reference.get("digest"):
         raise IncompatibleBaseError(
             f"The base model {name!r} (revision {reference.get('revision')}) has other weights than the one that was "
             "merged into: its digest differs. Restore the recorded revision."
         )
+    space = PeftSpace.of(config.peft_config, config.peft_merging)
+    if space is not None:
+        space.restore(model, checkpoint.fresh)
     return model
 
 
@@ -95,9 +100,11 @@ def fresh_base(live: Any, checkpoint: Checkpoint) -> Any:
     with seeded(0):  # its random weights are replaced at once; the caller's generators must not move
         fresh = architecture._from_config(architecture.config_class.from_dict(dict(config.base_config or {})))
     restore_generation(fresh, config)
+    space = PeftSpace.of(config.peft_config, config.peft_merging)
+    adapter = frozenset[str]() if space is None else space.restore(fresh, checkpoint.fresh)
     fresh.to(live.dtype)
     fresh.load_state_dict(live.state_dict())
-    if base_digest(fresh) != (config.base_model or {}).get("digest"):
+    if base_digest(fresh, adapter) != (config.base_model or {}).get("digest"):
         raise WeightsChangedError(
             "The live model no longer has the base weights that were merged into (another dtype, or frozen "
             "weights were changed). Load it again with ClamuModel.from_pretrained."

@@ -28,6 +28,7 @@ from hf_clamu.merging import (
 )
 from hf_clamu.models.checkpoint import Checkpoint
 from hf_clamu.models.configuration_clamu import ClamuConfig
+from hf_clamu.models.peft_space import PeftSpace
 from hf_clamu.tasks import TaskDataset, load_tasks
 from hf_clamu.training import Environment, Progress, TaskTrainer, Workspace, deterministic, silent_progress
 
@@ -90,6 +91,11 @@ class Request:
     def arguments(self) -> ClamuArguments:
         """The settings of the build."""
         return ClamuArguments.from_dict(self.checkpoint.config.arguments or {})
+
+    @property
+    def space(self) -> PeftSpace | None:
+        """The adapter that tasks are finetuned through."""
+        return PeftSpace.of(self.checkpoint.config.peft_config, self.checkpoint.config.peft_merging)
 
     @property
     def environment(self) -> Environment:
@@ -187,6 +193,7 @@ def build(
     fresh: dict[str, torch.Tensor],
     source: Mapping[str, Any] | None,
     progress: Progress,
+    space: PeftSpace | None = None,
 ) -> Rebuilt:
     """Build a merged model from all tasks given.
 
@@ -199,11 +206,12 @@ def build(
         fresh (*dict* of `str` to `torch.Tensor`): parameters that the base checkpoint lacks.
         source (*mapping*, *optional*): where the data came from, for the ledger.
         progress (`Progress`): shows how far it is.
+        space (`PeftSpace`, *optional*): the adapter that tasks are finetuned through.
     """
     started = time.perf_counter()
     threads = arguments.num_threads or torch.get_num_threads()
     with deterministic(threads), torch.enable_grad():
-        trainer = open_trainer(base, processor, tasks, arguments, progress)
+        trainer = open_trainer(base, processor, tasks, arguments, progress, space)
         try:
             state = merge_tasks(trainer, arguments)
         finally:
@@ -236,6 +244,7 @@ def rebuild(request: Request, task_ids: Sequence[str]) -> Rebuilt:
         request.checkpoint.fresh,
         request.checkpoint.source,
         request.progress,
+        request.space,
     )
 
 
@@ -297,7 +306,9 @@ def _derived(
     request: Request, tasks: TaskDataset, change: Callable[[TaskTrainer], MergedState]
 ) -> tuple[MergedState, dict[str, float]]:
     with deterministic(request.checkpoint.environment.num_threads), torch.enable_grad():
-        trainer = open_trainer(request.base, request.processor, tasks, request.arguments, request.progress)
+        trainer = open_trainer(
+            request.base, request.processor, tasks, request.arguments, request.progress, request.space
+        )
         try:
             after = change(trainer)
         finally:
@@ -319,7 +330,12 @@ def _answer(request: Request, state: MergedState, tasks: TaskDataset, how: str, 
 
 
 def open_trainer(
-    base: Any, processor: Any, tasks: TaskDataset, arguments: ClamuArguments, progress: Progress
+    base: Any,
+    processor: Any,
+    tasks: TaskDataset,
+    arguments: ClamuArguments,
+    progress: Progress,
+    space: PeftSpace | None = None,
 ) -> TaskTrainer:
     """Return a `TaskTrainer` on a base model, as every stage uses it."""
     workspace = Workspace(
@@ -328,6 +344,7 @@ def open_trainer(
         device=_device(),
         pad_token_id=getattr(processor, "pad_token_id", None) or 0,
         bf16=arguments.bf16,
+        adapter=None if space is None else space.local_adapter(arguments.seed),
     )
     return TaskTrainer(workspace, tasks, processor, arguments, arguments.codec, progress)
 

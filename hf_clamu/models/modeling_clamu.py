@@ -36,6 +36,7 @@ from hf_clamu.models.configuration_clamu import ClamuConfig
 from hf_clamu.models.ledger import ledger_entries
 from hf_clamu.models.loading import cast_others, fresh_base, has_processor, load_base_of, place
 from hf_clamu.models.maintenance import Rebuilt, Request, add, find_tasks, in_ledger, rebuild, unmerge
+from hf_clamu.models.peft_space import PeftSpace
 from hf_clamu.models.receipts import make_receipt, write_receipt
 from hf_clamu.models.replace import staged_folder
 from hf_clamu.models.verification import VerificationReport, compare_folders
@@ -494,7 +495,12 @@ class ClamuModel:
         return result
 
     def export(
-        self, save_directory: str | os.PathLike[str], *, cluster: int | None = None, task: str | None = None
+        self,
+        save_directory: str | os.PathLike[str],
+        *,
+        cluster: int | None = None,
+        task: str | None = None,
+        merge: bool = True,
     ) -> None:
         """Write a plain transformers checkpoint that any tool loads without hf_clamu.
 
@@ -502,7 +508,12 @@ class ClamuModel:
             save_directory (`str` or `Path`): a new or empty folder.
             cluster (`int`, *optional*): the cluster to write; by default the global model.
             task (`str`, *optional*): the cluster that serves this task.
+            merge (`bool`): where the model has a PEFT adapter inside, merge it into the base weights; `False` writes
+                the adapter alone, as PEFT loads it onto the base model.
         """
+        space = self._space()
+        if not merge and space is None:
+            raise ValueError("merge=False writes a PEFT adapter, but this model has none inside: leave it out.")
         target = Path(save_directory)
         if target.exists() and (not target.is_dir() or any(target.iterdir())):
             raise FileExistsError(f"{target} is there and not empty. Export to a new folder.")
@@ -511,7 +522,11 @@ class ClamuModel:
         self.set_cluster(cluster, task=task)
         try:
             with staged_folder(target) as stage:
-                self._save_plain(stage)
+                if space is not None and not merge:
+                    base = self._attached.checkpoint.config.base_model or {}
+                    space.save_adapter(self, stage, base.get("name_or_path") or None, base.get("revision"))
+                else:
+                    self._save_plain(stage, merge=True)
                 if self._attached.processor is not None:
                     save_processor(self._attached.processor, stage)
         finally:
@@ -531,7 +546,7 @@ class ClamuModel:
         selected = attached.switch.selected
         attached.switch.select(self._parameters_by_name(), NO_WEIGHTS)
         try:
-            self._save_plain(folder / BASE_FOLDER)
+            self._save_plain(folder / BASE_FOLDER, merge=False)
         finally:
             attached.switch.select(self._parameters_by_name(), selected)
         # transformers writes its own release and whatever was set on the live objects; the recorded configuration
@@ -553,9 +568,19 @@ class ClamuModel:
             )
         shutil.copytree(origin.folder / BASE_FOLDER, folder / BASE_FOLDER)
 
-    def _save_plain(self, folder: Path) -> None:
+    def _save_plain(self, folder: Path, *, merge: bool) -> None:
         base: Any = type(self).__mro__[2]
-        base.save_pretrained(self, folder)
+        space = self._space()
+        if space is None:
+            base.save_pretrained(self, folder)
+        else:
+            space.plain_model(self, base, merge=merge).save_pretrained(folder)
+
+    def _space(self) -> PeftSpace | None:
+        """Return the adapter that the live model has inside."""
+        config = self.clamu_config
+        space = PeftSpace.of(config.peft_config, config.peft_merging)
+        return space if space is not None and space.is_live else None
 
     # -- inside --------------------------------------------------------------------------------------------------
 
@@ -618,7 +643,7 @@ class ClamuModel:
             "num_tasks": {"before": len(before.state.records), "after": len(built.checkpoint.state.records)},
             "seconds": built.seconds,
         }
-        receipt = make_receipt(kind, task_ids, arguments=before.config.arguments or {}, facts=facts)
+        receipt = make_receipt(kind, task_ids, recipe=_recipe(before.config), facts=facts)
         if receipt_dir is not None:
             write_receipt(Path(receipt_dir), receipt)
         parameters = self._parameters_by_name()
@@ -695,6 +720,14 @@ def __getattr__(name: str) -> type:
         except IncompatibleBaseError:
             pass
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def _recipe(config: ClamuConfig) -> dict[str, Any]:
+    """Return the settings that decide the bits; their digest goes into receipts."""
+    recipe = dict(config.arguments or {})
+    if config.peft_config is not None:
+        recipe |= {"peft_config": config.peft_config, "peft_merging": config.peft_merging}
+    return recipe
 
 
 def _holds(folder: Path, state: MergedState) -> bool:

@@ -27,14 +27,14 @@ def commitment(salt: str, task_id: str) -> str:
 
 
 def make_receipt(
-    request: str, task_ids: Sequence[str], *, arguments: Mapping[str, Any], facts: Mapping[str, Any]
+    request: str, task_ids: Sequence[str], *, recipe: Mapping[str, Any], facts: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Make the receipt of a request that was carried out.
 
     Args:
         request (`str`): `"unmerge"` or `"add"`.
         task_ids (*sequence* of `str`): the tasks it named.
-        arguments (*mapping*): the recipe.
+        recipe (*mapping*): the settings of the build.
         facts (*mapping*): digests before and after, environment, durations in seconds.
 
     Returns:
@@ -46,7 +46,7 @@ def make_receipt(
         "request": request,
         "time": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "tasks": sorted(commitment(salt, task_id) for task_id, salt in salts.items()),
-        "recipe_digest": digest_json(dict(arguments)),
+        "recipe_digest": digest_json(dict(recipe)),
         **facts,
         "private": {"salts": salts},
     }

@@ -97,8 +97,7 @@ def finetune(
     Source: ClAMU, Algorithm 1, lines 1-6 (local finetuning; tau_t = M_t - M_0).
     """
     workspace.reset()
-    parameters = list(workspace.parameters.values())
-    with seeded(derive_seed(arguments.seed, "finetune", task.task_id)), workspace.training():
+    with seeded(derive_seed(arguments.seed, "finetune", task.task_id)), workspace.finetuning() as parameters:
         optimizer = torch.optim.AdamW(
             parameters,
             lr=arguments.learning_rate,

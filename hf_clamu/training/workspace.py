@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -13,7 +13,7 @@ from torch import nn
 from hf_clamu.errors import RecipeError
 from hf_clamu.tasks import Example, collate
 
-__all__ = ["LiveModel", "Workspace", "trainable_names"]
+__all__ = ["LiveModel", "TaskAdapter", "Workspace", "trainable_names"]
 
 
 def trainable_names(model: nn.Module, freeze: Sequence[str]) -> list[str]:
@@ -70,6 +70,14 @@ class LiveModel:
             return self.model(**batch, **options)
 
 
+class TaskAdapter(Protocol):
+    """An adapter that a task is finetuned through and that is merged into the weights when the task is done."""
+
+    def inserted(self, model: nn.Module) -> AbstractContextManager[list[nn.Parameter]]:
+        """Put the adapter into a model, yield the parameters to train, and merge it on leaving."""
+        ...
+
+
 class Workspace(LiveModel):
     """A base model on a device, with a copy of its weights to come back to.
 
@@ -81,6 +89,7 @@ class Workspace(LiveModel):
         device (`torch.device`): where it trains.
         pad_token_id (`int`): fills short rows of a batch of token ids.
         bf16 (`bool`): run the forward pass under bfloat16 autocast.
+        adapter (`TaskAdapter`, *optional*): each task is finetuned through it; otherwise directly.
     """
 
     def __init__(
@@ -91,8 +100,10 @@ class Workspace(LiveModel):
         device: torch.device | None = None,
         pad_token_id: int = 0,
         bf16: bool = False,
+        adapter: TaskAdapter | None = None,
     ) -> None:
         super().__init__(model, device=device, pad_token_id=pad_token_id, bf16=bf16)
+        self._adapter = adapter
         names = set(trainable_names(model, freeze))
         model.to(self.device)
         self.parameters: dict[str, nn.Parameter] = {}
@@ -135,6 +146,16 @@ class Workspace(LiveModel):
         for parameter in self._frozen:
             parameter.requires_grad_(True)
         self.model.eval()
+
+    @contextmanager
+    def finetuning(self) -> Iterator[list[nn.Parameter]]:
+        """Put the model into training mode and yield the parameters that a task trains."""
+        if self._adapter is None:
+            with self.training():
+                yield list(self.parameters.values())
+        else:
+            with self._adapter.inserted(self.model) as parameters, self.training():
+                yield parameters
 
     @contextmanager
     def training(self) -> Iterator[None]:

@@ -128,3 +128,27 @@ def test_missing_data(recipe):
     recipe.with_name("rows.jsonl").unlink()
     with pytest.raises(TaskDataError, match=r"rows.jsonl.*was not found"):
         Recipe.load(recipe).trainer()
+
+
+def test_a_recipe_can_name_an_adapter(tiny, tmp_path):
+    import json
+
+    rows = tiny.rows("text")
+    lines = [json.dumps(dict(zip(rows, values, strict=True))) for values in zip(*rows.values(), strict=True)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines))
+    recipe = Recipe.from_dict(
+        {
+            "base_model": tiny.config("text"),
+            "tokenizer": "bytes",
+            "data": {"files": "rows.jsonl", "task_column": "user", "text_column": "text", "label_column": "label"},
+            "arguments": {"finetune_steps": 1, "mask_steps": 1, "num_clusters": 2, "num_threads": 1},
+            "peft_config": {"peft_type": "LORA", "r": 2, "target_modules": ["c_attn"]},
+            "peft_merging": "product",
+        },
+        folder=tmp_path,
+    )
+    trainer = recipe.trainer()
+    assert trainer.space.merging == "product"
+    assert "transformer.h.0.attn.c_attn.weight" in trainer.train().ledger["parameters"]
+    with pytest.raises(RecipeError, match="peft_config must be a mapping"):
+        Recipe.from_dict({"base_model": "x", "data": {"files": "y"}, "peft_config": "LORA"})

@@ -199,7 +199,7 @@ def test_a_failed_export_changes_nothing(model, tmp_path, monkeypatch):
     model.set_cluster(1)
     before = _bits(model)
 
-    def fails(*args):
+    def fails(*args, **options):
         raise OSError("full")
 
     monkeypatch.setattr(type(model), "_save_plain", fails)

@@ -17,6 +17,7 @@ from hf_clamu.models.checkpoint import CONFIG_NAME, DELTA_NAME, FRESH_NAME, read
 from hf_clamu.models.configuration_clamu import ClamuConfig
 from hf_clamu.models.ledger import read_json
 from hf_clamu.models.modeling_clamu import ClamuModel
+from hf_clamu.models.peft_space import PeftSpace
 
 __all__ = ["DeltaSource", "SharedDelta"]
 
@@ -121,6 +122,12 @@ class SharedDelta:
         """
         pinned = source.pinned()
         config = _read_config(pinned)
+        space = PeftSpace.of(config["peft_config"], config["peft_merging"])
+        if space is not None and space.is_live:
+            raise IncompatibleBaseError(
+                f"The merged delta of {source.name_or_path} is of a {space.peft_type} adapter's parameters, which a base model does not have. Load it with ClamuModel.from_pretrained, or let "
+                "ClamuModel.export(..., merge=False) write a cluster's adapter for PEFT."
+            )
         arguments = config["arguments"]
         path = pinned.file(DELTA_NAME)
         if path is None:
@@ -194,6 +201,7 @@ def _read_config(source: DeltaSource) -> dict[str, Any]:
         )
     try:
         found = {key: values[key] for key in ("delta_digest", "alpha", "base_model", "architecture")}
+        found |= {key: values.get(key) for key in ("peft_config", "peft_merging")}
         found["base_model"]["digest"]
         found["arguments"] = ClamuArguments.from_dict(values["arguments"])
     except (KeyError, TypeError, RecipeError) as error:
