@@ -125,8 +125,9 @@ class SharedDelta:
         space = PeftSpace.of(config["peft_config"], config["peft_merging"])
         if space is not None and space.is_live:
             raise IncompatibleBaseError(
-                f"The merged delta of {source.name_or_path} is of a {space.peft_type} adapter's parameters, which a base model does not have. Load it with ClamuModel.from_pretrained, or let "
-                "ClamuModel.export(..., merge=False) write a cluster's adapter for PEFT."
+                f"The merged delta of {source.name_or_path} is of a {space.peft_type} adapter's parameters, which a "
+                "base model does not have. Load it with ClamuModel.from_pretrained, or let ClamuModel.export(..., "
+                "merge=False) write a cluster's adapter for PEFT."
             )
         arguments = config["arguments"]
         path = pinned.file(DELTA_NAME)
