@@ -100,7 +100,7 @@ def evaluate_model(
         model.set_cluster(selected)
     scores = [found[task_id].score for task_id in known]
     return EvaluationReport(
-        metric="answer_probability" if tasks.spec.kind == "causal-lm" else "accuracy",
+        metric="answer_probability" if tasks.spec.kind.endswith("-lm") else "accuracy",
         score=math.fsum(scores) / len(scores),
         spread=statistics.pstdev(scores),
         tasks={task_id: found[task_id] for task_id in known},

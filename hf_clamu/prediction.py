@@ -9,7 +9,8 @@ import torch
 
 from hf_clamu.errors import TaskDataError
 from hf_clamu.tasks import Example, TaskSpec, collate
-from hf_clamu.tasks.encoding import example_encoder
+from hf_clamu.tasks.columns import require_words
+from hf_clamu.tasks.encoding import example_encoder, tokenizer_limit
 
 __all__ = ["predict"]
 
@@ -35,8 +36,9 @@ def predict(
         max_new_tokens (`int`): length of a generated completion.
 
     Returns:
-        *list* of *dict*: `{"label", "score", "cluster"}` for classifiers, `{"completion", "cluster"}` for language
-        models; `cluster` is `None` for the global model.
+        *list* of *dict*: `{"label", "score", "cluster"}` for classifiers, `{"tags", "scores", "cluster"}` for
+        classifiers of words, `{"completion", "cluster"}` for language models. `cluster` is `None` for the global
+        model; tag and score are `None` for a word of which no token is left (an empty one, or beyond `max_length`).
 
     Raises:
         TaskDataError: if a row lacks the column.
@@ -72,15 +74,16 @@ def _answer(
     model: Any, spec: TaskSpec, rows: Sequence[tuple[int, Mapping[str, Any]]], max_new_tokens: int
 ) -> list[dict[str, Any]]:
     model.eval()
-    if spec.kind == "causal-lm":
+    if spec.kind in ("causal-lm", "seq2seq-lm"):
         return [{"completion": _complete(model, spec, index, row, max_new_tokens)} for index, row in rows]
-    column = str(spec.image_column or spec.text_column)
+    column = str(spec.image_column or spec.tokens_column or spec.text_column)
     encode = example_encoder(spec, model.processor)
     examples = []
     for index, row in rows:
-        _require(row, column, index, is_image=spec.image_column is not None)
+        _require(row, column, index, spec)
         try:
-            examples.append(encode(row, 0))
+            # For words, labels that say which word a token stands for.
+            examples.append(encode(row, 0 if spec.tokens_column is None else tuple(range(len(row[column])))))
         except TaskDataError as error:
             raise TaskDataError(f"Row {index}, column {column!r}: {error}.") from None
         length, limit = len(examples[-1].get("input_ids", ())), _positions(model)
@@ -92,7 +95,7 @@ def _answer(
     if spec.image_column is not None:
         _require_one_shape(examples, rows, column)
     batch = collate(examples, getattr(model.processor, "pad_token_id", None) or 0)
-    del batch["labels"]
+    words_BL = batch.pop("labels")
     try:
         logits = model(**{key: value.to(model.device) for key, value in batch.items()}).logits.float()
     except ValueError as error:
@@ -105,17 +108,46 @@ def _answer(
         ) from error
     scores, labels = logits.softmax(-1).max(-1)
     names = model.config.id2label
+    if spec.tokens_column is not None:
+        return [
+            _tags(len(row[column]), words_L, labels_L, scores_L, names)
+            for (_, row), words_L, labels_L, scores_L in zip(
+                rows, words_BL.tolist(), labels.tolist(), scores.tolist(), strict=True
+            )
+        ]
     return [
         {"label": names[label], "score": score} for label, score in zip(labels.tolist(), scores.tolist(), strict=True)
     ]
 
 
+def _tags(
+    num_words: int, words: Sequence[int], labels: Sequence[int], scores: Sequence[float], names: Mapping[int, str]
+) -> dict[str, Any]:
+    found = {
+        word: (names[label], score) for word, label, score in zip(words, labels, scores, strict=True) if word >= 0
+    }
+    answers = [found.get(word, (None, None)) for word in range(num_words)]
+    return {"tags": [tag for tag, _ in answers], "scores": [score for _, score in answers]}
+
+
 def _complete(model: Any, spec: TaskSpec, index: int, row: Mapping[str, Any], max_new_tokens: int) -> str:
     column = str(spec.prompt_column or spec.text_column)
-    _require(row, column, index)
-    prompt = model.processor(spec.template.replace("{prompt}", row[column]), return_tensors="pt").to(model.device)
+    _require(row, column, index, spec)
+    text = spec.template.replace("{prompt}", row[column])
     limit = _positions(model)
-    room = max_new_tokens if limit is None else min(max_new_tokens, limit - prompt["input_ids"].shape[1])
+    if spec.kind == "seq2seq-lm":
+        cut = spec.max_length or tokenizer_limit(model.processor)  # as in training
+        prompt = model.processor(text, truncation=cut is not None, max_length=cut, return_tensors="pt")
+        length, taken = prompt["input_ids"].shape[1], 0
+        if length == 0 or (limit is not None and length > limit):
+            raise TaskDataError(
+                f"Row {index}, column {column!r}: the prompt has {length} tokens, the model takes 1 to {limit}."
+            )
+    else:
+        prompt = model.processor(text, return_tensors="pt")
+        taken = prompt["input_ids"].shape[1]
+    prompt = prompt.to(model.device)
+    room = max_new_tokens if limit is None else min(max_new_tokens, limit - taken)
     if room < 1:
         raise TaskDataError(f"Row {index}, column {column!r}: the prompt fills the model's {limit} positions.")
     written = model.generate(
@@ -125,7 +157,7 @@ def _complete(model: Any, spec: TaskSpec, index: int, row: Mapping[str, Any], ma
         do_sample=False,
         pad_token_id=model.processor.pad_token_id,
     )
-    return str(model.processor.decode(written[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True))
+    return str(model.processor.decode(written[0, taken:], skip_special_tokens=True))
 
 
 def _positions(model: Any) -> int | None:
@@ -147,10 +179,15 @@ def _require_one_shape(
             )
 
 
-def _require(row: Mapping[str, Any], column: str, index: int, *, is_image: bool = False) -> None:
+def _require(row: Mapping[str, Any], column: str, index: int, spec: TaskSpec) -> None:
     if row.get(column) is None:
         raise TaskDataError(
             f"Row {index} has no {column!r}, which the model's recipe names as its input; it has {sorted(row)}."
         )
-    if not is_image and not isinstance(row[column], str):
+    if spec.tokens_column is not None:
+        try:
+            require_words(row[column])
+        except ValueError as error:
+            raise TaskDataError(f"Row {index}, column {column!r}: {error}.") from None
+    elif spec.image_column is None and not isinstance(row[column], str):
         raise TaskDataError(f"Row {index}, column {column!r}: expected a text, found {row[column]!r}.")

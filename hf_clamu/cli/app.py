@@ -213,6 +213,8 @@ def predict(
 
 
 def _row(spec: Any, value: str) -> dict[str, Any]:
+    if spec.tokens_column is not None:
+        return {spec.tokens_column: value.split()}
     if spec.image_column is None:
         return {spec.prompt_column or spec.text_column: value}
     from PIL import Image, UnidentifiedImageError
@@ -228,6 +230,8 @@ def _answer_text(answer: dict[str, Any]) -> str:
     served = "global" if answer["cluster"] is None else f"cluster {answer['cluster']}"
     if "completion" in answer:
         return f"{answer['completion']}\t({served})"
+    if "tags" in answer:
+        return f"{' '.join(tag or '-' for tag in answer['tags'])}\t({served})"
     return f"{answer['label']}\t{answer['score']:.3f}\t({served})"
 
 

@@ -30,6 +30,8 @@ __all__ = [
 AUTO_CLASSES = {
     "sequence-classification": "AutoModelForSequenceClassification",
     "causal-lm": "AutoModelForCausalLM",
+    "seq2seq-lm": "AutoModelForSeq2SeqLM",
+    "token-classification": "AutoModelForTokenClassification",
     "image-classification": "AutoModelForImageClassification",
 }
 # Not weights, or different in each release: they would change bytes without changing the model.
@@ -149,7 +151,7 @@ def load_base(
     import transformers
 
     labels: dict[str, Any] = {}
-    if spec.kind != "causal-lm":
+    if spec.kind not in ("causal-lm", "seq2seq-lm"):
         names = spec.label_names or tuple(str(i) for i in range(num_labels or 0))
         labels = {"num_labels": len(names), "id2label": dict(enumerate(names))}
         labels["label2id"] = {name: i for i, name in enumerate(names)}
@@ -293,6 +295,11 @@ def _settle_padding(model: Any, processor: Any, spec: TaskSpec) -> None:
     if processor.pad_token_id is None:
         processor.pad_token = processor.eos_token or processor.unk_token
     model.config.pad_token_id = processor.pad_token_id
+    if spec.kind == "seq2seq-lm" and getattr(model.config, "decoder_start_token_id", None) is None:
+        # A configuration alone need not say what a decoder starts with; T5 and its kin start with padding.
+        model.config.decoder_start_token_id = processor.pad_token_id
+        model.generation_config.decoder_start_token_id = processor.pad_token_id
+        model.generation_config.pad_token_id = processor.pad_token_id
 
 
 def load_architecture(architecture: str) -> Any:

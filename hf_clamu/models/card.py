@@ -12,6 +12,8 @@ __all__ = ["model_card"]
 _PIPELINES = {
     "sequence-classification": "text-classification",
     "causal-lm": "text-generation",
+    "seq2seq-lm": "text2text-generation",
+    "token-classification": "token-classification",
     "image-classification": "image-classification",
 }
 

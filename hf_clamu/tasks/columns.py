@@ -12,7 +12,19 @@ import numpy as np
 from hf_clamu.errors import TaskDataError
 from hf_clamu.tasks.spec import TaskSpec
 
-__all__ = ["Split", "check_examples", "open_split", "place", "rows_of_tasks", "with_label_names"]
+__all__ = [
+    "Label",
+    "Split",
+    "check_examples",
+    "open_split",
+    "place",
+    "require_words",
+    "rows_of_tasks",
+    "with_label_names",
+]
+
+# The checked label of a row: one, or one for each word.
+Label = int | tuple[int, ...]
 
 _BATCH_ROWS = 1000
 
@@ -25,7 +37,7 @@ class Split:
         name (`str`): "train", "validation" or "test".
         dataset (`datasets.Dataset`): rows stay where they are (on disk, if they were) until a task is encoded.
         task_ids (*list* of `str`): one per row.
-        class_names (*tuple* of `str`, *optional*): names of a `ClassLabel` column.
+        class_names (*tuple* of `str`, *optional*): names of a `ClassLabel` column, or of a column of lists of them.
     """
 
     name: str
@@ -65,7 +77,8 @@ def open_split(name: str, dataset: Any, spec: TaskSpec) -> Split:
         raise TaskDataError(f"The {name} split has no rows, so there are no tasks.")
     used = {spec.task_column, *spec.content_columns, spec.id_column, spec.cluster_column} - {None}
     dataset = dataset.with_format(None).select_columns(sorted(c for c in used if c is not None))
-    class_names = getattr(dataset.features.get(spec.label_column), "names", None)
+    feature = dataset.features.get(spec.label_column or spec.tags_column)
+    class_names = getattr(getattr(feature, "feature", feature), "names", None)
     split = Split(
         name=name, dataset=dataset, task_ids=[], class_names=None if class_names is None else tuple(class_names)
     )
@@ -98,19 +111,24 @@ def with_label_names(spec: TaskSpec, splits: Sequence[Split]) -> TaskSpec:
 
     They come from a `ClassLabel` column, else from the sorted strings, or "0" to the greatest number.
     """
-    if spec.label_column is None or spec.label_names is not None:
+    column = spec.label_column or spec.tags_column
+    if column is None or spec.label_names is not None:
         return spec
     for split in splits:
         if split.class_names is not None:
             return dataclasses.replace(spec, label_names=split.class_names)
-    values = {value for split in splits for value in split.column(spec.label_column)} - {None, ""}
+    found = (value for split in splits for value in split.column(column))
+    if spec.tags_column is not None:
+        found = (value for tags in found if isinstance(tags, list) for value in tags)
+    values = [value for value in found if value is not None and value != ""]
     if values and all(isinstance(value, str) for value in values):
-        return dataclasses.replace(spec, label_names=tuple(sorted(values)))
+        return dataclasses.replace(spec, label_names=tuple(sorted(set(values))))
     if values and all(isinstance(value, int) for value in values):
         return dataclasses.replace(spec, label_names=tuple(str(n) for n in range(max(0, *values) + 1)))
+    role, many = ("label_column", "") if spec.tags_column is None else ("tags_column", "lists of ")
     raise TaskDataError(
-        f"Column {spec.label_column!r} must hold strings or whole numbers from 0 to be a label_column; "
-        f"found {_type_names(values)}."
+        f"Column {column!r} must hold {many}strings or whole numbers from 0 to be a {role}; found "
+        f"{_type_names(values)}."
     )
 
 
@@ -118,11 +136,11 @@ def _type_names(values: Iterable[Any]) -> str:
     return " and ".join(sorted({type(value).__name__ for value in values})) or "nothing but nulls"
 
 
-def check_examples(split: Split, spec: TaskSpec) -> list[int] | None:
-    """Check texts, labels and ids of all rows, so that bad data show before the first task is trained.
+def check_examples(split: Split, spec: TaskSpec) -> Sequence[Label] | None:
+    """Check texts, words, labels and ids of all rows, so that bad data show before the first task is trained.
 
     Returns:
-        *list* of `int`, *optional*: the label of each row, if there are labels.
+        *sequence* of `Label`, *optional*: the label of each row, or those of its words, if there are labels.
 
     Raises:
         TaskDataError: naming task, column and row of the first bad value.
@@ -130,6 +148,8 @@ def check_examples(split: Split, spec: TaskSpec) -> list[int] | None:
     for column in (spec.text_column, spec.prompt_column, spec.completion_column):
         if column is not None:
             _check_texts(split, column)
+    if spec.tags_column is not None:
+        return _tags(split, spec)
     if spec.label_column is None:
         return None
     index = _label_index(spec, split)
@@ -148,9 +168,51 @@ def _check_texts(split: Split, column: str) -> None:
     for batch in split.dataset.select_columns([column]).iter(batch_size=_BATCH_ROWS):
         for text in batch[column]:
             if not isinstance(text, str):
-                found = "null" if text is None else f"{text!r} ({type(text).__name__})"
-                raise TaskDataError(f"{place(split.task_ids[row], column, row, split.name)}: not a text but {found}.")
+                where = place(split.task_ids[row], column, row, split.name)
+                raise TaskDataError(f"{where}: not a text but {_shown(text)}.")
             row += 1
+
+
+def _tags(split: Split, spec: TaskSpec) -> list[Label]:
+    tokens_column, tags_column = str(spec.tokens_column), str(spec.tags_column)
+    index = _label_index(spec, split)
+    labels: list[Label] = []
+    # Batch by batch, as texts are.
+    for batch in split.dataset.select_columns([tokens_column, tags_column]).iter(batch_size=_BATCH_ROWS):
+        for words, tags in zip(batch[tokens_column], batch[tags_column], strict=True):
+            row = len(labels)
+            column, task_id = tokens_column, split.task_ids[row]
+            try:
+                require_words(words)
+                column = tags_column
+                if not isinstance(tags, list):
+                    raise ValueError(f"expected a list of labels, found {_shown(tags)}")
+                if len(tags) != len(words):
+                    raise ValueError(f"{len(tags)} labels for {len(words)} words; give one label for each word")
+                labels.append(tuple(index(tag) for tag in tags))
+            except ValueError as error:
+                raise TaskDataError(f"{place(task_id, column, row, split.name)}: {error}.") from error
+    return labels
+
+
+def require_words(words: Any) -> None:
+    """Raise a `ValueError` unless this is a list of words that is not empty."""
+    if isinstance(words, str):
+        raise ValueError(
+            f"expected a list of words, found the text {words!r}; split it into words (CSV holds no lists: use JSON "
+            "lines or Parquet)"
+        )
+    if not isinstance(words, list):
+        raise ValueError(f"expected a list of words, found {_shown(words)}")
+    if not words:
+        raise ValueError("expected a list of words, found an empty one")
+    for number, word in enumerate(words):
+        if not isinstance(word, str):
+            raise ValueError(f"word {number} is not a text but {_shown(word)}")
+
+
+def _shown(value: Any) -> str:
+    return "null" if value is None else f"{value!r} ({type(value).__name__})"
 
 
 def _label_index(spec: TaskSpec, split: Split) -> Callable[[Any], int]:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from hf_clamu.errors import RecipeError, TaskDataError, TaskNotFoundError
-from hf_clamu.tasks.columns import Split, check_examples, open_split, place, rows_of_tasks, with_label_names
+from hf_clamu.tasks.columns import Label, Split, check_examples, open_split, place, rows_of_tasks, with_label_names
 from hf_clamu.tasks.encoding import EncodedTask, Example, arrange, example_encoder
 from hf_clamu.tasks.files import read_files
 from hf_clamu.tasks.spec import TaskKind, TaskSpec
@@ -33,7 +33,7 @@ class _Part:
 
     split: Split
     rows: _RowNumbers
-    labels: tuple[int, ...] | None
+    labels: tuple[Label, ...] | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -88,6 +88,8 @@ class TaskDataset:
         image_column: str | None = None,
         prompt_column: str | None = None,
         completion_column: str | None = None,
+        tokens_column: str | None = None,
+        tags_column: str | None = None,
         id_column: str | None = None,
         cluster_column: str | None = None,
         label_names: Sequence[str] | None = None,
@@ -104,10 +106,12 @@ class TaskDataset:
                 A `DatasetDict` needs a "train" split; its "validation" (else "test") split becomes the validation
                 examples. Paths are CSV, JSON, JSONL or Parquet files.
             task_column (`str`): the column of task ids.
-            kind (`str`, *optional*): follows from the columns; "causal-lm" lets a language model answer with labels.
+            kind (`str`, *optional*): follows from the columns; "causal-lm" lets a language model answer with labels;
+                "seq2seq-lm" must be said, its columns are those of "causal-lm".
             source (*mapping*, *optional*): where the data came from, JSON-able; kept as it is.
-            text_column, label_column, image_column, prompt_column, completion_column, id_column, cluster_column,
-                label_names, template, max_length, validation_fraction, split_seed: see `TaskSpec`.
+            text_column, label_column, image_column, prompt_column, completion_column, tokens_column, tags_column,
+                id_column, cluster_column, label_names, template, max_length, validation_fraction, split_seed: see
+                `TaskSpec`.
 
         Raises:
             RecipeError: if the columns describe no kind of task, or a setting is out of range.
@@ -120,6 +124,8 @@ class TaskDataset:
                 "text_column": text_column,
                 "prompt_column": prompt_column,
                 "completion_column": completion_column,
+                "tokens_column": tokens_column,
+                "tags_column": tags_column,
                 "image_column": image_column,
                 "label_column": label_column,
                 "id_column": id_column,
@@ -266,7 +272,7 @@ class TaskDataset:
             try:
                 examples.append(encode(values, None if part.labels is None else part.labels[number]))
             except TaskDataError as error:
-                content = [name for name in columns if name != self.spec.label_column]
+                content = [name for name in columns if name not in (self.spec.label_column, self.spec.tags_column)]
                 where = place(task_id, " + ".join(content), row, part.split.name)
                 raise TaskDataError(f"{where}: {error}.") from error
         return examples

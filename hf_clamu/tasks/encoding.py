@@ -14,9 +14,10 @@ import torch
 
 from hf_clamu.errors import RecipeError, TaskDataError
 from hf_clamu.exact.digest import canonical_json, digest_tensors, sha256_hex
+from hf_clamu.tasks.columns import Label
 from hf_clamu.tasks.spec import TaskSpec
 
-__all__ = ["EncodedTask", "Example", "arrange", "collate", "example_encoder"]
+__all__ = ["EncodedTask", "Example", "arrange", "collate", "example_encoder", "tokenizer_limit"]
 
 Example = dict[str, torch.Tensor]
 
@@ -34,8 +35,9 @@ class EncodedTask:
         task_id (`str`): the task.
         train (*tuple* of *dict* of `str` to `torch.Tensor`):
             Text: `input_ids` and `attention_mask` (int64 of shape `(length,)`) and `labels` (int64, a scalar, or of
-            shape `(length,)` with -100 on the prompt for causal-lm). Images: `pixel_values` (float32 of shape
-            `(channels, height, width)`) and `labels` (int64 scalar).
+            shape `(length,)` with -100 on the prompt for causal-lm; for seq2seq-lm the completion's tokens, of a
+            length of their own; for token-classification -100 on all but the first token of each word). Images:
+            `pixel_values` (float32 of shape `(channels, height, width)`) and `labels` (int64 scalar).
         validation (*tuple* of *dict* of `str` to `torch.Tensor`): the same for the examples kept out of training.
         digest (`str`): SHA-256 of both, a function of the multisets of examples.
         cluster_key (`str`, *optional*): the task's value in the cluster column.
@@ -105,7 +107,7 @@ def _validation_count(num_examples: int, fraction: float) -> int:
     return min(max(round(fraction * num_examples), 1), num_examples - 1)
 
 
-def example_encoder(spec: TaskSpec, processor: Any) -> Callable[[Mapping[str, Any], int | None], Example]:
+def example_encoder(spec: TaskSpec, processor: Any) -> Callable[[Mapping[str, Any], Label | None], Example]:
     """Return the function that encodes one row, given its checked label.
 
     Args:
@@ -113,7 +115,7 @@ def example_encoder(spec: TaskSpec, processor: Any) -> Callable[[Mapping[str, An
         processor (`transformers.PreTrainedTokenizerBase`, image processor, or None for images as they are).
 
     Raises:
-        RecipeError: if a text task comes without a tokenizer.
+        RecipeError: if a text task comes without a tokenizer, or a token-classification task with a slow one.
         TaskDataError: (from the returned function) if the row cannot be used; the caller adds task and row.
     """
     if spec.kind == "image-classification":
@@ -123,26 +125,43 @@ def example_encoder(spec: TaskSpec, processor: Any) -> Callable[[Mapping[str, An
         }
     if processor is None:
         raise RecipeError(f"A {spec.kind} task needs a tokenizer, but none was given.")
-    limit = spec.max_length or _tokenizer_limit(processor)
+    limit = spec.max_length or tokenizer_limit(processor)
     if spec.kind == "sequence-classification":
-        special = set(getattr(processor, "all_special_ids", ())) - {getattr(processor, "unk_token_id", None)}
+        special = _special_ids(processor)
         return lambda row, label: {
             **_tokenize(processor, row[str(spec.text_column)], limit, special),
             "labels": torch.tensor(label, dtype=torch.int64),
         }
 
-    def encode(row: Mapping[str, Any], label: int | None) -> Example:
+    if spec.kind == "token-classification":
+        if not getattr(processor, "is_fast", False):
+            raise RecipeError(
+                "A token-classification task needs a fast tokenizer, which says which word a token belongs to; found "
+                f"the slow {type(processor).__name__}. Load it with use_fast=True, or choose a base that has one."
+            )
+        return lambda row, label: _tokenize_words(processor, row[str(spec.tokens_column)], label, limit)
+    # A causal model goes on in the same line; a decoder of its own starts anew.
+    pair, space = (_tokenize_seq2seq, "") if spec.kind == "seq2seq-lm" else (_tokenize_pair, " ")
+
+    def encode(row: Mapping[str, Any], label: Label | None) -> Example:
         if label is None:
             prompt, completion = row[str(spec.prompt_column)], row[str(spec.completion_column)]
         else:
-            prompt, completion = row[str(spec.text_column)], " " + (spec.label_names or ())[label]
+            assert isinstance(label, int), "only words have many labels"
+            prompt, completion = row[str(spec.text_column)], space + (spec.label_names or ())[label]
         # Not str.format: braces in the user's text must stay what they are.
-        return _tokenize_pair(processor, spec.template.replace("{prompt}", prompt), completion, limit)
+        return pair(processor, spec.template.replace("{prompt}", prompt), completion, limit)
 
     return encode
 
 
-def _tokenizer_limit(tokenizer: Any) -> int | None:
+def _special_ids(tokenizer: Any) -> set[int]:
+    # What the tokenizer adds by itself; a word that it does not know is still a word.
+    return set(getattr(tokenizer, "all_special_ids", ())) - {getattr(tokenizer, "unk_token_id", None)}
+
+
+def tokenizer_limit(tokenizer: Any) -> int | None:
+    """Return how many tokens the tokenizer says that the model holds, if it says so."""
     limit = getattr(tokenizer, "model_max_length", None)
     return int(limit) if limit is not None and limit < _NO_LIMIT else None
 
@@ -180,6 +199,43 @@ def _tokenize_pair(tokenizer: Any, prompt: str, completion: str, limit: int | No
         "input_ids": torch.tensor(ids, dtype=torch.int64),
         "attention_mask": torch.ones(len(ids), dtype=torch.int64),
         "labels": torch.tensor([IGNORED_LABEL] * len(prompt_ids) + completion_ids, dtype=torch.int64),
+    }
+
+
+def _tokenize_seq2seq(tokenizer: Any, prompt: str, completion: str, limit: int | None) -> Example:
+    encoding = tokenizer(prompt, truncation=limit is not None, max_length=limit)
+    ids = list(encoding["input_ids"])
+    if not ids:
+        raise TaskDataError(f"the prompt {prompt!r} tokenises to nothing")
+    # As the tokenizer writes targets: T5 ends them, BART also begins them, translation models name the language.
+    labels = list(tokenizer(text_target=completion, truncation=False)["input_ids"])
+    if _special_ids(tokenizer).issuperset(labels):
+        raise TaskDataError(f"the completion {completion!r} tokenises to nothing")
+    if tokenizer.eos_token_id is not None and labels[-1] != tokenizer.eos_token_id:
+        labels.append(tokenizer.eos_token_id)
+    mask = encoding["attention_mask"] if "attention_mask" in encoding else [1] * len(ids)
+    return {
+        "input_ids": torch.tensor(ids, dtype=torch.int64),
+        "attention_mask": torch.tensor(list(mask), dtype=torch.int64),
+        "labels": torch.tensor(labels[:limit], dtype=torch.int64),
+    }
+
+
+def _tokenize_words(tokenizer: Any, words: Sequence[str], label: Label | None, limit: int | None) -> Example:
+    encoding = tokenizer(list(words), is_split_into_words=True, truncation=limit is not None, max_length=limit)
+    tags = label if isinstance(label, tuple) else (0,) * len(words)  # prediction has none
+    labels, before = [], None
+    for word in encoding.word_ids():
+        # The first token of a word stands for it; the rest, and what the tokenizer adds, is not learnt.
+        labels.append(IGNORED_LABEL if word is None or word == before else tags[word])
+        before = word
+    if all(found == IGNORED_LABEL for found in labels):
+        raise TaskDataError(f"the words {list(words)!r} tokenise to nothing")
+    mask = encoding["attention_mask"] if "attention_mask" in encoding else [1] * len(labels)
+    return {
+        "input_ids": torch.tensor(list(encoding["input_ids"]), dtype=torch.int64),
+        "attention_mask": torch.tensor(list(mask), dtype=torch.int64),
+        "labels": torch.tensor(labels, dtype=torch.int64),
     }
 
 
@@ -242,8 +298,8 @@ def collate(
         padding_side (`str`, defaults to `"right"`): "left" or "right".
 
     Returns:
-        *dict* of `str` to `torch.Tensor`: `input_ids`, `attention_mask` (0 on padding) and causal-lm `labels` (-100
-        on padding) of shape `(batch, longest)`; `pixel_values` and class `labels` stacked.
+        *dict* of `str` to `torch.Tensor`: `input_ids`, `attention_mask` (0 on padding) and token `labels` (-100 on
+        padding) of shape `(batch, longest)`; `pixel_values` and class `labels` stacked.
 
     Raises:
         RecipeError: if texts of different lengths meet without a padding token.

@@ -62,7 +62,7 @@ def _read_csv(path: Path, spec: TaskSpec) -> Any:
 
     # Ids like 007 and texts like "null" or 2020-01-01 must stay the text that they are.
     strings = [spec.task_column, spec.id_column, spec.cluster_column]
-    strings += [spec.text_column, spec.prompt_column, spec.completion_column]
+    strings += [spec.text_column, spec.prompt_column, spec.completion_column, spec.tokens_column, spec.tags_column]
     table = csv.read_csv(
         path,
         parse_options=csv.ParseOptions(newlines_in_values=True),

@@ -12,16 +12,26 @@ from hf_clamu.errors import RecipeError
 
 __all__ = ["TaskKind", "TaskSpec", "infer_kind", "refuse_unknown_keys"]
 
-TaskKind = Literal["sequence-classification", "causal-lm", "image-classification"]
+TaskKind = Literal[
+    "sequence-classification", "causal-lm", "seq2seq-lm", "token-classification", "image-classification"
+]
 
 _PROMPT_SLOT = "{prompt}"
 # Per kind, the sets of content columns that describe an example; one of them must be given, and nothing beside it.
 _CONTENT_COLUMNS: dict[str, tuple[frozenset[str], ...]] = {
     "sequence-classification": (frozenset({"text_column", "label_column"}),),
     "causal-lm": (frozenset({"prompt_column", "completion_column"}), frozenset({"text_column", "label_column"})),
+    "seq2seq-lm": (frozenset({"prompt_column", "completion_column"}), frozenset({"text_column", "label_column"})),
+    "token-classification": (frozenset({"tokens_column", "tags_column"}),),
     "image-classification": (frozenset({"image_column", "label_column"}),),
 }
-_ALL_CONTENT_COLUMNS = ("text_column", "prompt_column", "completion_column", "image_column", "label_column")
+_ALL_CONTENT_COLUMNS = (
+    *("text_column", "prompt_column", "completion_column", "image_column", "label_column"),
+    *("tokens_column", "tags_column"),
+)
+# Fields that came after the first saved models: written only where they are given, so that recipes without them keep
+# their bytes.
+_LATER_FIELDS = ("tokens_column", "tags_column")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,16 +39,21 @@ class TaskSpec:
     """Which column is which, and how rows become tokenised examples.
 
     Args:
-        kind (`str`): "sequence-classification", "causal-lm" or "image-classification".
+        kind (`str`): "sequence-classification", "causal-lm", "seq2seq-lm", "token-classification" or
+            "image-classification".
         task_column (`str`): the column of task ids (strings).
         text_column, prompt_column, completion_column, image_column, label_column (`str`, *optional*):
             The content of an example: text and label, prompt and completion, or image and label. With
-            `kind="causal-lm"`, text and label mean prompt = text and completion = " " + label name.
+            `kind="causal-lm"`, text and label mean prompt = text and completion = " " + label name; with
+            `kind="seq2seq-lm"`, whose decoder starts anew, completion = label name.
+        tokens_column, tags_column (`str`, *optional*): lists of words and lists of their labels, equally long
+            (token-classification).
         id_column (`str`, *optional*): unique example ids; a duplicate raises when the data are read.
         cluster_column (`str`, *optional*): a cluster key, the same in all rows of a task.
         label_names (*tuple* of `str`, *optional*): the whole label space, whichever tasks are present.
-        template (`str`, defaults to `"{prompt}"`): text around the prompt of a causal language model.
-        max_length (`int`, *optional*): tokens per example; by default what the tokenizer says the model holds.
+        template (`str`, defaults to `"{prompt}"`): text around the prompt of a language model.
+        max_length (`int`, *optional*): tokens per example (for seq2seq-lm of the prompt, and of the completion); by
+            default what the tokenizer says the model holds.
         validation_fraction (`float` in [0, 1), defaults to 0): part of each task kept out of training.
         split_seed (`int`, defaults to 0): seed of that choice.
 
@@ -55,11 +70,15 @@ class TaskSpec:
     ```
     """
 
-    kind: TaskKind = field(metadata={"help": "What the model learns: a label for a text or image, or a completion."})
+    kind: TaskKind = field(
+        metadata={"help": "What the model learns: labels of texts, words or images, or completions."}
+    )
     task_column: str = field(metadata={"help": "Column of task ids: the unit that can be forgotten."})
     text_column: str | None = field(default=None, metadata={"help": "Column of texts to classify."})
-    prompt_column: str | None = field(default=None, metadata={"help": "Column of prompts (causal-lm)."})
-    completion_column: str | None = field(default=None, metadata={"help": "Column of completions (causal-lm)."})
+    prompt_column: str | None = field(default=None, metadata={"help": "Column of prompts (causal-lm, seq2seq-lm)."})
+    completion_column: str | None = field(
+        default=None, metadata={"help": "Column of completions (causal-lm, seq2seq-lm)."}
+    )
     image_column: str | None = field(default=None, metadata={"help": "Column of images."})
     label_column: str | None = field(default=None, metadata={"help": "Column of labels: names or numbers from 0."})
     id_column: str | None = field(default=None, metadata={"help": "Column of unique example ids; duplicates raise."})
@@ -69,6 +88,8 @@ class TaskSpec:
     max_length: int | None = field(default=None, metadata={"help": "Longest example in tokens."})
     validation_fraction: float = field(default=0.0, metadata={"help": "Part of each task kept out of training."})
     split_seed: int = field(default=0, metadata={"help": "Seed of the choice of validation examples."})
+    tokens_column: str | None = field(default=None, metadata={"help": "Column of word lists (token-classification)."})
+    tags_column: str | None = field(default=None, metadata={"help": "Column of lists with a label for each word."})
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(TaskKind):
@@ -108,8 +129,8 @@ class TaskSpec:
         if len(set(names)) != len(names):
             twice = sorted({name for name in names if list(names).count(name) > 1})
             raise RecipeError(f"label_names must differ from each other; given twice: {', '.join(twice)}.")
-        if self.label_column is None:
-            raise RecipeError("label_names were given without a label_column.")
+        if self.label_column is None and self.tags_column is None:
+            raise RecipeError("label_names were given without a label_column or tags_column.")
 
     @property
     def content_columns(self) -> tuple[str, ...]:
@@ -118,8 +139,9 @@ class TaskSpec:
         return tuple(value for value in values if value is not None)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return a JSON-able dictionary of all fields."""
+        """Return a JSON-able dictionary of all fields; `tokens_column` and `tags_column` only where they are given."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        values = {name: value for name, value in values.items() if value is not None or name not in _LATER_FIELDS}
         values["label_names"] = None if self.label_names is None else list(self.label_names)
         return values
 
@@ -142,6 +164,8 @@ class TaskSpec:
 def infer_kind(values: Mapping[str, Any]) -> TaskKind:
     """Tell the kind of a task from the columns that are given.
 
+    A seq2seq-lm task has the columns of a causal-lm task, so it is never inferred.
+
     Args:
         values (*mapping* of `str` to *object*): fields of a `TaskSpec`; absent and None mean the same.
 
@@ -150,13 +174,15 @@ def infer_kind(values: Mapping[str, Any]) -> TaskKind:
     """
     if values.get("image_column") is not None:
         return "image-classification"
+    if values.get("tokens_column") is not None or values.get("tags_column") is not None:
+        return "token-classification"
     if values.get("prompt_column") is not None or values.get("completion_column") is not None:
         return "causal-lm"
     if values.get("text_column") is not None:
         return "sequence-classification"
     raise RecipeError(
         "The columns tell no kind of task: give text_column + label_column, prompt_column + completion_column, "
-        "or image_column + label_column."
+        "tokens_column + tags_column, or image_column + label_column."
     )
 
 

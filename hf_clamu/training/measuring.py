@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
-from hf_clamu.tasks import Example
+from hf_clamu.tasks import Example, TaskKind
 from hf_clamu.training.batching import chunks
 from hf_clamu.training.workspace import LiveModel
 
@@ -22,9 +23,10 @@ class Measurement:
     """Mean loss and mean score over examples.
 
     Args:
-        loss (`float`): mean cross-entropy per example (per token first, for language models), in nats.
-        score (`float`): accuracy for classifiers; for language models the answer probability
-            `P(a|q)^(1/|a|) = exp(-mean token loss)`, averaged over the examples. Both in [0, 1].
+        loss (`float`): mean cross-entropy per example (over its tokens first, where there are many), in nats.
+        score (`float`): accuracy for classifiers (of labelled words within an example first, then over the examples);
+            for language models the answer probability `P(a|q)^(1/|a|) = exp(-mean token loss)`, averaged over the
+            examples. Both in [0, 1].
         num_examples (`int`): examples measured.
     """
 
@@ -44,25 +46,45 @@ def measure(live: LiveModel, examples: Sequence[Example]) -> Measurement:
     Source of the answer probability: TOFU, section 2.2 (end-of-sequence token included).
     """
     live.model.eval()
+    kind = _token_kind(live.model)
     losses: list[float] = []
     scores: list[float] = []
     for part in chunks(examples, _EVALUATION_BATCH):
         batch = live.batch(part)
-        labels_B = batch.pop("labels")
+        # A decoder of its own reads the labels, shifted by one; everything else only needs its inputs.
+        labels_B = batch["labels"] if kind == "seq2seq-lm" else batch.pop("labels")
         logits = live.forward(batch).logits.float()
         if labels_B.dim() == 1:
             losses += torch.nn.functional.cross_entropy(logits, labels_B, reduction="none").tolist()
             scores += (logits.argmax(-1) == labels_B).float().tolist()
             continue
-        logits_BLV, labels_BL = logits[:, :-1], labels_B[:, 1:]
+        # Only a model with one stack predicts the next token at each place.
+        logits_BLV, labels_BL = (logits[:, :-1], labels_B[:, 1:]) if kind == "causal-lm" else (logits, labels_B)
         counted_BL = labels_BL != -100
         loss_BL = torch.nn.functional.cross_entropy(logits_BLV.transpose(1, 2), labels_BL, reduction="none")
         loss_B = (loss_BL * counted_BL).sum(-1) / counted_BL.sum(-1)
         losses += loss_B.tolist()
-        scores += torch.exp(-loss_B).tolist()
+        if kind == "token-classification":
+            hits_BL = (logits_BLV.argmax(-1) == labels_BL) & counted_BL
+            scores += (hits_BL.sum(-1) / counted_BL.sum(-1)).tolist()
+        else:
+            scores += torch.exp(-loss_B).tolist()
     # fsum rounds once, so the mean does not depend on how the examples were split.
     count = len(losses)
     return Measurement(loss=math.fsum(losses) / count, score=math.fsum(scores) / count, num_examples=count)
+
+
+def _token_kind(model: Any) -> TaskKind:
+    """Tell what labels of tokens mean to a model, by transformers' own lists of classes."""
+    from transformers.models.auto import modeling_auto
+
+    # Adapters and merged models keep the class's name. Not config.is_encoder_decoder: a T5 classifier has it, too.
+    name = type(model).__name__
+    if name in modeling_auto.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES.values():
+        return "token-classification"
+    if name in modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES.values():
+        return "seq2seq-lm"
+    return "causal-lm"
 
 
 @torch.no_grad()

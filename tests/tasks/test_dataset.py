@@ -135,6 +135,50 @@ def test_bad_labels(rows, labels, names, message):
         load({**rows, "label": labels}, label_names=names)
 
 
+def words(tokens, tags, **settings):
+    columns = {"task_column": "user", "tokens_column": "tokens", "tags_column": "tags"}
+    rows = {"user": ["a", "b"], "tokens": tokens, "tags": tags}
+    return TaskDataset.from_dataset(Dataset.from_dict(rows), **columns | settings)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "tags", "names", "message"),
+    [
+        ([["x"], ["y", "z"]], [["O"], ["O"]], None, "Task 'b', column 'tags', row 1: 1 labels for 2 words; give one"),
+        ([["x"], []], [["O"], []], None, "Task 'b', column 'tokens', row 1: expected a list of words, found an empty"),
+        ([["x"], None], [["O"], ["O"]], None, "column 'tokens', row 1: expected a list of words, found null"),
+        (["x", "y z"], [["O"], ["O"]], None, "found the text 'x'; split it into words .CSV holds no lists: use JSON"),
+        ([["x"], ["y", None]], [["O"], ["O", "O"]], None, "column 'tokens', row 1: word 1 is not a text but null"),
+        ([["x"], ["y"]], [["O"], None], None, "column 'tags', row 1: expected a list of labels, found null"),
+        ([["x"], ["y"]], [["O"], [None]], None, "column 'tags', row 1: the label is null"),
+        ([["x"], ["y"]], [[0], [2]], ["O", "X"], "row 1: label 2 is out of range, there are 2 labels"),
+        ([["x"], ["y"]], [["O"], ["B"]], ["O", "X"], "row 1: unknown label 'B'; label_names are O, X"),
+        ([["x"], ["y"]], [[0.5], [1.5]], None, "must hold lists of strings or whole .* a tags_column; found float"),
+    ],
+)
+def test_bad_words_and_tags(tokens, tags, names, message):
+    with pytest.raises(TaskDataError, match=message):
+        words(tokens, tags, label_names=names)
+
+
+def test_names_of_tags():
+    assert words([["x", "y"], ["z"]], [["B", "O"], ["A"]]).spec.label_names == ("A", "B", "O")
+    assert words([["x", "y"], ["z"]], [[0, 2], [0]]).spec.label_names == ("0", "1", "2")
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_words_from_files(tmp_path, suffix):
+    rows = {"user": ["a", "b"], "tokens": [["x", "y"], ["z"]], "tags": [["B", "O"], ["O"]]}
+    columns = {"task_column": "user", "tokens_column": "tokens", "tags_column": "tags"}
+    path = tmp_path / f"rows.{suffix}"
+    getattr(Dataset.from_dict(rows), {"jsonl": "to_json", "parquet": "to_parquet"}[suffix])(path)
+    tasks = TaskDataset.from_dataset(path, **columns)
+    assert (tasks.task_ids, tasks.spec.label_names) == (("a", "b"), ("B", "O"))
+    Dataset.from_dict({**rows, "tokens": ["x y", "z"], "tags": ["B O", "O"]}).to_csv(tmp_path / "rows.csv")
+    with pytest.raises(TaskDataError, match="row 0: expected a list of words, found the text 'x y'"):
+        TaskDataset.from_dataset(tmp_path / "rows.csv", **columns)
+
+
 def test_validation_split_of_the_data_set(dataset, tokenizer):
     splits = DatasetDict(train=dataset, validation=dataset.select([0, 1]), test=dataset.select([3]))
     tasks = load(splits)

@@ -25,6 +25,13 @@ def lm_tasks(prompts, completions, **settings):
     )
 
 
+def word_tasks(words, tags, **settings):
+    rows = {"user": ["u"] * len(words), "words": words, "tags": tags}
+    return TaskDataset.from_dataset(
+        Dataset.from_dict(rows), task_column="user", tokens_column="words", tags_column="tags", **settings
+    )
+
+
 def image_tasks(images, **settings):
     rows = {"user": ["u"] * len(images), "image": images, "label": [0] * len(images)}
     return TaskDataset.from_dataset(
@@ -170,6 +177,57 @@ def test_unusable_text(tokenizer, bos_tokenizer):
         lm_tasks(["q"], [None])
     with pytest.raises(RecipeError, match="needs a tokenizer"):
         text_tasks(["a"]).encode("u", None)
+
+
+def test_seq2seq_keeps_prompt_and_completion_apart(tokenizer, bos_tokenizer):
+    settings = {"kind": "seq2seq-lm", "template": "<{prompt}>"}
+    (example,) = lm_tasks(["q{x}"], ["yes"], **settings).encode("u", tokenizer).train
+    assert tokenizer.decode(example["input_ids"]) == "<q{x}>"
+    assert tokenizer.decode(example["labels"]) == "yes<eos>"
+    assert example["attention_mask"].tolist() == [1] * len("<q{x}>")
+    # Targets are what the tokenizer makes of them.
+    (example,) = lm_tasks(["q"], ["yes"], **settings).encode("u", bos_tokenizer).train
+    assert bos_tokenizer.decode(example["labels"]) == "<bos>yes<eos>"
+    (example,) = text_tasks(["good"], ["pos"], kind="seq2seq-lm").encode("u", tokenizer).train
+    assert tokenizer.decode(example["labels"]) == "pos<eos>"
+    (example,) = lm_tasks(["012345"], ["456789"], kind="seq2seq-lm", max_length=4).encode("u", tokenizer).train
+    assert (tokenizer.decode(example["input_ids"]), tokenizer.decode(example["labels"])) == ("0123", "4567")
+
+
+def test_seq2seq_without_a_target(tokenizer, bos_tokenizer):
+    for one in (tokenizer, bos_tokenizer):
+        with pytest.raises(TaskDataError, match=r"row 0: the completion '' tokenises to nothing"):
+            lm_tasks(["q"], [""], kind="seq2seq-lm").encode("u", one)
+    with pytest.raises(TaskDataError, match="row 0: the prompt '' tokenises to nothing"):
+        lm_tasks([""], ["yes"], kind="seq2seq-lm").encode("u", tokenizer)
+
+
+def test_seq2seq_padding(tokenizer):
+    examples = lm_tasks(["a", "abc"], ["wxyz", "v"], kind="seq2seq-lm").encode("u", tokenizer).train
+    batch = collate(sorted(examples, key=lambda example: len(example["input_ids"])), tokenizer.pad_token_id)
+    assert (batch["input_ids"] == tokenizer.pad_token_id).sum(1).tolist() == [2, 0]
+    assert batch["attention_mask"].sum(1).tolist() == [1, 3]
+    assert (batch["labels"] == -100).tolist() == [[False] * 5, [False, False, True, True, True]]
+
+
+def test_the_first_token_of_a_word_carries_its_label(tokenizer, bos_tokenizer):
+    tasks = word_tasks([["ab", "", "c"]], [["X", "O", "Y"]], label_names=["O", "X", "Y"])
+    (example,) = tasks.encode("u", tokenizer).train
+    assert example["input_ids"].tolist() == tokenizer("abc")["input_ids"]
+    assert example["labels"].tolist() == [1, -100, 2]  # nothing stands for the empty word
+    (example,) = tasks.encode("u", bos_tokenizer).train
+    assert example["labels"].tolist() == [-100, 1, -100, 2]
+    (example,) = word_tasks([["ab", "c"]], [["X", "X"]], max_length=2).encode("u", bos_tokenizer).train
+    assert example["labels"].tolist() == [-100, 0]
+    with pytest.raises(TaskDataError, match=r"column 'words', row 0: the words \['a'\] tokenise to nothing"):
+        word_tasks([["a"]], [["X"]], max_length=1).encode("u", bos_tokenizer)
+
+
+def test_a_slow_tokenizer_knows_no_words(tmp_path):
+    from transformers import CanineTokenizer
+
+    with pytest.raises(RecipeError, match=r"needs a fast tokenizer.*found the slow CanineTokenizer"):
+        word_tasks([["a"]], [["X"]]).encode("u", CanineTokenizer())
 
 
 def test_images_as_they_are():

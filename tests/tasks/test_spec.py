@@ -27,6 +27,9 @@ def test_whole_and_real_zero_are_written_alike():
         ({"text_column": "t", "label_column": "l"}, "sequence-classification"),
         ({"text_column": "t", "label_column": "l", "kind": "causal-lm"}, "causal-lm"),
         ({"prompt_column": "p", "completion_column": "c"}, "causal-lm"),
+        ({"prompt_column": "p", "completion_column": "c", "kind": "seq2seq-lm"}, "seq2seq-lm"),
+        ({"text_column": "t", "label_column": "l", "kind": "seq2seq-lm"}, "seq2seq-lm"),
+        ({"tokens_column": "w", "tags_column": "t"}, "token-classification"),
         ({"image_column": "i", "label_column": "l"}, "image-classification"),
     ],
 )
@@ -44,6 +47,9 @@ def test_kind_follows_from_the_columns(columns, kind):
         ({"image_column": "image"}, "no other content column"),
         ({"text_column": None}, "tell no kind of task"),
         ({"kind": "regression"}, "Unknown kind 'regression'"),
+        ({"kind": "token-classification"}, r"needs tokens_column \+ tags_column and.*found text_column, label_column"),
+        ({"tags_column": "tags"}, "no other content column; found text_column, label_column, tags_column"),
+        ({"tokens_column": ""}, "tokens_column must be the name"),
         ({"template": "no slot"}, "exactly once"),
         ({"template": "{prompt}{prompt}"}, "exactly once"),
         ({"max_length": 0}, "max_length"),
@@ -60,6 +66,19 @@ def test_kind_follows_from_the_columns(columns, kind):
 def test_bad_settings_are_refused(change, message):
     with pytest.raises(RecipeError, match=message):
         TaskSpec.from_dict({**TEXT, **change})
+
+
+def test_later_fields_leave_the_bytes_of_other_kinds_alone():
+    # The golden list is that of the first saved models.
+    names = (
+        "kind task_column text_column prompt_column completion_column image_column label_column id_column "
+        "cluster_column label_names template max_length validation_fraction split_seed"
+    )
+    assert list(TaskSpec.from_dict(TEXT).to_dict()) == names.split()
+    words = {"task_column": "user", "tokens_column": "words", "tags_column": "tags", "label_names": ["O"]}
+    spec = TaskSpec.from_dict(words)
+    assert (spec.to_dict()["tokens_column"], spec.to_dict()["tags_column"]) == ("words", "tags")
+    assert TaskSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
 
 
 def test_label_names_need_a_label_column():
