@@ -273,12 +273,15 @@ def evaluate(
 
 
 def _evaluation_text(values: dict[str, Any]) -> str:
-    rows = [(f"cluster {number}", f"{100 * score:.1f} %") for number, score in values["clusters"].items()]
-    rows.append(("all tasks", f"{100 * values['score']:.1f} %"))
+    def cells(summaries: dict[str, dict[str, float]]) -> list[str]:
+        return [f"{100 * found['mean']:.1f} ± {100 * found['spread']:.1f} %" for found in summaries.values()]
+
+    rows = [(f"cluster {number}", *cells(summaries)) for number, summaries in values["clusters"].items()]
+    rows.append(("all tasks", *cells(values["metrics"])))
+    names = [name.replace("_", " ") for name in values["metrics"]]
     return (
-        table((f"{values['metric']} ({values['split']})", "mean over tasks"), rows)
-        + f"\nspread over {values['num_tasks']} tasks {100 * values['spread']:.1f} points, "
-        f"{values['num_examples']} examples"
+        table((values["split"], *names), rows)
+        + f"\nmean ± spread over {values['num_tasks']} tasks, {values['num_examples']} examples"
     )
 
 

@@ -119,7 +119,8 @@ def with_label_names(spec: TaskSpec, splits: Sequence[Split]) -> TaskSpec:
             return dataclasses.replace(spec, label_names=split.class_names)
     found = (value for split in splits for value in split.column(column))
     if spec.tags_column is not None:
-        found = (value for tags in found if isinstance(tags, list) for value in tags)
+        # What is no list is refused later, where its row can be named.
+        found = (value for tags in found for value in (tags if isinstance(tags, list) else [tags]))
     values = [value for value in found if value is not None and value != ""]
     if values and all(isinstance(value, str) for value in values):
         return dataclasses.replace(spec, label_names=tuple(sorted(set(values))))
@@ -205,7 +206,7 @@ def require_words(words: Any) -> None:
     if not isinstance(words, list):
         raise ValueError(f"expected a list of words, found {_shown(words)}")
     if not words:
-        raise ValueError("expected a list of words, found an empty one")
+        raise ValueError("the list of words is empty")
     for number, word in enumerate(words):
         if not isinstance(word, str):
             raise ValueError(f"word {number} is not a text but {_shown(word)}")

@@ -7,13 +7,14 @@ import hmac
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from hf_clamu.errors import RecipeError, TaskDataError, TaskNotFoundError
+from hf_clamu.exact.digest import digest_tensors
 from hf_clamu.tasks.columns import Label, Split, check_examples, open_split, place, rows_of_tasks, with_label_names
-from hf_clamu.tasks.encoding import EncodedTask, Example, arrange, example_encoder
+from hf_clamu.tasks.encoding import EncodedTask, Example, arrange, example_encoder, split_by_content
 from hf_clamu.tasks.files import read_files
 from hf_clamu.tasks.spec import TaskKind, TaskSpec
 
@@ -261,6 +262,42 @@ class TaskDataset:
         if self.spec.kind == "image-classification":
             self._check_shapes(task_id, task, train, validation)
         return arrange(self.spec, task_id, train, validation, task.cluster_key)
+
+    def rows(self, task_id: str, processor: Any, split: Literal["train", "validation", "all"] = "all") -> Any:
+        """Return a task's rows as they came, with their labels as numbers.
+
+        Args:
+            task_id (`str`): the task.
+            processor (`transformers.PreTrainedTokenizerBase`, image processor, or None): as for `encode`; which
+                examples are kept out of training depends on what they are encoded to.
+            split (`str`, defaults to `"all"`): "train", "validation" or "all".
+
+        Returns:
+            `datasets.Dataset`: the content columns, in the order of `encode`'s examples, training ones first.
+
+        Raises:
+            TaskNotFoundError: if there is no such task.
+            TaskDataError: if a row cannot be encoded.
+        """
+        from datasets import concatenate_datasets
+
+        task = self._task(task_id)
+        parts = [task.train] if task.validation is None else [task.train, task.validation]
+        encoded = [self._encode_part(task_id, part, processor) for part in parts]
+        # Rows are numbered through both parts, as they stand in the result before it is put in order.
+        numbers = iter(range(sum(map(len, encoded))))
+        digests = [[(digest_tensors(example), next(numbers)) for example in examples] for examples in encoded]
+        train, validation = split_by_content(self.spec, task_id, digests[0], digests[1] if len(digests) > 1 else None)
+        chosen = {"train": train, "validation": validation, "all": [*train, *validation]}[split]
+        return concatenate_datasets([self._rows_of(part) for part in parts]).select(number for _, number in chosen)
+
+    def _rows_of(self, part: _Part) -> Any:
+        found = part.split.dataset.select(part.rows).select_columns(sorted(set(self.spec.content_columns)))
+        column = self.spec.label_column or self.spec.tags_column
+        if column is None or part.labels is None:
+            return found
+        labels = [label if isinstance(label, int) else list(label) for label in part.labels]
+        return found.remove_columns([column]).add_column(column, labels)
 
     def _encode_part(self, task_id: str, part: _Part, processor: Any) -> list[Example]:
         columns = sorted(set(self.spec.content_columns))

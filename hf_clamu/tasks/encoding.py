@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -17,8 +17,17 @@ from hf_clamu.exact.digest import canonical_json, digest_tensors, sha256_hex
 from hf_clamu.tasks.columns import Label
 from hf_clamu.tasks.spec import TaskSpec
 
-__all__ = ["EncodedTask", "Example", "arrange", "collate", "example_encoder", "tokenizer_limit"]
+__all__ = [
+    "EncodedTask",
+    "Example",
+    "arrange",
+    "collate",
+    "example_encoder",
+    "split_by_content",
+    "tokenizer_limit",
+]
 
+T = TypeVar("T")
 Example = dict[str, torch.Tensor]
 
 IGNORED_LABEL = -100
@@ -71,14 +80,10 @@ def arrange(
         `EncodedTask`: a function of the multisets of examples. One row more or less moves at most one other example
         between training and validation.
     """
-    train_pairs = _by_digest(train)
-    if validation is not None:
-        validation_pairs = _by_digest(validation)
-    else:
-        # Equal examples have equal ranks, and which of them goes where makes no difference.
-        ranked = sorted(train_pairs, key=lambda pair: _split_rank(spec.split_seed, task_id, pair[0]))
-        count = _validation_count(len(ranked), spec.validation_fraction)
-        validation_pairs, train_pairs = sorted(ranked[:count], key=_digest_of), sorted(ranked[count:], key=_digest_of)
+    held_out = None if validation is None else [(digest_tensors(example), example) for example in validation]
+    train_pairs, validation_pairs = split_by_content(
+        spec, task_id, [(digest_tensors(example), example) for example in train], held_out
+    )
     digests = {"train": [d for d, _ in train_pairs], "validation": [d for d, _ in validation_pairs]}
     return EncodedTask(
         task_id=task_id,
@@ -89,12 +94,28 @@ def arrange(
     )
 
 
-def _digest_of(pair: tuple[str, Example]) -> str:
+def split_by_content(
+    spec: TaskSpec, task_id: str, train: Iterable[tuple[str, T]], validation: Iterable[tuple[str, T]] | None
+) -> tuple[list[tuple[str, T]], list[tuple[str, T]]]:
+    """Order digests of examples, with what belongs to them, and split off the validation part, as `arrange` says.
+
+    Args:
+        spec (`TaskSpec`): gives `validation_fraction` and `split_seed`.
+        task_id (`str`): the task.
+        train (*iterable* of pairs of `str` and anything): digests of encoded examples.
+        validation (*iterable* of such pairs, *optional*): those that the data set itself keeps out of training.
+    """
+    train_pairs = sorted(train, key=_digest_of)
+    if validation is not None:
+        return train_pairs, sorted(validation, key=_digest_of)
+    # Equal examples have equal ranks, and which of them goes where makes no difference.
+    ranked = sorted(train_pairs, key=lambda pair: _split_rank(spec.split_seed, task_id, pair[0]))
+    count = _validation_count(len(ranked), spec.validation_fraction)
+    return sorted(ranked[count:], key=_digest_of), sorted(ranked[:count], key=_digest_of)
+
+
+def _digest_of(pair: tuple[str, Any]) -> str:
     return pair[0]
-
-
-def _by_digest(examples: Iterable[Example]) -> list[tuple[str, Example]]:
-    return sorted(((digest_tensors(example), example) for example in examples), key=_digest_of)
 
 
 def _split_rank(seed: int, task_id: str, digest: str) -> str:

@@ -4,7 +4,7 @@ from hf_clamu.training.batching import sample_batches
 from hf_clamu.training.determinism import Environment, derive_seed, deterministic, seeded
 from hf_clamu.training.finetuning import FinetuningArguments, finetune
 from hf_clamu.training.masking import MaskingArguments, train_mask
-from hf_clamu.training.measuring import Measurement, measure, task_feature
+from hf_clamu.training.measuring import Measurement, losses_and_scores, measure, task_feature
 from hf_clamu.training.task_trainer import Progress, TaskTrainer, silent_progress
 from hf_clamu.training.workspace import LiveModel, Workspace, trainable_names
 
@@ -20,6 +20,7 @@ __all__ = [
     "derive_seed",
     "deterministic",
     "finetune",
+    "losses_and_scores",
     "measure",
     "sample_batches",
     "seeded",

@@ -13,7 +13,7 @@ from hf_clamu.tasks import Example, TaskKind
 from hf_clamu.training.batching import chunks
 from hf_clamu.training.workspace import LiveModel
 
-__all__ = ["Measurement", "measure", "task_feature"]
+__all__ = ["Measurement", "losses_and_scores", "measure", "task_feature"]
 
 _EVALUATION_BATCH = 64
 
@@ -35,7 +35,6 @@ class Measurement:
     num_examples: int
 
 
-@torch.no_grad()
 def measure(live: LiveModel, examples: Sequence[Example]) -> Measurement:
     """Measure the live model on examples.
 
@@ -44,6 +43,20 @@ def measure(live: LiveModel, examples: Sequence[Example]) -> Measurement:
         examples (*sequence* of `Example`): at least one.
 
     Source of the answer probability: TOFU, section 2.2 (end-of-sequence token included).
+    """
+    losses, scores = losses_and_scores(live, examples)
+    # fsum rounds once, so the mean does not depend on how the examples were split.
+    count = len(losses)
+    return Measurement(loss=math.fsum(losses) / count, score=math.fsum(scores) / count, num_examples=count)
+
+
+@torch.no_grad()
+def losses_and_scores(live: LiveModel, examples: Sequence[Example]) -> tuple[list[float], list[float]]:
+    """Return the loss and the score of each example, which `Measurement` describes.
+
+    Args:
+        live (`LiveModel`): the model.
+        examples (*sequence* of `Example`): any number.
     """
     live.model.eval()
     kind = _token_kind(live.model)
@@ -69,9 +82,7 @@ def measure(live: LiveModel, examples: Sequence[Example]) -> Measurement:
             scores += (hits_BL.sum(-1) / counted_BL.sum(-1)).tolist()
         else:
             scores += torch.exp(-loss_B).tolist()
-    # fsum rounds once, so the mean does not depend on how the examples were split.
-    count = len(losses)
-    return Measurement(loss=math.fsum(losses) / count, score=math.fsum(scores) / count, num_examples=count)
+    return losses, scores
 
 
 def _token_kind(model: Any) -> TaskKind:

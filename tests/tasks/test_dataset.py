@@ -145,7 +145,7 @@ def words(tokens, tags, **settings):
     ("tokens", "tags", "names", "message"),
     [
         ([["x"], ["y", "z"]], [["O"], ["O"]], None, "Task 'b', column 'tags', row 1: 1 labels for 2 words; give one"),
-        ([["x"], []], [["O"], []], None, "Task 'b', column 'tokens', row 1: expected a list of words, found an empty"),
+        ([["x"], []], [["O"], []], None, "Task 'b', column 'tokens', row 1: the list of words is empty"),
         ([["x"], None], [["O"], ["O"]], None, "column 'tokens', row 1: expected a list of words, found null"),
         (["x", "y z"], [["O"], ["O"]], None, "found the text 'x'; split it into words .CSV holds no lists: use JSON"),
         ([["x"], ["y", None]], [["O"], ["O", "O"]], None, "column 'tokens', row 1: word 1 is not a text but null"),

@@ -136,7 +136,7 @@ class AnswerProbability(_InMemory):
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
-            description="Mean of P(a|q)^(1/|a|) over examples, in [0, 1]: how sure a language model is of the answers.",
+            description="Mean of P(a|q)^(1/|a|) over examples, in [0, 1]: how likely the right answers are.",
             citation=_TOFU,
             inputs_description="""
 Args:

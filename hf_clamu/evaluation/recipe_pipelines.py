@@ -1,0 +1,104 @@
+"""transformers' pipelines that encode inputs as the model's recipe did, so that they see what training saw.
+
+A stock pipeline may cut texts elsewhere, add token types, or turn a grey image into three channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import transformers
+
+from hf_clamu.tasks import TaskSpec
+from hf_clamu.tasks.encoding import example_encoder
+
+__all__ = ["RecipeImagePipeline", "RecipeTextPipeline", "RecipeWordsPipeline", "recipe_pipeline"]
+
+_BATCH = 32
+
+
+class RecipeTextPipeline(transformers.TextClassificationPipeline):
+    """Classifies texts; settings of the tokenizer that a call gives are not used."""
+
+    def preprocess(self, input_: Any, **preprocess_parameters: Any) -> dict[str, Any]:  # type: ignore[override]
+        """Encode one text, or a *dict* with it as `"text"`."""
+        return _encoded(self, "text_column", input_["text"] if isinstance(input_, Mapping) else input_, self.tokenizer)
+
+
+class RecipeImagePipeline(transformers.ImageClassificationPipeline):
+    """Classifies images, also for a model that has no image processor: pixels are then taken as they are."""
+
+    _load_image_processor = False
+
+    def preprocess(self, input_: Any, **preprocess_parameters: Any) -> dict[str, Any]:  # type: ignore[override]
+        """Encode one image, PIL or numbers, as the recipe's rows have it."""
+        return _encoded(self, "image_column", input_, self.image_processor)
+
+
+class RecipeWordsPipeline(transformers.Pipeline):
+    """Tags lists of words: for each, the tag of its first token; `None` where no token of it is left."""
+
+    # What it needs is given; transformers looks for nothing else.
+    _load_tokenizer: Any = True
+    _load_processor: Any = False
+    _load_image_processor: Any = False
+    _load_feature_extractor: Any = False
+
+    def _sanitize_parameters(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        return {}, {}, {}
+
+    def preprocess(self, input_: Sequence[str], **preprocess_parameters: Any) -> dict[str, Any]:
+        """Encode the words of one example; which word a token stands for goes along."""
+        words = list(input_)
+        found = _encoded(self, "tokens_column", words, self.tokenizer, label=tuple(range(len(words))))
+        # Words count from 1 here: batches are padded with 0.
+        found["words"] = (found.pop("labels") + 1).clamp(min=0)
+        return {**found, "num_words": torch.tensor([[len(words)]])}
+
+    def _forward(self, input_tensors: dict[str, Any], **forward_parameters: Any) -> Any:
+        rest = {name: input_tensors.pop(name) for name in ("words", "num_words")}
+        return {"logits": self.model(**input_tensors).logits, **rest}
+
+    def postprocess(self, model_outputs: dict[str, Any], **kwargs: Any) -> list[str | None]:
+        """Return a tag for each word."""
+        names: Any = self.model.config.id2label
+        tags: list[str | None] = [None] * int(model_outputs["num_words"])
+        best_L = model_outputs["logits"][0].float().argmax(-1)
+        for word, label in zip(model_outputs["words"][0].tolist(), best_L.tolist(), strict=True):
+            if word > 0:
+                tags[word - 1] = names[label]
+        return tags
+
+
+_PIPELINES: dict[str, tuple[Any, str]] = {
+    "image-classification": (RecipeImagePipeline, "image-classification"),
+    "sequence-classification": (RecipeTextPipeline, "text-classification"),
+    "token-classification": (RecipeWordsPipeline, "token-classification"),
+}
+
+
+def recipe_pipeline(model: Any) -> Any:
+    """Return the pipeline that serves a classifier as its recipe trained it.
+
+    Args:
+        model (`ClamuModel`): a classifier of texts, words or images; whatever cluster is selected serves.
+
+    Returns:
+        `transformers.Pipeline`: takes what the recipe's rows hold.
+    """
+    cls, task = _PIPELINES[model.clamu_config.task_spec["kind"]]
+    if task == "image-classification":
+        # transformers puts images into batches only where a processor says how.
+        size = 1 if model.processor is None else _BATCH
+        return cls(model=model, task=task, image_processor=model.processor, batch_size=size)
+    return cls(model=model, task=task, tokenizer=model.processor, batch_size=_BATCH)
+
+
+def _encoded(pipe: Any, column: str, value: Any, processor: Any, *, label: Any = None) -> dict[str, Any]:
+    spec = TaskSpec.from_dict(pipe.model.clamu_config.task_spec)
+    example = example_encoder(spec, processor)({str(getattr(spec, column)): value}, 0 if label is None else label)
+    if label is None:
+        del example["labels"]
+    return {name: tensor[None] for name, tensor in example.items()}

@@ -1,0 +1,214 @@
+"""How well a merged model serves its tasks: `evaluate`'s metrics, per task, per cluster and over all tasks."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import evaluate
+
+from hf_clamu.errors import TaskDataError
+from hf_clamu.evaluation.evaluators import evaluator
+from hf_clamu.evaluation.metrics import Accuracy, AnswerProbability, MacroF1
+from hf_clamu.evaluation.recipe_pipelines import recipe_pipeline
+from hf_clamu.tasks import TaskDataset
+from hf_clamu.training import LiveModel, Progress, losses_and_scores, silent_progress
+
+__all__ = ["EvaluationReport", "Summary", "evaluate_model"]
+
+Split = Literal["validation", "train", "all"]
+Serving = Literal["own", "global", "base"]
+
+_EVALUATORS = {
+    "image-classification": "image-classification",
+    "sequence-classification": "text-classification",
+    "token-classification": "token-classification",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Summary:
+    """A metric over some tasks, each counting the same.
+
+    Args:
+        mean (`float`): in [0, 1].
+        spread (`float`): standard deviation over the tasks.
+    """
+
+    mean: float
+    spread: float
+
+    @classmethod
+    def of(cls, values: Iterable[float]) -> Summary:
+        """Summarise at least one value."""
+        values = list(values)
+        return cls(mean=math.fsum(values) / len(values), spread=statistics.pstdev(values))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvaluationReport:
+    """Scores of a merged model on its tasks.
+
+    Args:
+        metrics (*dict* of `str` to `Summary`): over all tasks: `"accuracy"` and `"macro_f1"` for classifiers,
+            `"answer_probability"` for language models.
+        tasks (*dict* of `str` to *dict* of `str` to `float`): per task, each metric.
+        clusters (*dict* of `int` to *dict* of `str` to `Summary`): per cluster, each metric over its tasks.
+        num_examples (*dict* of `str` to `int`): per task.
+    """
+
+    metrics: dict[str, Summary]
+    tasks: dict[str, dict[str, float]]
+    clusters: dict[int, dict[str, Summary]]
+    num_examples: dict[str, int]
+
+    @property
+    def metric(self) -> str:
+        """The metric that `score` and `spread` are of: accuracy or answer probability."""
+        return next(iter(self.metrics))
+
+    @property
+    def score(self) -> float:
+        """Mean of `metric` over the tasks."""
+        return self.metrics[self.metric].mean
+
+    @property
+    def spread(self) -> float:
+        """Standard deviation of `metric` over the tasks."""
+        return self.metrics[self.metric].spread
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON-able values."""
+        return {
+            "metric": self.metric,
+            "score": self.score,
+            "spread": self.spread,
+            "metrics": {name: asdict(summary) for name, summary in self.metrics.items()},
+            "num_tasks": len(self.tasks),
+            "num_examples": sum(self.num_examples.values()),
+            "tasks": {
+                task_id: {**values, "num_examples": self.num_examples[task_id]}
+                for task_id, values in self.tasks.items()
+            },
+            "clusters": {
+                str(number): {name: asdict(summary) for name, summary in summaries.items()}
+                for number, summaries in self.clusters.items()
+            },
+        }
+
+
+def evaluate_model(
+    model: Any,
+    tasks: TaskDataset,
+    *,
+    split: Split = "all",
+    serving: Serving | int = "own",
+    progress: Progress = silent_progress,
+) -> EvaluationReport:
+    """Measure a merged model on its tasks.
+
+    Classifiers are measured by `evaluate`'s evaluators over a pipeline of each cluster, language models by the
+    probability that they give the right answer, which no pipeline tells.
+
+    Args:
+        model (`ClamuModel`): the model; the selected cluster is the same afterwards.
+        tasks (`TaskDataset`): data of merged tasks; others in it are left out.
+        split (`str`): `"validation"`, `"train"` or `"all"` examples of the tasks.
+        serving (`str` or `int`): each task by its `"own"` cluster, or all by the `"global"` model, the `"base"`, or
+            one cluster by its number.
+        progress (`Progress`, *optional*): shows how far it is.
+
+    Raises:
+        TaskDataError: if no task of the data is merged, or a task has no examples of that split.
+    """
+    tasks = model.keyed_tasks(tasks)
+    known = [task_id for task_id in tasks.task_ids if task_id in model.tasks]
+    if not known:
+        raise TaskDataError(
+            f"None of the {len(tasks)} tasks of the data is merged into this model. Give the data of merged tasks."
+        )
+    groups: dict[int, list[str]] = {}
+    for task_id in known:
+        groups.setdefault(model.cluster_of(task_id), []).append(task_id)
+    selected = model.cluster
+    measure = _Answers(model, tasks, split) if tasks.spec.kind.endswith("-lm") else _Labels(model, tasks, split)
+    found: dict[str, tuple[dict[str, float], int]] = {}
+    try:
+        for number in progress(sorted(groups), "evaluate"):
+            _serve(model, number if serving == "own" else serving)
+            for task_id in groups[number]:
+                found[task_id] = measure(task_id)
+    finally:
+        model.set_cluster(selected)
+    values = {task_id: found[task_id][0] for task_id in known}
+    return EvaluationReport(
+        metrics=_summaries(values.values()),
+        tasks=values,
+        clusters={
+            number: _summaries(values[task_id] for task_id in members) for number, members in sorted(groups.items())
+        },
+        num_examples={task_id: found[task_id][1] for task_id in known},
+    )
+
+
+def _serve(model: Any, serving: Serving | int) -> None:
+    if serving == "base":
+        model.set_base()
+    else:
+        model.set_cluster(None if serving == "global" else serving)
+
+
+def _summaries(tasks: Iterable[Mapping[str, float]]) -> dict[str, Summary]:
+    rows = list(tasks)
+    return {name: Summary.of(row[name] for row in rows) for name in rows[0]}
+
+
+class _Labels:
+    """Measures a classifier by its pipeline."""
+
+    def __init__(self, model: Any, tasks: TaskDataset, split: Split) -> None:
+        spec = tasks.spec
+        self._tasks, self._split, self._processor = tasks, split, model.processor
+        self._evaluator = evaluator(_EVALUATORS[spec.kind])
+        self._settings = {
+            "model_or_pipeline": recipe_pipeline(model),
+            "metric": evaluate.combine([Accuracy(), MacroF1()]),
+            "input_column": spec.image_column or spec.tokens_column or spec.text_column,
+            "label_column": spec.label_column or spec.tags_column,
+            "label_mapping": model.config.label2id,
+        }
+
+    def __call__(self, task_id: str) -> tuple[dict[str, float], int]:
+        rows = self._tasks.rows(task_id, self._processor, self._split)
+        _require_examples(rows, task_id, self._split)
+        found = self._evaluator.compute(data=rows, **self._settings)
+        return {name: float(found[name]) for name in ("accuracy", "macro_f1")}, len(rows)
+
+
+class _Answers:
+    """Measures a language model by the probability of the right answers."""
+
+    def __init__(self, model: Any, tasks: TaskDataset, split: Split) -> None:
+        self._tasks, self._split, self._processor = tasks, split, model.processor
+        pad = getattr(model.processor, "pad_token_id", None) or 0
+        self._live = LiveModel(model, device=model.device, pad_token_id=pad)
+        self._metric = AnswerProbability()
+
+    def __call__(self, task_id: str) -> tuple[dict[str, float], int]:
+        encoded = self._tasks.encode(task_id, self._processor)
+        parts = {"train": encoded.train, "validation": encoded.validation}
+        examples = parts.get(self._split, (*encoded.train, *encoded.validation))
+        _require_examples(examples, task_id, self._split)
+        losses, _ = losses_and_scores(self._live, examples)
+        return self._metric.compute(predictions=[-loss for loss in losses]), len(examples)
+
+
+def _require_examples(examples: Sequence[Any], task_id: str, split: Split) -> None:
+    if len(examples) == 0:
+        raise TaskDataError(
+            f"Task {task_id!r} has no {split} examples: the recipe keeps none (validation_fraction). "
+            "Evaluate another split, or give held-out data (--data PATH)."
+        )
