@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Recipe"]
 
-_KEYS = ("base_model", "revision", "tokenizer", "data", "arguments", "peft_config", "peft_merging")
+_KEYS = ("base_model", "revision", "tokenizer", "data", "arguments", "peft_config", "peft_merging", "card")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +34,7 @@ class Recipe:
             models that are made from a configuration. By default the base model's own.
         peft_config (*dict*, *optional*): the PEFT adapter to finetune through, with its `peft_type`.
         peft_merging (`str`, *optional*): how adapters are added, see `ClamuTrainer`.
+        card (*dict*): licence, languages, tags and more for the model card, see `CardSettings`.
         folder (`Path`): relative paths start here.
 
     Raises:
@@ -54,6 +55,7 @@ class Recipe:
     tokenizer: str | None = None
     peft_config: dict[str, Any] | None = None
     peft_merging: str | None = None
+    card: dict[str, Any] = field(default_factory=dict)
     folder: Path = Path()
 
     @classmethod
@@ -91,7 +93,7 @@ class Recipe:
         for key in ("revision", "tokenizer", "peft_merging"):
             if not isinstance(values.get(key), (str, type(None))):
                 raise RecipeError(f"{where}: {key} must be a string, got {values[key]!r}; put it in quotes.")
-        for key in ("data", "arguments", "peft_config"):
+        for key in ("data", "arguments", "peft_config", "card"):
             if not isinstance(values.get(key) or {}, Mapping):
                 raise RecipeError(f"{where}: {key} must be a mapping, got {values[key]!r}.")
         base = values["base_model"]
@@ -103,6 +105,7 @@ class Recipe:
             tokenizer=values.get("tokenizer"),
             peft_config=dict(values["peft_config"]) if values.get("peft_config") else None,
             peft_merging=values.get("peft_merging"),
+            card=dict(values.get("card") or {}),
             folder=folder or Path(),
         )
 
@@ -139,6 +142,7 @@ class Recipe:
             revision=self.revision,
             peft_config=self.peft_config,
             peft_merging=self.peft_merging,
+            card=self.card,
             **options,
         )
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from hf_clamu.errors import RecipeError
 from hf_clamu.merging import ClamuArguments, MergedState
 from hf_clamu.models.base import load_base
+from hf_clamu.models.card import CardSettings
 from hf_clamu.models.configuration_clamu import ClamuConfig
 from hf_clamu.models.maintenance import build, described
 from hf_clamu.models.modeling_clamu import attach
@@ -38,6 +40,8 @@ class ClamuTrainer:
             frozen and shared, `B` is added, so that the merged product is the sum of the tasks' products.
             `"parameters"` (the default of other methods): every parameter of the adapter is added. `"product"`: the
             adapter is merged into the base weights after each task, and those are added.
+        card (`CardSettings` or *dict*, *optional*): licence, languages, data sets and tags of the model card, and
+            whether it names the tasks.
         progress (`Progress`, *optional*): shows how far it is; by default bars on stderr.
 
     Example:
@@ -61,6 +65,7 @@ class ClamuTrainer:
         task_id_key: str | None = None,
         peft_config: Any = None,
         peft_merging: str | None = None,
+        card: CardSettings | Mapping[str, Any] | None = None,
         progress: Progress | None = None,
     ) -> None:
         if not isinstance(tasks, TaskDataset):
@@ -74,6 +79,7 @@ class ClamuTrainer:
         self.processing_class = processing_class
         self.revision = revision
         self.space = PeftSpace.of(peft_config, peft_merging)
+        self.card = card if isinstance(card, CardSettings) else CardSettings.from_dict(card or {})
         self.progress: Progress = progress or progress_bars
         self.seconds: dict[str, float] = {}
 
@@ -108,6 +114,7 @@ class ClamuTrainer:
             task_ids="hmac-sha256" if self.tasks.is_keyed else "plain",
             peft_config=None if base.space is None else base.space.to_dict(),
             peft_merging=None if base.space is None else base.space.merging,
+            card=self.card.to_dict(),
         )
 
         def describe(state: MergedState) -> ClamuConfig:

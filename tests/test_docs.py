@@ -180,7 +180,7 @@ def _cli() -> str:
         for name, parameter in inspect.signature(callback).parameters.items():
             kind, info = typing.get_args(hints[name])[:2]
             is_option = type(info).__name__ == "OptionInfo"
-            shown = (info.param_decls or ("--" + name.replace("_", "-"),))[0] if is_option else info.metavar
+            shown = _option(info, name) if is_option else info.metavar
             if parameter.default is inspect.Parameter.empty:
                 words.append(f"{shown} …" if is_option else shown)
                 default = "required"
@@ -191,6 +191,12 @@ def _cli() -> str:
         parts.append(f"### {callback.__name__}\n\n{callback.__doc__.strip()} `{' '.join(words)}`\n\n")
         parts[-1] += _table(("argument", "default", "meaning"), rows)
     return "\n\n".join(parts)
+
+
+def _option(info: Any, name: str) -> str:
+    # Inside Annotated, typer keeps the first name that is given for an option where its default would be.
+    given = [*([info.default] if isinstance(info.default, str) else []), *(info.param_decls or ())]
+    return next((one for one in given if one.startswith("--")), "--" + name.replace("_", "-"))
 
 
 def _choices(kind: Any) -> str:
@@ -247,15 +253,18 @@ def _errors() -> str:
 
 def _generated(name: str) -> str:
     from hf_clamu import ClamuArguments, TaskSpec
+    from hf_clamu.models.card import CardSettings
 
     if name == "arguments":
         return _settings(ClamuArguments, ClamuArguments.describe())
     if name == "spec":
         return _settings(TaskSpec, {field.name: field.metadata["help"] for field in fields(TaskSpec)})
+    if name == "card":
+        return _settings(CardSettings, {field.name: field.metadata["help"] for field in fields(CardSettings)})
     return {"cli": _cli, "api": _api, "errors": _errors}[name]()
 
 
-@pytest.mark.parametrize("name", ["arguments", "spec", "cli", "api", "errors"])
+@pytest.mark.parametrize("name", ["arguments", "spec", "card", "cli", "api", "errors"])
 def test_generated_tables_are_up_to_date(name):
     text = REFERENCE.read_text(encoding="utf-8")
     start, end = f"<!-- generated: {name} -->\n", f"<!-- end: {name} -->"

@@ -23,8 +23,9 @@ class ClamuArguments(FinetuningArguments, ClusteringArguments, LocalizationArgum
     """Settings of a build. They are part of the recipe: an unmerge and a rebuild repeat them.
 
     The fields are those of the stages: finetuning (`finetune_steps`, `learning_rate`, `batch_size`, ...), clustering
-    (`num_clusters`, `clustering`), localization (`localization`, `scaling`, `mask_steps`, `mask_batch_size`) and the
-    integer grid (`fraction_bits`). `ClamuArguments.describe()` returns each with its meaning.
+    (`num_clusters`, `clustering`), localization (`localization`, `scaling`, `mask_steps`, `mask_batch_size`), the
+    integer grid (`fraction_bits`) and what is measured for the card (`score_validation`).
+    `ClamuArguments.describe()` returns each with its meaning.
 
     Raises:
         RecipeError: if a value is out of range.
@@ -41,6 +42,13 @@ class ClamuArguments(FinetuningArguments, ClusteringArguments, LocalizationArgum
 
     fraction_bits: int = field(
         default=28, metadata={"help": "Bits behind the binary point of the integer grid of task vectors."}
+    )
+    score_validation: bool = field(
+        default=True,
+        metadata={
+            "help": "Measure the validation examples, where there are any, after a build and after each request; the "
+            "model card shows the means."
+        },
     )
 
     def __post_init__(self) -> None:

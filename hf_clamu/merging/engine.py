@@ -15,6 +15,7 @@ from hf_clamu.exact import DeltaAccumulator, TaskVector
 from hf_clamu.merging.arguments import ClamuArguments
 from hf_clamu.merging.clustering import cluster_tasks, sketch
 from hf_clamu.merging.localization import ClusterVector, Localizer
+from hf_clamu.merging.scoring import score_clusters
 from hf_clamu.merging.state import MergedState, TaskRecord, missing_tasks
 from hf_clamu.tasks import EncodedTask, TaskDataset
 from hf_clamu.training import TaskTrainer
@@ -84,7 +85,7 @@ def unmerge_tasks(
     forgotten = sorted(set(task_ids))
     check_data(state, forgotten, trainer.tasks, trainer.encoded)
     retained = [task_id for task_id in state.task_ids if task_id not in forgotten]
-    if retained and _localization_reads_data(arguments):
+    if retained and _deriving_reads_data(state, arguments):
         check_data(state, retained, trainer.tasks, trainer.encoded)
     total = DeltaAccumulator.restore(state.delta, [record.bounds for record in state.records.values()])
     with trainer.timed("finetune"):
@@ -159,7 +160,13 @@ def _derive(
     localizer = Localizer(trainer, delta, clusters, arguments, arguments.seed, vector_source)
     with trainer.timed("localize"):
         alpha, masks = localizer.run()
-    return MergedState(delta=delta, records=records, vectors=vectors, clusters=clusters, alpha=alpha, masks=masks)
+    scores = None
+    if arguments.score_validation and any(record.num_validation for record in records.values()):
+        with trainer.timed("score"):
+            scores = score_clusters(trainer, delta, alpha, clusters, masks)
+    return MergedState(
+        delta=delta, records=records, vectors=vectors, clusters=clusters, alpha=alpha, masks=masks, scores=scores
+    )
 
 
 def _clusters(
@@ -190,8 +197,9 @@ def _early_sums(
     return {members: DeltaAccumulator(trainer.workspace.shapes) for members in clusters}
 
 
-def _localization_reads_data(arguments: ClamuArguments) -> bool:
-    return arguments.localization != "global" or arguments.scaling == "auto"
+def _deriving_reads_data(state: MergedState, arguments: ClamuArguments) -> bool:
+    scored = arguments.score_validation and any(record.num_validation for record in state.records.values())
+    return scored or arguments.localization != "global" or arguments.scaling == "auto"
 
 
 def check_data(
@@ -214,7 +222,7 @@ def check_data(
         raise TaskDataError(
             f"The data given has no rows of the merged task {absent[0]!r}"
             f"{f' and {len(absent) - 1} more' if len(absent) > 1 else ''}. Forgetting needs the data of the forgotten "
-            "tasks (to retrain them) and of the retained ones (to derive their masks again); give all of it."
+            "tasks (to retrain them) and of the retained ones (to derive masks and scores again); give all of it."
         )
     for task_id in task_ids:
         found, recorded = encoded(task_id).digest, state.records[task_id].data_digest

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -46,6 +47,7 @@ class MergedState:
         alpha (`float`): the scaling coefficient of the delta; 0 if no task is merged.
         masks (*tuple* of *dict* of `str` to `torch.Tensor`, uint8): packed mask of each cluster; empty if the
             localization is `global`.
+        scores (*dict*, *optional*): held-out scores, see `score_clusters`.
     """
 
     delta: dict[str, torch.Tensor]
@@ -54,6 +56,7 @@ class MergedState:
     clusters: tuple[tuple[str, ...], ...]
     alpha: float
     masks: tuple[dict[str, torch.Tensor], ...]
+    scores: dict[str, Any] | None = None
 
     @property
     def task_ids(self) -> tuple[str, ...]:

@@ -80,6 +80,7 @@ def state_digest(state: MergedState) -> str:
             "delta": digest_tensors(state.delta),
             "ledger": ledger_entries(state),
             "masks": [digest_tensors(mask) for mask in state.masks],
+            "scores": state.scores,
             "vectors": None if state.vectors is None else digest_tensors({_VECTORS_KEY: state.vectors}),
         }
     )
@@ -184,7 +185,13 @@ def read_checkpoint(folder: Path) -> Checkpoint:
                 f"{folder / VECTORS_NAME} has {len(vectors)} rows for {len(records)} tasks. Take an undamaged copy."
             )
     state = MergedState(
-        delta=delta, records=records, vectors=vectors, clusters=clusters, alpha=config.alpha, masks=masks
+        delta=delta,
+        records=records,
+        vectors=vectors,
+        clusters=clusters,
+        alpha=config.alpha,
+        masks=masks,
+        scores=config.scores,
     )
     fresh = read_tensors(folder / FRESH_NAME) if (folder / FRESH_NAME).exists() else {}
     try:

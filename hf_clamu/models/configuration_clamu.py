@@ -30,9 +30,11 @@ class ClamuConfig(PreTrainedConfig):
         alpha (`float`): the scaling coefficient of the merged delta.
         num_tasks (`int`): merged tasks.
         num_clusters (`int`): clusters, each with a mask unless the localization is `global`.
+        scores (*dict*, *optional*): held-out scores of the merged tasks, see `score_clusters`.
         task_ids (`str`): `"plain"`, or `"hmac-sha256"` if the ids in the ledger are keyed commitments.
         peft_config (*dict*, *optional*): the PEFT adapter that tasks are finetuned through, if there is one.
         peft_merging (`str`, *optional*): how it is merged, see `ClamuTrainer`.
+        card (*dict*, *optional*): what the model card shows beside, see `CardSettings`.
     """
 
     model_type = "clamu"
@@ -48,9 +50,11 @@ class ClamuConfig(PreTrainedConfig):
     alpha: float = 0.0
     num_tasks: int = 0
     num_clusters: int = 0
+    scores: dict[str, Any] | None = None
     task_ids: str = "plain"
     peft_config: dict[str, Any] | None = None
     peft_merging: str | None = None
+    card: dict[str, Any] | None = None
 
     def to_file_dict(self) -> dict[str, Any]:
         """Return what `config.json` holds: nothing but our own fields, so that the same model gives the same bytes."""
@@ -68,9 +72,11 @@ class ClamuConfig(PreTrainedConfig):
             "alpha": self.alpha,
             "num_tasks": self.num_tasks,
             "num_clusters": self.num_clusters,
+            "scores": self.scores,
             "task_ids": self.task_ids,
             "peft_config": self.peft_config,
             "peft_merging": self.peft_merging,
+            "card": self.card,
         }
 
 

@@ -296,6 +296,7 @@ def described(config: ClamuConfig, state: MergedState) -> ClamuConfig:
     values |= {
         "delta_digest": digest_tensors(state.delta),
         "alpha": state.alpha,
+        "scores": state.scores,
         "num_tasks": len(state.records),
         "num_clusters": len(state.clusters),
     }

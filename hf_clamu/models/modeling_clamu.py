@@ -416,8 +416,7 @@ class ClamuModel:
         attached = self._attached
         attached.switch.check(self._parameters_by_name())
         checkpoint = attached.checkpoint
-        num_parameters = sum(n.numel() for n in checkpoint.state.delta.values())
-        card = model_card(checkpoint.config, num_parameters)
+        card = model_card(checkpoint.config, checkpoint.state, checkpoint.source)
         with staged_folder(target) as stage:
             write_checkpoint(stage, checkpoint, card, self._write_others)
             keep_foreign_files(target, stage)

@@ -225,8 +225,8 @@ def test_batches_do_not_show(kind, trained):
 def test_a_picture_is_its_numbers(trained):
     model, tasks = trained("image")
     pixels = tasks.rows(tasks.task_ids[0], None, "all")[0]["image"]
-    picture = PIL.Image.fromarray(torch.tensor(pixels).to(torch.uint8).numpy())
-    by_picture, by_numbers = recipe_pipeline(model)([picture, pixels])
+    numbers = torch.tensor(pixels).mul(8).to(torch.uint8).numpy()
+    by_picture, by_numbers = recipe_pipeline(model)([PIL.Image.fromarray(numbers), numbers.tolist()])
     assert by_picture == by_numbers
 
 

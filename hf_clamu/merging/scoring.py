@@ -1,0 +1,66 @@
+"""Held-out scores of a merged state, for its model card."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from hf_clamu.training import TaskTrainer
+
+__all__ = ["score_clusters"]
+
+
+def score_clusters(
+    trainer: TaskTrainer,
+    delta: Mapping[str, torch.Tensor],
+    alpha: float,
+    clusters: Sequence[Sequence[str]],
+    masks: Sequence[Mapping[str, torch.Tensor]],
+) -> dict[str, Any] | None:
+    """Measure the validation examples of the tasks under their own cluster, the global model and the base.
+
+    Args:
+        trainer (`TaskTrainer`): live model and data.
+        delta (*mapping* of `str` to `torch.Tensor`, integer): the merged delta.
+        alpha (`float`): the scaling coefficient.
+        clusters (*sequence* of *sequence* of `str`): member ids.
+        masks (*sequence* of *mapping* of `str` to `torch.Tensor`, uint8): packed, one per cluster; none if the
+            localization is `global`.
+
+    Returns:
+        *dict*, or `None` where no task has validation examples: `num_tasks` and `num_examples` measured, `mean` over
+        the tasks of each of `"base"`, `"global"` and, with masks, `"own"`, and the same per cluster in `clusters`
+        (`None` for a cluster without validation examples). Scores are those of `Measurement`, in [0, 1].
+    """
+    held_out = [[task_id for task_id in members if trainer.encoded(task_id).validation] for members in clusters]
+    if not any(held_out):
+        return None
+
+    def measured(members: Sequence[str]) -> list[float]:
+        return [trainer.measure_held_out(task_id).score for task_id in members]
+
+    trainer.workspace.reset()
+    scores = {"base": [measured(members) for members in held_out]}
+    trainer.load_masked(delta, alpha, None)
+    scores["global"] = [measured(members) for members in held_out]
+    if masks:
+        scores["own"] = []
+        for mask, members in zip(masks, held_out, strict=True):
+            trainer.load_masked(delta, alpha, mask)
+            scores["own"].append(measured(members))
+    return {
+        "num_tasks": sum(map(len, held_out)),
+        "num_examples": sum(len(trainer.encoded(task_id).validation) for members in held_out for task_id in members),
+        "mean": {name: _mean([score for part in found for score in part]) for name, found in scores.items()},
+        "clusters": [
+            {name: _mean(found[number]) for name, found in scores.items()} if members else None
+            for number, members in enumerate(held_out)
+        ],
+    }
+
+
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values)

@@ -1,0 +1,117 @@
+"""The model card: what the Hub reads, what people read, and what it does not tell."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from datasets import Dataset
+from huggingface_hub import ModelCard
+
+from hf_clamu import ClamuModel, ClamuTrainer, Recipe, RecipeError, TaskDataset
+from hf_clamu.evaluation import evaluate_model
+from hf_clamu.models.card import CardSettings
+from hf_clamu.training import silent_progress
+
+
+def _card(tiny, folder, kind="text", tasks=None, card=None, **changes):
+    trainer = ClamuTrainer(
+        tiny.config(kind),
+        tiny.tasks(kind) if tasks is None else tasks,
+        tiny.arguments(**changes),
+        processing_class=tiny.processor(kind),
+        card=card,
+        progress=silent_progress,
+    )
+    trainer.train().save_pretrained(folder)
+    return ModelCard.load(folder / "README.md")
+
+
+def test_what_the_hub_reads(saved_text):
+    data = ModelCard.load(saved_text / "README.md").data
+    assert (data.library_name, data.pipeline_tag, data.license) == ("hf-clamu", "text-classification", None)
+    assert data.tags == ["clamu", "model-merging", "machine-unlearning", "peft"]
+    (result,) = data.eval_results
+    scores = json.loads((saved_text / "config.json").read_bytes())["scores"]
+    assert (result.metric_type, result.dataset_split) == ("accuracy", "validation")
+    assert result.metric_value == round(scores["mean"]["own"], 4)
+
+
+@pytest.mark.parametrize("kind", ["text", "image", "lm"])
+def test_the_scores_are_those_of_an_evaluation(kind, tiny, tmp_path):
+    model = tiny.train(kind)
+    model.save_pretrained(tmp_path / "m")
+    scores = json.loads((tmp_path / "m/config.json").read_bytes())["scores"]
+    lines = (tmp_path / "m/README.md").read_text(encoding="utf-8").splitlines()
+    for serving in ("base", "global", "own"):
+        report = evaluate_model(model, tiny.tasks(kind), split="validation", serving=serving)
+        assert scores["mean"][serving] == pytest.approx(report.score, rel=1e-5)
+        for number, summaries in report.clusters.items():
+            assert scores["clusters"][number][serving] == pytest.approx(summaries[report.metric].mean, rel=1e-5)
+            shown = f"{100 * scores['clusters'][number][serving]:.1f} %"
+            assert any(line.startswith(f"| {number} |") and shown in line for line in lines)
+
+
+def test_tasks_are_named_only_if_the_user_says_so(tiny, saved_text, tmp_path):
+    assert "user_" not in (saved_text / "README.md").read_text(encoding="utf-8")
+    text = str(_card(tiny, tmp_path / "m", card={"task_ids": True}))
+    members = ClamuModel.from_pretrained(tmp_path / "m").clusters[0]
+    assert " | ".join(["members", ""]).strip() in text
+    assert f"| {', '.join(f'`{task_id}`' for task_id in members)} |" in text
+
+
+def test_settings(tiny, tmp_path):
+    settings = CardSettings(license="mit", language="en", datasets=["org/reviews"], tags=("reviews",))
+    card = _card(tiny, tmp_path / "m", card=settings, scaling="auto", localization="tall")
+    assert (card.data.license, card.data.language, card.data.datasets) == ("mit", ["en"], ["org/reviews"])
+    assert card.data.tags[-1] == "reviews"
+    assert card.data.eval_results[0].dataset_type == "org/reviews"
+    assert "They also chose alpha and lambda." in card.text
+    model = ClamuModel.from_pretrained(tmp_path / "m")
+    assert CardSettings.from_dict(model.clamu_config.card) == settings
+    # They outlive a request.
+    model.unmerge_task("user_1", data=tiny.tasks("text")).save_pretrained(tmp_path / "m")
+    assert ModelCard.load(tmp_path / "m/README.md").data.license == "mit"
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"licence": "mit"}, "did you mean 'license'"),
+        ({"license": 1}, "license must be a string"),
+        ({"language": 3}, "language must be a list of strings"),
+        ({"tags": [""]}, "tags must be a list of strings"),
+        ({"task_ids": "yes"}, "task_ids must be true or false"),
+    ],
+)
+def test_wrong_settings(values, message):
+    with pytest.raises(RecipeError, match=message):
+        CardSettings.from_dict(values)
+
+
+def test_a_recipe_has_them_too():
+    recipe = Recipe.from_dict({"base_model": "x", "data": {"files": "y"}, "card": {"license": "mit"}})
+    assert recipe.card == {"license": "mit"}
+    with pytest.raises(RecipeError, match="card must be a mapping"):
+        Recipe.from_dict({"base_model": "x", "data": {"files": "y"}, "card": "mit"})
+
+
+def test_a_global_model_has_no_masks_to_load(tiny, tmp_path):
+    text = str(_card(tiny, tmp_path / "m", localization="global"))
+    assert "subfolder" not in text
+    assert "| masks | 0 bytes" in text
+
+
+def test_a_model_that_forgot_all_has_a_card(tiny, tmp_path):
+    model = tiny.train("text")
+    model.unmerge_task(model.tasks).save_pretrained(tmp_path / "m")
+    card = ModelCard.load(tmp_path / "m/README.md")
+    assert card.data.eval_results is None
+    assert "# ClAMU: 0 tasks merged" in card.text
+
+
+def test_ids_cannot_break_the_table(tiny, tmp_path):
+    odd = Dataset.from_dict({"user": ["a|b`c\nd"] * 2, "text": ["x", "y"], "label": ["bad", "good"]})
+    tasks = TaskDataset.from_dataset(odd, task_column="user", text_column="text", label_column="label")
+    text = str(_card(tiny, tmp_path / "m", tasks=tasks, card={"task_ids": True}))
+    assert "| `a\\|b'c d` |" in text
