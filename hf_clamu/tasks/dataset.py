@@ -289,7 +289,7 @@ class TaskDataset:
         digests = [[(digest_tensors(example), next(numbers)) for example in examples] for examples in encoded]
         train, validation = split_by_content(self.spec, task_id, digests[0], digests[1] if len(digests) > 1 else None)
         chosen = {"train": train, "validation": validation, "all": [*train, *validation]}[split]
-        return concatenate_datasets([self._rows_of(part) for part in parts]).select(number for _, number in chosen)
+        return concatenate_datasets([self._rows_of(part) for part in parts]).select([number for _, number in chosen])
 
     def _rows_of(self, part: _Part) -> Any:
         found = part.split.dataset.select(part.rows).select_columns(sorted(set(self.spec.content_columns)))
