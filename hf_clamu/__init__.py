@@ -22,11 +22,13 @@ if TYPE_CHECKING:
         HubError,
         IncompatibleBaseError,
         RecipeError,
+        RunInProgressError,
         StaleMaskError,
         TaskAlreadyMergedError,
         TaskDataError,
         TaskNotFoundError,
         WeightsChangedError,
+        WorkerError,
     )
     from hf_clamu.merging import ClamuArguments
     from hf_clamu.models.configuration_clamu import ClamuConfig
@@ -47,11 +49,13 @@ _ERRORS = (
     "HubError",
     "IncompatibleBaseError",
     "RecipeError",
+    "RunInProgressError",
     "StaleMaskError",
     "TaskAlreadyMergedError",
     "TaskDataError",
     "TaskNotFoundError",
     "WeightsChangedError",
+    "WorkerError",
 )
 _HOME = {
     "ClamuArguments": "hf_clamu.merging",
@@ -81,6 +85,7 @@ __all__ = [
     "IncompatibleBaseError",
     "Recipe",
     "RecipeError",
+    "RunInProgressError",
     "StaleMaskError",
     "TaskAlreadyMergedError",
     "TaskDataError",
@@ -89,6 +94,7 @@ __all__ = [
     "TaskSpec",
     "VerificationReport",
     "WeightsChangedError",
+    "WorkerError",
     "__version__",
 ]
 

@@ -13,8 +13,10 @@
     ├ RecipeError (ValueError)           a setting is missing, unknown or out of range
     ├ IncompatibleBaseError (ValueError) the base model is not the one that was merged into
     ├ CheckpointFormatError (ValueError) a saved model is missing, truncated, tampered with or too new
-    └ HubError                           the Hub refused a request or could not be reached
-      └ HubConflictError                 somebody else pushed in between, so nothing was overwritten
+    ├ HubError                           the Hub refused a request or could not be reached
+    │ └ HubConflictError                 somebody else pushed in between, so nothing was overwritten
+    ├ RunInProgressError                 another run works on the same output
+    └ WorkerError                        another process of the run failed
 
 Each message says what was expected, what was found, and what to do.
 """
@@ -37,6 +39,8 @@ __all__ = [
     "CheckpointFormatError",
     "HubError",
     "HubConflictError",
+    "RunInProgressError",
+    "WorkerError",
 ]
 
 
@@ -98,3 +102,11 @@ class HubError(ClamuError):
 
 class HubConflictError(HubError):
     """The branch on the Hub is not at the commit that was expected; nothing was overwritten."""
+
+
+class RunInProgressError(ClamuError):
+    """Another run works on the same output; it was not touched."""
+
+
+class WorkerError(ClamuError):
+    """Another process of the run failed or cannot be reached; what was finished is kept for the next start."""

@@ -15,7 +15,7 @@ from hf_clamu.models.maintenance import build, described
 from hf_clamu.models.modeling_clamu import attach
 from hf_clamu.models.peft_space import PeftSpace
 from hf_clamu.tasks import TaskDataset
-from hf_clamu.training import Progress
+from hf_clamu.training import Journal, Progress
 
 __all__ = ["ClamuTrainer", "progress_bars"]
 
@@ -42,6 +42,9 @@ class ClamuTrainer:
             adapter is merged into the base weights after each task, and those are added.
         card (`CardSettings` or *dict*, *optional*): licence, languages, data sets and tags of the model card, and
             whether it names the tasks.
+        journal_dir (`str` or `Path`, *optional*): a folder for what is finished, so that an interrupted `train()` goes
+            on from there when it is called again, with any number of processes. The first `save_pretrained` of the
+            model removes it.
         progress (`Progress`, *optional*): shows how far it is; by default bars on stderr.
 
     Example:
@@ -66,6 +69,7 @@ class ClamuTrainer:
         peft_config: Any = None,
         peft_merging: str | None = None,
         card: CardSettings | Mapping[str, Any] | None = None,
+        journal_dir: str | Path | None = None,
         progress: Progress | None = None,
     ) -> None:
         if not isinstance(tasks, TaskDataset):
@@ -80,11 +84,12 @@ class ClamuTrainer:
         self.revision = revision
         self.space = PeftSpace.of(peft_config, peft_merging)
         self.card = card if isinstance(card, CardSettings) else CardSettings.from_dict(card or {})
+        self.journal = None if journal_dir is None else Journal(Path(journal_dir))
         self.progress: Progress = progress or progress_bars
         self.seconds: dict[str, float] = {}
 
     def train(self) -> Any:
-        """Finetune, merge, cluster and localize.
+        """Finetune, merge, cluster and localize, with all processes that a launcher started.
 
         Returns:
             `ClamuModel`: the global model selected, with the data at hand for later requests.
@@ -130,10 +135,12 @@ class ClamuTrainer:
             source=self.tasks.source,
             progress=self.progress,
             space=base.space,
+            journal=self.journal,
         )
         self.seconds = built.seconds
         model = attach(built.base, built.checkpoint, processor=base.processor, tasks=self.tasks)
         model._attached.task_id_key = self.task_id_key
+        model._attached.journal = self.journal
         return model
 
 

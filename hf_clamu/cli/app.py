@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from hf_clamu.cli.hub import add_hub_commands, open_model, saved_folder, task_id_key, wants_erasure
-from hf_clamu.cli.output import emit, emit_error, note, quieten, table
+from hf_clamu.cli.output import emit, emit_error, is_main_process, journal_beside, note, quieten, table
 from hf_clamu.errors import ClamuError, ExactnessError, RecipeError
 from hf_clamu.version import __version__
 
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from hf_clamu.tasks import TaskDataset
 
 __all__ = ["app", "main"]
+
+# Commands that go on from what is finished when they are started again.
+_RESUMABLE = (["train"], ["unmerge"])
 
 app = typer.Typer(
     name="clamu",
@@ -119,7 +122,7 @@ def train(
     _require_room(output, overwrite=overwrite)
     loaded = Recipe.load(recipe)
     quieten()
-    trainer = loaded.trainer(data, task_id_key=task_id_key())
+    trainer = loaded.trainer(data, task_id_key=task_id_key(), journal_dir=journal_beside(output))
     if without:
         key = task_id_key()
         trainer.tasks = trainer.tasks.without([keyed_id(key, one) if key else one for one in without])
@@ -342,9 +345,12 @@ def unmerge(
     tasks = list(dict.fromkeys(tasks))
     quieten()
     model = open_model(folder)
-    model.unmerge_task(tasks, data=data, on_mismatch=on_mismatch, progress=progress_bars)
-    # Made before the model is replaced: where no receipt can be written, nothing should change.
     local = Path(folder).is_dir()
+    journal = journal_beside(output or (Path(folder) if local else Path(folder.replace("/", "--"))))
+    model.unmerge_task(tasks, data=data, on_mismatch=on_mismatch, journal_dir=journal, progress=progress_bars)
+    if not is_main_process():
+        return
+    # Made before the model is replaced: where no receipt can be written, nothing should change.
     receipts = receipts or (Path(folder).absolute().parent if local else Path.cwd()) / "receipts"
     receipts.mkdir(parents=True, exist_ok=True)
     if output is not None or local:
@@ -438,7 +444,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         emit_error(as_json, type(error).__name__, str(error))
         return 2
     except KeyboardInterrupt:
-        emit_error(as_json, "KeyboardInterrupt", "Interrupted; nothing was changed.")
+        kept = "the same command again goes on from what is finished" if arguments[:1] in _RESUMABLE else "try again"
+        emit_error(as_json, "KeyboardInterrupt", f"Interrupted; nothing was changed: {kept}.")
         return 130
     except Exception as error:
         # Usage errors of typer's parser; everything else is a bug and shows its traceback.

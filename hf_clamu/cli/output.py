@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-__all__ = ["emit", "emit_error", "note", "quieten", "table"]
+__all__ = ["emit", "emit_error", "is_main_process", "journal_beside", "note", "quieten", "table"]
+
+
+def is_main_process() -> bool:
+    """Whether this is the process that writes and answers, of those that a launcher started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def journal_beside(output: Path) -> Path:
+    """Return the folder that keeps what a run on this output has finished."""
+    return output.absolute().parent / f".{output.absolute().name}.journal"
 
 
 def emit(as_json: bool, payload: Mapping[str, Any], human: Callable[[], str]) -> None:
-    """Print the result of a command on stdout."""
+    """Print the result of a command on stdout; of several processes the main one does."""
+    if not is_main_process():
+        return
     text = json.dumps(payload, sort_keys=True, ensure_ascii=False, indent=2) if as_json else human()
     sys.stdout.write(text + "\n")
 
@@ -19,8 +33,9 @@ def emit(as_json: bool, payload: Mapping[str, Any], human: Callable[[], str]) ->
 def emit_error(as_json: bool, kind: str, message: str) -> None:
     """Print one readable line on stderr, and with `--json` an object on stdout."""
     line = " ".join(message.split())
-    sys.stderr.write(f"clamu: {line}\n")
-    if as_json:
+    who = "clamu" if int(os.environ.get("WORLD_SIZE", "1")) == 1 else f"clamu [process {os.environ.get('RANK')}]"
+    sys.stderr.write(f"{who}: {line}\n")
+    if as_json and is_main_process():
         sys.stdout.write(json.dumps({"error": {"type": kind, "message": line}}, ensure_ascii=False) + "\n")
 
 

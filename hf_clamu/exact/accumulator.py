@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 
@@ -48,6 +49,20 @@ def narrowest_dtype(bound: int) -> torch.dtype:
     return torch.int32 if bound <= _INT32_MAX else torch.int64
 
 
+class IntegerSum(Protocol):
+    """What can be added: integer tensors by parameter, each with a bound on its entries."""
+
+    @property
+    def steps(self) -> Mapping[str, torch.Tensor]:
+        """Grid steps, one tensor per parameter."""
+        ...
+
+    @property
+    def bounds(self) -> Mapping[str, int]:
+        """No entry of a parameter is larger."""
+        ...
+
+
 class DeltaAccumulator:
     """Sum of task vectors in int64, with a bound per parameter that proves that nothing wrapped around.
 
@@ -80,13 +95,31 @@ class DeltaAccumulator:
         Args:
             total (*mapping* of `str` to `torch.Tensor`, integer): the saved sum.
             bounds (*iterable* of *mapping* of `str` to `int`): the bounds of each task in it.
+
+        Raises:
+            FixedPointOverflowError: if the sum could have left int64.
         """
-        accumulator = cls({name: n.shape for name, n in total.items()})
-        for name, n in total.items():
-            accumulator._total[name].copy_(n)
+        return cls.adopt({name: n.to(torch.int64, copy=True) for name, n in total.items()}, bounds)
+
+    @classmethod
+    def adopt(cls, total: Mapping[str, torch.Tensor], bounds: Iterable[Mapping[str, int]]) -> DeltaAccumulator:
+        """Go on with a sum that is the accumulator's own from now on; as `restore`, without a copy.
+
+        Args:
+            total (*mapping* of `str` to `torch.Tensor`, int64): the sum.
+            bounds (*iterable* of *mapping* of `str` to `int`): the bounds of each task in it.
+
+        Raises:
+            FixedPointOverflowError: if the sum could have left int64.
+        """
+        accumulator = cls({})
+        accumulator._total = {name: total[name] for name in sorted(total)}
+        accumulator._bounds = dict.fromkeys(accumulator._total, 0)
         for task_bounds in bounds:
             for name, bound in task_bounds.items():
                 accumulator._bounds[name] += bound
+        for name, bound in accumulator._bounds.items():
+            _require_range(name, bound)
         return accumulator
 
     @property
@@ -94,25 +127,26 @@ class DeltaAccumulator:
         """Per parameter, the sum of the tasks' `max |n_t|`: no entry of the sum can be larger."""
         return dict(self._bounds)
 
-    def add(self, vector: TaskVector) -> None:
-        """Add a task vector.
+    @property
+    def steps(self) -> dict[str, torch.Tensor]:
+        """The sum itself, int64 per parameter; not a copy."""
+        return self._total
+
+    def add(self, vector: IntegerSum) -> None:
+        """Add a task vector, or a sum of them.
 
         Raises:
             FixedPointOverflowError: if the sum could leave int64; nothing is added then.
         """
         self._check_fit(vector)
         for name, bound in vector.bounds.items():
-            if self._bounds[name] + bound > _INT64_MAX:
-                raise FixedPointOverflowError(
-                    f"The merged delta of {name!r} could reach {self._bounds[name] + bound} grid steps, but int64 "
-                    f"holds {_INT64_MAX}. Choose fewer fraction_bits."
-                )
+            _require_range(name, self._bounds[name] + bound)
         for name, n in vector.steps.items():
             self._total[name].add_(n.to(self._total[name].device))
             self._bounds[name] += vector.bounds[name]
 
-    def subtract(self, vector: TaskVector) -> None:
-        """Take a task vector out again; the exact inverse of `add`."""
+    def subtract(self, vector: IntegerSum) -> None:
+        """Take a task vector, or a sum of them, out again; the exact inverse of `add`."""
         self._check_fit(vector)
         for name, n in vector.steps.items():
             self._total[name].sub_(n.to(self._total[name].device))
@@ -126,7 +160,7 @@ class DeltaAccumulator:
         """
         return {name: n.to(narrowest_dtype(self._bounds[name]), copy=True) for name, n in self._total.items()}
 
-    def _check_fit(self, vector: TaskVector) -> None:
+    def _check_fit(self, vector: IntegerSum) -> None:
         if vector.steps.keys() != self._total.keys():
             odd = sorted(vector.steps.keys() ^ self._total.keys())
             raise ValueError(f"The task vector and the sum differ in parameters: {odd[:5]}.")
@@ -137,3 +171,11 @@ class DeltaAccumulator:
                     f"The task vector of {name!r} has shape {tuple(n.shape)}, the sum has "
                     f"{tuple(self._total[name].shape)}."
                 )
+
+
+def _require_range(name: str, bound: int) -> None:
+    if bound > _INT64_MAX:
+        raise FixedPointOverflowError(
+            f"The merged delta of {name!r} could reach {bound} grid steps, but int64 holds {_INT64_MAX}. Choose fewer "
+            "fraction_bits."
+        )

@@ -7,6 +7,7 @@ and for an unmerge. That is why an unmerged state equals a state built without t
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 
@@ -16,6 +17,7 @@ from hf_clamu.merging.arguments import ClamuArguments
 from hf_clamu.merging.clustering import cluster_tasks, sketch
 from hf_clamu.merging.localization import ClusterVector, Localizer
 from hf_clamu.merging.scoring import score_clusters
+from hf_clamu.merging.stages import map_shared, sum_vectors
 from hf_clamu.merging.state import MergedState, TaskRecord, missing_tasks
 from hf_clamu.tasks import EncodedTask, TaskDataset
 from hf_clamu.training import TaskTrainer
@@ -87,10 +89,13 @@ def unmerge_tasks(
     retained = [task_id for task_id in state.task_ids if task_id not in forgotten]
     if retained and _deriving_reads_data(state, arguments):
         check_data(state, retained, trainer.tasks, trainer.encoded)
-    total = DeltaAccumulator.restore(state.delta, [record.bounds for record in state.records.values()])
-    with trainer.timed("finetune"):
-        for task_id in trainer.progress(forgotten, "retrain"):
-            total.subtract(_retrained(state.records[task_id], task_id, trainer))
+
+    def retrain(task_id: str) -> tuple[TaskVector, dict[str, Any]]:
+        return _retrained(state.records[task_id], task_id, trainer), state.records[task_id].to_dict()
+
+    with trainer.timed("finetune"), sum_vectors(trainer, [tuple(forgotten)], retrain, description="retrain") as sums:
+        total = DeltaAccumulator.restore(state.delta, [record.bounds for record in state.records.values()])
+        total.subtract(sums.total)
     rows = [row for row, task_id in enumerate(state.task_ids) if task_id not in forgotten]
     vectors = state.vectors[rows] if state.vectors is not None else None
     records = {task_id: state.records[task_id] for task_id in retained}
@@ -98,39 +103,56 @@ def unmerge_tasks(
 
 
 def _add(state: MergedState, task_ids: Sequence[str], trainer: TaskTrainer, arguments: ClamuArguments) -> MergedState:
-    total = (
-        DeltaAccumulator.restore(state.delta, [record.bounds for record in state.records.values()])
-        if state.delta
-        else DeltaAccumulator(trainer.workspace.shapes)
-    )
-    records = dict(state.records)
+    task_ids = tuple(sorted(task_ids))
     rows: dict[str, torch.Tensor] = {}
     if state.vectors is not None:
         rows = dict(zip(state.task_ids, state.vectors, strict=True))
     if arguments.clustering == "features":
         with trainer.timed("features"):
-            rows |= {task_id: trainer.feature(task_id) for task_id in trainer.progress(task_ids, "features")}
-    sums = None if records else _early_sums(task_ids, rows, trainer, arguments)
+            rows |= _features(trainer, task_ids)
+
+    def finish(task_id: str) -> tuple[TaskVector, dict[str, Any]]:
+        vector = trainer.finetune(task_id)
+        data = trainer.encoded(task_id)
+        record = TaskRecord(
+            vector_digest=vector.digest,
+            data_digest=data.digest,
+            num_train=len(data.train),
+            num_validation=len(data.validation),
+            bounds=vector.bounds,
+            cluster_key=data.cluster_key,
+        )
+        entry = record.to_dict()
+        if arguments.clustering == "task_vectors":
+            entry["sketch"] = sketch(vector, arguments.seed).tolist()
+        return vector, entry
+
+    early = None if state.records else _early_clusters(task_ids, rows, trainer, arguments)
     with trainer.timed("finetune"):
-        for task_id in trainer.progress(sorted(task_ids), "finetune"):
-            vector = trainer.finetune(task_id)
-            data = trainer.encoded(task_id)
-            total.add(vector)
-            records[task_id] = TaskRecord(
-                vector_digest=vector.digest,
-                data_digest=data.digest,
-                num_train=len(data.train),
-                num_validation=len(data.validation),
-                bounds=vector.bounds,
-                cluster_key=data.cluster_key,
-            )
+        summed = sum_vectors(trainer, early or [task_ids], finish, description="finetune")
+        with summed as sums:
+            total = sums.total
+            if state.records:
+                total.add(DeltaAccumulator.restore(state.delta, [record.bounds for record in state.records.values()]))
+            parameters = sorted(trainer.workspace.shapes)
+            found = {task_id: TaskRecord.from_dict(sums.entries[task_id], parameters) for task_id in task_ids}
             if arguments.clustering == "task_vectors":
-                rows[task_id] = sketch(vector, arguments.seed)
-            if sums is not None:
-                next(sums[members] for members in sums if task_id in members).add(vector)
-    records = {task_id: records[task_id] for task_id in sorted(records)}
-    vectors = torch.stack([rows[task_id] for task_id in records]) if rows else None
-    return _derive(total, records, vectors, trainer, arguments, sums)
+                rows |= {task_id: torch.tensor(sums.entries[task_id]["sketch"]) for task_id in task_ids}
+            records = dict(sorted((state.records | found).items()))
+            vectors = torch.stack([rows[task_id] for task_id in records]) if rows else None
+            return _derive(total, records, vectors, trainer, arguments, sums.of if early else None)
+
+
+def _features(trainer: TaskTrainer, task_ids: Sequence[str]) -> dict[str, torch.Tensor]:
+    def work(task_id: str) -> dict[str, Any]:
+        return {"data_digest": trainer.encoded(task_id).digest, "row": trainer.feature(task_id).tolist()}
+
+    def is_sound(task_id: str, value: Any) -> bool:
+        return bool(value["data_digest"] == trainer.encoded(task_id).digest)
+
+    found = map_shared(trainer, "features", task_ids, work, is_sound=is_sound, description="features")
+    # A float32 is the same after a trip through JSON, which writes float64 in full.
+    return {task_id: torch.tensor(value["row"], dtype=torch.float32) for task_id, value in found.items()}
 
 
 def _derive(
@@ -139,7 +161,7 @@ def _derive(
     vectors: torch.Tensor | None,
     trainer: TaskTrainer,
     arguments: ClamuArguments,
-    sums: dict[tuple[str, ...], DeltaAccumulator] | None,
+    cluster_sum: ClusterVector | None,
 ) -> MergedState:
     """Derive clusters, alpha and masks from the tasks that are there."""
     delta = total.narrowed()
@@ -149,8 +171,8 @@ def _derive(
     clusters = _clusters(keys, vectors, arguments)
 
     def cluster_vector(members: Sequence[str]) -> dict[str, torch.Tensor]:
-        if sums is not None:
-            return sums[tuple(members)].narrowed()
+        if cluster_sum is not None:
+            return cluster_sum(members)
         own = DeltaAccumulator(trainer.workspace.shapes)
         for task_id in members:
             own.add(_retrained(records[task_id], task_id, trainer))
@@ -181,20 +203,17 @@ def _clusters(
     return cluster_tasks(arguments, tuple(keys), arguments.seed, vectors=vectors, keys=given)
 
 
-def _early_sums(
+def _early_clusters(
     task_ids: Sequence[str], rows: dict[str, torch.Tensor], trainer: TaskTrainer, arguments: ClamuArguments
-) -> dict[tuple[str, ...], DeltaAccumulator] | None:
-    """Return empty sums per cluster, if a local method needs them and the clusters are known before finetuning.
+) -> tuple[tuple[str, ...], ...] | None:
+    """Return the clusters, if a local method needs their sums and they are known before finetuning.
 
-    They spare a build the second pass over all tasks that TALL and EMR otherwise cost.
+    Sums per cluster spare a build the second pass over all tasks that TALL and EMR otherwise cost.
     """
     if arguments.localization not in ("tall", "emr") or arguments.clustering == "task_vectors" or not task_ids:
         return None
-    ids = tuple(sorted(task_ids))
-    vectors = torch.stack([rows[task_id] for task_id in ids]) if rows else None
-    keys = {task_id: trainer.tasks.cluster_key(task_id) for task_id in ids}
-    clusters = _clusters(keys, vectors, arguments)
-    return {members: DeltaAccumulator(trainer.workspace.shapes) for members in clusters}
+    vectors = torch.stack([rows[task_id] for task_id in task_ids]) if rows else None
+    return _clusters({task_id: trainer.tasks.cluster_key(task_id) for task_id in task_ids}, vectors, arguments)
 
 
 def _deriving_reads_data(state: MergedState, arguments: ClamuArguments) -> bool:

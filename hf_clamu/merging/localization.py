@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 
 from hf_clamu.errors import RecipeError
-from hf_clamu.exact import pack_mask
-from hf_clamu.training import MaskingArguments, Measurement, TaskTrainer, train_mask
+from hf_clamu.exact import digest_json, digest_tensors, pack_mask, packed_size
+from hf_clamu.merging.stages import map_shared
+from hf_clamu.training import MaskingArguments, TaskTrainer, train_mask
 from hf_clamu.training.determinism import derive_seed
 
 __all__ = [
@@ -113,6 +115,7 @@ class Localizer:
         self._merged_alpha: float | None = None
         self._theta_1: dict[str, torch.Tensor] = {}
         self._num_tasks = sum(len(members) for members in clusters)
+        self._delta_digest = digest_tensors(delta)
 
     def run(self) -> tuple[float, tuple[dict[str, torch.Tensor], ...]]:
         """Return alpha and the packed mask of each cluster (none if the method is `global`).
@@ -142,19 +145,50 @@ class Localizer:
         method = self._arguments.localization
         if method == "global":
             return dict.fromkeys(alphas, ())
+        workers = self._trainer.workers
+        own: dict[int, dict[str, torch.Tensor]] = {}
+        numbers = workers.share(range(len(self._clusters)))
+        for number in self._trainer.progress(numbers, f"localize {method}"):
+            own[number] = self._cluster_masks(self._clusters[number], alphas)
+        owners = {number: rank for rank, found in enumerate(workers.gather(sorted(own))) for number in found}
         masks: dict[float, list[dict[str, torch.Tensor]]] = {alpha: [] for alpha in alphas}
-        for members in self._trainer.progress(self._clusters, f"localize {method}"):
-            # Once per cluster, not per alpha: it may cost retraining every member.
-            vector = {} if method == "clamu" else self._cluster_vector(members)
-            for alpha in alphas:
-                if method == "clamu":
-                    mask = self._clamu(self._merged(alpha), members)
-                elif method == "emr":
-                    mask = self._emr(vector)
-                else:
-                    mask = self._tall(self._merged(alpha), vector, members)
-                masks[alpha].append({name: pack_mask(bits) for name, bits in mask.items()})
+        for number in range(len(self._clusters)):
+            found = own[number] if number in own else self._blank_masks(alphas)
+            workers.broadcast_(found, owners[number])
+            for place, alpha in enumerate(alphas):
+                masks[alpha].append({name: found[_key(place, name)] for name in self._delta})
         return {alpha: tuple(found) for alpha, found in masks.items()}
+
+    def _cluster_masks(self, members: Sequence[str], alphas: Sequence[float]) -> dict[str, torch.Tensor]:
+        """Return the packed masks of one cluster under each alpha, from the journal if it has them."""
+        journal, method = self._trainer.journal, self._arguments.localization
+        facts: dict[str, Any] = {"alphas": list(alphas), "delta": self._delta_digest, "method": method}
+        facts["data"] = {task_id: self._trainer.encoded(task_id).digest for task_id in members}
+        stage = f"masks/{digest_json(facts)}"
+        if journal is not None:
+            for part in journal.parts(stage):
+                return part.tensors()
+        # Once per cluster, not per alpha: it may cost retraining every member.
+        vector = {} if method == "clamu" else self._cluster_vector(members)
+        masks: dict[str, torch.Tensor] = {}
+        for place, alpha in enumerate(alphas):
+            if method == "clamu":
+                mask = self._clamu(self._merged(alpha), members)
+            elif method == "emr":
+                mask = self._emr(vector)
+            else:
+                mask = self._tall(self._merged(alpha), vector, members)
+            masks |= {_key(place, name): pack_mask(bits) for name, bits in mask.items()}
+        if journal is not None:
+            journal.write(stage, {}, masks)
+        return masks
+
+    def _blank_masks(self, alphas: Sequence[float]) -> dict[str, torch.Tensor]:
+        return {
+            _key(place, name): torch.zeros(packed_size(steps.numel()), dtype=torch.uint8)
+            for place in range(len(alphas))
+            for name, steps in self._delta.items()
+        }
 
     def _merged(self, alpha: float) -> dict[str, torch.Tensor]:
         # Kept for the next cluster, which asks for the same one unless alpha is searched.
@@ -200,7 +234,7 @@ class Localizer:
         for factor in LAMBDA_GRID:
             mask = {name: own[name] > added[name] * factor for name in own}
             workspace.load({name: torch.where(mask[name], theta_1[name], workspace.theta_0[name]) for name in mask})
-            score = self._mean([self._trainer.measure_held_out(task_id) for task_id in members], "score")
+            score = self._mean([self._trainer.measure_held_out(task_id).score for task_id in members])
             if best is None or score > best[0]:
                 best = (score, mask)
         assert best is not None, "the grid is not empty"
@@ -208,14 +242,20 @@ class Localizer:
 
     def _quality(self, alpha: float, masks: tuple[dict[str, torch.Tensor], ...]) -> tuple[float, float]:
         """Return the mean score over all tasks under their cluster's masked model, and minus the mean loss."""
-        found = []
-        for number, members in enumerate(self._clusters):
-            self._trainer.load_masked(self._delta, alpha, masks[number] if masks else None)
-            found += [self._trainer.measure_held_out(task_id) for task_id in members]
-        return self._mean(found, "score"), -self._mean(found, "loss")
+
+        def measured(number: str) -> list[list[float]]:
+            self._trainer.load_masked(self._delta, alpha, masks[int(number)] if masks else None)
+            found = [self._trainer.measure_held_out(task_id) for task_id in self._clusters[int(number)]]
+            return [[measurement.score, measurement.loss] for measurement in found]
+
+        numbers = [str(number) for number in range(len(self._clusters))]
+        found = [pair for pairs in map_shared(self._trainer, "quality", numbers, measured).values() for pair in pairs]
+        return self._mean([score for score, _ in found]), -self._mean([loss for _, loss in found])
 
     @staticmethod
-    def _mean(found: Sequence[Measurement], name: str) -> float:
-        import math
+    def _mean(values: Sequence[float]) -> float:
+        return math.fsum(values) / len(values)
 
-        return math.fsum(getattr(measurement, name) for measurement in found) / len(found)
+
+def _key(place: int, name: str) -> str:
+    return f"{place}/{name}"

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from hf_clamu.merging.stages import map_shared
 from hf_clamu.training import TaskTrainer
 
 __all__ = ["score_clusters"]
@@ -39,18 +40,21 @@ def score_clusters(
     if not any(held_out):
         return None
 
-    def measured(members: Sequence[str]) -> list[float]:
-        return [trainer.measure_held_out(task_id).score for task_id in members]
+    def measured(number: str) -> dict[str, list[float]]:
+        members = held_out[int(number)]
+        found = {}
+        trainer.workspace.reset()
+        found["base"] = [trainer.measure_held_out(task_id).score for task_id in members]
+        trainer.load_masked(delta, alpha, None)
+        found["global"] = [trainer.measure_held_out(task_id).score for task_id in members]
+        if masks:
+            trainer.load_masked(delta, alpha, masks[int(number)])
+            found["own"] = [trainer.measure_held_out(task_id).score for task_id in members]
+        return found
 
-    trainer.workspace.reset()
-    scores = {"base": [measured(members) for members in held_out]}
-    trainer.load_masked(delta, alpha, None)
-    scores["global"] = [measured(members) for members in held_out]
-    if masks:
-        scores["own"] = []
-        for mask, members in zip(masks, held_out, strict=True):
-            trainer.load_masked(delta, alpha, mask)
-            scores["own"].append(measured(members))
+    by_cluster = map_shared(trainer, "scores", [str(number) for number in range(len(clusters))], measured)
+    names = ("base", "global", "own") if masks else ("base", "global")
+    scores = {name: [found[name] for found in by_cluster.values()] for name in names}
     return {
         "num_tasks": sum(map(len, held_out)),
         "num_examples": sum(len(trainer.encoded(task_id).validation) for members in held_out for task_id in members),

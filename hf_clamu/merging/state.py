@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -33,6 +33,30 @@ class TaskRecord:
     num_validation: int
     bounds: Mapping[str, int]
     cluster_key: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON-able values; `bounds` as a list, in the order of the sorted parameter names."""
+        return {**asdict(self), "bounds": [self.bounds[name] for name in sorted(self.bounds)]}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], parameters: Sequence[str]) -> TaskRecord:
+        """Read what `to_dict` wrote; other keys are passed over.
+
+        Args:
+            values (*mapping*): the values.
+            parameters (*sequence* of `str`): the sorted parameter names.
+
+        Raises:
+            KeyError, TypeError, ValueError: if a value is missing or of the wrong kind.
+        """
+        return cls(
+            vector_digest=values["vector_digest"],
+            data_digest=values["data_digest"],
+            num_train=int(values["num_train"]),
+            num_validation=int(values["num_validation"]),
+            bounds=dict(zip(parameters, map(int, values["bounds"]), strict=True)),
+            cluster_key=values["cluster_key"],
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

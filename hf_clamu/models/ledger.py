@@ -28,17 +28,7 @@ def ledger_entries(state: MergedState) -> dict[str, Any]:
     """
     names = sorted(state.delta)
     cluster = {task_id: number for number, members in enumerate(state.clusters) for task_id in members}
-    tasks = {}
-    for task_id, record in state.records.items():
-        tasks[task_id] = {
-            "vector_digest": record.vector_digest,
-            "data_digest": record.data_digest,
-            "num_train": record.num_train,
-            "num_validation": record.num_validation,
-            "bounds": [record.bounds[name] for name in names],
-            "cluster": cluster[task_id],
-            "cluster_key": record.cluster_key,
-        }
+    tasks = {task_id: {**record.to_dict(), "cluster": cluster[task_id]} for task_id, record in state.records.items()}
     return {"parameters": names, "tasks": tasks}
 
 
@@ -50,17 +40,7 @@ def records_of(ledger: Mapping[str, Any]) -> tuple[dict[str, TaskRecord], tuple[
     """
     try:
         names = ledger["parameters"]
-        records = {
-            task_id: TaskRecord(
-                vector_digest=entry["vector_digest"],
-                data_digest=entry["data_digest"],
-                num_train=int(entry["num_train"]),
-                num_validation=int(entry["num_validation"]),
-                bounds=dict(zip(names, map(int, entry["bounds"]), strict=True)),
-                cluster_key=entry["cluster_key"],
-            )
-            for task_id, entry in sorted(ledger["tasks"].items())
-        }
+        records = {task_id: TaskRecord.from_dict(entry, names) for task_id, entry in sorted(ledger["tasks"].items())}
         members: dict[int, list[str]] = {}
         for task_id in records:
             members.setdefault(int(ledger["tasks"][task_id]["cluster"]), []).append(task_id)

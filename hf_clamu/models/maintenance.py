@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,10 +14,11 @@ import torch
 from hf_clamu.errors import (
     DigestMismatchError,
     EnvironmentMismatchError,
+    RecipeError,
     TaskAlreadyMergedError,
     TaskDataError,
 )
-from hf_clamu.exact import digest_tensors
+from hf_clamu.exact import digest_json, digest_tensors
 from hf_clamu.merging import (
     ClamuArguments,
     MergedState,
@@ -30,7 +32,16 @@ from hf_clamu.models.checkpoint import Checkpoint
 from hf_clamu.models.configuration_clamu import ClamuConfig
 from hf_clamu.models.peft_space import PeftSpace
 from hf_clamu.tasks import TaskDataset, load_tasks
-from hf_clamu.training import Environment, Progress, TaskTrainer, Workspace, deterministic, silent_progress
+from hf_clamu.training import (
+    Environment,
+    Journal,
+    Progress,
+    TaskTrainer,
+    Workers,
+    Workspace,
+    deterministic,
+    silent_progress,
+)
 
 __all__ = [
     "Rebuilt",
@@ -76,6 +87,7 @@ class Request:
         data (`TaskDataset`, `str` or `Path`, *optional*): the tasks' data, or files of them.
         origin (`Path`, *optional*): the saved model's folder; data files are looked for beside it.
         task_id_key (`str`, *optional*): the key of the ledger's task ids, if they are keyed.
+        journal (`Journal`, *optional*): keeps what is finished, for another start.
         progress (`Progress`): shows how far it is.
     """
 
@@ -85,6 +97,7 @@ class Request:
     data: TaskDataset | str | Path | None
     origin: Path | None
     task_id_key: str | None = None
+    journal: Journal | None = None
     progress: Progress = silent_progress
 
     @property
@@ -100,7 +113,7 @@ class Request:
     @property
     def environment(self) -> Environment:
         """The environment that a request would run in: the threads are those of the build."""
-        return Environment.capture(_device(), self.checkpoint.environment.num_threads)
+        return Environment.capture(Workers.current().device, self.checkpoint.environment.num_threads)
 
     def require_environment(self) -> None:
         """Check that this environment gives the bits of the build.
@@ -194,8 +207,9 @@ def build(
     source: Mapping[str, Any] | None,
     progress: Progress,
     space: PeftSpace | None = None,
+    journal: Journal | None = None,
 ) -> Rebuilt:
-    """Build a merged model from all tasks given.
+    """Build a merged model from all tasks given, with all processes of the run.
 
     Args:
         base (`transformers.PreTrainedModel`): the base model; it holds its weights again afterwards.
@@ -207,24 +221,80 @@ def build(
         source (*mapping*, *optional*): where the data came from, for the ledger.
         progress (`Progress`): shows how far it is.
         space (`PeftSpace`, *optional*): the adapter that tasks are finetuned through.
+        journal (`Journal`, *optional*): keeps what is finished, for another start.
     """
     started = time.perf_counter()
+    workers = Workers.current()
+    if workers.size > 1 and arguments.num_threads is None and workers.device.type == "cpu":
+        raise RecipeError(
+            "num_threads must be set where several processes share the CPU: sums depend on the number of threads, and "
+            f"launchers change it. Set it in the recipe's arguments, such as num_threads: 1 (now {workers.size} "
+            "processes)."
+        )
     threads = arguments.num_threads or torch.get_num_threads()
-    with deterministic(threads), torch.enable_grad():
-        trainer = open_trainer(base, processor, tasks, arguments, progress, space)
-        try:
-            state = merge_tasks(trainer, arguments)
-        finally:
-            trainer.workspace.release()
+    environment = Environment.capture(workers.device, threads)
+    stage = _Stage(base, processor, tasks, arguments, environment, progress, space, journal)
+    state, seconds = stage.run(lambda trainer: merge_tasks(trainer, arguments))
     checkpoint = Checkpoint(
         config=describe(state),
         state=state,
-        environment=Environment.capture(trainer.workspace.device, threads),
+        environment=environment,
         source=dict(source) if source is not None else None,
         fresh=fresh,
     )
-    seconds = {**trainer.seconds, "total": time.perf_counter() - started}
+    seconds = {**seconds, "total": time.perf_counter() - started}
     return Rebuilt(checkpoint=checkpoint, base=base, tasks=tasks, how="rebuilt", seconds=seconds)
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """Everything that a change of state runs on."""
+
+    base: Any
+    processor: Any
+    tasks: TaskDataset
+    arguments: ClamuArguments
+    environment: Environment
+    progress: Progress
+    space: PeftSpace | None
+    journal: Journal | None
+
+    def run(self, change: Callable[[TaskTrainer], MergedState]) -> tuple[MergedState, dict[str, float]]:
+        workers = Workers.current()
+        with workers.watched(), contextlib.ExitStack() as stack:
+            key = "" if self.journal is None and workers.size == 1 else self._key()
+            if self.journal is not None:
+                if workers.is_main:
+                    stack.enter_context(self.journal.locked())
+                self.journal.open(key)
+            # Nobody goes on where the main process was refused, and nobody with other weights or libraries.
+            keys = workers.gather(key)
+            if len(set(keys)) > 1:
+                odd = next(rank for rank, key in enumerate(keys) if key != keys[0])
+                raise EnvironmentMismatchError(
+                    f"Process {odd} has another base model or environment than process 0, so their bits would differ. "
+                    "Start all processes with the same libraries, on the same kind of device."
+                )
+            stack.enter_context(deterministic(self.environment.num_threads))
+            stack.enter_context(torch.enable_grad())
+            trainer = open_trainer(
+                self.base, self.processor, self.tasks, self.arguments, self.progress, self.space, self.journal
+            )
+            # After a mismatch, too: a rebuild starts from this model.
+            stack.callback(trainer.workspace.release)
+            return change(trainer), trainer.seconds
+
+    def _key(self) -> str:
+        """Return the digest of what the bits depend on besides the tasks' data."""
+        return digest_json(
+            {
+                "arguments": self.arguments.to_dict(),
+                "base": digest_tensors(dict(self.base.state_dict())),
+                "environment": self.environment.to_dict(),
+                "peft_config": None if self.space is None else self.space.to_dict(),
+                "peft_merging": None if self.space is None else self.space.merging,
+            }
+        )
 
 
 def rebuild(request: Request, task_ids: Sequence[str]) -> Rebuilt:
@@ -245,6 +315,7 @@ def rebuild(request: Request, task_ids: Sequence[str]) -> Rebuilt:
         request.checkpoint.source,
         request.progress,
         request.space,
+        request.journal,
     )
 
 
@@ -306,16 +377,16 @@ def described(config: ClamuConfig, state: MergedState) -> ClamuConfig:
 def _derived(
     request: Request, tasks: TaskDataset, change: Callable[[TaskTrainer], MergedState]
 ) -> tuple[MergedState, dict[str, float]]:
-    with deterministic(request.checkpoint.environment.num_threads), torch.enable_grad():
-        trainer = open_trainer(
-            request.base, request.processor, tasks, request.arguments, request.progress, request.space
-        )
-        try:
-            after = change(trainer)
-        finally:
-            # After a mismatch, too: a rebuild starts from this model.
-            trainer.workspace.release()
-    return after, trainer.seconds
+    return _Stage(
+        request.base,
+        request.processor,
+        tasks,
+        request.arguments,
+        request.checkpoint.environment,
+        request.progress,
+        request.space,
+        request.journal,
+    ).run(change)
 
 
 def _answer(request: Request, state: MergedState, tasks: TaskDataset, how: str, seconds: dict[str, float]) -> Rebuilt:
@@ -337,18 +408,16 @@ def open_trainer(
     arguments: ClamuArguments,
     progress: Progress,
     space: PeftSpace | None = None,
+    journal: Journal | None = None,
 ) -> TaskTrainer:
     """Return a `TaskTrainer` on a base model, as every stage uses it."""
+    workers = Workers.current()
     workspace = Workspace(
         base,
         freeze=arguments.freeze,
-        device=_device(),
+        device=workers.device,
         pad_token_id=getattr(processor, "pad_token_id", None) or 0,
         bf16=arguments.bf16,
         adapter=None if space is None else space.local_adapter(arguments.seed),
     )
-    return TaskTrainer(workspace, tasks, processor, arguments, arguments.codec, progress)
-
-
-def _device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return TaskTrainer(workspace, tasks, processor, arguments, arguments.codec, progress, workers, journal)

@@ -41,7 +41,7 @@ from hf_clamu.models.receipts import make_receipt, write_receipt
 from hf_clamu.models.replace import staged_folder
 from hf_clamu.models.verification import VerificationReport, compare_folders
 from hf_clamu.tasks import TaskDataset, TaskSpec, keyed_id
-from hf_clamu.training import Progress, silent_progress
+from hf_clamu.training import Journal, Progress, Workers, silent_progress
 
 __all__ = ["ClamuModel", "attach"]
 
@@ -84,6 +84,7 @@ class _Attachment:
     origin: Origin | None = None
     task_id_key: str | None = None
     cluster: int | None = None
+    journal: Journal | None = None
     receipts: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -297,6 +298,7 @@ class ClamuModel:
         data: TaskDataset | str | Path | None = None,
         on_mismatch: str = "error",
         receipt_dir: str | Path | None = None,
+        journal_dir: str | Path | None = None,
         progress: Progress = silent_progress,
     ) -> ClamuModel:
         """Forget one task or many: the result is byte for byte a build without them.
@@ -312,6 +314,9 @@ class ClamuModel:
             on_mismatch (`str`): `"error"`, or `"rebuild"` to build anew from the retained tasks if data, bits or
                 environment differ from the ledger.
             receipt_dir (`str` or `Path`, *optional*): writes the receipt there; it is in `receipts` anyway.
+            journal_dir (`str` or `Path`, *optional*): a folder for what is finished, so that an interrupted request
+                goes on from there when it is repeated. It holds vectors of the named tasks until the next
+                `save_pretrained` or `push_to_hub` removes it.
             progress (`Progress`, *optional*): shows how far it is.
 
         Returns:
@@ -324,7 +329,10 @@ class ClamuModel:
             TaskDataError: if data are missing.
         """
         named = [self.ledger_id(one) for one in ([task_id] if isinstance(task_id, str) else task_id)]
-        return self._carry_out("unmerge", named, data, on_mismatch, receipt_dir, progress)
+        if on_mismatch not in ("error", "rebuild"):
+            raise ValueError(f"on_mismatch must be 'error' or 'rebuild', got {on_mismatch!r}.")
+        request = self._request(data, progress, journal_dir)
+        return self._replace_state("unmerge", named, unmerge(request, named, on_mismatch), request, receipt_dir)
 
     def add_task(
         self,
@@ -332,6 +340,7 @@ class ClamuModel:
         *,
         data: TaskDataset | str | Path | None = None,
         receipt_dir: str | Path | None = None,
+        journal_dir: str | Path | None = None,
         progress: Progress = silent_progress,
     ) -> ClamuModel:
         """Merge more tasks: the result is byte for byte a build that had them from the start.
@@ -340,16 +349,17 @@ class ClamuModel:
             tasks (`TaskDataset`): the new tasks, with the same columns, labels and template as the merged ones.
             data (`TaskDataset`, `str` or `Path`, *optional*): the data of the merged tasks, as in `unmerge_task`.
             receipt_dir (`str` or `Path`, *optional*): as in `unmerge_task`.
+            journal_dir (`str` or `Path`, *optional*): as in `unmerge_task`.
             progress (`Progress`, *optional*): shows how far it is.
 
         Raises:
             TaskAlreadyMergedError: if one is merged already.
             DigestMismatchError: if the data of a merged task has changed.
         """
-        request = self._request(data, progress)
+        request = self._request(data, progress, journal_dir)
         built = add(request, tasks)
         ids = in_ledger(request.checkpoint, tasks, request.task_id_key).task_ids
-        return self._replace_state("add", ids, built, receipt_dir)
+        return self._replace_state("add", ids, built, request, receipt_dir)
 
     def load_tasks(self, data: TaskDataset | str | Path | None = None) -> TaskDataset:
         """Return the tasks' data: given, at hand from training, or from the source that the ledger names.
@@ -402,7 +412,8 @@ class ClamuModel:
     def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
         """Save the merged model; an existing one at this place is replaced as a whole or not at all.
 
-        The same files are written whatever cluster is selected. Files of others in the folder are kept.
+        The same files are written whatever cluster is selected. Files of others in the folder are kept. Where several
+        processes work on a run, the main one writes.
 
         Args:
             save_directory (`str` or `Path`): the folder.
@@ -412,6 +423,8 @@ class ClamuModel:
                 then; `export` or the base class's `save_pretrained` saves them.
         """
         keep_origin = kwargs.pop("keep_origin", False)
+        if not keep_origin and not Workers.current().is_main:
+            return
         target = Path(save_directory)
         attached = self._attached
         attached.switch.check(self._parameters_by_name())
@@ -424,6 +437,7 @@ class ClamuModel:
             # A copy on disk does not forget which repo it belongs to.
             old = attached.origin or Origin(folder=target)
             attached.origin = replace(old, folder=target)
+            self._clear_journal()
 
     def push_to_hub(
         self,
@@ -485,6 +499,7 @@ class ClamuModel:
         folder = origin.folder if origin is not None else Path(target)
         branch = revision or "main"
         attached.origin = Origin(folder=folder, repo_id=target, commit=result.commit, revision=branch, token=token)
+        self._clear_journal()
         if erase_history:
             report = hub.erase_history(target, token=token, keep_revision=branch, old_commits=old)
             attached.origin = replace(attached.origin, commit=report.kept_commit)
@@ -590,11 +605,21 @@ class ClamuModel:
             raise TypeError("ClamuModel is not made directly: use ClamuModel.from_pretrained or ClamuTrainer.train.")
         return attached
 
+    def _clear_journal(self) -> None:
+        if self._attached.journal is not None:
+            self._attached.journal.clear()
+            self._attached.journal = None
+
     def _parameters_by_name(self) -> dict[str, torch.nn.Parameter]:
         model: Any = self
         return dict(model.named_parameters())
 
-    def _request(self, data: TaskDataset | str | Path | None, progress: Progress) -> Request:
+    def _request(
+        self,
+        data: TaskDataset | str | Path | None,
+        progress: Progress,
+        journal_dir: str | Path | None = None,
+    ) -> Request:
         attached = self._attached
         return Request(
             checkpoint=attached.checkpoint,
@@ -603,6 +628,7 @@ class ClamuModel:
             data=data if data is not None else attached.tasks,
             origin=None if attached.origin is None else attached.origin.folder,
             task_id_key=attached.task_id_key,
+            journal=None if journal_dir is None else Journal(Path(journal_dir)),
             progress=progress,
         )
 
@@ -616,22 +642,8 @@ class ClamuModel:
         finally:
             attached.switch.select(self._parameters_by_name(), selected)
 
-    def _carry_out(
-        self,
-        kind: str,
-        task_ids: list[str],
-        data: TaskDataset | str | Path | None,
-        on_mismatch: str,
-        receipt_dir: str | Path | None,
-        progress: Progress,
-    ) -> ClamuModel:
-        if on_mismatch not in ("error", "rebuild"):
-            raise ValueError(f"on_mismatch must be 'error' or 'rebuild', got {on_mismatch!r}.")
-        request = self._request(data, progress)
-        return self._replace_state(kind, task_ids, unmerge(request, task_ids, on_mismatch), receipt_dir)
-
     def _replace_state(
-        self, kind: str, task_ids: Sequence[str], built: Rebuilt, receipt_dir: str | Path | None
+        self, kind: str, task_ids: Sequence[str], built: Rebuilt, request: Request, receipt_dir: str | Path | None
     ) -> ClamuModel:
         attached = self._attached
         before = attached.checkpoint
@@ -643,7 +655,7 @@ class ClamuModel:
             "seconds": built.seconds,
         }
         receipt = make_receipt(kind, task_ids, recipe=_recipe(before.config), facts=facts)
-        if receipt_dir is not None:
+        if receipt_dir is not None and Workers.current().is_main:
             write_receipt(Path(receipt_dir), receipt)
         parameters = self._parameters_by_name()
         attached.switch.select(parameters, NO_WEIGHTS)
@@ -657,6 +669,7 @@ class ClamuModel:
         )
         fresh._attached.receipts = [*attached.receipts, receipt]
         fresh._attached.task_id_key = attached.task_id_key
+        fresh._attached.journal = request.journal or attached.journal
         return self
 
     def _wrap(self, built: Rebuilt) -> Any:

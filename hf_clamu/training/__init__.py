@@ -3,19 +3,24 @@
 from hf_clamu.training.batching import sample_batches
 from hf_clamu.training.determinism import Environment, derive_seed, deterministic, seeded
 from hf_clamu.training.finetuning import FinetuningArguments, finetune
+from hf_clamu.training.journal import Journal, Part
 from hf_clamu.training.masking import MaskingArguments, train_mask
 from hf_clamu.training.measuring import Measurement, losses_and_scores, measure, task_feature
 from hf_clamu.training.task_trainer import Progress, TaskTrainer, silent_progress
+from hf_clamu.training.workers import Workers
 from hf_clamu.training.workspace import LiveModel, Workspace, trainable_names
 
 __all__ = [
     "Environment",
     "FinetuningArguments",
+    "Journal",
     "MaskingArguments",
     "LiveModel",
     "Measurement",
+    "Part",
     "Progress",
     "TaskTrainer",
+    "Workers",
     "Workspace",
     "derive_seed",
     "deterministic",

@@ -12,7 +12,9 @@ import torch
 from hf_clamu.exact import FixedPoint, TaskVector, unpack_mask
 from hf_clamu.tasks import EncodedTask, TaskDataset
 from hf_clamu.training.finetuning import FinetuningArguments, finetune
+from hf_clamu.training.journal import Journal
 from hf_clamu.training.measuring import Measurement, measure, task_feature
+from hf_clamu.training.workers import Workers
 from hf_clamu.training.workspace import Workspace
 
 __all__ = ["Progress", "TaskTrainer", "silent_progress"]
@@ -43,6 +45,8 @@ class TaskTrainer:
         arguments (`FinetuningArguments`): how each task is finetuned.
         codec (`FixedPoint`): the integer grid.
         progress (`Progress`, *optional*): shows how far long loops are.
+        workers (`Workers`, *optional*): the processes that share the work; by default this one alone.
+        journal (`Journal`, *optional*): keeps what is finished.
     """
 
     def __init__(
@@ -53,13 +57,17 @@ class TaskTrainer:
         arguments: FinetuningArguments,
         codec: FixedPoint,
         progress: Progress = silent_progress,
+        workers: Workers | None = None,
+        journal: Journal | None = None,
     ) -> None:
         from accelerate import Accelerator
 
         self.workspace = workspace
         self.tasks = tasks
         self.codec = codec
-        self.progress = progress
+        self.workers = workers or Workers(workspace.device)
+        self.journal = journal
+        self.progress = progress if self.workers.is_main else silent_progress
         # Casting is the workspace's business, so that another Accelerator of this process cannot change the bits.
         self.accelerator = Accelerator(cpu=workspace.device.type == "cpu")
         self._processor = processor

@@ -44,7 +44,7 @@ def test_a_process_trains_and_prints_one_object(trained, tmp_path, tiny):
     found = json.loads(done.stdout)
     assert found["num_tasks"] == 4
     assert found["output"] == str(output)
-    assert set(found["seconds"]) == {"features", "finetune", "localize", "total"}
+    assert set(found["seconds"]) == {"features", "finetune", "localize", "score", "total"}
     # Another process, the same bytes.
     assert tiny.digests(output) == tiny.digests(trained / "text")
 

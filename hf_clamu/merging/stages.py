@@ -1,0 +1,259 @@
+"""Work on many tasks or clusters, spread over all processes and kept in the journal.
+
+Who does what, in what order, and after how many interruptions cannot show: values are keyed by task or cluster, and
+vectors are added as integers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hf_clamu.exact import DeltaAccumulator, TaskVector, digest_json
+from hf_clamu.training import Journal, Part, TaskTrainer
+
+__all__ = ["TaskSums", "map_shared", "sum_vectors"]
+
+# Finishes one task: finetunes it and says what is to be kept of it, as TaskRecord.to_dict does, or more.
+Finetune = Callable[[str], tuple[TaskVector, dict[str, Any]]]
+
+
+def map_shared(
+    trainer: TaskTrainer,
+    stage: str,
+    items: Sequence[str],
+    work: Callable[[str], Any],
+    *,
+    is_sound: Callable[[str, Any], bool] | None = None,
+    description: str | None = None,
+) -> dict[str, Any]:
+    """Compute a small JSON-able value for each item; every process gets all of them.
+
+    Args:
+        trainer (`TaskTrainer`): knows the processes and the journal.
+        stage (`str`): names the work in the journal.
+        items (*sequence* of `str`): the same in all processes.
+        work (*callable*): item to value.
+        is_sound (*callable*, *optional*): whether a value from the journal can be taken; without it none is kept.
+        description (`str`, *optional*): for the progress bar; by default there is none.
+    """
+    journal = trainer.journal if is_sound is not None else None
+    found: dict[str, Any] = {}
+    old: list[Part] = []
+    if journal is not None and is_sound is not None:
+        old = journal.parts(stage)
+        for part in old:
+            found |= {i: v for i, v in part.entries.items() if i in items and is_sound(i, v)}
+        for others in trainer.workers.gather(found):
+            found |= others
+    own = dict(found) if trainer.workers.is_main else {}
+    missing = trainer.workers.share([item for item in items if item not in found])
+    try:
+        for item in missing if description is None else trainer.progress(missing, description):
+            own[item] = work(item)
+            if journal is not None and journal.is_due:
+                old = _superseded(journal, old, journal.write(stage, own, {}))
+    finally:
+        # Interrupted or not: what is finished is kept.
+        if journal is not None and own:
+            _superseded(journal, old, journal.write(stage, own, {}))
+    for others in trainer.workers.gather(own):
+        found |= others
+    return {item: found[item] for item in items}
+
+
+def _superseded(journal: Journal, old: Sequence[Part], new: Part) -> list[Part]:
+    """Delete parts whose entries are all in a newer one; return what is left, with it."""
+    covered = [part for part in old if part.path != new.path and part.entries.keys() <= new.entries.keys()]
+    journal.remove(covered)
+    return [*(part for part in old if part not in covered and part.path != new.path), new]
+
+
+class TaskSums:
+    """Sums of task vectors by group of tasks, over all processes.
+
+    Args:
+        entries (*dict* of `str` to *dict*): what was kept of each task.
+        total (`DeltaAccumulator`): the sum over all tasks.
+        groups (*mapping* of *tuple* of `str` to *callable*): gives the sum of each group, mapped from a file.
+    """
+
+    def __init__(
+        self,
+        entries: dict[str, dict[str, Any]],
+        total: DeltaAccumulator,
+        groups: Mapping[tuple[str, ...], Callable[[], dict[str, torch.Tensor]]],
+    ) -> None:
+        self.entries = entries
+        self.total = total
+        self._groups = groups
+
+    def of(self, members: Sequence[str]) -> dict[str, torch.Tensor]:
+        """Return the sum over one of the groups, integer per parameter."""
+        return self._groups[tuple(members)]()
+
+
+@contextlib.contextmanager
+def sum_vectors(
+    trainer: TaskTrainer,
+    groups: Sequence[tuple[str, ...]],
+    finetune: Finetune,
+    *,
+    description: str,
+) -> Iterator[TaskSums]:
+    """Finetune tasks and add up their vectors, per group and in all.
+
+    Memory is one sum, whatever the number of tasks and groups: a group that is not worked on is on disk.
+
+    Args:
+        trainer (`TaskTrainer`): knows the processes and the journal.
+        groups (*sequence* of *tuple* of `str`): the tasks, each in one group.
+        finetune (*callable*): finishes one task.
+        description (`str`): for the progress bar.
+    """
+    with contextlib.ExitStack() as stack:
+        scratch = None
+        if len(groups) > 1:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="clamu-sums-"))
+            scratch = Journal(Path(folder))
+        yield _Summing(trainer, groups, finetune, scratch).run(description)
+
+
+class _Summing:
+    def __init__(
+        self, trainer: TaskTrainer, groups: Sequence[tuple[str, ...]], finetune: Finetune, scratch: Journal | None
+    ) -> None:
+        self._trainer = trainer
+        self._workers = trainer.workers
+        self._groups = groups
+        self._finetune = finetune
+        self._scratch = scratch
+        self._journal = trainer.journal or scratch
+        self._parameters = sorted(trainer.workspace.shapes)
+        # Of the group that is worked on: the sum, what is kept of its tasks, and the parts on disk that it covers.
+        self._sum = self._empty()
+        self._entries: dict[str, dict[str, Any]] = {}
+        self._parts: dict[int, list[Part]] = {number: [] for number in range(len(groups))}
+        self._is_unsaved, self._is_whole = False, True
+
+    def run(self, description: str) -> TaskSums:
+        done = self._adopt()
+        order = [
+            (number, task_id)
+            for number, members in enumerate(self._groups)
+            for task_id in sorted(members, key=self._size, reverse=True)
+            if task_id not in done
+        ]
+        current = 0
+        self._load(current)
+        try:
+            for number, task_id in self._trainer.progress(self._workers.share(order), description):
+                if number != current:
+                    self._save(current)
+                    current = number
+                    self._load(current)
+                vector, entry = self._finetune(task_id)
+                # A sum that holds half of a vector, because an interrupt came just here, must not be written.
+                self._is_whole = False
+                self._sum.add(vector)
+                self._entries[task_id] = entry
+                self._is_whole = self._is_unsaved = True
+                if self._journal is not None and self._journal.is_due:
+                    self._save(current)
+        finally:
+            # Interrupted or not: what is finished is kept.
+            if self._journal is not None:
+                self._save(current)
+        return self._gathered()
+
+    def _size(self, task_id: str) -> int:
+        # Large ones first, so that the last ones to finish are small.
+        return self._trainer.tasks.num_examples(task_id)
+
+    def _empty(self) -> DeltaAccumulator:
+        return DeltaAccumulator(self._trainer.workspace.shapes)
+
+    def _stage(self, group: int) -> str:
+        return f"sum/{digest_json(list(self._groups[group]))[:16]}"
+
+    def _adopt(self) -> set[str]:
+        """Choose parts of earlier runs that hold no task twice, each for one process; return the tasks in them."""
+        if self._trainer.journal is None:
+            return set()
+        own = {
+            part.path.name: (group, part)
+            for group in self._parts
+            for part in self._trainer.journal.parts(self._stage(group))
+            if all(self._is_sound(group, task_id, entry) for task_id, entry in part.entries.items())
+        }
+        # Processes on other machines may see other parts.
+        seen: dict[str, tuple[int, list[str]]] = {}
+        for rank, listed in enumerate(self._workers.gather({n: sorted(part.entries) for n, (_, part) in own.items()})):
+            for name, task_ids in listed.items():
+                seen.setdefault(name, (rank, task_ids))
+        done: set[str] = set()
+        # A part that was to replace others may stand beside them: the largest one counts.
+        for name, (rank, task_ids) in sorted(seen.items(), key=lambda item: (-len(item[1][1]), item[0])):
+            if done.isdisjoint(task_ids):
+                done |= set(task_ids)
+                if rank == self._workers.rank:
+                    group, part = own[name]
+                    self._parts[group].append(part)
+        return done
+
+    def _is_sound(self, group: int, task_id: str, entry: Mapping[str, Any]) -> bool:
+        """Whether a task in the journal is one of ours, with the data of now."""
+        return task_id in self._groups[group] and self._trainer.encoded(task_id).digest == entry["data_digest"]
+
+    def _load(self, group: int) -> None:
+        """Go on with a group: what this process has of it on disk."""
+        self._sum, self._entries, self._is_unsaved = self._empty(), {}, False
+        for part in self._parts[group]:
+            self._sum.add(self._vector(part))
+            self._entries |= part.entries
+
+    def _vector(self, part: Part) -> DeltaAccumulator:
+        bounds = (dict(zip(self._parameters, entry["bounds"], strict=True)) for entry in part.entries.values())
+        return DeltaAccumulator.restore(part.tensors(), bounds)
+
+    def _save(self, group: int) -> None:
+        """Write the group that is worked on; earlier parts of it are covered then."""
+        if self._journal is None or not (self._is_unsaved and self._is_whole):
+            return
+        part = self._journal.write(self._stage(group), self._entries, self._sum.narrowed())
+        self._parts[group] = _superseded(self._journal, self._parts[group], part)
+        self._is_unsaved = False
+
+    def _gathered(self) -> TaskSums:
+        entries = dict(self._entries) if self._journal is None else {}
+        for parts in self._parts.values():
+            for part in parts:
+                entries |= part.entries
+        for others in self._workers.gather(entries):
+            entries |= others
+        if len(self._groups) == 1:
+            # In memory already, and with it what was adopted.
+            total = self._everybody(self._sum, self._groups[0], entries)
+            return TaskSums(entries, total, {self._groups[0]: total.narrowed})
+        assert self._scratch is not None, "several groups are summed on disk"
+        total = self._empty()
+        found: dict[tuple[str, ...], Callable[[], dict[str, torch.Tensor]]] = {}
+        for group, members in enumerate(self._groups):
+            self._load(group)
+            mine = self._everybody(self._sum, members, entries)
+            total.add(mine)
+            found[members] = self._scratch.write(f"group/{group}", {}, mine.narrowed()).tensors
+        return TaskSums(entries, total, found)
+
+    def _everybody(
+        self, mine: DeltaAccumulator, members: Sequence[str], entries: Mapping[str, Mapping[str, Any]]
+    ) -> DeltaAccumulator:
+        """Add up the sums of all processes."""
+        self._workers.sum_(mine.steps)
+        bounds = (dict(zip(self._parameters, entries[task_id]["bounds"], strict=True)) for task_id in members)
+        return DeltaAccumulator.adopt(mine.steps, bounds)

@@ -1,0 +1,227 @@
+"""The processes of one run: who takes what, sums over all of them, and word of a failure.
+
+Accelerate and torch.distributed start the processes and carry the data; here is what a build needs on top: work is
+handed out one item at a time from a shared counter, sums are of integers, and nobody waits for a process that died.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, Generic, TypeVar
+
+import torch
+
+from hf_clamu.errors import WorkerError
+
+__all__ = ["Workers"]
+
+T = TypeVar("T")
+
+# Seconds. A process that has not shown itself for the last of them is taken for dead.
+_POLL, _BEAT, _SILENCE = 0.05, 5.0, 90.0
+# A collective starts when all have come to it, so this is for the transport alone.
+_TRANSPORT = timedelta(minutes=30)
+
+
+class Workers:
+    """The processes that work on a run together; made by `Workers.current`.
+
+    All of them must call the methods in the same order, as with any collective operation.
+
+    Attributes:
+        rank (`int`): the number of this process.
+        size (`int`): how many there are.
+        device (`torch.device`): where this process trains.
+    """
+
+    def __init__(self, device: torch.device, *, rank: int = 0, size: int = 1, store: Any = None) -> None:
+        self.device = device
+        self.rank = rank
+        self.size = size
+        self._store = store
+        self._group: Any = None
+        self._meetings = 0
+        self._queues = 0
+        if size > 1:
+            import torch.distributed as dist
+
+            # Integer sums are on the CPU, whatever device trains.
+            self._group = dist.new_group(backend="gloo", timeout=_TRANSPORT)
+            self._stopped = threading.Event()
+            threading.Thread(target=self._beat, daemon=True, name="clamu-heartbeat").start()
+
+    _current: Workers | None = None
+
+    @classmethod
+    def current(cls) -> Workers:
+        """Return the processes that `accelerate launch` or torchrun started, or this one alone."""
+        if cls._current is None:
+            cls._current = cls._of_launcher()
+        return cls._current
+
+    @classmethod
+    def _of_launcher(cls) -> Workers:
+        alone = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+            return cls(alone)
+        from accelerate import PartialState
+        from torch.distributed import distributed_c10d
+
+        state = PartialState(cpu=alone.type == "cpu")
+        if state.num_processes == 1:
+            return cls(alone)
+        # What all_reduce and its like meet through; torch has no public name for it.
+        store = distributed_c10d.PrefixStore("clamu", distributed_c10d._get_default_store())
+        return cls(state.device, rank=state.process_index, size=state.num_processes, store=store)
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the process that writes."""
+        return self.rank == 0
+
+    # -- work ----------------------------------------------------------------------------------------------------
+
+    def share(self, items: Sequence[T]) -> Sequence[T]:
+        """Hand out items, each to one process: whoever is free takes the next one.
+
+        Args:
+            items (*sequence*): the same in all processes.
+
+        Returns:
+            *sequence*: iterating over it gives what falls to this process; its length is this process's fair share.
+        """
+        if self.size == 1:
+            return items
+        self._queues += 1
+        return _Queue(items, self, f"queue/{self._queues}")  # type: ignore[return-value]
+
+    def next_number(self, queue: str) -> int:
+        """Return the next number of a counter that all processes share, from 0."""
+        self._raise_if_failed()
+        return int(self._store.add(queue, 1)) - 1
+
+    # -- data ----------------------------------------------------------------------------------------------------
+
+    def gather(self, value: Any) -> list[Any]:
+        """Return the JSON-able value of every process, in the order of their numbers."""
+        if self.size == 1:
+            return [value]
+        import torch.distributed as dist
+
+        data = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
+        self.meet()
+        sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.size)]
+        dist.all_gather(sizes, torch.tensor([len(data)]), group=self._group)
+        longest = int(max(sizes))
+        parts = [torch.zeros(longest, dtype=torch.uint8) for _ in range(self.size)]
+        dist.all_gather(parts, torch.nn.functional.pad(data, (0, longest - len(data))), group=self._group)
+        return [json.loads(bytes(part[: int(n)].numpy())) for part, n in zip(parts, sizes, strict=True)]
+
+    def sum_(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Add up integer tensors over all processes, in place."""
+        if self.size == 1:
+            return
+        import torch.distributed as dist
+
+        self.meet()
+        for name in sorted(tensors):
+            dist.all_reduce(tensors[name], group=self._group)
+
+    def broadcast_(self, tensors: Mapping[str, torch.Tensor], source: int) -> None:
+        """Copy the tensors of one process into those of all others."""
+        if self.size == 1:
+            return
+        import torch.distributed as dist
+
+        self.meet()
+        for name in sorted(tensors):
+            dist.broadcast(tensors[name], src=source, group=self._group)
+
+    # -- failures ------------------------------------------------------------------------------------------------
+
+    def meet(self) -> None:
+        """Wait for all processes to come here.
+
+        Raises:
+            WorkerError: if one of them failed, or does not answer any more.
+        """
+        if self.size == 1:
+            return
+        self._meetings += 1
+        place = f"meeting/{self._meetings}"
+        with self._store_errors():
+            self._store.add(place, 1)
+            seen: dict[int, tuple[int, float]] = {}
+            while int(self._store.add(place, 0)) < self.size:
+                self._raise_if_failed()
+                self._raise_if_silent(seen)
+                time.sleep(_POLL)
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Run a block; if it raises, all other processes are told and stop, too."""
+        try:
+            yield
+        except WorkerError:
+            raise
+        except BaseException as error:
+            if self.size > 1:
+                reason = " ".join(str(error).split()) or type(error).__name__
+                with self._store_errors():
+                    self._store.set("failed", f"process {self.rank} of {self.size}: {reason}")
+            raise
+
+    def _raise_if_failed(self) -> None:
+        if self._store.check(["failed"]):
+            raise WorkerError(f"The run was stopped by {self._store.get('failed').decode()}")
+
+    def _raise_if_silent(self, seen: dict[int, tuple[int, float]]) -> None:
+        now = time.monotonic()
+        for rank in range(self.size):
+            beats = int(self._store.add(f"beats/{rank}", 0))
+            if rank not in seen or seen[rank][0] != beats:
+                seen[rank] = (beats, now)
+            elif now - seen[rank][1] > _SILENCE:
+                raise WorkerError(
+                    f"Process {rank} of {self.size} has not answered for {_SILENCE:.0f} seconds: it was killed or its "
+                    "machine is gone. Start the run again; it goes on from what is finished."
+                )
+
+    def _beat(self) -> None:
+        while not self._stopped.wait(_BEAT):
+            try:
+                self._store.add(f"beats/{self.rank}", 1)
+            except RuntimeError:
+                return  # whoever waits for us finds out
+
+    @contextmanager
+    def _store_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError as error:
+            raise WorkerError(
+                f"The first process of the run cannot be reached any more ({str(error).splitlines()[0]}). Start the "
+                "run again; it goes on from what is finished."
+            ) from error
+
+
+class _Queue(Generic[T]):
+    """What falls to one process of items that are handed out one at a time."""
+
+    def __init__(self, items: Sequence[T], workers: Workers, name: str) -> None:
+        self._items = items
+        self._workers = workers
+        self._name = name
+
+    def __len__(self) -> int:
+        return -(-len(self._items) // self._workers.size)
+
+    def __iter__(self) -> Iterator[T]:
+        while (number := self._workers.next_number(self._name)) < len(self._items):
+            yield self._items[number]
