@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from compatibility import TABLES
+from matrices import Matrices
 
 KINDS = ("text", "lm", "image")
 _LABELS = ("bad", "good", "mixed")
@@ -21,10 +23,14 @@ def pytest_configure(config: pytest.Config) -> None:
     # A name that is no folder would be looked for on the Hub, many times over where there is no network.
     if "network" not in config.option.markexpr.replace("not network", ""):
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    root = Path(__file__).parents[1]
+    config.pluginmanager.register(Matrices(TABLES, root / "docs" / "compatibility.md", root), "matrices")
 
 
 class Tiny:
     """Makes tasks, settings and merged models of three kinds: text labels, completions and images.
+
+    Tasks there are of two kinds more: "words" with labels, and "seq2seq".
 
     `train` and `digests` know no state: a fresh process that imports this file makes the same bytes.
     """
@@ -74,11 +80,18 @@ class Tiny:
                 dataset = dataset.select(order)
             return TaskDataset.from_dataset(dataset, **columns, validation_fraction=0.3)
         columns = {"task_column": "user", "cluster_column": "group", "validation_fraction": 0.3}
-        if kind == "text":
+        rows = cls.rows(kind, shuffled)
+        if kind == "words":
+            rows["words"] = [text.split() for text in rows["text"]]
+            rows["tags"] = [["word" if word.isalpha() else "number" for word in words] for words in rows["words"]]
+            columns |= {"tokens_column": "words", "tags_column": "tags"}
+        elif kind == "seq2seq":
+            columns |= {"prompt_column": "text", "completion_column": "label", "kind": "seq2seq-lm"}
+        elif kind == "text":
             columns |= {"text_column": "text", "label_column": "label", "label_names": _LABELS}
         else:
             columns |= {"prompt_column": "text", "completion_column": "label", "template": "{prompt} is "}
-        return TaskDataset.from_dataset(Dataset.from_dict(cls.rows(kind, shuffled)), **columns)
+        return TaskDataset.from_dataset(Dataset.from_dict(rows), **columns)
 
     @staticmethod
     def arguments(**changes: Any) -> Any:

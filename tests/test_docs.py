@@ -37,7 +37,9 @@ def _blocks(page: Path) -> Iterator[tuple[str, str, str]]:
 
 
 @pytest.mark.parametrize(
-    "name", ["quickstart.md", "concepts.md", "how-to.md", "reference.md", "file-format.md"], ids=lambda name: name
+    "name",
+    ["quickstart.md", "concepts.md", "how-to.md", "reference.md", "file-format.md", "compatibility.md"],
+    ids=lambda name: name,
 )
 def test_pages_exist(name):
     assert ROOT / "docs" / name in PAGES

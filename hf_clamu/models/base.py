@@ -158,33 +158,47 @@ def load_base(
     auto = getattr(transformers, AUTO_CLASSES[spec.kind])
     fresh: dict[str, torch.Tensor] = {}
     name, commit, embedded = "", None, True
+    in_memory = isinstance(base, transformers.PreTrainedModel)
+    if not in_memory and not isinstance(base, dict):
+        embedded = Path(base).is_dir()
+        if not embedded:
+            # First, so that all files are of one commit, and the one that is recorded.
+            commit = _commit_of(str(base), revision=revision, token=token, cache_dir=cache_dir) or revision
+            name, revision = str(base), commit
+        if processor is None:
+            processor = load_processor(str(base), spec.kind, revision=commit, token=token, cache_dir=cache_dir)
+    processor = copy.deepcopy(processor)  # ours to settle, and safe from what the caller does with theirs
+    padding = _settle_padding(processor, spec)
     with seeded(derive_seed(run_seed, "base_init")):
-        if isinstance(base, transformers.PreTrainedModel):
-            model = copy.deepcopy(base)  # training must not change the caller's model
-        elif isinstance(base, dict):
-            model = auto.from_config(_config(base, labels))
-        else:
-            embedded = Path(base).is_dir()
-            if not embedded:
-                # First, so that all files are of one commit, and the one that is recorded.
-                revision = _commit_of(str(base), revision=revision, token=token, cache_dir=cache_dir) or revision
-            model, info = _from_pretrained(
-                auto, str(base), revision=revision, token=token, cache_dir=cache_dir, labels=labels
-            )
-            state = model.state_dict()
-            fresh = {key: state[key].clone() for key in sorted({*info["missing_keys"], *_mismatched(info)})}
-            if not embedded:
-                name, commit = str(base), revision
+        try:
+            if in_memory:
+                model = _rebuilt(base, padding)
+            elif isinstance(base, dict):
+                model = auto.from_config(_padded(_config(base, labels), padding))
+            else:
+                model, info = _from_pretrained(
+                    auto, str(base), padding, revision=revision, token=token, cache_dir=cache_dir, labels=labels
+                )
+                state = model.state_dict()
+                fresh = {key: state[key].clone() for key in sorted({*info["missing_keys"], *_mismatched(info)})}
+        except AssertionError as error:  # torch's word for a padding token outside an embedding
+            raise IncompatibleBaseError(
+                f"The base model cannot be made with the tokenizer's padding token {padding.get('pad_token_id')}: "
+                f"{error}. Give the tokenizer that the model was made for, or a model with more embeddings."
+            ) from error
     found = getattr(model.config, "num_labels", None)
     if labels and found != labels["num_labels"]:
         raise IncompatibleBaseError(
             f"The base model has {found} labels, but the tasks have {labels['num_labels']} "
             f"({', '.join(labels['label2id'])}). Give a model with that head, or one without a head."
         )
-    if processor is None and not isinstance(base, (dict, transformers.PreTrainedModel)):
-        processor = load_processor(str(base), spec.kind, revision=commit, token=token, cache_dir=cache_dir)
-    processor = copy.deepcopy(processor)  # ours to settle, and safe from what the caller does with theirs
-    _settle_padding(model, processor, spec)
+    if processor is None and spec.kind != "image-classification":
+        raise IncompatibleBaseError(
+            "The base model comes without a tokenizer, and text tasks need one: give processor= (a transformers "
+            "tokenizer)."
+        )
+    if spec.kind == "seq2seq-lm":
+        _settle_start(model, processor)
     digest = base_digest(model)
     fresh = {} if embedded else fresh
     if space is not None:
@@ -233,18 +247,26 @@ def _commit_of(name: str, *, revision: str | None, token: str | None, cache_dir:
 
 
 def _from_pretrained(
-    auto: Any, name: str, *, revision: str | None, token: str | None, cache_dir: str | None, labels: dict[str, Any]
+    auto: Any,
+    name: str,
+    padding: dict[str, Any],
+    *,
+    revision: str | None,
+    token: str | None,
+    cache_dir: str | None,
+    labels: dict[str, Any],
 ) -> tuple[Any, dict[str, Any]]:
+    from transformers import AutoConfig
+
+    source: dict[str, Any] = {"revision": revision or "main", "token": token, "cache_dir": cache_dir}
     try:
         model, info = auto.from_pretrained(
             name,
-            revision=revision or "main",
-            token=token,
-            cache_dir=cache_dir,
+            config=_padded(AutoConfig.from_pretrained(name, **source, **labels), padding),
             dtype=torch.float32,
             output_loading_info=True,
             ignore_mismatched_sizes=bool(labels),
-            **labels,
+            **source,
         )
     except (OSError, ValueError) as error:
         raise IncompatibleBaseError(
@@ -284,18 +306,50 @@ def save_processor(processor: Any, folder: Path) -> None:
             path.write_bytes(canonical_json({k: v for k, v in values.items() if k not in _VOLATILE_PROCESSOR_KEYS}))
 
 
-def _settle_padding(model: Any, processor: Any, spec: TaskSpec) -> None:
-    if spec.kind == "image-classification":
-        return
-    if processor is None:
-        raise IncompatibleBaseError(
-            "The base model comes without a tokenizer, and text tasks need one: give processor= (a transformers "
-            "tokenizer)."
-        )
+def _settle_padding(processor: Any, spec: TaskSpec) -> dict[str, Any]:
+    """Give a tokenizer a padding token, and return what the model's configuration has to say of it.
+
+    It must say so before the model is made: embeddings keep the id (its row learns nothing, and RoBERTa counts its
+    positions from it), so a model that is told later is another one than what its configuration makes when loaded.
+    """
+    if spec.kind == "image-classification" or processor is None:
+        return {}
     if processor.pad_token_id is None:
         processor.pad_token = processor.eos_token or processor.unk_token
-    model.config.pad_token_id = processor.pad_token_id
-    if spec.kind == "seq2seq-lm" and getattr(model.config, "decoder_start_token_id", None) is None:
+    return {"pad_token_id": processor.pad_token_id}
+
+
+def _padded(config: Any, padding: dict[str, Any]) -> Any:
+    for key, value in padding.items():
+        setattr(config, key, value)
+    return config
+
+
+def _rebuilt(model: Any, padding: dict[str, Any]) -> Any:
+    """Return the model that a given one's configuration and weights make, as every later load makes it.
+
+    What was only set on the live object (another attention, a padding token that came later, hooks) is not in it. The
+    given model is not changed, and parameters that it has frozen are frozen.
+    """
+    architecture = load_architecture(type(model).__name__)
+    config = architecture.config_class.from_dict(model.config.to_dict())
+    made = architecture._from_config(_padded(config, padding)).to(model.dtype)
+    try:
+        made.load_state_dict(model.state_dict())
+    except RuntimeError as error:
+        raise IncompatibleBaseError(
+            f"The base model's weights do not fit its own configuration, so a saved model could not be loaded: "
+            f"{' '.join(str(error).split())[:300]} Give a model that from_pretrained makes."
+        ) from error
+    made.generation_config = copy.deepcopy(getattr(model, "generation_config", None))
+    given = dict(model.named_parameters())
+    for name, parameter in made.named_parameters():
+        parameter.requires_grad_(given[name].requires_grad)
+    return made
+
+
+def _settle_start(model: Any, processor: Any) -> None:
+    if getattr(model.config, "decoder_start_token_id", None) is None:
         # A configuration alone need not say what a decoder starts with; T5 and its kin start with padding.
         model.config.decoder_start_token_id = processor.pad_token_id
         model.generation_config.decoder_start_token_id = processor.pad_token_id

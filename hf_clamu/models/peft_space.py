@@ -276,16 +276,24 @@ class PeftSpace:
             folder (`Path`): an empty folder.
             base_model (`str`, *optional*): Hub id or folder of the base model.
             revision (`str`, *optional*): its commit.
+
+        Raises:
+            RecipeError: if layers share a part of the adapter, which PEFT writes from its own wrapper only.
         """
         from peft import get_peft_model_state_dict
         from safetensors.torch import save_file
 
         heads = {name for name in self._heads(live) if ".base_layer." not in name and f".{_ADAPTER}" not in name}
         own = live.state_dict()
-        state = {
-            **get_peft_model_state_dict(live, adapter_name=_ADAPTER, save_embedding_layers=False),
-            **{name: own[name] for name in sorted(heads)},
-        }
+        try:
+            adapter = get_peft_model_state_dict(live, adapter_name=_ADAPTER, save_embedding_layers=False)
+        except (KeyError, ValueError) as error:
+            # It looks for what all layers share (VeRA's projections, VB-LoRA's bank) on a wrapper around the model.
+            raise RecipeError(
+                f"PEFT cannot write a {self.peft_type} adapter out of a model that it does not wrap: {error} Export "
+                "it merged into the base weights (merge=True)."
+            ) from error
+        state = {**adapter, **{name: own[name] for name in sorted(heads)}}
         tensors = {f"base_model.model.{name}": state[name].contiguous().clone() for name in sorted(state)}
         config = copy.deepcopy(live.peft_config[_ADAPTER])  # with what PEFT settled for this model
         config.base_model_name_or_path, config.revision, config.inference_mode = base_model, revision, True

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from hf_clamu.errors import RecipeError
 from hf_clamu.tasks import Example, TaskKind
 from hf_clamu.training.batching import chunks
 from hf_clamu.training.workspace import LiveModel
@@ -102,8 +103,8 @@ def _token_kind(model: Any) -> TaskKind:
 def task_feature(live: LiveModel, examples: Sequence[Example]) -> torch.Tensor:
     """Return the mean feature of a task's examples under the base model.
 
-    The feature of an example is the model's own pooling where it has one, else the last token of the last layer
-    (text) or its first token (image).
+    The feature of an example is the model's own pooling where it has one (of the vision tower, if it is CLIP's), else
+    the last token of the last layer (text) or its first token (image).
 
     Args:
         live (`LiveModel`): the model, which must hold `theta_0`.
@@ -111,10 +112,12 @@ def task_feature(live: LiveModel, examples: Sequence[Example]) -> torch.Tensor:
 
     Returns:
         `torch.Tensor` of shape `(hidden_size,)`, float32, on the CPU.
+
+    Raises:
+        RecipeError: if the architecture shows neither pooling nor hidden states.
     """
     live.model.eval()
-    model = live.model
-    backbone = model.get_encoder() if model.config.is_encoder_decoder else model.base_model
+    backbone = _backbone(live.model)
     total: torch.Tensor | None = None
     for part in chunks(examples, _EVALUATION_BATCH):
         batch = live.batch(part)
@@ -122,7 +125,12 @@ def task_feature(live: LiveModel, examples: Sequence[Example]) -> torch.Tensor:
         output = backbone(**batch)
         pooled = getattr(output, "pooler_output", None)
         if pooled is None:
-            hidden_BLD = output.last_hidden_state
+            hidden_BLD = getattr(output, "last_hidden_state", None)
+            if hidden_BLD is None:
+                raise RecipeError(
+                    f"clustering='features' needs a base model with pooling or hidden states, but "
+                    f"{type(live.model).__name__} has neither. Choose 'task_vectors', 'random', 'column' or 'none'."
+                )
             if "attention_mask" in batch:
                 last_B = batch["attention_mask"].sum(-1) - 1
                 pooled = hidden_BLD[torch.arange(len(part), device=hidden_BLD.device), last_B]
@@ -132,3 +140,12 @@ def task_feature(live: LiveModel, examples: Sequence[Example]) -> torch.Tensor:
         total = summed if total is None else total + summed
     assert total is not None, "a task has at least one training example"
     return (total / len(examples)).float().cpu()
+
+
+def _backbone(model: Any) -> Any:
+    if model.config.is_encoder_decoder:
+        return model.get_encoder()
+    if model.base_model is not model:
+        return model.base_model
+    # Image classifiers of the CLIP family have the tower alone, under another name than their base_model_prefix.
+    return getattr(model, "vision_model", model)

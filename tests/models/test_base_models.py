@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+from datasets import Dataset
 from safetensors.torch import load_file
 
 from hf_clamu import ClamuModel, ClamuTrainer, IncompatibleBaseError, RecipeError
 from hf_clamu.models.base import base_digest, load_base
+from hf_clamu.tasks import TaskDataset
 
 TESTS = Path(__file__).parents[1]
 
@@ -171,6 +173,80 @@ def test_a_frozen_base_is_unmerged_exactly(tiny, plain, tmp_path):
     tiny.train("text", tiny.tasks("text").without("user_1"), base=base).save_pretrained(tmp_path / "fresh")
     assert tiny.digests(tmp_path / "memory") == tiny.digests(tmp_path / "fresh")
     assert tiny.digests(tmp_path / "ours") == tiny.digests(tmp_path / "fresh")
+
+
+_SMALL = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+# Padding is another token for each of them than for the tokenizer, whose 256 is also the end of a text.
+_PADDED = {
+    "bert": {"model_type": "bert", **_SMALL, "vocab_size": 257},
+    "roberta": {"model_type": "roberta", **_SMALL, "vocab_size": 257, "max_position_embeddings": 400},
+    "llama": {"model_type": "llama", **_SMALL, "vocab_size": 257, "num_key_value_heads": 1},
+}
+
+
+@pytest.fixture(scope="module")
+def padded_tasks(tiny):
+    """Texts that hold the padding tokens of tokenizer and bases: whether their embeddings learn shows in the bits."""
+    rows = tiny.rows("text")
+    rows["text"] = [f'<|endoftext|>{text} !"' for text in rows["text"]]
+    columns = {"task_column": "user", "text_column": "text", "label_column": "label"}
+    return TaskDataset.from_dataset(Dataset.from_dict(rows), **columns, validation_fraction=0.3)
+
+
+def _unmerged_is_built_without(tiny, model, base, tasks, tmp_path):
+    model.save_pretrained(tmp_path / "model")
+    loaded = ClamuModel.from_pretrained(tmp_path / "model")
+    ids = torch.tensor([[256, 5, 9, 3]])
+    with torch.no_grad():
+        # Not bit for bit: memory of a file may be aligned differently.
+        torch.testing.assert_close(loaded(input_ids=ids).logits, model(input_ids=ids).logits, rtol=1e-4, atol=1e-6)
+    loaded.unmerge_task("user_1", data=tasks).save_pretrained(tmp_path / "loaded")
+    model.unmerge_task("user_1").save_pretrained(tmp_path / "memory")
+    tiny.train("text", tasks.without("user_1"), base=base).save_pretrained(tmp_path / "without")
+    assert tiny.digests(tmp_path / "loaded") == tiny.digests(tmp_path / "without")
+    assert tiny.digests(tmp_path / "memory") == tiny.digests(tmp_path / "without")
+
+
+@pytest.mark.parametrize("name", _PADDED)
+def test_the_padding_token_is_settled_before_the_base_is_made(tiny, padded_tasks, name, tmp_path):
+    model = tiny.train("text", padded_tasks, base=_PADDED[name])
+    assert model.config.pad_token_id == 256
+    _unmerged_is_built_without(tiny, model, _PADDED[name], padded_tasks, tmp_path)
+
+
+def test_a_folder_gets_the_padding_token_of_the_tokenizer(tiny, padded_tasks, tmp_path):
+    config = transformers.BertConfig(**{key: value for key, value in _PADDED["bert"].items() if key != "model_type"})
+    transformers.BertModel(config).save_pretrained(tmp_path / "plain")
+    model = tiny.train("text", padded_tasks, base=tmp_path / "plain")
+    assert model.get_input_embeddings().padding_idx == 256
+    _unmerged_is_built_without(tiny, model, tmp_path / "plain", padded_tasks, tmp_path)
+
+
+def test_what_was_set_on_a_model_in_memory_is_settled(tiny, padded_tasks, tmp_path):
+    settings = {key: value for key, value in _PADDED["llama"].items() if key != "model_type"}
+    config = transformers.LlamaConfig(**settings, num_labels=3, attn_implementation="eager")
+    base = transformers.LlamaForSequenceClassification(config)
+    base.config.pad_token_id = 256
+    base.register_forward_pre_hook(lambda *_: pytest.fail("a hook of the caller's model"))
+    assert base.model.embed_tokens.padding_idx is None
+    model = tiny.train("text", padded_tasks, base=base)
+    assert model.model.embed_tokens.padding_idx == 256
+    _unmerged_is_built_without(tiny, model, base, padded_tasks, tmp_path)
+
+
+def test_a_model_in_memory_that_no_file_can_hold_is_refused(tiny):
+    base = transformers.AutoModelForSequenceClassification.from_config(
+        transformers.GPT2Config(n_layer=1, n_embd=16, n_head=2, vocab_size=257, num_labels=3)
+    )
+    base.transformer.extra = torch.nn.Linear(2, 2)
+    with pytest.raises(IncompatibleBaseError, match=r"do not fit its own configuration.*transformer\.extra"):
+        tiny.train("text", base=base)
+
+
+def test_a_padding_token_without_an_embedding_is_refused(tiny):
+    base = {**_PADDED["roberta"], "max_position_embeddings": 48}
+    with pytest.raises(IncompatibleBaseError, match="cannot be made with the tokenizer's padding token 256"):
+        tiny.train("text", base=base)
 
 
 def test_the_digest_of_a_base_sees_every_weight(plain):

@@ -10,11 +10,11 @@ import shutil
 import sys
 import warnings
 
-import numpy as np
 import peft
 import pytest
 import torch
 import transformers
+from catalogue import ADAPTED, KEY, base_of, bits, same
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
@@ -25,10 +25,8 @@ from hf_clamu import (
     StaleMaskError,
     WeightsChangedError,
 )
-from hf_clamu.exact import canonical_json, digest_tensors
-from hf_clamu.models.base import base_digest
+from hf_clamu.exact import digest_tensors
 from hf_clamu.models.mask_adapter import ClamuMaskConfig, ClamuMaskLayer, ClamuPeftType, attach_delta
-from hf_clamu.training import derive_seed, seeded
 
 pytestmark = [
     # PEFT and transformers warn of each other.
@@ -37,122 +35,10 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Could not find a config file in:UserWarning"),
 ]
 
-_KEY = "base_model.model.clamu_adapters.clamu_mask"
-_SMALL = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-_TEXT = {**_SMALL, "vocab_size": 257, "max_position_embeddings": 48}
-_ENDS = {"bos_token_id": 256, "eos_token_id": 256}
-_VISION = {**_SMALL, "image_size": 8, "patch_size": 4, "num_channels": 1, "projection_dim": 16}
-# How the trainer makes a saved model of each: the kind of its tasks, and the configuration (None: the usual one).
-_TRAINED = {
-    "gpt2": ("lm", None),
-    "bert": ("text", {"model_type": "bert", **_TEXT, "pad_token_id": 256}),
-    "vit": ("image", None),
-    "llama": (
-        "lm",
-        {"model_type": "llama", **_TEXT, "num_key_value_heads": 1, "bos_token_id": 256, "eos_token_id": 256},
-    ),
-    "clip": ("image", {"model_type": "clip", "vision_config": _VISION, "text_config": _TEXT, "projection_dim": 16}),
-}
-ARCHITECTURES = (*_TRAINED, "t5")
-
-
-@pytest.fixture(scope="session")
-def saved(tiny, tmp_path_factory):
-    """Folders of saved models by architecture; not to be changed."""
-    root = tmp_path_factory.mktemp("adapters")
-
-    def folder(name):
-        if not (root / name).exists():
-            if name == "t5":
-                _save_t5(root / name)
-            else:
-                kind, config = _TRAINED[name]
-                # CLIP's image classifier returns no features to cluster by.
-                changes = {"clustering": "random"} if name == "clip" else {}
-                tiny.train(kind, base=config, **changes).save_pretrained(root / name)
-        return root / name
-
-    return folder
-
-
-def _save_t5(folder):
-    """An encoder-decoder: no kind of task trains one, so its delta and its masks are drawn."""
-    config = transformers.T5Config(
-        vocab_size=64, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2, decoder_start_token_id=0
-    )
-    with seeded(derive_seed(7, "t5")):
-        base = transformers.T5ForConditionalGeneration(config)
-        delta = {n: torch.randint(-(2**24), 2**24, p.shape, dtype=torch.int32) for n, p in base.named_parameters()}
-        masks = [{name: torch.rand(steps.numel()) < 0.5 for name, steps in delta.items()} for _ in range(3)]
-    base.save_pretrained(folder / "base_model")
-    save_file(delta, folder / "model.safetensors", metadata={"format": "pt"})
-    values = {"model_type": "clamu", "architecture": "T5ForConditionalGeneration", "alpha": 0.8}
-    values |= {"delta_digest": digest_tensors(delta), "arguments": {"fraction_bits": 28}}
-    values["base_model"] = {"name_or_path": "", "digest": base_digest(base), "dtype": "float32"}
-    (folder / "config.json").write_bytes(canonical_json(values))
-    for cluster, mask in enumerate(masks):
-        target = folder / f"masks/cluster_{cluster:03d}"
-        target.mkdir(parents=True)
-        packed = [np.packbits(mask[name].numpy(), bitorder="little") for name in sorted(mask)]
-        save_file(
-            {_KEY: torch.from_numpy(np.concatenate(packed))}, target / "adapter_model.safetensors", {"format": "pt"}
-        )
-        ClamuMaskConfig(cluster=cluster, delta_digest=values["delta_digest"], alpha=0.8).save_pretrained(target)
-
-
-def _base(folder):
-    architecture = json.loads((folder / "config.json").read_bytes())["architecture"]
-    return getattr(transformers, architecture).from_pretrained(folder / "base_model")
-
 
 def _peft(folder, cluster, adapter_name="default", base=None, **kwargs):
-    model = _base(folder) if base is None else base
+    model = base_of(folder) if base is None else base
     return PeftModel.from_pretrained(model, folder, adapter_name, subfolder=f"masks/cluster_{cluster:03d}", **kwargs)
-
-
-def _bits(model):
-    named = ((name.removeprefix("base_model.model."), parameter) for name, parameter in model.named_parameters())
-    return {n: p.detach().clone().view(torch.int32) for n, p in named if not n.startswith("clamu_adapters.")}
-
-
-def _same(left, right):
-    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
-
-
-def _reference(folder, cluster):
-    """M0 + alpha * (mask * delta) of the files alone: sums in float64, then one rounding; None: M0."""
-    config = json.loads((folder / "config.json").read_bytes())
-    delta = load_file(folder / "model.safetensors")
-    base = dict(_base(folder).named_parameters())
-    assert base.keys() == delta.keys()
-    if cluster is not None:
-        packed = load_file(folder / f"masks/cluster_{cluster:03d}/adapter_model.safetensors")[_KEY].numpy()
-    found, start = {}, 0
-    for name in sorted(delta):
-        weights, steps = base[name].detach().numpy(), delta[name].numpy()
-        if cluster is not None:
-            size = -(-steps.size // 8)
-            bits = np.unpackbits(packed[start : start + size], bitorder="little")[: steps.size].reshape(steps.shape)
-            start += size
-            moved = (weights.astype(np.float64) + config["alpha"] * steps * 2.0**-28).astype(np.float32)
-            weights = np.where(bits == 1, moved, weights)
-        found[name] = torch.from_numpy(np.ascontiguousarray(weights)).view(torch.int32)
-    return found
-
-
-@pytest.fixture(scope="session")
-def references(saved):
-    known = {}
-
-    def of(name):
-        if name not in known:
-            known[name] = {cluster: _reference(saved(name), cluster) for cluster in (None, 0, 1, 2)}
-            values = list(known[name].values())
-            # No two agree: what stays at the first mask, or at the base, is seen.
-            assert not any(_same(values[i], values[j]) for i in range(4) for j in range(i))
-        return known[name]
-
-    return of
 
 
 def _inputs(name):
@@ -170,30 +56,34 @@ def _logits(model, name):
 # -- PEFT ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.matrix("peft", row="from_pretrained", column="{name}")
+@pytest.mark.matrix("peft", row="load_adapter", column="{name}")
+@pytest.mark.matrix("peft", row="set_adapter", column="{name}")
+@pytest.mark.matrix("peft", row="disable_adapter", column="{name}")
+@pytest.mark.parametrize("name", ADAPTED)
 def test_clusters_are_the_reference_bit_for_bit(name, saved, references):
     folder, expected = saved(name), references(name)
-    plain = _base(folder)
+    plain = base_of(folder)
     keys = [n for n, _ in plain.named_modules()]
     at_base = _logits(plain, name)
     model = _peft(folder, 0, "k0", base=plain)
-    assert _same(_bits(model), expected[0])
+    assert same(bits(model), expected[0])
     for cluster, adapter in ((1, "k1"), (2, "k2")):
         result = model.load_adapter(folder, adapter, subfolder=f"masks/cluster_{cluster:03d}")
         assert result.missing_keys == []
-        assert _same(_bits(model), expected[0])  # loading does not select
+        assert same(bits(model), expected[0])  # loading does not select
     outputs = {}
     for cluster in (1, 0, 2, 2, 2, 1, 0, 1, 2, 0):
         adapter = f"k{cluster}"
         model.set_adapter(adapter)
-        assert _same(_bits(model), expected[cluster])
+        assert same(bits(model), expected[cluster])
         assert model.active_adapters == [adapter]
         logits = _logits(model, name)
         assert torch.equal(outputs.setdefault(cluster, logits), logits)
         with model.disable_adapter():
-            assert _same(_bits(model), expected[None])
+            assert same(bits(model), expected[None])
             assert torch.equal(_logits(model, name), at_base)
-        assert _same(_bits(model), expected[cluster])
+        assert same(bits(model), expected[cluster])
     assert not torch.equal(outputs[0], outputs[1])
     assert not any(torch.equal(outputs[cluster], at_base) for cluster in outputs)
     assert [p.dtype for n, p in model.named_parameters() if "clamu_mask" in n] == [torch.uint8] * 3
@@ -202,7 +92,8 @@ def test_clusters_are_the_reference_bit_for_bit(name, saved, references):
     assert inside == keys
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.matrix("peft", row="merge_and_unload", column="{name}")
+@pytest.mark.parametrize("name", ADAPTED)
 def test_merge_and_unload(name, saved, references):
     folder, expected = saved(name), references(name)
     model = _peft(folder, 0)
@@ -210,11 +101,11 @@ def test_merge_and_unload(name, saved, references):
     model.set_adapter("other")
     logits = _logits(model, name)
     plain = model.merge_and_unload(safe_merge=True)
-    assert type(plain) is type(_base(folder))
-    assert _same(_bits(plain), expected[2])
+    assert type(plain) is type(base_of(folder))
+    assert same(bits(plain), expected[2])
     assert torch.equal(_logits(plain, name), logits)
-    assert [n for n, _ in plain.named_modules()] == [n for n, _ in _base(folder).named_modules()]
-    assert plain.state_dict().keys() == _base(folder).state_dict().keys()
+    assert [n for n, _ in plain.named_modules()] == [n for n, _ in base_of(folder).named_modules()]
+    assert plain.state_dict().keys() == base_of(folder).state_dict().keys()
     assert not hasattr(plain, "peft_config")
     assert not plain._forward_pre_hooks
 
@@ -224,57 +115,63 @@ def test_merge_another_than_the_active(saved, references):
     model.load_adapter(saved("bert"), "k1", subfolder="masks/cluster_001")
     with pytest.raises(ValueError, match="do not add up"):
         model.merge_and_unload(adapter_names=["k0", "k1"])
-    assert _same(_bits(model), references("bert")[0])
-    assert _same(_bits(model.merge_and_unload(adapter_names=["k1"])), references("bert")[1])
+    assert same(bits(model), references("bert")[0])
+    assert same(bits(model.merge_and_unload(adapter_names=["k1"])), references("bert")[1])
 
 
-@pytest.mark.parametrize("name", ["gpt2", "bert"])
+@pytest.mark.matrix("peft", row="unload", column="{name}")
+@pytest.mark.parametrize("name", ADAPTED)
 def test_unload_and_load_again(name, saved, references):
     folder, expected = saved(name), references(name)
     plain = _peft(folder, 1).unload()
-    assert _same(_bits(plain), expected[None])
+    assert same(bits(plain), expected[None])
     assert not hasattr(plain, "peft_config")
-    assert _same(_bits(_peft(folder, 2, base=plain)), expected[2])
+    assert same(bits(_peft(folder, 2, base=plain)), expected[2])
 
 
 def test_merge_adapter_and_unmerge_adapter(saved, references):
     model = _peft(saved("bert"), 0, "k0")
     model.load_adapter(saved("bert"), "k1", subfolder="masks/cluster_001")
     model.merge_adapter(["k1"])
-    assert _same(_bits(model), references("bert")[1])
+    assert same(bits(model), references("bert")[1])
     model.unmerge_adapter()
-    assert _same(_bits(model), references("bert")[1])
+    assert same(bits(model), references("bert")[1])
 
 
-def test_delete_adapter(saved, references):
-    model = _peft(saved("bert"), 0, "k0")
-    model.load_adapter(saved("bert"), "k1", subfolder="masks/cluster_001")
-    model.load_adapter(saved("bert"), "k2", subfolder="masks/cluster_002")
+@pytest.mark.matrix("peft", row="delete_adapter", column="{name}")
+@pytest.mark.parametrize("name", ADAPTED)
+def test_delete_adapter(name, saved, references):
+    folder, expected = saved(name), references(name)
+    model = _peft(folder, 0, "k0")
+    model.load_adapter(folder, "k1", subfolder="masks/cluster_001")
+    model.load_adapter(folder, "k2", subfolder="masks/cluster_002")
     model.delete_adapter("k1")
-    assert _same(_bits(model), references("bert")[0])
+    assert same(bits(model), expected[0])
     with pytest.warns(UserWarning, match="was active which is now deleted"):
         model.delete_adapter("k0")
     assert model.active_adapters == ["k2"]
-    assert _same(_bits(model), references("bert")[2])
-    assert sorted(n for n, _ in model.named_parameters() if "clamu" in n) == [f"{_KEY}.k2"]
+    assert same(bits(model), expected[2])
+    assert sorted(n for n, _ in model.named_parameters() if "clamu" in n) == [f"{KEY}.k2"]
     model.delete_adapter("k2")
-    assert _same(_bits(model), references("bert")[None])
-    model.load_adapter(saved("bert"), "d", subfolder="masks/cluster_001")
+    assert same(bits(model), expected[None])
+    model.load_adapter(folder, "d", subfolder="masks/cluster_001")
     model.set_adapter("d")
-    assert _same(_bits(model), references("bert")[1])
+    assert same(bits(model), expected[1])
 
 
-@pytest.mark.parametrize("name", ["gpt2", "vit", "t5"])
+@pytest.mark.matrix("peft", row="low_cpu_mem_usage", column="{name}")
+@pytest.mark.parametrize("name", ADAPTED)
 def test_low_cpu_mem_usage(name, saved, references):
     model = _peft(saved(name), 1, "k0", low_cpu_mem_usage=True)
-    assert _same(_bits(model), references(name)[1])
+    assert same(bits(model), references(name)[1])
     model.load_adapter(saved(name), "k1", subfolder="masks/cluster_002", low_cpu_mem_usage=True)
     model.set_adapter("k1")
-    assert _same(_bits(model), references(name)[2])
+    assert same(bits(model), references(name)[2])
     assert not any(p.is_meta for p in model.parameters())
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.matrix("peft", row="save_pretrained", column="{name}")
+@pytest.mark.parametrize("name", ADAPTED)
 def test_saved_again_it_is_the_same_bytes(name, saved, tmp_path):
     folder = saved(name)
     model = _peft(folder, 1)
@@ -285,11 +182,11 @@ def test_saved_again_it_is_the_same_bytes(name, saved, tmp_path):
         tensors = "adapter_model.safetensors"
         assert (written / tensors).read_bytes() == (original / tensors).read_bytes()
         assert str(folder) not in (written / "adapter_config.json").read_text(encoding="utf-8")
-        if name != "t5":  # which was saved with no class named
-            config = "adapter_config.json"
-            assert (written / config).read_bytes() == (original / config).read_bytes()
+        config = "adapter_config.json"
+        assert (written / config).read_bytes() == (original / config).read_bytes()
 
 
+@pytest.mark.matrix("peft", row="auto", column="{name}")
 @pytest.mark.parametrize(
     ("name", "auto"),
     [
@@ -299,6 +196,7 @@ def test_saved_again_it_is_the_same_bytes(name, saved, tmp_path):
         ("bert", peft.AutoPeftModel),
         ("vit", peft.AutoPeftModel),
         ("clip", peft.AutoPeftModel),
+        ("t5", peft.AutoPeftModelForSeq2SeqLM),
     ],
 )
 def test_auto_classes(name, auto, saved, references, tmp_path):
@@ -308,7 +206,7 @@ def test_auto_classes(name, auto, saved, references, tmp_path):
     path.write_text(json.dumps({**values, "base_model_name_or_path": str(folder / "base_model")}), encoding="utf-8")
     model = auto.from_pretrained(str(path.parent))
     assert isinstance(model, getattr(peft, auto.__name__.replace("Auto", "")))
-    assert _same(_bits(model), references(name)[1])
+    assert same(bits(model), references(name)[1])
     model.save_pretrained(tmp_path / "alone")
     assert json.loads((tmp_path / "alone/adapter_config.json").read_bytes()) == values  # without the folder
 
@@ -319,13 +217,14 @@ def test_task_types_add_no_modules_to_save(saved, references, tmp_path):
     path.write_text(json.dumps({**json.loads(path.read_bytes()), "task_type": "SEQ_CLS"}), encoding="utf-8")
     model = _peft(folder, 1)
     assert type(model) is peft.PeftModelForSequenceClassification
-    assert _same(_bits(model), references("bert")[1])
+    assert same(bits(model), references("bert")[1])
     model.save_pretrained(tmp_path / "alone")
-    assert list(load_file(tmp_path / "alone/adapter_model.safetensors")) == [_KEY]
+    assert list(load_file(tmp_path / "alone/adapter_model.safetensors")) == [KEY]
     assert json.loads((tmp_path / "alone/adapter_config.json").read_bytes())["task_type"] == "SEQ_CLS"
 
 
-@pytest.mark.parametrize("name", ["gpt2", "t5"])
+@pytest.mark.matrix("peft", row="generate", column="{name}")
+@pytest.mark.parametrize("name", ["gpt2", "llama", "t5"])
 def test_generate(name, saved):
     folder = saved(name)
     ids = torch.tensor([[5, 9, 3]])
@@ -343,7 +242,7 @@ def test_forward_without_gradients(saved, references):
             for adapter, cluster in (("k1", 1), ("k0", 0), ("k1", 1)):
                 model.set_adapter(adapter)
                 model(**_inputs("bert"))
-                assert _same(_bits(model), references("bert")[cluster])
+                assert same(bits(model), references("bert")[cluster])
     assert not any(p.requires_grad for p in model.parameters())
 
 
@@ -354,11 +253,11 @@ def test_copies_switch_on_their_own(how, saved, references):
     other = how(model)
     other.set_adapter("k1")
     other(**_inputs("gpt2"))
-    assert _same(_bits(other), references("gpt2")[1])
-    assert _same(_bits(model), references("gpt2")[0])
-    assert _same(_bits(other.unload()), references("gpt2")[None])
+    assert same(bits(other), references("gpt2")[1])
+    assert same(bits(model), references("gpt2")[0])
+    assert same(bits(other.unload()), references("gpt2")[None])
     model.set_adapter("k1")
-    assert _same(_bits(model), references("gpt2")[1])
+    assert same(bits(model), references("gpt2")[1])
 
 
 def test_status_and_size(saved):
@@ -393,8 +292,10 @@ def _calls(act):
     return count
 
 
-def test_two_hundred_adapters_cost_their_bits_alone(saved, references, tmp_path):
-    folder = shutil.copytree(saved("gpt2"), tmp_path / "model")
+@pytest.mark.matrix("peft", row="hundreds", column="{name}")
+@pytest.mark.parametrize("name", ADAPTED)
+def test_two_hundred_adapters_cost_their_bits_alone(name, saved, references, tmp_path):
+    folder = shutil.copytree(saved(name), tmp_path / "model")
     model = _peft(folder, 0, "first")
     # The delta is loaded once: from here on it need not be there.
     (folder / "model.safetensors").unlink()
@@ -416,53 +317,57 @@ def test_two_hundred_adapters_cost_their_bits_alone(saved, references, tmp_path)
     assert (costs[199] - costs[1]) / 198 < 10 < costs[1] / 100
     for number in (199, 0, 100, 101, 57):
         model.set_adapter(f"number{number}")
-        assert _same(_bits(model), references("gpt2")[number % 3])
+        assert same(bits(model), references(name)[number % 3])
 
 
 # -- transformers ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.matrix("peft", row="transformers load", column="{name}")
+@pytest.mark.matrix("peft", row="transformers set", column="{name}")
+@pytest.mark.matrix("peft", row="transformers disable", column="{name}")
+@pytest.mark.matrix("peft", row="transformers delete", column="{name}")
+@pytest.mark.parametrize("name", ADAPTED)
 def test_load_adapter_of_transformers(name, saved, references, tmp_path):
     folder, expected = saved(name), references(name)
-    model = attach_delta(_base(folder), str(folder))
-    assert _same(_bits(model), expected[None])
+    model = attach_delta(base_of(folder), str(folder))
+    assert same(bits(model), expected[None])
     model.load_adapter(str(folder / "masks/cluster_000"), "k0")
-    assert _same(_bits(model), expected[0])
+    assert same(bits(model), expected[0])
     model.load_adapter(str(folder), "k1", adapter_kwargs={"subfolder": "masks/cluster_001"})
     model(**_inputs(name))
     assert model.active_adapters() == ["k1"]
-    assert _same(_bits(model), expected[1])
+    assert same(bits(model), expected[1])
     model.set_adapter("k0")
-    assert _same(_bits(model), expected[0])
+    assert same(bits(model), expected[0])
     model.disable_adapters()
-    assert _same(_bits(model), expected[None])
+    assert same(bits(model), expected[None])
     model.enable_adapters()
-    assert _same(_bits(model), expected[0])
+    assert same(bits(model), expected[0])
     model.save_pretrained(tmp_path)
     assert not (tmp_path / "model.safetensors").exists()
     original = folder / "masks/cluster_000/adapter_model.safetensors"
     assert (tmp_path / "adapter_model.safetensors").read_bytes() == original.read_bytes()
     with pytest.warns(UserWarning, match="was active which is now deleted"):
         model.delete_adapter("k0")
-    assert _same(_bits(model), expected[1])
+    assert same(bits(model), expected[1])
     model.delete_adapter("k1")
-    assert _same(_bits(model), expected[None])
+    assert same(bits(model), expected[None])
 
 
 def test_load_adapter_of_transformers_with_a_config(saved, references):
     folder = saved("bert")
     config = ClamuMaskConfig.from_pretrained(folder, subfolder="masks/cluster_002")
-    model = _base(folder)
+    model = base_of(folder)
     model.load_adapter(str(folder / "masks/cluster_002"), peft_config=config)
-    assert _same(_bits(model), references("bert")[2])
+    assert same(bits(model), references("bert")[2])
 
 
 def test_load_adapter_of_transformers_without_the_delta(saved, references):
-    model = _base(saved("bert"))
+    model = base_of(saved("bert"))
     with pytest.raises(CheckpointFormatError, match=r"attach_delta\(model, folder_or_hub_id\)"):
         model.load_adapter(str(saved("bert") / "masks/cluster_002"))
-    assert _same(_bits(model), references("bert")[None])
+    assert same(bits(model), references("bert")[None])
     assert not hasattr(model, "clamu_adapters")
 
 
@@ -474,20 +379,20 @@ def test_an_adapter_saved_alone(saved, references, tmp_path):
     _peft(folder, 1).save_pretrained(tmp_path / "a/b/alone")
     alone = tmp_path / "a/b/alone"
     with pytest.raises(CheckpointFormatError, match="holds no saved ClAMU model"):
-        PeftModel.from_pretrained(_base(folder), alone)
-    attached = attach_delta(_base(folder), str(folder))
+        PeftModel.from_pretrained(base_of(folder), alone)
+    attached = attach_delta(base_of(folder), str(folder))
     with pytest.raises(ValueError, match="attached already"):
         attach_delta(attached, str(folder))
-    assert _same(_bits(PeftModel.from_pretrained(attached, alone)), references("bert")[1])
+    assert same(bits(PeftModel.from_pretrained(attached, alone)), references("bert")[1])
     beside = _peft(folder, 0)
     beside.load_adapter(alone, "alone")
     beside.set_adapter("alone")
-    assert _same(_bits(beside), references("bert")[1])
+    assert same(bits(beside), references("bert")[1])
     config = ClamuMaskConfig.from_pretrained(alone)
     config.delta_name_or_path = str(folder)
     config._origin = None
-    named = PeftModel.from_pretrained(_base(folder), alone, config=config)
-    assert _same(_bits(named), references("bert")[1])
+    named = PeftModel.from_pretrained(base_of(folder), alone, config=config)
+    assert same(bits(named), references("bert")[1])
     named.save_pretrained(tmp_path / "again")
     assert str(folder) not in (tmp_path / "again/adapter_config.json").read_text(encoding="utf-8")
 
@@ -510,17 +415,17 @@ def _into_cache(cache, repo_id, folder):
 def test_an_adapter_in_a_repo_of_its_own(saved, references, tmp_path, offline):
     folder, cache = saved("bert"), tmp_path / "hub"
     _into_cache(cache, "org/clamu", folder)
-    attached = attach_delta(_base(folder), "org/clamu", cache_dir=cache)
+    attached = attach_delta(base_of(folder), "org/clamu", cache_dir=cache)
     model = PeftModel.from_pretrained(attached, folder / "masks/cluster_001")
-    assert _same(_bits(model), references("bert")[1])
+    assert same(bits(model), references("bert")[1])
     model.save_pretrained(tmp_path / "mask")
     written = json.loads((tmp_path / "mask/adapter_config.json").read_bytes())
     assert written["delta_name_or_path"] == "org/clamu"
     assert "delta_revision" not in written  # a later delta of that repo refuses this mask
     assert str(tmp_path) not in json.dumps(written)
     _into_cache(cache, "org/mask", tmp_path / "mask")
-    pulled = PeftModel.from_pretrained(_base(folder), "org/mask", cache_dir=cache, token="hf_secret")
-    assert _same(_bits(pulled), references("bert")[1])
+    pulled = PeftModel.from_pretrained(base_of(folder), "org/mask", cache_dir=cache, token="hf_secret")
+    assert same(bits(pulled), references("bert")[1])
     assert "hf_secret" not in repr(vars(pulled.peft_config["default"]))
     pulled.save_pretrained(tmp_path / "again")
     assert json.loads((tmp_path / "again/adapter_config.json").read_bytes()) == written
@@ -536,43 +441,43 @@ def test_the_delta_of_a_repo_is_looked_for_beside_its_masks(saved, tmp_path, off
     assert (source.name_or_path, source.revision, source.subfolder) == ("org/clamu", commit, "")
     assert source.file("model.safetensors").read_bytes() == (saved("bert") / "model.safetensors").read_bytes()
     with pytest.raises(CheckpointFormatError, match=r"org/none.* could not be downloaded"):
-        attach_delta(_base(saved("bert")), "org/none", cache_dir=tmp_path)
+        attach_delta(base_of(saved("bert")), "org/none", cache_dir=tmp_path)
     with pytest.raises(CheckpointFormatError, match="neither a folder nor the id"):
-        attach_delta(_base(saved("bert")), "no/such/folder", cache_dir=tmp_path)
+        attach_delta(base_of(saved("bert")), "no/such/folder", cache_dir=tmp_path)
 
 
 def test_on_a_clamu_model(tiny, saved, references):
     folder, expected = saved("bert"), references("bert")
     model = ClamuModel.from_pretrained(folder)
-    before = _bits(model)
+    before = bits(model)
     adapters = _peft(folder, 1, base=model)
-    assert _same(_bits(model), expected[1])
+    assert same(bits(model), expected[1])
     assert adapters.base_model.model.clamu_adapters.delta.switch is model._attached.switch
     with adapters.disable_adapter():
-        assert _same(_bits(model), before)  # as it was before the first adapter
+        assert same(bits(model), before)  # as it was before the first adapter
     model.set_cluster(2)
     adapters(**_inputs("bert"))
-    assert _same(_bits(model), expected[1])  # the active adapter is what serves
+    assert same(bits(model), expected[1])  # the active adapter is what serves
     assert adapters.unload() is model
-    assert _same(_bits(model), before)
+    assert same(bits(model), before)
     model.load_adapter(str(folder / "masks/cluster_002"))
-    assert _same(_bits(model), expected[2])
+    assert same(bits(model), expected[2])
 
 
 def test_on_a_clamu_model_of_another_delta(tiny, saved):
     folder = saved("bert")
     model = ClamuModel.from_pretrained(folder).unmerge_task("user_1", data=tiny.tasks("text"))
-    before = _bits(model)
+    before = bits(model)
     with pytest.raises(StaleMaskError, match="another merged delta"):
         _peft(folder, 1, base=model)
-    assert _same(_bits(model), before)
+    assert same(bits(model), before)
     assert not hasattr(model, "clamu_adapters")
 
 
 def test_a_head_that_the_base_checkpoint_lacks(saved, references, tmp_path):
     # The saved model's own head goes to base_init.safetensors when the base comes from the Hub.
     folder = shutil.copytree(saved("bert"), tmp_path / "model")
-    head = {n: v for n, v in _base(folder).state_dict().items() if n.startswith("classifier.")}
+    head = {n: v for n, v in base_of(folder).state_dict().items() if n.startswith("classifier.")}
     save_file(head, folder / "base_init.safetensors", metadata={"format": "pt"})
 
     def other(num_labels):
@@ -583,7 +488,7 @@ def test_a_head_that_the_base_checkpoint_lacks(saved, references, tmp_path):
             model.classifier.weight.fill_(0.5)
         return model
 
-    assert _same(_bits(_peft(folder, 1, base=other(3))), references("bert")[1])
+    assert same(bits(_peft(folder, 1, base=other(3))), references("bert")[1])
     with pytest.raises(IncompatibleBaseError, match="num_labels="):
         _peft(folder, 1, base=other(2))
     changed = other(3)
@@ -607,23 +512,23 @@ def _edited(folder, target, **changes):
 @pytest.mark.parametrize("change", [{"delta_digest": "0" * 64}, {"alpha": 0.7}], ids=["delta", "alpha"])
 def test_a_mask_of_another_delta(change, saved, references, tmp_path):
     stale = _edited(saved("bert"), tmp_path / "stale", **change)
-    base = _base(stale)
+    base = base_of(stale)
     with pytest.raises(StaleMaskError, match="from the same saved model"):
         _peft(stale, 1, base=base)
-    assert _same(_bits(base), references("bert")[None])
+    assert same(bits(base), references("bert")[None])
     assert not hasattr(base, "clamu_adapters")
     model = _peft(saved("bert"), 0, base=base)
     with pytest.raises(StaleMaskError):
         model.load_adapter(stale, "stale", subfolder="masks/cluster_001")
     assert list(model.peft_config) == ["default"]
-    assert _same(_bits(model), references("bert")[0])
+    assert same(bits(model), references("bert")[0])
     with pytest.raises(StaleMaskError):
         base.load_adapter(str(stale / "masks/cluster_001"), "stale")
     assert list(model.peft_config) == ["default"]
 
 
 def test_another_base(saved):
-    for wrong in (_base(saved("gpt2")), _base(saved("bert")).to(torch.bfloat16)):
+    for wrong in (base_of(saved("gpt2")), base_of(saved("bert")).to(torch.bfloat16)):
         with pytest.raises(IncompatibleBaseError, match=r"its digest differs.*dtype=torch.float32"):
             _peft(saved("bert"), 1, base=wrong)
         assert not hasattr(wrong, "clamu_adapters")
@@ -631,8 +536,8 @@ def test_another_base(saved):
 
 def test_a_damaged_delta_or_mask(saved, tmp_path):
     folder = shutil.copytree(saved("bert"), tmp_path / "model")
-    mask = load_file(folder / "masks/cluster_001/adapter_model.safetensors")[_KEY]
-    save_file({_KEY: mask[:-1].clone()}, folder / "masks/cluster_001/adapter_model.safetensors")
+    mask = load_file(folder / "masks/cluster_001/adapter_model.safetensors")[KEY]
+    save_file({KEY: mask[:-1].clone()}, folder / "masks/cluster_001/adapter_model.safetensors")
     with pytest.raises(RuntimeError, match="size mismatch"):
         _peft(folder, 1)
     delta = load_file(folder / "model.safetensors")
@@ -643,7 +548,7 @@ def test_a_damaged_delta_or_mask(saved, tmp_path):
     (folder / "model.safetensors").unlink()
     with pytest.raises(CheckpointFormatError, match=r"has no model\.safetensors"):
         _peft(folder, 0)
-    base = _base(folder)
+    base = base_of(folder)
     (folder / "config.json").write_text("{", encoding="utf-8")
     with pytest.raises(CheckpointFormatError):
         _peft(folder, 0, base=base)
@@ -654,7 +559,7 @@ def test_weights_changed_underneath(saved):
     model.load_adapter(saved("bert"), "k1", subfolder="masks/cluster_001")
     with torch.no_grad():
         model.get_parameter("base_model.model.classifier.bias").add_(1)
-    changed = _bits(model)
+    changed = bits(model)
     for act in (
         lambda: model.base_model.set_adapter("k1"),
         lambda: model.base_model.disable_adapter_layers(),
@@ -664,7 +569,7 @@ def test_weights_changed_underneath(saved):
     ):
         with pytest.raises(WeightsChangedError):
             act()
-        assert _same(_bits(model), changed)
+        assert same(bits(model), changed)
     layer = model.base_model.model.clamu_adapters
     assert (layer.active_adapter, layer.disable_adapters, sorted(layer.clamu_mask)) == (["k0"], False, ["k0", "k1"])
 
@@ -693,7 +598,7 @@ def test_training_and_two_at_once(saved, references):
         model.base_model.set_adapter(["k0", "k1"])
     with pytest.raises(ValueError, match="no mask adapter 'k2'"):
         model.base_model.set_adapter("k2")
-    assert _same(_bits(model), references("bert")[0])
+    assert same(bits(model), references("bert")[0])
     with pytest.raises(ValueError, match="different peft types"):
         model.add_adapter("other", peft.LoraConfig(target_modules=["query"]))
 

@@ -6,10 +6,13 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from catalogue import ADAPTED
 from hub_double import HubDouble
 
+TESTS = Path(__file__).parents[1]
 # The client reads its settings when it is imported, so it runs in a process of its own.
 _SCRIPT = """
 import json, sys, warnings
@@ -76,24 +79,56 @@ print(json.dumps(facts))
 """
 
 
-@pytest.fixture
-def hub():
-    with HubDouble() as double:
-        yield double
+# The same for every architecture, against a reference that reads the files alone.
+_PUSH = """
+import json, sys, warnings
+from pathlib import Path
+warnings.simplefilter("ignore")
+from huggingface_hub import HfApi
+from peft import PeftModel
+import hf_clamu.models.mask_adapter
+from catalogue import base_of, bits, reference, same
+
+facts = {}
+for argument in sys.argv[1:]:
+    folder = Path(argument)
+    name = folder.name
+    HfApi().create_repo(f"org/clamu-{name}")
+    HfApi().upload_folder(repo_id=f"org/clamu-{name}", folder_path=folder)
+    model = PeftModel.from_pretrained(base_of(folder), f"org/clamu-{name}", subfolder="masks/cluster_001")
+    model.push_to_hub(f"org/mask-{name}")
+    pulled = PeftModel.from_pretrained(base_of(folder), f"org/mask-{name}")
+    facts[name] = same(bits(pulled), reference(folder, 1)) and not same(bits(pulled), reference(folder, 0))
+print(json.dumps(facts))
+"""
 
 
-def test_from_the_hub_and_back(tiny, model, saved_text, hub, tmp_path):
-    model.unmerge_task("user_1", data=tiny.tasks("text")).save_pretrained(tmp_path / "after")
+def _facts(script, hub, home, *arguments):
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
-    settings = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "HF_TOKEN": "hf_owner"}
-    settings |= {"HF_HUB_DISABLE_XET": "1", **dict.fromkeys(("NO_PROXY", "no_proxy"), "127.0.0.1")}
-    done = subprocess.run(
-        [sys.executable, "-c", _SCRIPT, str(saved_text), str(tmp_path / "after")],
-        env={**kept, **settings},
-        capture_output=True,
-        text=True,
-    )
+    settings = {"HF_ENDPOINT": hub.url, "HF_HOME": str(home), "HF_TOKEN": "hf_owner", "HF_HUB_DISABLE_XET": "1"}
+    settings |= dict.fromkeys(("NO_PROXY", "no_proxy"), "127.0.0.1")
+    settings["PYTHONPATH"] = os.pathsep.join([str(TESTS / "models"), str(TESTS.parent), kept.get("PYTHONPATH", "")])
+    command = [sys.executable, "-c", script, *map(str, arguments)]
+    done = subprocess.run(command, env={**kept, **settings}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
-    facts = json.loads(done.stdout.splitlines()[-1])
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_from_the_hub_and_back(tiny, model, saved_text, tmp_path):
+    model.unmerge_task("user_1", data=tiny.tasks("text")).save_pretrained(tmp_path / "after")
+    with HubDouble() as hub:
+        facts = _facts(_SCRIPT, hub, tmp_path / "home", saved_text, tmp_path / "after")
     assert facts == dict.fromkeys(facts, True)
     assert len(facts) == 9
+
+
+@pytest.fixture(scope="module")
+def pushed(saved, tmp_path_factory):
+    with HubDouble() as hub:
+        return _facts(_PUSH, hub, tmp_path_factory.mktemp("home"), *(saved(name) for name in ADAPTED))
+
+
+@pytest.mark.matrix("peft", row="push_to_hub", column="{name}")
+@pytest.mark.parametrize("name", ADAPTED)
+def test_pushed_and_pulled_it_is_the_reference(pushed, name):
+    assert pushed[name] is True

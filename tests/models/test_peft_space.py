@@ -4,27 +4,39 @@ from __future__ import annotations
 
 import pytest
 import torch
+import transformers
+from peft import PeftModel
 from safetensors.torch import load_file
 
 from hf_clamu import ClamuModel, ClamuTrainer, IncompatibleBaseError, RecipeError
+from hf_clamu.models.base import AUTO_CLASSES
 from hf_clamu.models.peft_space import PeftSpace
 from hf_clamu.training import silent_progress
 
 LORA = {"peft_type": "LORA", "r": 2, "lora_alpha": 8, "target_modules": ["c_attn", "c_proj"]}
-VIT = {"peft_type": "LORA", "r": 2, "target_modules": ["q_proj", "v_proj"]}
-SPACES = [
-    ("text", LORA, "frozen_a"),
-    ("text", LORA, "parameters"),
-    ("text", LORA, "product"),
-    ("lm", LORA, "frozen_a"),
-    ("lm", {**LORA, "lora_dropout": 0.2, "use_rslora": True}, "product"),
-    ("image", VIT, "frozen_a"),
-    ("image", {**VIT, "peft_type": "LOHA"}, "parameters"),
-    ("text", {"peft_type": "IA3", "target_modules": ["c_attn"], "feedforward_modules": []}, "parameters"),
-    ("text", {"peft_type": "VERA", "r": 4, "target_modules": ["c_attn"]}, "parameters"),
-    ("text", {**LORA, "use_dora": True}, "parameters"),
-]
-IDS = [f"{kind}-{config['peft_type']}-{merging}-{number}" for number, (kind, config, merging) in enumerate(SPACES)]
+_QV = {"target_modules": ["q_proj", "v_proj"]}
+VIT = {"peft_type": "LORA", "r": 2, **_QV}
+IA3 = {"peft_type": "IA3", "target_modules": ["c_attn"], "feedforward_modules": []}
+VERA = {"peft_type": "VERA", "r": 4, "target_modules": ["c_attn"]}
+# The kind of the tasks, the adapter, and how it is merged.
+SPACES = {
+    "lora-frozen_a": ("text", LORA, "frozen_a"),
+    "lora-parameters": ("text", LORA, "parameters"),
+    "lora-product": ("text", LORA, "product"),
+    "lora-frozen_a-lm": ("lm", LORA, "frozen_a"),
+    "rslora-dropout-product-lm": ("lm", {**LORA, "lora_dropout": 0.2, "use_rslora": True}, "product"),
+    "lora-frozen_a-image": ("image", VIT, "frozen_a"),
+    "dora-parameters": ("text", {**LORA, "use_dora": True}, "parameters"),
+    "loha-parameters-image": ("image", {**VIT, "peft_type": "LOHA"}, "parameters"),
+    "lokr-product-image": ("image", {**VIT, "peft_type": "LOKR"}, "product"),
+    "oft-parameters-image": ("image", {"peft_type": "OFT", "oft_block_size": 4, **_QV}, "parameters"),
+    "ia3-parameters": ("text", IA3, "parameters"),
+    "ia3-product": ("text", IA3, "product"),
+    "vera-parameters": ("text", VERA, "parameters"),
+}
+# The first six: of LoRA.
+PLAIN_LORA = tuple(SPACES)[:6]
+LIVE = tuple(name for name, (_, _, merging) in SPACES.items() if merging != "product")
 
 
 def _train(tiny, kind, config, merging, tasks=None, base=None, **changes):
@@ -39,8 +51,18 @@ def _train(tiny, kind, config, merging, tasks=None, base=None, **changes):
     ).train()
 
 
-@pytest.mark.parametrize(("kind", "config", "merging"), SPACES, ids=IDS)
-def test_unmerging_is_exact(tiny, tmp_path, kind, config, merging):
+def _answer(model, kind):
+    """The outputs of a model for a fixed input."""
+    given = {"input_ids": torch.tensor([[72, 101, 108, 108, 111]])}
+    if kind == "image":
+        given = {"pixel_values": torch.linspace(-1, 1, 64).reshape(1, 1, 8, 8)}
+    return model(**given).logits
+
+
+@pytest.mark.matrix("spaces", row="{name}", column="unmerge")
+@pytest.mark.parametrize("name", SPACES)
+def test_unmerging_is_exact(tiny, tmp_path, name):
+    kind, config, merging = SPACES[name]
     tasks = tiny.tasks(kind)
     gone = tasks.task_ids[1]
     model = _train(tiny, kind, config, merging)
@@ -59,8 +81,9 @@ def test_unmerging_is_exact(tiny, tmp_path, kind, config, merging):
     assert loaded.verify(data=tasks)
 
 
-@pytest.mark.parametrize(("kind", "config", "merging"), SPACES[:6], ids=IDS[:6])
-def test_only_the_space_is_merged(tiny, kind, config, merging):
+@pytest.mark.parametrize("name", PLAIN_LORA)
+def test_only_the_space_is_merged(tiny, name):
+    kind, config, merging = SPACES[name]
     model = _train(tiny, kind, config, merging)
     names = model.ledger["parameters"]
     heads = [name for name in names if name.startswith(("score.", "classifier."))]
@@ -76,37 +99,50 @@ def test_only_the_space_is_merged(tiny, kind, config, merging):
         assert any(".lora_A." in name for name in others) == (merging == "parameters")
 
 
-@pytest.mark.parametrize("merging", ["frozen_a", "parameters", "product"])
-def test_an_export_is_a_plain_model_with_the_same_answers(tiny, tmp_path, merging):
-    import transformers
-
-    model = _train(tiny, "text", LORA, merging)
-    ids = torch.tensor([[72, 101, 108, 108, 111]])
+@pytest.mark.matrix("spaces", row="{name}", column="export")
+@pytest.mark.parametrize("name", SPACES)
+def test_an_export_is_a_plain_model_with_the_same_answers(tiny, tmp_path, name):
+    kind, config, merging = SPACES[name]
+    model = _train(tiny, kind, config, merging)
+    auto = getattr(transformers, AUTO_CLASSES[model.clamu_config.task_spec["kind"]])
     for cluster in (0, None):
         model.set_cluster(cluster)
-        expected = model(input_ids=ids).logits
+        expected = _answer(model, kind)
         model.export(tmp_path / f"plain-{cluster}", cluster=cluster)
-        plain = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / f"plain-{cluster}")
+        plain = auto.from_pretrained(tmp_path / f"plain-{cluster}")
         assert type(plain).__module__.startswith("transformers.")
-        torch.testing.assert_close(plain(input_ids=ids).logits, expected, rtol=1e-5, atol=1e-6)
-        torch.testing.assert_close(model(input_ids=ids).logits, expected, rtol=0, atol=0)
-    assert not torch.equal(model.set_cluster(0)(input_ids=ids).logits, expected)
+        torch.testing.assert_close(_answer(plain, kind), expected, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(_answer(model, kind), expected, rtol=0, atol=0)
+    assert not torch.equal(_answer(model.set_cluster(0), kind), expected)
 
 
 # PEFT asks transformers for it by its old name.
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
-def test_an_unmerged_export_is_an_adapter_for_peft(tiny, tmp_path):
-    import transformers
-    from peft import PeftModel
-
-    model = _train(tiny, "text", LORA, "frozen_a")
+@pytest.mark.matrix("spaces", row="{name}", column="adapter")
+@pytest.mark.parametrize("name", [name for name in LIVE if name != "vera-parameters"])
+def test_an_unmerged_export_is_an_adapter_for_peft(tiny, tmp_path, name):
+    kind, config, merging = SPACES[name]
+    model = _train(tiny, kind, config, merging)
     model.save_pretrained(tmp_path / "model")
     model.export(tmp_path / "adapter", cluster=1, merge=False)
-    base = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "model" / "base_model")
-    adapted = PeftModel.from_pretrained(base, tmp_path / "adapter").eval()
-    ids = torch.tensor([[72, 101, 108, 108, 111]])
-    assert torch.equal(adapted(input_ids=ids).logits, model.set_cluster(1)(input_ids=ids).logits)
-    assert not torch.equal(adapted(input_ids=ids).logits, model.set_cluster(0)(input_ids=ids).logits)
+    auto = getattr(transformers, AUTO_CLASSES[model.clamu_config.task_spec["kind"]])
+    adapted = PeftModel.from_pretrained(auto.from_pretrained(tmp_path / "model/base_model"), tmp_path / "adapter")
+    assert torch.equal(_answer(adapted.eval(), kind), _answer(model.set_cluster(1), kind))
+    assert not torch.equal(_answer(adapted, kind), _answer(model.set_cluster(0), kind))
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "message"),
+    [
+        ("vera-parameters", RecipeError, r"cannot write a VERA adapter.*\(merge=True\)"),
+        ("lora-product", ValueError, "this model has none inside"),
+    ],
+)
+def test_where_there_is_no_adapter_to_write(tiny, tmp_path, name, error, message):
+    model = _train(tiny, *SPACES[name])
+    with pytest.raises(error, match=message):
+        model.export(tmp_path / "adapter", cluster=1, merge=False)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_frozen_a_adds_products(tiny, tmp_path):
@@ -126,7 +162,6 @@ def test_a_frozen_a_adds_products(tiny, tmp_path):
 
 def test_peft_is_told_that_masks_of_an_adapter_need_clamu(tiny, tmp_path):
     import transformers
-    from peft import PeftModel
 
     _train(tiny, "text", LORA, "frozen_a").save_pretrained(tmp_path / "model")
     base = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "model" / "base_model")

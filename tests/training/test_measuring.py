@@ -4,8 +4,10 @@ import math
 
 import pytest
 import torch
+import transformers
 
-from hf_clamu.training import LiveModel, Measurement, measure, measuring, task_feature
+from hf_clamu.errors import RecipeError
+from hf_clamu.training import LiveModel, Measurement, measure, measuring, seeded, task_feature
 
 
 def test_accuracy_and_loss_by_hand(vit, encoded):
@@ -104,3 +106,43 @@ def test_feature_of_a_language_model_is_the_last_token(gpt2, completions):
         gpt2.model.transformer(input_ids=example["input_ids"][None]).last_hidden_state[0, -1] for example in examples
     ]
     _check_feature(task_feature(gpt2, examples), rows)
+
+
+@torch.no_grad()
+def test_feature_of_a_clip_is_the_pooling_of_its_vision_tower(encoded):
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = transformers.CLIPConfig(
+        vision_config={**sizes, "image_size": 8, "patch_size": 4, "num_channels": 1},
+        text_config={**sizes, "vocab_size": 9, "bos_token_id": 7, "eos_token_id": 8},
+    )
+    with seeded(5):
+        model = transformers.CLIPForImageClassification(config).eval()
+    examples = encoded["owner_00"].train
+    rows = [model.vision_model(example["pixel_values"][None]).pooler_output[0] for example in examples]
+    _check_feature(task_feature(LiveModel(model), examples), rows)
+
+
+@torch.no_grad()
+def test_feature_of_a_convolutional_model_is_its_pooling(build, encoded):
+    model = build["resnet"]()
+    examples = encoded["owner_00"].train
+    rows = [model.resnet(example["pixel_values"][None]).pooler_output[0, :, 0, 0] for example in examples]
+    found = task_feature(LiveModel(model), examples)
+    assert found.shape == (8,)
+    torch.testing.assert_close(found, torch.stack(rows).mean(0), rtol=1e-4, atol=1e-6)
+
+
+def test_a_model_without_features_says_what_else_there_is(build, encoded):
+    class Bare(transformers.PreTrainedModel):
+        config_class = transformers.ViTConfig
+
+        def __init__(self, config):
+            super().__init__(config)
+            self.head = torch.nn.Linear(64, 2)
+            self.post_init()
+
+        def forward(self, pixel_values):
+            return transformers.modeling_outputs.ImageClassifierOutput(logits=self.head(pixel_values.flatten(1)))
+
+    with pytest.raises(RecipeError, match=r"Bare has neither\. Choose 'task_vectors'"):
+        task_feature(LiveModel(Bare(transformers.ViTConfig())), encoded["owner_00"].train)
