@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from hf_clamu.cli.hub import add_hub_commands, open_model, saved_folder, task_id_key, wants_erasure
-from hf_clamu.cli.output import emit, emit_error, is_main_process, journal_beside, note, quieten, table
+from hf_clamu.cli.hub import add_hub_commands, open_model, saved_folder, wants_erasure
+from hf_clamu.cli.output import emit, emit_error, is_main_process, journal_beside, note, quieten, require_room, table
+from hf_clamu.cli.train import add_train_command
 from hf_clamu.errors import ClamuError, ExactnessError, RecipeError
 from hf_clamu.version import __version__
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["app", "main"]
 
+_INTERRUPTED = 130
 # Commands that go on from what is finished when they are started again.
 _RESUMABLE = (["train"], ["unmerge"])
 
@@ -102,41 +104,6 @@ def _demo_text(output: Path, result: dict[str, Any]) -> str:
         lines.append("No figures: matplotlib is not installed (pip install 'hf-clamu[plots]').")
     lines.append(f"Next: clamu unmerge {output / 'model'} owner_00; clamu verify {output / 'model'}")
     return "\n".join(lines)
-
-
-@app.command()
-def train(
-    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="YAML file.", show_default=False)],
-    output: Annotated[Path, typer.Option(help="Folder for the merged model.", show_default=False)],
-    data: Data = None,
-    without: Annotated[
-        list[str] | None, typer.Option(help="Leave this task out; may be repeated.", show_default=False)
-    ] = None,
-    overwrite: Annotated[bool, typer.Option(help="Replace a model that is in the folder.")] = False,
-    as_json: Json = False,
-) -> None:
-    """Finetune, merge, cluster and localize as a recipe says."""
-    from hf_clamu.recipe import Recipe
-    from hf_clamu.tasks import keyed_id
-
-    _require_room(output, overwrite=overwrite)
-    loaded = Recipe.load(recipe)
-    quieten()
-    trainer = loaded.trainer(data, task_id_key=task_id_key(), journal_dir=journal_beside(output))
-    if without:
-        key = task_id_key()
-        trainer.tasks = trainer.tasks.without([keyed_id(key, one) if key else one for one in without])
-    model = trainer.train()
-    model.save_pretrained(output)
-    summary = {**_summary(model), "output": str(output), "seconds": trainer.seconds}
-    emit(
-        as_json,
-        summary,
-        lambda: (
-            f"Merged {summary['num_tasks']} tasks into {output}: {summary['num_clusters']} clusters, "
-            f"alpha {summary['alpha']:.4g}, {trainer.seconds['total']:.0f} s."
-        ),
-    )
 
 
 @app.command()
@@ -299,7 +266,7 @@ def export(
     """Write the global model, or one cluster's, as a plain transformers checkpoint."""
 
     _one_of(cluster, task)
-    _require_room(output)
+    require_room(output)
     quieten()
     model = open_model(folder)
     model.export(output, cluster=cluster, task=task)
@@ -341,7 +308,7 @@ def unmerge(
     from hf_clamu.trainer import progress_bars
 
     if output is not None:
-        _require_room(output)
+        require_room(output)
     tasks = list(dict.fromkeys(tasks))
     quieten()
     model = open_model(folder)
@@ -394,30 +361,13 @@ def verify(folder: ModelDir, data: Data = None, as_json: Json = False) -> None:
         raise typer.Exit(1)
 
 
+add_train_command(app)
 add_hub_commands(app)
 
 
 def _one_of(cluster: int | None, task: str | None) -> None:
     if cluster is not None and task is not None:
         raise RecipeError("Give --cluster or --task, not both.")
-
-
-def _require_room(output: Path, *, overwrite: bool | None = None) -> None:
-    """Refuse a folder that may not be written to, before hours of work and not after them."""
-    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
-        return
-    if not overwrite:
-        hint = "" if overwrite is None else ", or --overwrite to replace the model in it"
-        raise RecipeError(f"{output} is there and not empty. Give a new folder (--output){hint}.")
-    if not (output / "ledger.json").is_file():
-        raise RecipeError(
-            f"{output} holds no ClAMU model, so it is not ours to replace. Give a new folder (--output)."
-        )
-
-
-def _summary(model: Any) -> dict[str, Any]:
-    config = model.clamu_config
-    return {"num_tasks": config.num_tasks, "num_clusters": config.num_clusters, "alpha": config.alpha}
 
 
 def _number(value: float | None) -> str:
@@ -443,14 +393,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ClamuError, FileExistsError, OSError) as error:
         emit_error(as_json, type(error).__name__, str(error))
         return 2
-    except KeyboardInterrupt:
-        kept = "the same command again goes on from what is finished" if arguments[:1] in _RESUMABLE else "try again"
-        emit_error(as_json, "KeyboardInterrupt", f"Interrupted; nothing was changed: {kept}.")
-        return 130
     except Exception as error:
         # Usage errors of typer's parser; everything else is a bug and shows its traceback.
         if not hasattr(error, "format_message"):
             raise
         emit_error(as_json, "UsageError", f"{error.format_message()} See clamu --help.")
         return 2
+    if code == _INTERRUPTED:  # typer makes this of a KeyboardInterrupt
+        kept = ": the same command again goes on from what is finished" if arguments[:1] in _RESUMABLE else ""
+        emit_error(as_json, "KeyboardInterrupt", f"Interrupted; nothing was changed{kept}.")
     return code if isinstance(code, int) else 0

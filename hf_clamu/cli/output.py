@@ -9,7 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["emit", "emit_error", "is_main_process", "journal_beside", "note", "quieten", "table"]
+from hf_clamu.errors import RecipeError
+
+__all__ = ["emit", "emit_error", "is_main_process", "journal_beside", "note", "quieten", "require_room", "table"]
 
 
 def is_main_process() -> bool:
@@ -67,3 +69,16 @@ def quieten() -> None:
     transformers.utils.logging.disable_progress_bar()
     if not sys.stderr.isatty():
         disable_progress_bars()
+
+
+def require_room(output: Path, *, overwrite: bool | None = None) -> None:
+    """Refuse a folder that may not be written to, before hours of work and not after them."""
+    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
+        return
+    if not overwrite:
+        hint = "" if overwrite is None else ", or --overwrite to replace the model in it"
+        raise RecipeError(f"{output} is there and not empty. Give a new folder (--output){hint}.")
+    if not (output / "ledger.json").is_file():
+        raise RecipeError(
+            f"{output} holds no ClAMU model, so it is not ours to replace. Give a new folder (--output)."
+        )

@@ -203,6 +203,10 @@ class ClamuModel:
             **ledger_entries(checkpoint.state),
         }
 
+    def state_digest(self) -> str:
+        """Return the SHA-256 of everything that is merged; receipts name it, and `clamu info` prints it."""
+        return state_digest(self._attached.checkpoint.state)
+
     @property
     def task_features(self) -> torch.Tensor | None:
         """What the tasks are clustered by: features or sketches of shape `(tasks, size)`, by sorted id."""

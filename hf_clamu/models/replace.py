@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import glob
 import os
 import shutil
 import sys
@@ -10,6 +11,11 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from safetensors import SafetensorError
+
+if sys.platform != "win32":
+    import fcntl
 
 __all__ = ["staged_folder"]
 
@@ -32,13 +38,16 @@ def staged_folder(target: Path) -> Iterator[Path]:
 
     Raises:
         NotADirectoryError: if the target is a file.
+        OSError: if something cannot be written.
     """
     # Resolved: a link to a folder stays a link, and what it points to is replaced.
     target = target.resolve()
     if target.exists() and not target.is_dir():
         raise NotADirectoryError(f"{target} is a file, expected a folder or nothing. Choose another place.")
     target.parent.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned(target)
     stage = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".new", dir=target.parent))
+    lock = _lock(stage)
     try:
         yield stage
         # mkdtemp makes private folders; a model gets the rights that mkdir would give.
@@ -52,9 +61,36 @@ def staged_folder(target: Path) -> Iterator[Path]:
             _exchange(stage, target)
         else:
             stage.rename(target)
+    except SafetensorError as error:
+        # A full disk, mostly; it is not the writer's business which library noticed.
+        raise OSError(f"{target} could not be written: {error}") from error
     finally:
+        if lock is not None:
+            os.close(lock)
         if stage.exists():
             shutil.rmtree(stage)
+
+
+def _lock(folder: Path) -> int | None:
+    """Lock a folder until its descriptor is closed or the process ends; None if somebody else has locked it."""
+    if sys.platform == "win32":
+        return None  # what killed writers leave stays there
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def _remove_abandoned(target: Path) -> None:
+    """Delete what writers that were killed left beside the target: folders that nobody holds a lock on."""
+    for stage in target.parent.glob(f".{glob.escape(target.name)}.*.new"):
+        lock = _lock(stage) if stage.is_dir() and not stage.is_symlink() else None
+        if lock is not None:
+            shutil.rmtree(stage, ignore_errors=True)
+            os.close(lock)
 
 
 def _exchange(stage: Path, target: Path) -> None:

@@ -23,12 +23,13 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from hf_clamu.errors import RunInProgressError
-from hf_clamu.exact import digest_json, digest_tensors
+from hf_clamu.errors import RecipeError, RunInProgressError
+from hf_clamu.exact import canonical_json, digest_json, digest_tensors
 
 __all__ = ["Journal", "Part"]
 
 _LOCK_NAME = "lock"
+_NOTE_NAME = "note.json"
 _SUFFIX = ".part"
 _METADATA_KEY = "part"
 
@@ -56,13 +57,14 @@ class Journal:
 
     Args:
         folder (`Path`): made when it is first written to.
-        interval (`float`): seconds between two writes of the same kind of work. Writing takes at most a twentieth of
-            the time: if one write is slow, the next ones come later.
+        interval (`float`, *optional*): seconds between two writes of the same kind of work; by default those of the
+            environment variable `CLAMU_JOURNAL_SECONDS`, or 30. Writing takes at most a twentieth of the time: if one
+            write is slow, the next ones come later.
     """
 
-    def __init__(self, folder: Path, interval: float = 30.0) -> None:
+    def __init__(self, folder: Path, interval: float | None = None) -> None:
         self.folder = folder
-        self.interval = interval
+        self.interval = _default_interval() if interval is None else interval
         self._run = ""
         self._last, self._took = time.monotonic(), 0.0
 
@@ -155,12 +157,37 @@ class Journal:
         for part in parts:
             part.path.unlink(missing_ok=True)
 
+    def note(self, value: Any) -> None:
+        """Keep one JSON-able value, which `noted` returns until the journal is cleared."""
+        partial = self.folder / f".part.{_NOTE_NAME}"
+        partial.write_bytes(canonical_json(value))
+        partial.replace(self.folder / _NOTE_NAME)
+
+    def noted(self) -> Any:
+        """Return what was noted last; None if nothing was."""
+        try:
+            return json.loads((self.folder / _NOTE_NAME).read_bytes())
+        except (OSError, ValueError):
+            return None
+
     def clear(self) -> None:
         """Delete everything: the result is saved, or nobody wants it any more."""
-        for path in [*self.folder.glob(f"*{_SUFFIX}"), *self.folder.glob(".part.*"), self.folder / _LOCK_NAME]:
+        ours = [*self.folder.glob(f"*{_SUFFIX}"), *self.folder.glob(".part.*")]
+        for path in [*ours, self.folder / _NOTE_NAME, self.folder / _LOCK_NAME]:
             path.unlink(missing_ok=True)
         if self.folder.is_dir() and not any(self.folder.iterdir()):
             self.folder.rmdir()
+
+
+def _default_interval() -> float:
+    given = os.environ.get("CLAMU_JOURNAL_SECONDS", "30")
+    try:
+        seconds = float(given)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < float("inf"):
+        raise RecipeError(f"CLAMU_JOURNAL_SECONDS must be a number of seconds, 0 or more; found {given!r}.")
+    return seconds
 
 
 def _read(path: Path) -> dict[str, Any] | None:

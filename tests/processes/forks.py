@@ -1,0 +1,53 @@
+"""Runs `clamu` in forks of one process that has imported everything, so that many starts cost little.
+
+Reads two lines per run from stdin. To the first, `{"arguments": [...], "cwd": ..., "env": {...}, "logs": ...}`, it
+answers with the process id; to the second, whatever it says, with the exit status (negative: the signal) once the
+run has ended. In between the id is the run's own, even if it has ended. Output goes to the folder `logs`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from pathlib import Path
+
+import torch
+
+from hf_clamu import cli, evaluation, trainer  # noqa: F401 - what a run needs is there before the fork
+from hf_clamu.models import modeling_clamu  # noqa: F401
+
+
+def main() -> None:
+    torch.set_num_threads(1)  # a pool of threads would not survive the fork
+    for line in sys.stdin:
+        request = json.loads(line)
+        child = os.fork()
+        if child == 0:
+            _run(request)
+        print(child, flush=True)  # noqa: T201
+        sys.stdin.readline()
+        _, status = os.waitpid(child, 0)
+        print(os.waitstatus_to_exitcode(status), flush=True)  # noqa: T201
+
+
+def _run(request: dict) -> None:
+    code = 70
+    try:
+        logs = Path(request["logs"])
+        for name, descriptor in (("stdout", 1), ("stderr", 2)):
+            os.dup2(os.open(logs / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
+        os.chdir(request["cwd"])
+        os.environ |= request.get("env", {})
+        code = cli.main(request["arguments"])
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,29 @@
+"""Recipes and data for runs in processes of their own."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+RECIPE = """
+base_model: {model_type: gpt2, n_layer: 2, n_embd: 32, n_head: 2, n_positions: 48}
+tokenizer: bytes
+data: {files: rows.jsonl, task_column: user, text_column: text, label_column: label, validation_fraction: 0.3}
+arguments:
+  {num_clusters: 3, finetune_steps: 4, learning_rate: 1.0e-2, batch_size: 4, mask_steps: 8, num_threads: 1, LOCALIZE}
+"""
+_WORDS = {"bad": "poor dull broken", "good": "great bright whole"}
+
+
+def write_work(folder: Path) -> None:
+    """Write a recipe for each localization, and data of eight users."""
+    lines = []
+    for user in range(8):
+        for number in range(8):
+            label = ("bad", "good")[(user + number * number) % 2]
+            text = f"{_WORDS[label].split()[user * number % 3]} {number} of {user}"
+            lines.append(json.dumps({"user": f"user_{user}", "text": text, "label": label}) + "\n")
+    (folder / "rows.jsonl").write_text("".join(lines), encoding="utf-8")
+    for name in ("clamu", "tall", "emr"):
+        recipe = RECIPE.replace("LOCALIZE", f"localization: {name}")
+        (folder / f"{name}.yaml").write_text(recipe, encoding="utf-8")
