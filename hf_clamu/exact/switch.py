@@ -36,8 +36,9 @@ def _count_step(optimizer: torch.optim.Optimizer, args: object, kwargs: object) 
     # Fused optimizers, the default of transformers' Trainer among them, write without counting a version.
     for group in optimizer.param_groups:
         for parameter in group["params"]:
-            if _WATCHED.get(id(parameter)) is parameter:
-                increment_version(parameter)
+            watched = _WATCHED.get(id(parameter))
+            if watched is not None and watched is parameter:
+                increment_version(watched)
 
 
 register_optimizer_step_post_hook(_count_step)

@@ -148,8 +148,8 @@ def place(model: Any, device_map: Any) -> None:
 
     Args:
         model (`transformers.PreTrainedModel`): the live model.
-        device_map (`str`, `torch.device`, `int` or *dict*, *optional*): `"auto"` is the first GPU if there is one; a
-            dict is dispatched by accelerate.
+        device_map (`str`, `torch.device`, `int` or *dict*, *optional*): `"auto"` and accelerate's other strategies are
+            the first GPU if there is one; a dict is dispatched by accelerate.
     """
     if device_map is None:
         return
@@ -159,6 +159,6 @@ def place(model: Any, device_map: Any) -> None:
         dispatch_model(model, device_map=device_map)
         return
     device = device_map[""] if isinstance(device_map, dict) else device_map
-    if device == "auto":
+    if device in ("auto", "balanced", "balanced_low_0", "sequential"):
         device = "cuda:0" if torch.cuda.is_available() else "cpu"
     model.to(device)
