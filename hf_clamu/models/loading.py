@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -53,14 +55,15 @@ def load_base_of(
         options |= {"revision": reference.get("revision"), "token": token, "cache_dir": cache_dir}
         options["local_files_only"] = local_files_only
     try:
-        model, info = architecture.from_pretrained(
-            name,
-            config=base_config,
-            dtype=getattr(torch, str(reference.get("dtype"))),
-            output_loading_info=True,
-            ignore_mismatched_sizes=bool(checkpoint.fresh),
-            **options,
-        )
+        with _without_report():
+            model, info = architecture.from_pretrained(
+                name,
+                config=base_config,
+                dtype=getattr(torch, str(reference.get("dtype"))),
+                output_loading_info=True,
+                ignore_mismatched_sizes=bool(checkpoint.fresh),
+                **options,
+            )
     except (OSError, ValueError, RuntimeError) as error:
         raise IncompatibleBaseError(
             f"The base model {name!r} could not be loaded: {str(error).splitlines()[0]}"
@@ -83,6 +86,21 @@ def load_base_of(
     if space is not None:
         space.restore(model, checkpoint.fresh)
     return model
+
+
+@contextmanager
+def _without_report() -> Iterator[None]:
+    # It says that a head is new and wants training, but the saved model brings the head, and the digest is checked.
+    logger = logging.getLogger("transformers.modeling_utils")
+
+    def keep(record: logging.LogRecord) -> bool:
+        return "LOAD REPORT" not in record.getMessage()
+
+    logger.addFilter(keep)
+    try:
+        yield
+    finally:
+        logger.removeFilter(keep)
 
 
 def fresh_base(live: Any, checkpoint: Checkpoint) -> Any:
