@@ -11,7 +11,7 @@ so the all-zero mask gives `W0` back bit for bit, in fp32, bf16 and fp16, and me
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -79,6 +79,7 @@ class WeightSwitch:
         codec (`FixedPoint`): the grid of `delta`.
         dtype (`torch.dtype`, *optional*): cast the live parameters to this type; both values are computed in the
             parameters' own type and cast once.
+        uncast (*collection* of `str`): parameters that keep their type all the same.
 
     Example:
 
@@ -106,6 +107,7 @@ class WeightSwitch:
         codec: FixedPoint,
         *,
         dtype: torch.dtype | None = None,
+        uncast: Collection[str] = (),
     ) -> None:
         self._flips: dict[str, torch.Tensor] = {}
         self._base_digests: dict[str, str] = {}
@@ -121,7 +123,7 @@ class WeightSwitch:
                 )
             flat = parameter.detach().reshape(-1)
             served = codec.apply(flat, delta[name].reshape(-1), alpha, parameter.dtype)
-            if dtype is not None and dtype != parameter.dtype:
+            if dtype is not None and dtype != parameter.dtype and name not in uncast:
                 parameter.data = parameter.detach().to(dtype)
                 flat, served = parameter.detach().reshape(-1), served.to(dtype)
             # Only bits are compared and flipped, so -0.0 and NaN need no special care.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+import re
+import tempfile
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,13 +13,15 @@ from typing import Any
 import torch
 
 from hf_clamu.errors import IncompatibleBaseError, WeightsChangedError
-from hf_clamu.models.base import base_digest, load_architecture
+from hf_clamu.exact import sha256_file
+from hf_clamu.models.base import base_digest, load_architecture, load_processor, settled_bytes
 from hf_clamu.models.checkpoint import BASE_FOLDER, PROCESSOR_FILES, Checkpoint
 from hf_clamu.models.configuration_clamu import ClamuConfig
+from hf_clamu.models.ledger import LEDGER_NAME, read_ledger
 from hf_clamu.models.peft_space import PeftSpace
 from hf_clamu.training import seeded
 
-__all__ = ["fresh_base", "has_processor", "load_base_of"]
+__all__ = ["fresh_base", "load_base_of", "saved_processor"]
 
 
 def load_base_of(
@@ -141,22 +145,55 @@ def restore_generation(model: Any, config: ClamuConfig) -> None:
         model.generation_config = GenerationConfig.from_dict(dict(config.generation_config))
 
 
-def has_processor(folder: Path) -> bool:
-    """Whether a saved model has a tokenizer or an image processor."""
-    return any((folder / name).exists() for name in PROCESSOR_FILES)
+def saved_processor(folder: Path, kind: str) -> Any:
+    """Load the tokenizer or image processor of a saved model; `None` if it has none.
+
+    Args:
+        folder (`Path`): of the saved model.
+        kind (`str`): of its tasks.
+    """
+    names = [name for name in PROCESSOR_FILES if (folder / name).exists()]
+    if not names:
+        return None
+    files = read_ledger(folder / LEDGER_NAME)["files"]
+    if all(sha256_file(folder / name) == files.get(name) for name in names):
+        return load_processor(str(folder), kind)
+    # Its own save_pretrained wrote it anew, with what its last call had set, which would come back as settings.
+    with tempfile.TemporaryDirectory(prefix="clamu-processor-") as scratch:
+        for path in folder.iterdir():
+            if path.suffix in (".jinja", ".json", ".model", ".txt"):
+                settled = settled_bytes(path) if path.name in names else path.read_bytes()
+                (Path(scratch) / path.name).write_bytes(settled)
+        return load_processor(scratch, kind)
+
+
+def kept_in_float32(model: Any, dtype: torch.dtype | None) -> frozenset[str]:
+    """Return the parameters that transformers does not cast when it loads a model in a type of few digits.
+
+    Args:
+        model (`transformers.PreTrainedModel`): a model.
+        dtype (`torch.dtype`, *optional*): the type.
+    """
+    patterns: set[str] = set()
+    if dtype == torch.float16:
+        patterns.update(getattr(model, "_keep_in_fp32_modules", None) or ())
+    if dtype in (torch.float16, torch.bfloat16):
+        patterns.update(getattr(model, "_keep_in_fp32_modules_strict", None) or ())
+    found = [re.compile(pattern.replace("*", ".*")) for pattern in patterns]
+    return frozenset(name for name, _ in model.named_parameters() if any(one.search(name) for one in found))
 
 
 @torch.no_grad()
-def cast_others(model: Any, dtype: torch.dtype, delta: Mapping[str, torch.Tensor]) -> None:
+def cast_others(model: Any, dtype: torch.dtype, done: Collection[str]) -> None:
     """Cast the parameters that take no part in merging; buffers stay, as in transformers' own loading.
 
     Args:
         model (`transformers.PreTrainedModel`): the live model.
         dtype (`torch.dtype`): the type.
-        delta (*mapping*): names the parameters that the switch has cast already.
+        done (*collection* of `str`): the parameters that the switch has cast already, and those that stay.
     """
     for name, parameter in model.named_parameters():
-        if name not in delta and parameter.is_floating_point():
+        if name not in done and parameter.is_floating_point():
             parameter.data = parameter.data.to(dtype)
     model.config.dtype = dtype
 

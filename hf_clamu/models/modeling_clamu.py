@@ -22,7 +22,7 @@ from hf_clamu.errors import IncompatibleBaseError, TaskNotFoundError, WeightsCha
 from hf_clamu.exact import ALL_WEIGHTS, NO_WEIGHTS, WeightSwitch, canonical_json
 from hf_clamu.merging import ClamuArguments, MergedState
 from hf_clamu.models import hub
-from hf_clamu.models.base import load_architecture, load_processor, save_processor
+from hf_clamu.models.base import load_architecture, save_processor
 from hf_clamu.models.card import model_card
 from hf_clamu.models.checkpoint import (
     BASE_FOLDER,
@@ -34,7 +34,7 @@ from hf_clamu.models.checkpoint import (
 )
 from hf_clamu.models.configuration_clamu import ClamuConfig
 from hf_clamu.models.ledger import ledger_entries
-from hf_clamu.models.loading import cast_others, fresh_base, has_processor, load_base_of, place
+from hf_clamu.models.loading import cast_others, fresh_base, kept_in_float32, load_base_of, place, saved_processor
 from hf_clamu.models.maintenance import Rebuilt, Request, add, find_tasks, in_ledger, rebuild, unmerge
 from hf_clamu.models.peft_space import PeftSpace
 from hf_clamu.models.receipts import make_receipt, write_receipt
@@ -177,7 +177,7 @@ class ClamuModel:
         checkpoint = read_checkpoint(origin.folder)
         model = load_base_of(origin.folder, checkpoint, attn_implementation=attn_implementation, **options)
         spec = TaskSpec.from_dict(checkpoint.config.task_spec or {})
-        processor = load_processor(str(origin.folder), spec.kind) if has_processor(origin.folder) else None
+        processor = saved_processor(origin.folder, spec.kind)
         loaded = attach(model, checkpoint, processor=processor, origin=origin, dtype=_dtype(dtype))
         loaded._attached.task_id_key = task_id_key
         place(loaded, device_map)
@@ -721,9 +721,10 @@ def attach(
     """
     arguments = ClamuArguments.from_dict(checkpoint.config.arguments or {})
     state = checkpoint.state
-    switch = WeightSwitch(dict(model.named_parameters()), state.delta, state.alpha, arguments.codec, dtype=dtype)
+    parameters, kept = dict(model.named_parameters()), kept_in_float32(model, dtype)
+    switch = WeightSwitch(parameters, state.delta, state.alpha, arguments.codec, dtype=dtype, uncast=kept)
     if dtype is not None:
-        cast_others(model, dtype, state.delta)
+        cast_others(model, dtype, kept.union(state.delta))
     if not isinstance(model, ClamuModel):
         model.__class__ = clamu_class(type(model))
     model._clamu = _Attachment(checkpoint=checkpoint, switch=switch, processor=processor, tasks=tasks, origin=origin)

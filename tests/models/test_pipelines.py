@@ -255,15 +255,15 @@ def _written(saved, model, texts, **options):
 
 
 def test_an_encoder_decoder_writes_what_its_plain_checkpoint_writes(saved, exported):
-    pipe = hf_clamu.pipeline("text2text-generation", saved("seq2seq"), device="cpu", max_new_tokens=6)
+    pipe = hf_clamu.pipeline("text2text-generation", saved("seq2seq"), device="cpu", max_new_tokens=4)
     written = {}
     for cluster in (None, 0, 1, 2):
         plain = transformers.AutoModelForSeq2SeqLM.from_pretrained(exported("seq2seq", cluster))
         named = {} if cluster is None else {"cluster": cluster}
-        written[cluster] = _written(saved, plain, TEXTS, max_new_tokens=6)
+        written[cluster] = _written(saved, plain, TEXTS, max_new_tokens=4)
         assert pipe(TEXTS, **named) == written[cluster]
         assert pipe(TEXTS[0], **named) == written[cluster][0]
-        beams = {"num_beams": 3, "num_return_sequences": 2, "max_new_tokens": 4}
+        beams = {"num_beams": 2, "num_return_sequences": 2, "max_new_tokens": 3}
         assert pipe(TEXTS[:2], **named, **beams) == _written(saved, plain, TEXTS[:2], **beams)
         batches = pipe(TEXTS, batch_size=3, **named)
         assert [len(answer) for answer in batches] == [1] * 5
