@@ -4,10 +4,8 @@ import shutil
 
 import pytest
 from catalogue import CATALOGUE, reference, same
-from datasets import Dataset
 
 from hf_clamu import ClamuModel
-from hf_clamu.tasks import TaskDataset
 
 
 @pytest.fixture(scope="session")
@@ -26,39 +24,21 @@ def saved_image(tiny, tmp_path_factory):
     return folder
 
 
-def _words(tiny):
-    rows = tiny.rows("text")
-    words = [text.split() for text in rows["text"]]
-    tags = [["NUMBER" if word.isdigit() else "WORD" for word in found] for found in words]
-    columns = {"task_column": "user", "tokens_column": "words", "tags_column": "tags"}
-    return TaskDataset.from_dataset(Dataset.from_dict({"user": rows["user"], "words": words, "tags": tags}), **columns)
-
-
-def _pairs(tiny):
-    columns = {"task_column": "user", "prompt_column": "text", "completion_column": "label", "kind": "seq2seq-lm"}
-    return TaskDataset.from_dataset(Dataset.from_dict(tiny.rows("lm")), **columns)
-
-
 _T5 = {"model_type": "t5", "vocab_size": 257, "d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2}
 
 
 @pytest.fixture(scope="session")
-def saved(tiny, saved_text, saved_image, tmp_path_factory):
+def saved_kind(tiny, saved_text, saved_image, tmp_path_factory):
     """Gives the folder of a saved model of a kind: text, image, lm, seq2seq or words; not to be changed."""
     folders = {"text": saved_text, "image": saved_image}
 
     def folder_of(kind):
         if kind not in folders:
-            # Far enough that clusters write different texts.
-            changes = {"learning_rate": 0.1, "finetune_steps": 6}
-            if kind == "lm":
-                model = tiny.train("lm", **changes)
-            elif kind == "words":
-                model = tiny.train("text", _words(tiny))
-            else:
-                # Ends with a token that training taught, so that answers are of different lengths.
-                base = {**_T5, "pad_token_id": 256, "eos_token_id": 256, "decoder_start_token_id": 256}
-                model = tiny.train("text", _pairs(tiny), base, **changes)
+            ends = {"pad_token_id": 256, "eos_token_id": 256, "decoder_start_token_id": 256}
+            base = {"lm": None, "words": tiny.config("text"), "seq2seq": {**_T5, **ends}}[kind]
+            # So far that clusters write different texts.
+            rate = {"lm": 0.1, "words": 0.01, "seq2seq": 0.03}[kind]
+            model = tiny.train("lm", tiny.tasks(kind), base, learning_rate=rate, finetune_steps=6)
             folders[kind] = tmp_path_factory.mktemp("saved") / kind
             model.save_pretrained(folders[kind])
         return folders[kind]
@@ -67,16 +47,16 @@ def saved(tiny, saved_text, saved_image, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def exported(saved, tmp_path_factory):
+def exported(saved_kind, tmp_path_factory):
     """Gives the folder of a plain checkpoint: of a cluster, the global model (`None`) or the base (`"base"`)."""
     folders = {}
 
     def folder_of(kind, cluster):
         if cluster == "base":
-            return saved(kind) / "base_model"
+            return saved_kind(kind) / "base_model"
         if (kind, cluster) not in folders:
             folders[kind, cluster] = tmp_path_factory.mktemp("plain") / kind
-            ClamuModel.from_pretrained(saved(kind)).export(folders[kind, cluster], cluster=cluster)
+            ClamuModel.from_pretrained(saved_kind(kind)).export(folders[kind, cluster], cluster=cluster)
         return folders[kind, cluster]
 
     return folder_of

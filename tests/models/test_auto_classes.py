@@ -40,28 +40,28 @@ def _same_weights(left, right):
 
 
 @pytest.mark.parametrize("kind", HEADS)
-def test_each_head_is_loaded_by_its_auto_class(kind, saved, exported):
+def test_each_head_is_loaded_by_its_auto_class(kind, saved_kind, exported):
     head = _auto(HEADS[kind])
     plain = {cluster: head.from_pretrained(exported(kind, cluster)) for cluster in (None, 1)}
     for auto in (head, transformers.AutoModel):
-        model = auto.from_pretrained(saved(kind))
+        model = auto.from_pretrained(saved_kind(kind))
         assert type(model).__mro__[2] is type(plain[None])
         assert isinstance(model, ClamuModel)
         assert not model.training
         assert _same_weights(model, plain[None])
-        assert _same_weights(auto.from_pretrained(str(saved(kind)), cluster=1), plain[1])
+        assert _same_weights(auto.from_pretrained(str(saved_kind(kind)), cluster=1), plain[1])
         assert model.config.id2label == plain[None].config.id2label
     assert not _same_weights(plain[None], plain[1])
-    config = transformers.AutoConfig.from_pretrained(saved(kind))
+    config = transformers.AutoConfig.from_pretrained(saved_kind(kind))
     assert type(config) is ClamuConfig
     assert (config.id2label, config.label2id) == (plain[None].config.id2label, plain[None].config.label2id)
     if kind != "image":
-        tokenizer = transformers.AutoTokenizer.from_pretrained(saved(kind))
+        tokenizer = transformers.AutoTokenizer.from_pretrained(saved_kind(kind))
         assert tokenizer("great 3").input_ids == model.processor("great 3").input_ids
 
 
 @pytest.mark.parametrize("name", [name for name in AUTO_NAMES if name != "AutoModel"])
-def test_another_head_is_refused_before_weights_are_read(name, saved, monkeypatch):
+def test_another_head_is_refused_before_weights_are_read(name, saved_kind, monkeypatch):
     def fails(*args, **options):
         raise AssertionError("weights were read")
 
@@ -70,7 +70,7 @@ def test_another_head_is_refused_before_weights_are_read(name, saved, monkeypatc
     assert len(others) == 4
     for kind in others:
         with pytest.raises(IncompatibleBaseError, match=rf"{name} was asked for, but .* is a \w+\. Load it with"):
-            _auto(name).from_pretrained(saved(kind))
+            _auto(name).from_pretrained(saved_kind(kind))
 
 
 # -- options ---------------------------------------------------------------------------------------------------------

@@ -50,7 +50,7 @@ class _Grey:
 
 
 @pytest.fixture(scope="module")
-def expected(saved, exported):
+def expected(saved_kind, exported):
     """Gives the answers of a plain checkpoint of a cluster, one for each input."""
     known = {}
 
@@ -61,7 +61,7 @@ def expected(saved, exported):
             if kind == "image":
                 options["image_processor"] = _Grey()
             else:
-                options["tokenizer"] = str(saved(kind))
+                options["tokenizer"] = str(saved_kind(kind))
             pipe = transformers.pipeline(PIPELINES[kind], model=model, device="cpu", **options)
             known[key] = pipe(list(_inputs(kind)), **OPTIONS[kind])
         return known[key]
@@ -77,9 +77,9 @@ def _pipe(kind, model, **options):
 
 
 @pytest.mark.parametrize("kind", PIPELINES)
-def test_each_cluster_answers_as_its_plain_checkpoint(kind, saved, expected):
+def test_each_cluster_answers_as_its_plain_checkpoint(kind, saved_kind, expected):
     inputs = _inputs(kind)
-    pipe = _pipe(kind, saved(kind))
+    pipe = _pipe(kind, saved_kind(kind))
     assert isinstance(pipe, ClamuPipeline)
     assert isinstance(pipe.model, ClamuModel)
     for cluster in (2, 0, 0, None, 1):
@@ -92,14 +92,14 @@ def test_each_cluster_answers_as_its_plain_checkpoint(kind, saved, expected):
 
 
 @pytest.mark.parametrize("kind", PIPELINES)
-def test_batches_are_those_of_the_plain_checkpoint(kind, saved, expected):
-    pipe = _pipe(kind, str(saved(kind)), cluster=1, batch_size=2)
+def test_batches_are_those_of_the_plain_checkpoint(kind, saved_kind, expected):
+    pipe = _pipe(kind, str(saved_kind(kind)), cluster=1, batch_size=2)
     assert pipe(list(_inputs(kind)), **OPTIONS[kind]) == expected(kind, 1, batch_size=2)
 
 
 @pytest.mark.parametrize("kind", PIPELINES)
-def test_a_batch_of_many_tasks_is_answered_in_order(kind, saved, expected):
-    pipe = _pipe(kind, saved(kind), cluster=1)
+def test_a_batch_of_many_tasks_is_answered_in_order(kind, saved_kind, expected):
+    pipe = _pipe(kind, saved_kind(kind), cluster=1)
     tasks = list(pipe.model.tasks)
     asked = [tasks[-1], tasks[0], None, tasks[1], tasks[0]]
     clusters = [1 if task is None else pipe.model.cluster_of(task) for task in asked]
@@ -180,9 +180,9 @@ def test_keywords_are_those_of_transformers(saved_text, expected):
     assert np.shape(features) == (1, 3)
 
 
-def test_transformers_own_pipeline_serves_the_selected_cluster(saved, expected):
+def test_transformers_own_pipeline_serves_the_selected_cluster(saved_kind, expected):
     for kind in ("text", "lm", "words"):
-        pipe = transformers.pipeline(PIPELINES[kind], model=str(saved(kind)), device="cpu")
+        pipe = transformers.pipeline(PIPELINES[kind], model=str(saved_kind(kind)), device="cpu")
         for cluster in (None, 2):
             pipe.model.set_cluster(cluster)
             assert pipe(list(TEXTS), **OPTIONS[kind]) == expected(kind, cluster)
@@ -247,24 +247,24 @@ def test_no_fallback_without_the_key_of_the_ledger(tiny, tmp_path):
 # -- encoder-decoders ------------------------------------------------------------------------------------------------
 
 
-def _written(saved, model, texts, **options):
-    tokenizer = transformers.AutoTokenizer.from_pretrained(saved("seq2seq"))
+def _written(saved_kind, model, texts, **options):
+    tokenizer = transformers.AutoTokenizer.from_pretrained(saved_kind("seq2seq"))
     found = [model.generate(**tokenizer(text, return_tensors="pt"), **options) for text in texts]
     decoded = [tokenizer.batch_decode(ids, skip_special_tokens=True) for ids in found]
     return [[{"generated_text": text} for text in answer] for answer in decoded]
 
 
-def test_an_encoder_decoder_writes_what_its_plain_checkpoint_writes(saved, exported):
-    pipe = hf_clamu.pipeline("text2text-generation", saved("seq2seq"), device="cpu", max_new_tokens=4)
+def test_an_encoder_decoder_writes_what_its_plain_checkpoint_writes(saved_kind, exported):
+    pipe = hf_clamu.pipeline("text2text-generation", saved_kind("seq2seq"), device="cpu", max_new_tokens=4)
     written = {}
     for cluster in (None, 0, 1, 2):
         plain = transformers.AutoModelForSeq2SeqLM.from_pretrained(exported("seq2seq", cluster))
         named = {} if cluster is None else {"cluster": cluster}
-        written[cluster] = _written(saved, plain, TEXTS, max_new_tokens=4)
+        written[cluster] = _written(saved_kind, plain, TEXTS, max_new_tokens=4)
         assert pipe(TEXTS, **named) == written[cluster]
         assert pipe(TEXTS[0], **named) == written[cluster][0]
         beams = {"num_beams": 2, "num_return_sequences": 2, "max_new_tokens": 3}
-        assert pipe(TEXTS[:2], **named, **beams) == _written(saved, plain, TEXTS[:2], **beams)
+        assert pipe(TEXTS[:2], **named, **beams) == _written(saved_kind, plain, TEXTS[:2], **beams)
         batches = pipe(TEXTS, batch_size=3, **named)
         assert [len(answer) for answer in batches] == [1] * 5
     assert written[1] != written[2]
@@ -274,8 +274,8 @@ def test_an_encoder_decoder_writes_what_its_plain_checkpoint_writes(saved, expor
     assert list(pipe((text for text in TEXTS), cluster=2)) == written[2]
 
 
-def test_the_length_of_what_an_encoder_decoder_writes(saved, monkeypatch):
-    pipe = hf_clamu.pipeline("text2text-generation", saved("seq2seq"), device="cpu", cluster=2)
+def test_the_length_of_what_an_encoder_decoder_writes(saved_kind, monkeypatch):
+    pipe = hf_clamu.pipeline("text2text-generation", saved_kind("seq2seq"), device="cpu", cluster=2)
     assert pipe("great", max_length=3)[0]["generated_text"] == pipe("great", max_new_tokens=2)[0]["generated_text"]
     asked = []
 
@@ -362,10 +362,10 @@ def test_a_model_without_a_tokenizer(model):
         ("image-classification", "words", "token-classification"),
     ],
 )
-def test_the_pipeline_of_another_head(asked, kind, other, saved, caplog, monkeypatch):
+def test_the_pipeline_of_another_head(asked, kind, other, saved_kind, caplog, monkeypatch):
     monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
     with pytest.raises(IncompatibleBaseError, match=f"which is for '{other}'"):
-        hf_clamu.pipeline(asked, saved(kind), device="cpu")
+        hf_clamu.pipeline(asked, saved_kind(kind), device="cpu")
     assert [record for record in caplog.records if record.levelno > logging.WARNING] == []
 
 
@@ -417,11 +417,11 @@ def test_a_copy_serves_alone(model, expected):
 
 
 @pytest.mark.parametrize("kind", ["text", "lm"])
-def test_a_saved_pipeline_is_a_saved_model(kind, saved, tiny, tmp_path):
-    pipe = _pipe(kind, saved(kind))
+def test_a_saved_pipeline_is_a_saved_model(kind, saved_kind, tiny, tmp_path):
+    pipe = _pipe(kind, saved_kind(kind))
     pipe(list(TEXTS), batch_size=2, **OPTIONS[kind])
     pipe.save_pretrained(tmp_path / "m")
-    assert tiny.digests(tmp_path / "m") == tiny.digests(saved(kind))
+    assert tiny.digests(tmp_path / "m") == tiny.digests(saved_kind(kind))
 
 
 def test_transformers_saves_its_tokenizer_over_ours(saved_text, expected, tmp_path):

@@ -47,11 +47,11 @@ def _same(left, right):
 
 
 @pytest.fixture
-def pair(saved, exported):
+def pair(saved_kind, exported):
     """Gives a model with a cluster selected, and the plain checkpoint of that cluster."""
 
     def pair_of(kind, cluster=1, **options):
-        model = ClamuModel.from_pretrained(saved(kind), cluster=cluster, **options)
+        model = ClamuModel.from_pretrained(saved_kind(kind), cluster=cluster, **options)
         return model, HEADS[kind].from_pretrained(exported(kind, cluster), **options)
 
     return pair_of
@@ -142,7 +142,7 @@ def test_the_trainer_saves_no_trained_weights(pair, tmp_path):
     _refuses(model, tmp_path)
 
 
-def test_the_trainer_saves_and_evaluates_what_it_has_not_trained(pair, tiny, saved, tmp_path):
+def test_the_trainer_saves_and_evaluates_what_it_has_not_trained(pair, tiny, saved_kind, tmp_path):
     model, plain = pair("text")
     trainer = _trainer(model, "text", tmp_path / "runs")
     trainer.processing_class = model.processor
@@ -152,7 +152,7 @@ def test_the_trainer_saves_and_evaluates_what_it_has_not_trained(pair, tiny, sav
     assert _same(_weights(again), _weights(plain))
     again.save_pretrained(tmp_path / "model")
     (tmp_path / "model/training_args.bin").unlink()
-    assert tiny.digests(tmp_path / "model") == tiny.digests(saved("text"))
+    assert tiny.digests(tmp_path / "model") == tiny.digests(saved_kind("text"))
 
 
 @pytest.mark.parametrize("fused", [True, False])
@@ -193,8 +193,8 @@ def test_accelerate_prepares_and_unwraps_it(pair, exported):
 
 
 @pytest.mark.parametrize("kind", ["lm", "seq2seq"])
-def test_generate_writes_what_a_plain_model_writes(kind, saved, exported):
-    model = ClamuModel.from_pretrained(saved(kind))
+def test_generate_writes_what_a_plain_model_writes(kind, saved_kind, exported):
+    model = ClamuModel.from_pretrained(saved_kind(kind))
     written = {}
     ways = {
         "greedy": {"do_sample": False},
@@ -248,8 +248,8 @@ def test_a_compiled_model_follows_the_cluster(how, pair, exported):
 
 @pytest.mark.parametrize("kind", HEADS)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64], ids=str)
-def test_another_type_is_served_as_a_plain_model_loaded_in_it(kind, dtype, saved, exported):
-    model = ClamuModel.from_pretrained(saved(kind), dtype=dtype)
+def test_another_type_is_served_as_a_plain_model_loaded_in_it(kind, dtype, saved_kind, exported):
+    model = ClamuModel.from_pretrained(saved_kind(kind), dtype=dtype)
     for cluster in (1, None, 0):
         model.set_cluster(cluster)
         assert _same(_weights(model), _weights(HEADS[kind].from_pretrained(exported(kind, cluster), dtype=dtype)))
@@ -283,15 +283,15 @@ def test_casts_to_its_own_type_and_moves_in_place_are_none(pair, exported):
 
 
 @pytest.mark.parametrize("device_map", ["auto", "balanced", "balanced_low_0", "sequential", "cpu", {"": "cpu"}])
-def test_device_maps(device_map, saved, exported):
-    model = ClamuModel.from_pretrained(saved("text"), device_map=device_map, cluster=2)
+def test_device_maps(device_map, saved_kind, exported):
+    model = ClamuModel.from_pretrained(saved_kind("text"), device_map=device_map, cluster=2)
     plain = HEADS["text"].from_pretrained(exported("text", 2)).to(model.device)
     assert _same(_weights(model), _weights(plain))
 
 
-def test_loading_and_switching_in_inference_mode(saved, exported):
+def test_loading_and_switching_in_inference_mode(saved_kind, exported):
     with torch.inference_mode():
-        model = ClamuModel.from_pretrained(saved("text"), cluster=1)
+        model = ClamuModel.from_pretrained(saved_kind("text"), cluster=1)
         model.set_cluster(2)
         assert torch.equal(model(IDS).logits, HEADS["text"].from_pretrained(exported("text", 2))(IDS).logits)
     model.set_cluster(0)
@@ -334,7 +334,7 @@ def test_a_deepcopy_is_a_model_of_its_own(kind, pair, exported):
 # -- saving ----------------------------------------------------------------------------------------------------------
 
 
-def test_what_tools_pass_to_save_pretrained(pair, tiny, saved, tmp_path):
+def test_what_tools_pass_to_save_pretrained(pair, tiny, saved_kind, tmp_path):
     model, _ = pair("text")
     model.save_pretrained(
         tmp_path / "m",
@@ -346,7 +346,7 @@ def test_what_tools_pass_to_save_pretrained(pair, tiny, saved, tmp_path):
         token=None,
         variant=None,
     )
-    assert tiny.digests(tmp_path / "m") == tiny.digests(saved("text"))
+    assert tiny.digests(tmp_path / "m") == tiny.digests(saved_kind("text"))
     model.save_pretrained(tmp_path / "other", is_main_process=False)
     assert not (tmp_path / "other").exists()
     with pytest.raises(TypeError, match="does not know the option 'variant'"):
@@ -354,12 +354,12 @@ def test_what_tools_pass_to_save_pretrained(pair, tiny, saved, tmp_path):
     assert not (tmp_path / "other").exists()
 
 
-def test_a_tokenizer_is_saved_over_the_same(pair, tiny, saved, tmp_path):
+def test_a_tokenizer_is_saved_over_the_same(pair, tiny, saved_kind, tmp_path):
     model, _ = pair("text")
     model.save_pretrained(tmp_path / "m")
     model.processor(["great", "dull one"], padding=True, truncation=True, max_length=3)
     model.processor.save_pretrained(tmp_path / "m")
-    assert tiny.digests(tmp_path / "m") != tiny.digests(saved("text"))
+    assert tiny.digests(tmp_path / "m") != tiny.digests(saved_kind("text"))
     model = ClamuModel.from_pretrained(tmp_path / "m")
     model.save_pretrained(tmp_path / "m")
-    assert tiny.digests(tmp_path / "m") == tiny.digests(saved("text"))
+    assert tiny.digests(tmp_path / "m") == tiny.digests(saved_kind("text"))
