@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from hf_clamu.models.configuration_clamu import ClamuConfig
     from hf_clamu.models.modeling_clamu import ClamuModel
     from hf_clamu.models.verification import VerificationReport
+    from hf_clamu.pipelines import ClamuPipeline, pipeline
     from hf_clamu.recipe import Recipe
     from hf_clamu.tasks import TaskDataset, TaskSpec
     from hf_clamu.trainer import ClamuTrainer
@@ -61,11 +62,13 @@ _HOME = {
     "ClamuArguments": "hf_clamu.merging",
     "ClamuConfig": "hf_clamu.models.configuration_clamu",
     "ClamuModel": "hf_clamu.models.modeling_clamu",
+    "ClamuPipeline": "hf_clamu.pipelines",
     "ClamuTrainer": "hf_clamu.trainer",
     "Recipe": "hf_clamu.recipe",
     "TaskDataset": "hf_clamu.tasks",
     "TaskSpec": "hf_clamu.tasks",
     "VerificationReport": "hf_clamu.models.verification",
+    "pipeline": "hf_clamu.pipelines",
     **dict.fromkeys(_ERRORS, "hf_clamu.errors"),
 }
 
@@ -75,6 +78,7 @@ __all__ = [
     "ClamuConfig",
     "ClamuError",
     "ClamuModel",
+    "ClamuPipeline",
     "ClamuTrainer",
     "DigestMismatchError",
     "EnvironmentMismatchError",
@@ -96,6 +100,7 @@ __all__ = [
     "WeightsChangedError",
     "WorkerError",
     "__version__",
+    "pipeline",
 ]
 
 

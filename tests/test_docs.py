@@ -220,6 +220,8 @@ def _api() -> str:
     parts = []
     for name in hf_clamu.__all__:
         value = getattr(hf_clamu, name)
+        if inspect.isfunction(value):
+            parts.append(f"### {name}\n\n`{name}({', '.join(_parameters(value))})`: {_first_line(value)}")
         if not inspect.isclass(value) or issubclass(value, Exception):
             continue
         rows = []

@@ -11,10 +11,12 @@ so the all-zero mask gives `W0` back bit for bit, in fp32, bf16 and fp16, and me
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import torch
+from torch.autograd.graph import increment_version
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from hf_clamu.errors import CheckpointFormatError, IncompatibleBaseError, WeightsChangedError
 from hf_clamu.exact.bitmask import check_padding, expand_bits
@@ -26,6 +28,20 @@ __all__ = ["ALL_WEIGHTS", "NO_WEIGHTS", "PackedMask", "WeightSwitch"]
 _INTEGER_VIEW = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 # Weights per pass, a multiple of 8: the temporaries stay in the cache and no pass allocates much.
 _CHUNK = 1 << 16
+# Parameters that a switch has stamped, by their id.
+_WATCHED: weakref.WeakValueDictionary[int, torch.Tensor] = weakref.WeakValueDictionary()
+
+
+def _count_step(optimizer: torch.optim.Optimizer, args: object, kwargs: object) -> None:
+    # Fused optimizers, the default of transformers' Trainer among them, write without counting a version.
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            watched = _WATCHED.get(id(parameter))
+            if watched is not None and watched is parameter:
+                increment_version(watched)
+
+
+register_optimizer_step_post_hook(_count_step)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +79,7 @@ class WeightSwitch:
         codec (`FixedPoint`): the grid of `delta`.
         dtype (`torch.dtype`, *optional*): cast the live parameters to this type; both values are computed in the
             parameters' own type and cast once.
+        uncast (*collection* of `str`): parameters that keep their type all the same.
 
     Example:
 
@@ -90,6 +107,7 @@ class WeightSwitch:
         codec: FixedPoint,
         *,
         dtype: torch.dtype | None = None,
+        uncast: Collection[str] = (),
     ) -> None:
         self._flips: dict[str, torch.Tensor] = {}
         self._base_digests: dict[str, str] = {}
@@ -105,7 +123,7 @@ class WeightSwitch:
                 )
             flat = parameter.detach().reshape(-1)
             served = codec.apply(flat, delta[name].reshape(-1), alpha, parameter.dtype)
-            if dtype is not None and dtype != parameter.dtype:
+            if dtype is not None and dtype != parameter.dtype and name not in uncast:
                 parameter.data = parameter.detach().to(dtype)
                 flat, served = parameter.detach().reshape(-1), served.to(dtype)
             # Only bits are compared and flipped, so -0.0 and NaN need no special care.
@@ -145,6 +163,8 @@ class WeightSwitch:
                         "made for another model: take the one that was saved with this delta."
                     )
                 check_padding(name, mask.bits[name], flips.numel())
+        if self._holds(mask):
+            return
         for name, flips in self._flips.items():
             self._flip(parameters[name], flips, _bits_of(self._selected, name), _bits_of(mask, name))
         # Only now: if a flip is interrupted, the old stamps make the next check find the half-switched weights.
@@ -157,7 +177,8 @@ class WeightSwitch:
     def check(self, parameters: Mapping[str, torch.nn.Parameter]) -> None:
         """Check that every live weight holds what the last `select` left there.
 
-        An untouched parameter is recognised by its storage, layout and version counter. One that moved (another
+        An untouched parameter is recognised by its storage, layout and version counter, which counts the steps of all
+        optimizers of torch, fused ones included. One that moved (another
         device, a copy of the model) has its base bits recomputed and compared by digest. Edits through `.data` do not
         count as a version: what changes values that way, with the storage kept, goes unnoticed.
 
@@ -183,6 +204,12 @@ class WeightSwitch:
                     f"so its base weights can no longer be recovered. {_WAY_OUT}"
                 )
             self._stamps[name] = _stamp(parameter)
+
+    def _holds(self, mask: PackedMask) -> bool:
+        old, new = self._selected, mask
+        if old.bits is None or new.bits is None:
+            return old.bits is new.bits and old.fill == new.fill
+        return all(torch.equal(old.bits[name], new.bits[name].to(old.bits[name].device)) for name in self._flips)
 
     @staticmethod
     def _flip(parameter: torch.Tensor, flips: torch.Tensor, old: torch.Tensor | int, new: torch.Tensor | int) -> None:
@@ -227,6 +254,7 @@ def _view_of(parameter: torch.Tensor) -> torch.dtype:
 
 
 def _stamp(parameter: torch.Tensor) -> tuple[object, ...]:
+    _WATCHED[id(parameter)] = parameter  # from now on its version must count optimizer steps
     # The storage and not its address: assigning to `.data` keeps the version, and allocators reuse freed addresses.
     storage = weakref.ref(parameter.untyped_storage())
     place = (parameter.dtype, parameter.shape, parameter.stride(), parameter.data_ptr())

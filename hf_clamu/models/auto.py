@@ -7,6 +7,7 @@ from typing import Any
 import transformers
 
 from hf_clamu.errors import IncompatibleBaseError
+from hf_clamu.models.base import load_architecture
 from hf_clamu.models.configuration_clamu import ClamuConfig
 from hf_clamu.models.modeling_clamu import ClamuModel
 
@@ -20,6 +21,8 @@ AUTO_NAMES = (
     "AutoModelForSequenceClassification",
     "AutoModelForTokenClassification",
 )
+# Set by loading and not by a caller, or handled by `ClamuModel.from_pretrained`.
+_NOT_GIVEN = ("_name_or_path", "dtype", "transformers_version")
 
 
 def _entry(auto_name: str) -> type:
@@ -29,25 +32,48 @@ def _entry(auto_name: str) -> type:
         config_class = ClamuConfig
 
         @classmethod
-        def from_pretrained(cls, name: Any, *args: Any, **kwargs: Any) -> Any:
-            kwargs.pop("config", None)  # the Auto class's own, which says no more than the file does
-            model = ClamuModel.from_pretrained(name, **kwargs)
-            served = type(model).__mro__[2]
-            mapping = getattr(transformers, auto_name)._model_mapping
-            if auto_name != "AutoModel" and served not in _classes(mapping, model.config_class):
+        def from_pretrained(cls, name: Any, *args: Any, config: ClamuConfig, **kwargs: Any) -> Any:
+            architecture = load_architecture(config.architecture)
+            if auto_name != "AutoModel" and architecture not in _classes(auto_name, architecture.config_class):
                 raise IncompatibleBaseError(
-                    f"{auto_name} was asked for, but {name!s} is a {served.__name__}. Load it with ClamuModel or the "
-                    "Auto class of its task."
+                    f"{auto_name} was asked for, but {name!s} is a {architecture.__name__}. Load it with ClamuModel "
+                    "or the Auto class of its task."
                 )
+            kwargs.setdefault("attn_implementation", config._attn_implementation)  # the Auto class put it there
+            model = ClamuModel.from_pretrained(name, **kwargs)
+            _take_over(model.config, config)
             return model
+
+        @classmethod
+        def _from_config(cls, config: ClamuConfig, **kwargs: Any) -> Any:
+            raise IncompatibleBaseError(
+                "A ClAMU model is not made from its configuration, which holds no merged weights: use from_pretrained."
+            )
 
     Entry.__name__ = Entry.__qualname__ = f"Clamu{auto_name.removeprefix('Auto')}"
     return Entry
 
 
-def _classes(mapping: Any, config_class: Any) -> tuple[Any, ...]:
-    found = mapping.get(config_class, ())
+def _classes(auto_name: str, config_class: Any) -> tuple[Any, ...]:
+    found = getattr(transformers, auto_name)._model_mapping.get(config_class, ())
     return tuple(found) if isinstance(found, (list, tuple)) else (found,)
+
+
+def _take_over(base: Any, given: ClamuConfig) -> None:
+    """Bring what a caller set on our configuration (`output_hidden_states=True`, names of labels) to the base's."""
+    fields = given.to_file_dict()
+    own = {key: value for key, value in fields.items() if key not in ("architectures", "model_type")}
+    before = ClamuConfig(**own).to_dict()
+    values = {key: value for key, value in given.to_dict().items() if key not in fields and key not in _NOT_GIVEN}
+    changed = {key: value for key, value in values.items() if value != before.get(key)}
+    labels = changed.get("id2label", {})
+    if labels and len(labels) != base.num_labels:
+        raise IncompatibleBaseError(
+            f"The saved model has {base.num_labels} labels and its head is not made anew for {len(labels)}: leave "
+            "num_labels= and id2label= out."
+        )
+    for key, value in changed.items():
+        setattr(base, key, value)
 
 
 def register() -> None:

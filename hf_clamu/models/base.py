@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ __all__ = [
     "load_base",
     "load_processor",
     "save_processor",
+    "settled_bytes",
 ]
 
 # Names of transformers' Auto classes, so that importing this file does not import all of them.
@@ -76,8 +78,6 @@ class BaseModel:
 
     def config_dict(self) -> dict[str, Any]:
         """Return the model's configuration without what changes from release to release."""
-        import json
-
         values = self.model.config.to_dict()
         for key in _VOLATILE_CONFIG_KEYS:
             values.pop(key, None)
@@ -291,8 +291,6 @@ def load_processor(
 
 def save_processor(processor: Any, folder: Path) -> None:
     """Write a tokenizer or image processor; how it was loaded and last called does not show in the bytes."""
-    import json
-
     backend = getattr(processor, "backend_tokenizer", None)
     if backend is not None:
         # A fast tokenizer keeps the truncation and padding of its last call, sets them anew at the next one, and
@@ -302,8 +300,29 @@ def save_processor(processor: Any, folder: Path) -> None:
     processor.save_pretrained(folder)
     for path in (folder / name for name in _PROCESSOR_CONFIGS):
         if path.exists():
-            values = json.loads(path.read_bytes())
-            path.write_bytes(canonical_json({k: v for k, v in values.items() if k not in _VOLATILE_PROCESSOR_KEYS}))
+            path.write_bytes(settled_bytes(path))
+
+
+def settled_bytes(path: Path) -> bytes:
+    """Return what `save_processor` would have written for a file of a tokenizer or image processor.
+
+    Args:
+        path (`Path`): the file, perhaps of the processor's own `save_pretrained`.
+
+    Raises:
+        ValueError: if it is none.
+    """
+    if path.name == "tokenizer.json":
+        from tokenizers import Tokenizer
+
+        tokenizer = Tokenizer.from_file(str(path))
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        return bytes(tokenizer.to_str(pretty=True).encode())
+    values = json.loads(path.read_bytes())
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} holds no JSON object.")
+    return canonical_json({key: value for key, value in values.items() if key not in _VOLATILE_PROCESSOR_KEYS})
 
 
 def _settle_padding(processor: Any, spec: TaskSpec) -> dict[str, Any]:

@@ -15,8 +15,17 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from hf_clamu.errors import CheckpointFormatError, RecipeError
-from hf_clamu.exact import canonical_json, check_padding, digest_json, digest_tensors, packed_size, sha256_file
+from hf_clamu.exact import (
+    canonical_json,
+    check_padding,
+    digest_json,
+    digest_tensors,
+    packed_size,
+    sha256_file,
+    sha256_hex,
+)
 from hf_clamu.merging import ClamuArguments, MergedState
+from hf_clamu.models.base import settled_bytes
 from hf_clamu.models.configuration_clamu import FORMAT_VERSION, ClamuConfig
 from hf_clamu.models.ledger import LEDGER_NAME, ledger_entries, read_json, read_ledger, records_of, sealed
 from hf_clamu.tasks import TaskSpec
@@ -240,11 +249,22 @@ def _check_files(folder: Path, files: Any) -> None:
         if not path.is_file():
             raise CheckpointFormatError(f"{path} is missing: the ledger lists it. Take an undamaged copy.")
         found = sha256_file(path)
-        if found != expected:
+        if found != expected and not _is_processor_with(path, expected):
             raise CheckpointFormatError(
                 f"{path} has SHA-256 {found[:16]}…, the ledger says {str(expected)[:16]}…: it is truncated or was "
                 "changed. Take an undamaged copy."
+                + (" Another tokenizer or processor is not saved over a model's own." * (path.name in PROCESSOR_FILES))
             )
+
+
+def _is_processor_with(path: Path, digest: Any) -> bool:
+    """Whether a file is what was saved, only written anew by the tokenizer's own `save_pretrained`."""
+    if path.name not in PROCESSOR_FILES:
+        return False
+    try:
+        return bool(sha256_hex(settled_bytes(path)) == digest)
+    except Exception:  # tokenizers raises nothing more special; what cannot be read is another file
+        return False
 
 
 def _read_mask(folder: Path, cluster: int, delta: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -56,6 +56,13 @@ class ClamuConfig(PreTrainedConfig):
     peft_merging: str | None = None
     card: dict[str, Any] | None = None
 
+    def __post_init__(self, **kwargs: Any) -> None:
+        # Tools ask the configuration for the labels before they load a model.
+        if self.id2label is None and self.base_config is not None:
+            self.id2label, self.label2id = (self.base_config.get(key) for key in ("id2label", "label2id"))
+        settle: Any = super().__post_init__
+        settle(**kwargs)
+
     def to_file_dict(self) -> dict[str, Any]:
         """Return what `config.json` holds: nothing but our own fields, so that the same model gives the same bytes."""
         return {

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+import re
+import tempfile
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from hf_clamu.errors import IncompatibleBaseError, WeightsChangedError
-from hf_clamu.models.base import base_digest, load_architecture
+from hf_clamu.exact import sha256_file
+from hf_clamu.models.base import base_digest, load_architecture, load_processor, settled_bytes
 from hf_clamu.models.checkpoint import BASE_FOLDER, PROCESSOR_FILES, Checkpoint
 from hf_clamu.models.configuration_clamu import ClamuConfig
+from hf_clamu.models.ledger import LEDGER_NAME, read_ledger
 from hf_clamu.models.peft_space import PeftSpace
 from hf_clamu.training import seeded
 
-__all__ = ["fresh_base", "has_processor", "load_base_of"]
+__all__ = ["fresh_base", "load_base_of", "saved_processor"]
 
 
 def load_base_of(
@@ -53,14 +59,15 @@ def load_base_of(
         options |= {"revision": reference.get("revision"), "token": token, "cache_dir": cache_dir}
         options["local_files_only"] = local_files_only
     try:
-        model, info = architecture.from_pretrained(
-            name,
-            config=base_config,
-            dtype=getattr(torch, str(reference.get("dtype"))),
-            output_loading_info=True,
-            ignore_mismatched_sizes=bool(checkpoint.fresh),
-            **options,
-        )
+        with _without_report():
+            model, info = architecture.from_pretrained(
+                name,
+                config=base_config,
+                dtype=getattr(torch, str(reference.get("dtype"))),
+                output_loading_info=True,
+                ignore_mismatched_sizes=bool(checkpoint.fresh),
+                **options,
+            )
     except (OSError, ValueError, RuntimeError) as error:
         raise IncompatibleBaseError(
             f"The base model {name!r} could not be loaded: {str(error).splitlines()[0]}"
@@ -83,6 +90,21 @@ def load_base_of(
     if space is not None:
         space.restore(model, checkpoint.fresh)
     return model
+
+
+@contextmanager
+def _without_report() -> Iterator[None]:
+    # It says that a head is new and wants training, but the saved model brings the head, and the digest is checked.
+    logger = logging.getLogger("transformers.modeling_utils")
+
+    def keep(record: logging.LogRecord) -> bool:
+        return "LOAD REPORT" not in record.getMessage()
+
+    logger.addFilter(keep)
+    try:
+        yield
+    finally:
+        logger.removeFilter(keep)
 
 
 def fresh_base(live: Any, checkpoint: Checkpoint) -> Any:
@@ -123,22 +145,55 @@ def restore_generation(model: Any, config: ClamuConfig) -> None:
         model.generation_config = GenerationConfig.from_dict(dict(config.generation_config))
 
 
-def has_processor(folder: Path) -> bool:
-    """Whether a saved model has a tokenizer or an image processor."""
-    return any((folder / name).exists() for name in PROCESSOR_FILES)
+def saved_processor(folder: Path, kind: str) -> Any:
+    """Load the tokenizer or image processor of a saved model; `None` if it has none.
+
+    Args:
+        folder (`Path`): of the saved model.
+        kind (`str`): of its tasks.
+    """
+    names = [name for name in PROCESSOR_FILES if (folder / name).exists()]
+    if not names:
+        return None
+    files = read_ledger(folder / LEDGER_NAME)["files"]
+    if all(sha256_file(folder / name) == files.get(name) for name in names):
+        return load_processor(str(folder), kind)
+    # Its own save_pretrained wrote it anew, with what its last call had set, which would come back as settings.
+    with tempfile.TemporaryDirectory(prefix="clamu-processor-") as scratch:
+        for path in folder.iterdir():
+            if path.suffix in (".jinja", ".json", ".model", ".txt"):
+                settled = settled_bytes(path) if path.name in names else path.read_bytes()
+                (Path(scratch) / path.name).write_bytes(settled)
+        return load_processor(scratch, kind)
+
+
+def kept_in_float32(model: Any, dtype: torch.dtype | None) -> frozenset[str]:
+    """Return the parameters that transformers does not cast when it loads a model in a type of few digits.
+
+    Args:
+        model (`transformers.PreTrainedModel`): a model.
+        dtype (`torch.dtype`, *optional*): the type.
+    """
+    patterns: set[str] = set()
+    if dtype == torch.float16:
+        patterns.update(getattr(model, "_keep_in_fp32_modules", None) or ())
+    if dtype in (torch.float16, torch.bfloat16):
+        patterns.update(getattr(model, "_keep_in_fp32_modules_strict", None) or ())
+    found = [re.compile(pattern.replace("*", ".*")) for pattern in patterns]
+    return frozenset(name for name, _ in model.named_parameters() if any(one.search(name) for one in found))
 
 
 @torch.no_grad()
-def cast_others(model: Any, dtype: torch.dtype, delta: Mapping[str, torch.Tensor]) -> None:
+def cast_others(model: Any, dtype: torch.dtype, done: Collection[str]) -> None:
     """Cast the parameters that take no part in merging; buffers stay, as in transformers' own loading.
 
     Args:
         model (`transformers.PreTrainedModel`): the live model.
         dtype (`torch.dtype`): the type.
-        delta (*mapping*): names the parameters that the switch has cast already.
+        done (*collection* of `str`): the parameters that the switch has cast already, and those that stay.
     """
     for name, parameter in model.named_parameters():
-        if name not in delta and parameter.is_floating_point():
+        if name not in done and parameter.is_floating_point():
             parameter.data = parameter.data.to(dtype)
     model.config.dtype = dtype
 
@@ -148,8 +203,8 @@ def place(model: Any, device_map: Any) -> None:
 
     Args:
         model (`transformers.PreTrainedModel`): the live model.
-        device_map (`str`, `torch.device`, `int` or *dict*, *optional*): `"auto"` is the first GPU if there is one; a
-            dict is dispatched by accelerate.
+        device_map (`str`, `torch.device`, `int` or *dict*, *optional*): `"auto"` and accelerate's other strategies are
+            the first GPU if there is one; a dict is dispatched by accelerate.
     """
     if device_map is None:
         return
@@ -159,6 +214,6 @@ def place(model: Any, device_map: Any) -> None:
         dispatch_model(model, device_map=device_map)
         return
     device = device_map[""] if isinstance(device_map, dict) else device_map
-    if device == "auto":
+    if device in ("auto", "balanced", "balanced_low_0", "sequential"):
         device = "cuda:0" if torch.cuda.is_available() else "cpu"
     model.to(device)

@@ -22,7 +22,7 @@ from hf_clamu.errors import IncompatibleBaseError, TaskNotFoundError, WeightsCha
 from hf_clamu.exact import ALL_WEIGHTS, NO_WEIGHTS, WeightSwitch, canonical_json
 from hf_clamu.merging import ClamuArguments, MergedState
 from hf_clamu.models import hub
-from hf_clamu.models.base import load_architecture, load_processor, save_processor
+from hf_clamu.models.base import load_architecture, save_processor
 from hf_clamu.models.card import model_card
 from hf_clamu.models.checkpoint import (
     BASE_FOLDER,
@@ -34,7 +34,7 @@ from hf_clamu.models.checkpoint import (
 )
 from hf_clamu.models.configuration_clamu import ClamuConfig
 from hf_clamu.models.ledger import ledger_entries
-from hf_clamu.models.loading import cast_others, fresh_base, has_processor, load_base_of, place
+from hf_clamu.models.loading import cast_others, fresh_base, kept_in_float32, load_base_of, place, saved_processor
 from hf_clamu.models.maintenance import Rebuilt, Request, add, find_tasks, in_ledger, rebuild, unmerge
 from hf_clamu.models.peft_space import PeftSpace
 from hf_clamu.models.receipts import make_receipt, write_receipt
@@ -49,8 +49,12 @@ __all__ = ["ClamuModel", "attach"]
 # What transformers' Auto classes and pipelines hand to every `from_pretrained`.
 _IGNORED_OPTIONS = (
     *("config", "trust_remote_code", "code_revision", "adapter_kwargs", "use_safetensors", "low_cpu_mem_usage"),
-    *("force_download", "proxies", "subfolder", "torch_dtype", "tokenizer", "commit_hash"),
+    *("proxies", "tokenizer", "commit_hash"),
 )
+# What transformers' tools hand to every `save_pretrained`, and what decides nothing here: the weights are those that
+# are merged, in files of our own.
+_PUSH_OPTIONS = ("commit_message", "create_pr", "private", "repo_id", "revision", "token")
+_IGNORED_SAVE_OPTIONS = ("max_shard_size", "safe_serialization", "save_function", "save_peft_format", "state_dict")
 
 
 @dataclass(frozen=True)
@@ -117,6 +121,7 @@ class ClamuModel:
         token: str | bool | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
         local_files_only: bool = False,
+        force_download: bool = False,
         dtype: str | torch.dtype | None = None,
         device_map: Any = None,
         attn_implementation: str | None = None,
@@ -133,6 +138,7 @@ class ClamuModel:
             token (`str` or `bool`, *optional*): for private repos.
             cache_dir (`str` or `Path`, *optional*): of huggingface_hub.
             local_files_only (`bool`, *optional*): do not look at the Hub.
+            force_download (`bool`, *optional*): fetch the repo's files although the cache holds them.
             dtype (`str` or `torch.dtype`, *optional*): serve in this type: `W0` and `W0 + alpha * delta` are computed
                 in the type of the build and cast once. A model that was cast cannot unmerge.
             device_map (`str`, `torch.device`, `int` or *dict*, *optional*): where to serve; `"auto"` takes the first
@@ -151,19 +157,27 @@ class ClamuModel:
             IncompatibleBaseError: if the base model is not the one that was merged into.
             TaskNotFoundError: if no such task is merged.
         """
-        odd = sorted(key for key in kwargs if key not in _IGNORED_OPTIONS and not key.startswith("_"))
+        if dtype is None:
+            dtype = kwargs.pop("torch_dtype", None)  # its older name, which transformers still takes
+        if kwargs.pop("subfolder", None):
+            raise ValueError("A saved ClAMU model is a folder or repo of its own: subfolder= cannot be given.")
+        odd = sorted(
+            key
+            for key, value in kwargs.items()
+            if key not in _IGNORED_OPTIONS and not key.startswith("_") and value is not None
+        )
         if odd:
             raise TypeError(f"ClamuModel.from_pretrained does not know the option {odd[0]!r}.")
         options: dict[str, Any] = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
         origin = Origin(folder=Path(pretrained_model_name_or_path))
         if hub.is_repo_id(str(pretrained_model_name_or_path)):
             repo_id = str(pretrained_model_name_or_path)
-            folder, commit = hub.download(repo_id, revision=revision, **options)
+            folder, commit = hub.download(repo_id, revision=revision, force_download=force_download, **options)
             origin = Origin(folder=folder, repo_id=repo_id, commit=commit, revision=revision or "main", token=token)
         checkpoint = read_checkpoint(origin.folder)
         model = load_base_of(origin.folder, checkpoint, attn_implementation=attn_implementation, **options)
         spec = TaskSpec.from_dict(checkpoint.config.task_spec or {})
-        processor = load_processor(str(origin.folder), spec.kind) if has_processor(origin.folder) else None
+        processor = saved_processor(origin.folder, spec.kind)
         loaded = attach(model, checkpoint, processor=processor, origin=origin, dtype=_dtype(dtype))
         loaded._attached.task_id_key = task_id_key
         place(loaded, device_map)
@@ -421,13 +435,21 @@ class ClamuModel:
 
         Args:
             save_directory (`str` or `Path`): the folder.
+            kwargs: of transformers' `save_pretrained`. `is_main_process=False` writes nothing; `push_to_hub=True`
+                pushes afterwards, with `repo_id` (by default the folder's name) and the other options of
+                `push_to_hub`.
 
         Raises:
             WeightsChangedError: if the live weights were changed since the last switch. They are no merged model
-                then; `export` or the base class's `save_pretrained` saves them.
+                then, and the base class's own `save_pretrained(model, folder)` saves them as a plain one.
         """
         keep_origin = kwargs.pop("keep_origin", False)
-        if not keep_origin and not Workers.current().is_main:
+        is_main_process, push = kwargs.pop("is_main_process", True), kwargs.pop("push_to_hub", False)
+        push_options = {key: kwargs.pop(key) for key in _PUSH_OPTIONS if key in kwargs}
+        odd = sorted(key for key, value in kwargs.items() if key not in _IGNORED_SAVE_OPTIONS and value is not None)
+        if odd:
+            raise TypeError(f"ClamuModel.save_pretrained does not know the option {odd[0]!r}.")
+        if not is_main_process or (not keep_origin and not Workers.current().is_main):
             return
         target = Path(save_directory)
         attached = self._attached
@@ -442,6 +464,8 @@ class ClamuModel:
             old = attached.origin or Origin(folder=target)
             attached.origin = replace(old, folder=target)
             self._clear_journal()
+        if push:
+            self.push_to_hub(**{"repo_id": target.name, **push_options})
 
     def push_to_hub(
         self,
@@ -701,9 +725,10 @@ def attach(
     """
     arguments = ClamuArguments.from_dict(checkpoint.config.arguments or {})
     state = checkpoint.state
-    switch = WeightSwitch(dict(model.named_parameters()), state.delta, state.alpha, arguments.codec, dtype=dtype)
+    parameters, kept = dict(model.named_parameters()), kept_in_float32(model, dtype)
+    switch = WeightSwitch(parameters, state.delta, state.alpha, arguments.codec, dtype=dtype, uncast=kept)
     if dtype is not None:
-        cast_others(model, dtype, state.delta)
+        cast_others(model, dtype, kept.union(state.delta))
     if not isinstance(model, ClamuModel):
         model.__class__ = clamu_class(type(model))
     model._clamu = _Attachment(checkpoint=checkpoint, switch=switch, processor=processor, tasks=tasks, origin=origin)

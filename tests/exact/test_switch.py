@@ -271,6 +271,13 @@ def optimizer_step(model: Model) -> None:
     optimizer.zero_grad()
 
 
+def fused_optimizer_step(model: Model) -> None:
+    # The Trainer's default; it does not count a version by itself.
+    optimizer = torch.optim.AdamW([model.odd], lr=0.1, fused=True)
+    model.odd.grad = torch.ones_like(model.odd)
+    optimizer.step()
+
+
 def edit_in_place(model: Model) -> None:
     with torch.no_grad():
         model.odd[-1, -1, -1] += 1.0
@@ -322,6 +329,7 @@ def to_meta(model: Model) -> None:
 
 CHANGES = [
     optimizer_step,
+    fused_optimizer_step,
     edit_in_place,
     replace_data,
     replace_data_by_its_transpose,
@@ -358,6 +366,28 @@ def test_changes_underneath_are_refused_and_no_weight_is_touched(change: Callabl
             assert digest_tensor(after[name]) == digest_tensor(old)
     with pytest.raises(WeightsChangedError):
         switch.check(parameters_of(model))
+
+
+def test_a_step_of_another_model_counts_no_version():
+    model, switch, _ = switched()
+    other = torch.nn.Parameter(torch.ones(3))
+    other.grad = torch.ones(3)
+    before = {name: parameter._version for name, parameter in parameters_of(model).items()}
+    torch.optim.AdamW([other], fused=True).step()
+    switch.select(parameters_of(model), switch.selected)
+    assert other._version == 0
+    assert {name: parameter._version for name, parameter in parameters_of(model).items()} == before
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_selecting_the_selected_mask_writes_nothing(number):
+    model, switch, delta = switched()
+    mask, _ = mask_number(delta, number)
+    switch.select(parameters_of(model), mask)
+    versions, held = {name: p._version for name, p in model.named_parameters()}, all_bits(model)
+    switch.select(parameters_of(model), copy.deepcopy(mask))
+    assert {name: p._version for name, p in model.named_parameters()} == versions
+    assert_equal(all_bits(model), held)
 
 
 def test_new_storage_at_the_old_address_does_not_pass_for_the_old_one():

@@ -24,6 +24,44 @@ def saved_image(tiny, tmp_path_factory):
     return folder
 
 
+_T5 = {"model_type": "t5", "vocab_size": 257, "d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2}
+
+
+@pytest.fixture(scope="session")
+def saved_kind(tiny, saved_text, saved_image, tmp_path_factory):
+    """Gives the folder of a saved model of a kind: text, image, lm, seq2seq or words; not to be changed."""
+    folders = {"text": saved_text, "image": saved_image}
+
+    def folder_of(kind):
+        if kind not in folders:
+            ends = {"pad_token_id": 256, "eos_token_id": 256, "decoder_start_token_id": 256}
+            base = {"lm": None, "words": tiny.config("text"), "seq2seq": {**_T5, **ends}}[kind]
+            # So far that clusters write different texts.
+            rate = {"lm": 0.1, "words": 0.01, "seq2seq": 0.03}[kind]
+            model = tiny.train("lm", tiny.tasks(kind), base, learning_rate=rate, finetune_steps=6)
+            folders[kind] = tmp_path_factory.mktemp("saved") / kind
+            model.save_pretrained(folders[kind])
+        return folders[kind]
+
+    return folder_of
+
+
+@pytest.fixture(scope="session")
+def exported(saved_kind, tmp_path_factory):
+    """Gives the folder of a plain checkpoint: of a cluster, the global model (`None`) or the base (`"base"`)."""
+    folders = {}
+
+    def folder_of(kind, cluster):
+        if cluster == "base":
+            return saved_kind(kind) / "base_model"
+        if (kind, cluster) not in folders:
+            folders[kind, cluster] = tmp_path_factory.mktemp("plain") / kind
+            ClamuModel.from_pretrained(saved_kind(kind)).export(folders[kind, cluster], cluster=cluster)
+        return folders[kind, cluster]
+
+    return folder_of
+
+
 @pytest.fixture
 def folder(saved_text, tmp_path):
     """A copy of the saved text model, to be damaged."""
