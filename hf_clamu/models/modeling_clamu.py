@@ -416,6 +416,19 @@ class ClamuModel:
         request.require_environment()
         request.require_data(self.tasks)
         built = rebuild(request, self.tasks)
+        workers = Workers.current()
+        with workers.watched():
+            odd = self._differences(built) if workers.is_main else None
+            count, differences = workers.gather(odd)[0]
+        return VerificationReport(
+            identical=not differences,
+            files_compared=count,
+            differences=tuple(differences),
+            seconds=time.perf_counter() - started,
+        )
+
+    def _differences(self, built: Rebuilt) -> tuple[int, list[str]]:
+        """Compare the saved model with one built anew: how many files there are, and which differ."""
         with tempfile.TemporaryDirectory(prefix="clamu-verify-") as scratch:
             rebuilt = Path(scratch) / "rebuilt"
             self._wrap(built).save_pretrained(rebuilt)
@@ -423,7 +436,8 @@ class ClamuModel:
             if ours is None or not _holds(ours, self._attached.checkpoint.state):
                 ours = Path(scratch) / "ours"
                 self.save_pretrained(ours, keep_origin=True)
-            return compare_folders(ours, rebuilt, seconds=time.perf_counter() - started)
+            report = compare_folders(ours, rebuilt)
+        return report.files_compared, list(report.differences)
 
     # -- files ---------------------------------------------------------------------------------------------------
 

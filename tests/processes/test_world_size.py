@@ -1,0 +1,101 @@
+"""One, two or three processes under a real launcher: the same bytes; and one that fails ends the run."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from recipes import write_work
+
+FAULTS = Path(__file__).parent / "faults.py"
+BIN = Path(sys.executable).parent
+# What a user types, on this machine without a GPU.
+LAUNCHERS = {
+    2: [BIN / "accelerate", "launch", *"--multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no".split()],
+    3: [BIN / "torchrun", *"--standalone --nproc_per_node 3".split()],
+}
+LAUNCHERS[2] += ["--dynamo_backend", "no", "--main_process_port", "0"]
+
+
+def _launch(size, folder, *arguments, script=("-m", "hf_clamu.cli"), **env):
+    command = [*map(str, LAUNCHERS[size]), *script, *arguments]
+    # Long enough for a slow machine, and far shorter than a process that waits for a dead one.
+    return subprocess.run(
+        command, cwd=folder, env={**os.environ, **env}, capture_output=True, text=True, timeout=240, check=False
+    )
+
+
+@pytest.fixture(scope="module")
+def reference(fork, tiny, tmp_path_factory):
+    """Digests of what one process makes, by method and by tasks left out."""
+    folder = tmp_path_factory.mktemp("one")
+    write_work(folder)
+    found = {}
+
+    def digests(method, *without):
+        key = (method, *without)
+        if key not in found:
+            output = folder / f"{len(found)}"
+            left_out = [word for task_id in without for word in ("--without", task_id)]
+            ended = fork(folder, "train", f"{method}.yaml", "--output", str(output), *left_out).wait()
+            assert ended.code == 0, ended.err
+            found[key] = tiny.digests(output)
+        return found[key]
+
+    return digests
+
+
+@pytest.mark.parametrize(
+    ("size", "method"),
+    [(2, "clamu"), (3, "clamu"), *(pytest.param(*case, marks=pytest.mark.slow) for case in ((3, "tall"), (2, "emr")))],
+)
+def test_the_number_of_processes_does_not_show(work, tiny, reference, size, method):
+    done = _launch(size, work, "train", f"{method}.yaml", "--output", "out")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Merged 8 tasks") == 1
+    assert tiny.digests(work / "out") == reference(method)
+    assert [path.name for path in work.iterdir() if path.name.startswith(".out")] == []
+
+
+def test_unmerge_and_verify_with_two_processes(fork, work, tiny, reference):
+    assert fork(work, "train", "clamu.yaml", "--output", "out").wait().code == 0
+    done = _launch(2, work, "unmerge", "out", "user_2", "user_5", "user_7")
+    assert done.returncode == 0, done.stderr
+    assert tiny.digests(work / "out") == reference("clamu", "user_2", "user_5", "user_7")
+    assert len(list((work / "receipts").iterdir())) == 1
+    done = _launch(2, work, "verify", "out")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("identical") == 1
+
+
+@pytest.mark.parametrize("fault", ["raised", "killed"])
+def test_a_process_that_fails_ends_the_run_which_goes_on_with_another_number(fork, work, tiny, reference, fault):
+    journaled = {"CLAMU_JOURNAL_SECONDS": "0"}
+    done = _launch(2, work, "train", "clamu.yaml", "--output", "out", script=[str(FAULTS)], FAULT=fault, **journaled)
+    assert done.returncode != 0
+    assert not (work / "out").exists()
+    if fault == "raised":
+        assert re.search(r"clamu \[process 1\]: Task 'user_\d' is not to be had\.", done.stderr)
+    ended = fork(work, "train", "clamu.yaml", "--output", "out").wait()
+    assert ended.code == 0, ended.err
+    assert tiny.digests(work / "out") == reference("clamu")
+
+
+def test_without_num_threads_several_processes_are_refused(work):
+    recipe = (work / "clamu.yaml").read_text(encoding="utf-8")
+    (work / "clamu.yaml").write_text(recipe.replace("num_threads: 1, ", ""), encoding="utf-8")
+    done = _launch(2, work, "train", "clamu.yaml", "--output", "out")
+    assert done.returncode != 0
+    assert "num_threads must be set where several processes share the CPU" in done.stderr
+    assert not (work / "out").exists()
+
+
+def test_a_mistake_is_said_and_nobody_waits(work):
+    (work / "rows.jsonl").unlink()
+    done = _launch(2, work, "train", "clamu.yaml", "--output", "out")
+    assert done.returncode != 0
+    assert re.search(r"clamu \[process \d\]: .*'rows.jsonl' was not found", done.stderr)
