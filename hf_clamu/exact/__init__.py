@@ -3,7 +3,7 @@
 Needs torch and numpy alone and knows nothing of models, data sets or files of ours.
 """
 
-from hf_clamu.exact.accumulator import DeltaAccumulator, TaskVector, narrowest_dtype
+from hf_clamu.exact.accumulator import DeltaAccumulator, TaskVector, VectorSum, narrowest_dtype
 from hf_clamu.exact.bitmask import check_padding, expand_bits, pack_mask, packed_size, unpack_mask
 from hf_clamu.exact.digest import canonical_json, digest_json, digest_tensor, digest_tensors, sha256_file, sha256_hex
 from hf_clamu.exact.fixed_point import FixedPoint
@@ -16,6 +16,7 @@ __all__ = [
     "FixedPoint",
     "PackedMask",
     "TaskVector",
+    "VectorSum",
     "WeightSwitch",
     "canonical_json",
     "check_padding",

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -11,7 +15,7 @@ import torch
 from hf_clamu.errors import FixedPointOverflowError
 from hf_clamu.exact.digest import digest_tensors
 
-__all__ = ["DeltaAccumulator", "TaskVector", "narrowest_dtype"]
+__all__ = ["DeltaAccumulator", "IntegerSum", "TaskVector", "VectorSum", "narrowest_dtype"]
 
 _INT32_MAX = 2**31 - 1
 _INT64_MAX = 2**63 - 1
@@ -33,11 +37,37 @@ class TaskVector:
     bounds: dict[str, int]
 
     @classmethod
-    def of(cls, steps: dict[str, torch.Tensor]) -> TaskVector:
-        """Bound, narrow and digest integer tensors."""
-        bounds = {name: max(int(n.max()), -int(n.min())) if n.numel() else 0 for name, n in steps.items()}
-        steps = {name: n.to(narrowest_dtype(bounds[name])) for name, n in steps.items()}
-        return cls(steps=steps, digest=digest_tensors(steps), bounds=bounds)
+    def of(cls, steps: Mapping[str, torch.Tensor] | Iterable[tuple[str, torch.Tensor]]) -> TaskVector:
+        """Bound, narrow and digest integer tensors, one after the other."""
+        pairs = steps.items() if isinstance(steps, Mapping) else steps
+        bounds: dict[str, int] = {}
+        narrow: dict[str, torch.Tensor] = {}
+        for name, n in pairs:
+            bounds[name] = max(int(n.max()), -int(n.min())) if n.numel() else 0
+            narrow[name] = n.to(narrowest_dtype(bounds[name]))
+        return cls(steps=narrow, digest=digest_tensors(narrow), bounds=bounds)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VectorSum:
+    """A sum of task vectors that was computed before, such as one that is mapped from a file.
+
+    Args:
+        steps (*mapping* of `str` to `torch.Tensor`, integer): grid steps.
+        bounds (*mapping* of `str` to `int`): no entry of a parameter is larger.
+    """
+
+    steps: Mapping[str, torch.Tensor]
+    bounds: Mapping[str, int]
+
+    @classmethod
+    def of(cls, steps: Mapping[str, torch.Tensor], bounds: Iterable[Mapping[str, int]]) -> VectorSum:
+        """Bound a sum by the bounds of each task in it."""
+        total = dict.fromkeys(steps, 0)
+        for task_bounds in bounds:
+            for name, bound in task_bounds.items():
+                total[name] += bound
+        return cls(steps=steps, bounds=total)
 
 
 def narrowest_dtype(bound: int) -> torch.dtype:
@@ -68,6 +98,11 @@ class DeltaAccumulator:
 
     Args:
         shapes (*mapping* of `str` to `torch.Size`): the parameters that take part.
+        folder (`Path`, *optional*): keep the sum in a file there instead of in memory. The file has no name and goes
+            with the accumulator.
+
+    Raises:
+        OSError: if there is no room for the file.
 
     Example:
 
@@ -84,8 +119,11 @@ class DeltaAccumulator:
     ```
     """
 
-    def __init__(self, shapes: Mapping[str, torch.Size]) -> None:
-        self._total = {name: torch.zeros(shapes[name], dtype=torch.int64) for name in sorted(shapes)}
+    def __init__(self, shapes: Mapping[str, torch.Size], folder: Path | None = None) -> None:
+        sizes = [shapes[name].numel() for name in sorted(shapes)]
+        flat = _zeros(sum(sizes)) if folder is None else _mapped_zeros(sum(sizes), folder)
+        parts = flat.split(sizes)
+        self._total = {name: part.view(shapes[name]) for name, part in zip(sorted(shapes), parts, strict=True)}
         self._bounds = dict.fromkeys(self._total, 0)
 
     @classmethod
@@ -114,10 +152,7 @@ class DeltaAccumulator:
         """
         accumulator = cls({})
         accumulator._total = {name: total[name] for name in sorted(total)}
-        accumulator._bounds = dict.fromkeys(accumulator._total, 0)
-        for task_bounds in bounds:
-            for name, bound in task_bounds.items():
-                accumulator._bounds[name] += bound
+        accumulator._bounds = dict(VectorSum.of(accumulator._total, bounds).bounds)
         for name, bound in accumulator._bounds.items():
             _require_range(name, bound)
         return accumulator
@@ -152,6 +187,10 @@ class DeltaAccumulator:
             self._total[name].sub_(n.to(self._total[name].device))
             self._bounds[name] -= vector.bounds[name]
 
+    def release(self) -> None:
+        """Give the memory back; the sum is gone."""
+        self._total, self._bounds = {}, {}
+
     def narrowed(self) -> dict[str, torch.Tensor]:
         """Return a copy of the sum in the narrowest integer type that the bounds allow.
 
@@ -171,6 +210,25 @@ class DeltaAccumulator:
                     f"The task vector of {name!r} has shape {tuple(n.shape)}, the sum has "
                     f"{tuple(self._total[name].shape)}."
                 )
+
+
+def _zeros(size: int) -> torch.Tensor:
+    return torch.zeros(size, dtype=torch.int64)
+
+
+def _mapped_zeros(size: int, folder: Path) -> torch.Tensor:
+    if size == 0 or sys.platform != "linux":  # elsewhere files cannot be reserved, or not without a name
+        return _zeros(size)
+    handle, path = tempfile.mkstemp(prefix=".part.", dir=folder)
+    try:
+        # Reserved now: a disk that fills up later would end the process at some write to memory.
+        os.posix_fallocate(handle, 0, 8 * size)
+        return torch.from_file(path, shared=True, size=size, dtype=torch.int64)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(folder)) from error
+    finally:
+        os.close(handle)
+        Path(path).unlink()
 
 
 def _require_range(name: str, bound: int) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from hf_clamu.errors import DigestMismatchError, TaskAlreadyMergedError, TaskDataError
-from hf_clamu.exact import DeltaAccumulator, TaskVector
+from hf_clamu.exact import DeltaAccumulator, TaskVector, VectorSum
 from hf_clamu.merging.arguments import ClamuArguments
 from hf_clamu.merging.clustering import cluster_tasks, sketch
 from hf_clamu.merging.localization import ClusterVector, Localizer
@@ -96,6 +96,7 @@ def unmerge_tasks(
     with trainer.timed("finetune"), sum_vectors(trainer, [tuple(forgotten)], retrain, description="retrain") as sums:
         total = DeltaAccumulator.restore(state.delta, [record.bounds for record in state.records.values()])
         total.subtract(sums.total)
+        sums.total.release()
     rows = [row for row, task_id in enumerate(state.task_ids) if task_id not in forgotten]
     vectors = state.vectors[rows] if state.vectors is not None else None
     records = {task_id: state.records[task_id] for task_id in retained}
@@ -133,7 +134,7 @@ def _add(state: MergedState, task_ids: Sequence[str], trainer: TaskTrainer, argu
         with summed as sums:
             total = sums.total
             if state.records:
-                total.add(DeltaAccumulator.restore(state.delta, [record.bounds for record in state.records.values()]))
+                total.add(VectorSum.of(state.delta, (record.bounds for record in state.records.values())))
             parameters = sorted(trainer.workspace.shapes)
             found = {task_id: TaskRecord.from_dict(sums.entries[task_id], parameters) for task_id in task_ids}
             if arguments.clustering == "task_vectors":
@@ -163,14 +164,17 @@ def _derive(
     arguments: ClamuArguments,
     cluster_sum: ClusterVector | None,
 ) -> MergedState:
-    """Derive clusters, alpha and masks from the tasks that are there."""
+    """Derive clusters, alpha and masks from the tasks that are there; the sum is released."""
     delta = total.narrowed()
+    total.release()
     if not records:
         return MergedState(delta=delta, records={}, vectors=None, clusters=(), alpha=0.0, masks=())
     keys = {task_id: record.cluster_key for task_id, record in records.items()}
     clusters = _clusters(keys, vectors, arguments)
 
     def cluster_vector(members: Sequence[str]) -> dict[str, torch.Tensor]:
+        if len(clusters) == 1:
+            return delta  # the sum over all tasks
         if cluster_sum is not None:
             return cluster_sum(members)
         own = DeltaAccumulator(trainer.workspace.shapes)

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from hf_clamu.exact import DeltaAccumulator, TaskVector, digest_json
+from hf_clamu.exact import DeltaAccumulator, TaskVector, VectorSum, digest_json
 from hf_clamu.training import Journal, Part, TaskTrainer
 
 __all__ = ["TaskSums", "map_shared", "sum_vectors"]
@@ -80,7 +80,8 @@ class TaskSums:
     Args:
         entries (*dict* of `str` to *dict*): what was kept of each task.
         total (`DeltaAccumulator`): the sum over all tasks.
-        groups (*mapping* of *tuple* of `str` to *callable*): gives the sum of each group, mapped from a file.
+        groups (*mapping* of *tuple* of `str` to *callable*): gives the sum of each group, mapped from a file; empty if
+            there is one group, whose sum is the total.
     """
 
     def __init__(
@@ -135,6 +136,8 @@ class _Summing:
         self._scratch = scratch
         self._journal = trainer.journal or scratch
         self._parameters = sorted(trainer.workspace.shapes)
+        if self._journal is not None:
+            self._journal.folder.mkdir(parents=True, exist_ok=True)
         # Of the group that is worked on: the sum, what is kept of its tasks, and the parts on disk that it covers.
         self._sum = self._empty()
         self._entries: dict[str, dict[str, Any]] = {}
@@ -176,7 +179,9 @@ class _Summing:
         return self._trainer.tasks.num_examples(task_id)
 
     def _empty(self) -> DeltaAccumulator:
-        return DeltaAccumulator(self._trainer.workspace.shapes)
+        # With a journal there is a disk for it, and memory is for the model.
+        folder = None if self._journal is None else self._journal.folder
+        return DeltaAccumulator(self._trainer.workspace.shapes, folder)
 
     def _stage(self, group: int) -> str:
         return f"sum/{digest_json(list(self._groups[group]))[:16]}"
@@ -212,14 +217,15 @@ class _Summing:
 
     def _load(self, group: int) -> None:
         """Go on with a group: what this process has of it on disk."""
+        self._sum.release()  # before there is another one
         self._sum, self._entries, self._is_unsaved = self._empty(), {}, False
         for part in self._parts[group]:
             self._sum.add(self._vector(part))
             self._entries |= part.entries
 
-    def _vector(self, part: Part) -> DeltaAccumulator:
+    def _vector(self, part: Part) -> VectorSum:
         bounds = (dict(zip(self._parameters, entry["bounds"], strict=True)) for entry in part.entries.values())
-        return DeltaAccumulator.restore(part.tensors(), bounds)
+        return VectorSum.of(part.tensors(), bounds)
 
     def _save(self, group: int) -> None:
         """Write the group that is worked on; earlier parts of it are covered then."""
@@ -238,8 +244,7 @@ class _Summing:
             entries |= others
         if len(self._groups) == 1:
             # In memory already, and with it what was adopted.
-            total = self._everybody(self._sum, self._groups[0], entries)
-            return TaskSums(entries, total, {self._groups[0]: total.narrowed})
+            return TaskSums(entries, self._everybody(self._sum, self._groups[0], entries), {})
         assert self._scratch is not None, "several groups are summed on disk"
         total = self._empty()
         found: dict[tuple[str, ...], Callable[[], dict[str, torch.Tensor]]] = {}

@@ -120,11 +120,12 @@ def finetune(
                 accelerator.clip_grad_norm_(parameters, arguments.max_grad_norm)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
+        # Its state is twice the weights, and what comes now needs room of its own.
+        del optimizer, batch
     try:
-        steps = {
-            name: codec.encode(name, parameter, workspace.theta_0[name]).cpu()
+        return TaskVector.of(
+            (name, codec.encode(name, parameter, workspace.theta_0[name]).cpu())
             for name, parameter in workspace.parameters.items()
-        }
+        )
     except FixedPointOverflowError as error:
         raise FixedPointOverflowError(f"Task {task.task_id!r}: {error}") from None
-    return TaskVector.of(steps)
