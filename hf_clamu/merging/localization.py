@@ -179,9 +179,8 @@ class Localizer:
             else:
                 mask = self._tall(self._merged(alpha), vector, members)
             masks |= {_key(place, name): pack_mask(bits) for name, bits in mask.items()}
-        if journal is not None:
-            journal.write(stage, {}, masks)
-        return masks
+        # Mapped from the file, where there is one: all masks together may be larger than the model.
+        return masks if journal is None else journal.write(stage, {}, masks).tensors()
 
     def _blank_masks(self, alphas: Sequence[float]) -> dict[str, torch.Tensor]:
         return {

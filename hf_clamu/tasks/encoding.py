@@ -58,6 +58,11 @@ class EncodedTask:
     digest: str
     cluster_key: str | None = None
 
+    @property
+    def nbytes(self) -> int:
+        """Size of all tensors in bytes."""
+        return sum(t.nbytes for example in (*self.train, *self.validation) for t in example.values())
+
 
 def arrange(
     spec: TaskSpec,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
@@ -20,6 +21,8 @@ from hf_clamu.training.workspace import Workspace
 __all__ = ["Progress", "TaskTrainer", "silent_progress"]
 
 T = TypeVar("T")
+
+_ENCODED_BYTES = 1 << 30
 
 
 class Progress(Protocol):
@@ -72,7 +75,9 @@ class TaskTrainer:
         self.accelerator = Accelerator(cpu=workspace.device.type == "cpu")
         self._processor = processor
         self._arguments = arguments
-        self._encoded: dict[str, EncodedTask] = {}
+        # The most recently used last.
+        self._encoded: OrderedDict[str, EncodedTask] = OrderedDict()
+        self._encoded_bytes = 0
         self.seconds: dict[str, float] = {}
 
     @contextmanager
@@ -85,10 +90,17 @@ class TaskTrainer:
             self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - started
 
     def encoded(self, task_id: str) -> EncodedTask:
-        """Return a task's tokenised data; tokenised once."""
-        if task_id not in self._encoded:
-            self._encoded[task_id] = self.tasks.encode(task_id, self._processor)
-        return self._encoded[task_id]
+        """Return a task's tokenised data; as many tasks as fit into 1 GiB are kept."""
+        if task_id in self._encoded:
+            self._encoded.move_to_end(task_id)
+            return self._encoded[task_id]
+        encoded = self.tasks.encode(task_id, self._processor)
+        self._encoded[task_id] = encoded
+        self._encoded_bytes += encoded.nbytes
+        while self._encoded_bytes > _ENCODED_BYTES and len(self._encoded) > 1:
+            _, oldest = self._encoded.popitem(last=False)
+            self._encoded_bytes -= oldest.nbytes
+        return encoded
 
     def finetune(self, task_id: str) -> TaskVector:
         """Finetune on one task; the live model holds its local model afterwards."""
