@@ -126,19 +126,12 @@ class Recipe:
         from hf_clamu.trainer import ClamuTrainer
 
         arguments = self.clamu_arguments()  # first: a wrong setting should show before data are read
-        base = self.base_model
-        if isinstance(base, str) and (self.folder / base).is_dir():
-            base = str(self.folder / base)
         tasks = self.tasks(data)
-        processor = self._processor(tasks.spec.kind)
-        if isinstance(base, dict) and self.tokenizer == "bytes":
-            end = processor.eos_token_id
-            base = {"vocab_size": len(processor), "bos_token_id": end, "eos_token_id": end, **base}
         return ClamuTrainer(
-            base,
+            self.base(),
             tasks,
             arguments,
-            processing_class=processor,
+            processing_class=self.processor(tasks.spec.kind),
             revision=self.revision,
             peft_config=self.peft_config,
             peft_merging=self.peft_merging,
@@ -146,7 +139,25 @@ class Recipe:
             **options,
         )
 
-    def _processor(self, kind: str) -> Any:
+    def base(self) -> str | dict[str, Any]:
+        """Return the base model as `ClamuTrainer` takes it: a Hub id, a folder or a configuration."""
+        base = self.base_model
+        if isinstance(base, str):
+            return str(self.folder / base) if (self.folder / base).is_dir() else base
+        if self.tokenizer != "bytes":
+            return base
+        from hf_clamu.models.byte_tokenizer import byte_tokenizer
+
+        tokenizer = byte_tokenizer()
+        end = tokenizer.eos_token_id
+        return {"vocab_size": len(tokenizer), "bos_token_id": end, "eos_token_id": end, **base}
+
+    def processor(self, kind: str) -> Any:
+        """Return the tokenizer that the recipe names; None if it leaves that to the base model.
+
+        Raises:
+            RecipeError: if it cannot be loaded.
+        """
         if self.tokenizer is None:
             return None
         from hf_clamu.models.base import load_processor

@@ -28,7 +28,7 @@ _LAYERS: tuple[tuple[str, ...], ...] = (
     ("models",),
     ("evaluation", "figures", "pipelines", "prediction", "trainer"),
     ("recipe",),
-    ("demo",),
+    ("demo", "planning"),
     ("cli", "__main__"),
 )
 _RANKS = {name: rank for rank, names in enumerate(_LAYERS) for name in names}

@@ -11,7 +11,7 @@ import typer
 
 from hf_clamu.cli.hub import add_hub_commands, open_model, saved_folder, wants_erasure
 from hf_clamu.cli.output import emit, emit_error, is_main_process, journal_beside, note, quieten, require_room, table
-from hf_clamu.cli.train import add_train_command
+from hf_clamu.cli.train import add_train_commands
 from hf_clamu.errors import ClamuError, ExactnessError, RecipeError
 from hf_clamu.version import __version__
 
@@ -361,7 +361,7 @@ def verify(folder: ModelDir, data: Data = None, as_json: Json = False) -> None:
         raise typer.Exit(1)
 
 
-add_train_command(app)
+add_train_commands(app)
 add_hub_commands(app)
 
 

@@ -1,4 +1,4 @@
-"""`clamu train`."""
+"""`clamu train` and `clamu plan`."""
 
 from __future__ import annotations
 
@@ -9,25 +9,32 @@ from typing import Annotated, Any
 import typer
 
 from hf_clamu.cli.hub import task_id_key
-from hf_clamu.cli.output import emit, is_main_process, journal_beside, quieten, require_room
+from hf_clamu.cli.output import emit, is_main_process, journal_beside, quieten, require_room, table
 
-__all__ = ["add_train_command"]
+__all__ = ["add_train_commands"]
+
+Data = Annotated[
+    Path | None,
+    typer.Option(help="File of the tasks' rows, instead of the one that the recipe names.", show_default=False),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 
 
 def train(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="YAML file.", show_default=False)],
     output: Annotated[Path, typer.Option(help="Folder for the merged model.", show_default=False)],
-    data: Annotated[
-        Path | None,
-        typer.Option(help="File of the tasks' rows, instead of the one that the recipe names.", show_default=False),
-    ] = None,
+    data: Data = None,
     without: Annotated[
         list[str] | None, typer.Option(help="Leave this task out; may be repeated.", show_default=False)
     ] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace a model that is in the folder.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
+    dry_run: Annotated[bool, typer.Option(help="Only say what it would need, as `clamu plan` does.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Finetune, merge, cluster and localize as a recipe says; started again, it goes on from what is finished."""
+    if dry_run:
+        _plan(as_json, recipe, data=data)
+        return
     from hf_clamu.models.checkpoint import read_checkpoint, state_digest
     from hf_clamu.recipe import Recipe
     from hf_clamu.tasks import keyed_id
@@ -76,6 +83,59 @@ def _say(as_json: bool, output: Path, config: Any, seconds: Mapping[str, float])
     )
 
 
-def add_train_command(app: typer.Typer) -> None:
-    """Add `train`."""
+def plan(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="YAML file.", show_default=False)],
+    data: Data = None,
+    tasks: Annotated[int | None, typer.Option(help="Plan for so many tasks.", min=1, show_default=False)] = None,
+    processes: Annotated[int, typer.Option(help="Processes that share the work.", min=1)] = 1,
+    tokens: Annotated[int | None, typer.Option(help="Mean tokens of an example.", min=1, show_default=False)] = None,
+    as_json: Json = False,
+) -> None:
+    """Say what a build will need: weights, memory, disk and a rough time. Nothing is trained or loaded."""
+    _plan(as_json, recipe, data=data, num_tasks=tasks, num_processes=processes, tokens=tokens)
+
+
+def _plan(as_json: bool, recipe: Path, **options: Any) -> None:
+    from hf_clamu.planning import plan as make_plan
+    from hf_clamu.recipe import Recipe
+
+    loaded = Recipe.load(recipe)
+    quieten()
+    values = make_plan(loaded, **options).to_dict()
+    emit(as_json, values, lambda: _plan_text(values))
+
+
+def _plan_text(values: Mapping[str, Any]) -> str:
+    seconds = values["seconds"]
+    each = "" if values["num_processes"] == 1 else " for each process"
+    rows = [
+        ("weights", f"{values['num_parameters']:,}, of which {values['num_trained']:,} take part"),
+        ("tasks and clusters", f"{values['num_tasks']} and {values['num_clusters']}"),
+        ("processes", f"{values['num_processes']}"),
+        (f"memory{each}", f"{_size(values['memory_bytes'])}, and activations"),
+        ("saved model", _size(values["model_bytes"])),
+        ("files while it runs", _size(values["scratch_bytes"])),
+    ]
+    if seconds is None:
+        rows.append(("time", "unknown: the length of examples is not known (--tokens)"))
+    else:
+        parts = f"finetuning {_duration(seconds['finetune'])}, masks {_duration(seconds['localize'])}"
+        rows.append(("time on this machine", f"{_duration(seconds['total'])} or so: {parts}"))
+    return table(("what", "estimate"), rows, left=(0, 1))
+
+
+def _size(number: int) -> str:
+    return f"{number / 2**30:.1f} GiB" if number >= 2**30 else f"{number / 2**20:.1f} MiB"
+
+
+def _duration(seconds: float) -> str:
+    for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} seconds"
+
+
+def add_train_commands(app: typer.Typer) -> None:
+    """Add `train` and `plan`."""
     app.command()(train)
+    app.command()(plan)

@@ -167,6 +167,9 @@ def _derive(
     """Derive clusters, alpha and masks from the tasks that are there; the sum is released."""
     delta = total.narrowed()
     total.release()
+    if trainer.journal is not None:
+        # Mapped from a file: while masks are trained, memory is for what every step touches.
+        delta = trainer.journal.write("delta", {}, delta).tensors()
     if not records:
         return MergedState(delta=delta, records={}, vectors=None, clusters=(), alpha=0.0, masks=())
     keys = {task_id: record.cluster_key for task_id, record in records.items()}

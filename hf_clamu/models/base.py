@@ -21,6 +21,7 @@ __all__ = [
     "AUTO_CLASSES",
     "BaseModel",
     "base_digest",
+    "empty_model",
     "load_architecture",
     "load_base",
     "load_processor",
@@ -150,11 +151,7 @@ def load_base(
     """
     import transformers
 
-    labels: dict[str, Any] = {}
-    if spec.kind not in ("causal-lm", "seq2seq-lm"):
-        names = spec.label_names or tuple(str(i) for i in range(num_labels or 0))
-        labels = {"num_labels": len(names), "id2label": dict(enumerate(names))}
-        labels["label2id"] = {name: i for i, name in enumerate(names)}
+    labels = _labels(spec, num_labels)
     auto = getattr(transformers, AUTO_CLASSES[spec.kind])
     fresh: dict[str, torch.Tensor] = {}
     name, commit, embedded = "", None, True
@@ -215,6 +212,43 @@ def load_base(
         fresh=fresh,
         space=space,
     )
+
+
+def empty_model(base: Any, spec: TaskSpec, *, num_labels: int | None, revision: str | None = None) -> Any:
+    """Return the base model of a build without its weights, on the meta device.
+
+    Args:
+        base (`str` or *dict*): a Hub id, a folder or a configuration, as `load_base` takes it.
+        spec (`TaskSpec`): decides the head.
+        num_labels (`int`, *optional*): size of a classification head.
+        revision (`str`, *optional*): branch, tag or commit on the Hub.
+
+    Raises:
+        IncompatibleBaseError: if its configuration cannot be loaded.
+        RecipeError: if the configuration names no known model type.
+    """
+    import transformers
+
+    labels = _labels(spec, num_labels)
+    if isinstance(base, dict):
+        config = _config(base, labels)
+    else:
+        try:
+            config = transformers.AutoConfig.from_pretrained(base, revision=revision or "main", **labels)
+        except (OSError, ValueError) as error:
+            raise IncompatibleBaseError(
+                f"The configuration of the base model {base!r} could not be loaded: {str(error).splitlines()[0]}"
+            ) from error
+    with torch.device("meta"):
+        return getattr(transformers, AUTO_CLASSES[spec.kind]).from_config(config)
+
+
+def _labels(spec: TaskSpec, num_labels: int | None) -> dict[str, Any]:
+    if spec.kind in ("causal-lm", "seq2seq-lm"):
+        return {}
+    names = spec.label_names or tuple(str(i) for i in range(num_labels or 0))
+    labels: dict[str, Any] = {"num_labels": len(names), "id2label": dict(enumerate(names))}
+    return {**labels, "label2id": {name: i for i, name in enumerate(names)}}
 
 
 def _mismatched(info: dict[str, Any]) -> list[str]:

@@ -120,7 +120,8 @@ class PeftSpace:
         the model stays as it is, and the weights that the adapter would change are marked.
 
         Args:
-            model (`transformers.PreTrainedModel`): the base model; changed in place.
+            model (`transformers.PreTrainedModel`): the base model; changed in place. It may be without data (on the
+                meta device), to see what would be trained.
             run_seed (`int`): the adapter's first values are drawn from it.
 
         Returns:
@@ -136,7 +137,7 @@ class PeftSpace:
         trained = {plain_name(name) for name, p in model.named_parameters() if p.requires_grad}
         adapter = self.adapter_state(model, base.keys())
         for name, tensor in model.state_dict().items():
-            if name not in adapter and not torch.equal(tensor, base[plain_name(name)]):
+            if name not in adapter and not tensor.is_meta and not torch.equal(tensor, base[plain_name(name)]):
                 raise RecipeError(
                     f"peft_config changes the base weight {plain_name(name)!r} before any training (its way to draw "
                     "the first values does that). Choose one that leaves the base model as it is."

@@ -1,0 +1,172 @@
+"""What a build will need, before it starts: weights, memory, disk and a rough time."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hf_clamu.exact import packed_size
+from hf_clamu.merging import ClamuArguments
+from hf_clamu.models.base import empty_model, load_processor
+from hf_clamu.models.peft_space import PeftSpace
+from hf_clamu.recipe import Recipe
+from hf_clamu.tasks import TaskDataset
+from hf_clamu.training import trainable_names
+
+__all__ = ["Plan", "plan"]
+
+# The interpreter with torch and transformers, and the examples of one cluster; measured, and no part of the model.
+_PROGRAM_BYTES = 1_500_000_000
+# What training reaches of the speed of one large matrix product.
+_EFFICIENCY = 0.5
+_SAMPLE_TASKS = 4
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """Estimates for one build.
+
+    Args:
+        num_parameters (`int`): weights of the model.
+        num_trained (`int`): weights that take part in merging.
+        num_tasks, num_clusters, num_processes (`int`): of the build.
+        memory_bytes (`int`): of each process, without activations: base weights, a copy of those that take part, their
+            gradients, and two more values for each (AdamW's state, or the merged weights and scores of mask training).
+        model_bytes (`int`): the saved model.
+        scratch_bytes (`int`): files beside it while the build runs, of all processes.
+        seconds (*dict* of `str` to `float`, *optional*): `finetune`, `localize` and `total`, on this machine; `None`
+            where the length of examples is not known. Right within a factor of three or so.
+    """
+
+    num_parameters: int
+    num_trained: int
+    num_tasks: int
+    num_clusters: int
+    num_processes: int
+    memory_bytes: int
+    model_bytes: int
+    scratch_bytes: int
+    seconds: dict[str, float] | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON-able values."""
+        return asdict(self)
+
+
+def plan(
+    recipe: Recipe,
+    *,
+    data: str | Path | None = None,
+    num_tasks: int | None = None,
+    num_processes: int = 1,
+    tokens: int | None = None,
+) -> Plan:
+    """Estimate what a recipe needs; no weights are loaded.
+
+    Args:
+        recipe (`Recipe`): the recipe.
+        data (`str` or `Path`, *optional*): file of the rows, instead of the one that the recipe names.
+        num_tasks (`int`, *optional*): plan for so many tasks; by default those of the data.
+        num_processes (`int`): that share the work.
+        tokens (`int`, *optional*): mean tokens (or patches) of an example; by default those of a few tasks.
+
+    Raises:
+        RecipeError: if the recipe cannot be used.
+        IncompatibleBaseError: if the base model's configuration cannot be read.
+        TaskDataError: if the data cannot be used.
+    """
+    arguments = recipe.clamu_arguments()
+    tasks = recipe.tasks(data)
+    base, space = recipe.base(), PeftSpace.of(recipe.peft_config, recipe.peft_merging)
+    model = empty_model(base, tasks.spec, num_labels=tasks.num_labels, revision=recipe.revision)
+    if space is not None:
+        with torch.device("meta"):
+            space.enter(model, arguments.seed)
+    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    trained = [sizes[name] for name in trainable_names(model, arguments.freeze)]
+    count = num_tasks or len(tasks)
+    clusters = _num_clusters(arguments, tasks, count)
+    weights, part = sum(sizes.values()), sum(trained)
+    masks = 0 if arguments.localization == "global" else clusters * sum(map(packed_size, trained))
+    embedded = not isinstance(base, str) or Path(base).is_dir()
+    # A sum in int64 and two versions of it in the journal; TALL and EMR also keep a sum per cluster.
+    sums = 8 * part + 2 * 4 * part + (clusters * 4 * part if arguments.localization in ("tall", "emr") else 0)
+    return Plan(
+        num_parameters=weights,
+        num_trained=part,
+        num_tasks=count,
+        num_clusters=clusters,
+        num_processes=num_processes,
+        memory_bytes=_PROGRAM_BYTES + 4 * weights + 4 * 4 * part,
+        model_bytes=4 * part + masks + (4 * weights if embedded else 0),
+        scratch_bytes=num_processes * sums + 4 * part + masks,
+        seconds=_seconds(recipe, arguments, tasks, model, weights, count, clusters, num_processes, tokens),
+    )
+
+
+def _num_clusters(arguments: ClamuArguments, tasks: TaskDataset, count: int) -> int:
+    if arguments.clustering == "none":
+        return count
+    if arguments.clustering == "column":
+        return len({tasks.cluster_key(task_id) for task_id in tasks})
+    return min(arguments.num_clusters, count)
+
+
+def _seconds(
+    recipe: Recipe,
+    arguments: ClamuArguments,
+    tasks: TaskDataset,
+    model: Any,
+    weights: int,
+    count: int,
+    clusters: int,
+    num_processes: int,
+    tokens: int | None,
+) -> dict[str, float] | None:
+    sample = tasks.task_ids[:_SAMPLE_TASKS]
+    examples = math.fsum(tasks.num_examples(task_id) for task_id in sample) / len(sample)
+    tokens = tokens or _mean_tokens(recipe, tasks, model, sample)
+    if tokens is None:
+        return None
+    # Forward 2, backward 4 operations per weight and token (Kaplan et al., 2020, section 2.1).
+    step = 6 * weights * tokens / (_EFFICIENCY * _operations_per_second())
+    batch = min(arguments.batch_size, examples)
+    finetune = count * arguments.finetune_steps * batch * step / num_processes
+    batch = min(arguments.mask_batch_size, examples * count / clusters)
+    localize = clusters * arguments.mask_steps * batch * step / num_processes
+    if arguments.localization != "clamu":
+        localize = 0.0
+    return {"finetune": finetune, "localize": localize, "total": finetune + localize}
+
+
+def _mean_tokens(recipe: Recipe, tasks: TaskDataset, model: Any, sample: tuple[str, ...]) -> int | None:
+    """Return the mean length of an example in tokens or patches; None if there is no tokenizer to tell."""
+    patch = getattr(model.config, "patch_size", None)
+    if tasks.spec.kind == "image-classification":
+        size = getattr(model.config, "image_size", None)
+        return (size // patch) ** 2 + 1 if isinstance(size, int) and isinstance(patch, int) else None
+    processor, base = recipe.processor(tasks.spec.kind), recipe.base()
+    if processor is None and isinstance(base, str):
+        processor = load_processor(base, tasks.spec.kind, revision=recipe.revision)
+    if processor is None:
+        return None
+    lengths = [len(example["input_ids"]) for one in sample for example in tasks.encode(one, processor).train]
+    return math.ceil(sum(lengths) / len(lengths))
+
+
+def _operations_per_second() -> float:
+    """Time a large matrix product on the device that would train."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    size = 4096 if device.type == "cuda" else 1024
+    left, right = torch.rand(2, size, size, device=device)
+    best = math.inf
+    for _ in range(4):
+        started = time.perf_counter()
+        float((left @ right)[0, 0])  # waits for a GPU
+        best = min(best, time.perf_counter() - started)
+    return 2 * size**3 / best

@@ -1,0 +1,100 @@
+"""Plans, against what builds really take."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import yaml
+
+from hf_clamu import IncompatibleBaseError, Recipe
+from hf_clamu.cli import main
+from hf_clamu.planning import plan
+from hf_clamu.training import silent_progress
+
+GPT2 = {"model_type": "gpt2", "n_layer": 2, "n_embd": 128, "n_head": 2, "n_positions": 48}
+SETTINGS = {"num_clusters": 3, "finetune_steps": 2, "mask_steps": 2, "num_threads": 1}
+
+
+@pytest.fixture
+def recipe(tiny, tmp_path):
+    rows = tiny.rows("text")
+    lines = [json.dumps({key: rows[key][n] for key in rows}) for n in range(len(rows["user"]))]
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    columns = {"task_column": "user", "text_column": "text", "label_column": "label", "cluster_column": "group"}
+
+    def make(**changes):
+        values = {"base_model": GPT2, "tokenizer": "bytes", "arguments": SETTINGS}
+        values |= {"data": {"files": "rows.jsonl", **columns}, **changes}
+        (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
+        return Recipe.load(tmp_path / "recipe.yaml")
+
+    return make
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"arguments": {**SETTINGS, "localization": "global"}},
+        {"arguments": {**SETTINGS, "clustering": "column"}},
+        {"arguments": {**SETTINGS, "clustering": "none", "freeze": ["transformer.wte.*"]}},
+        {"peft_config": {"peft_type": "LORA", "r": 4, "target_modules": ["c_attn"]}},
+        {"peft_config": {"peft_type": "LORA", "r": 4, "target_modules": ["c_attn"]}, "peft_merging": "product"},
+    ],
+    ids=["plain", "global", "column", "freeze", "lora", "product"],
+)
+def test_weights_clusters_and_disk_are_those_of_the_build(recipe, tmp_path, changes):
+    made = recipe(**changes)
+    found = plan(made)
+    model = made.trainer(progress=silent_progress).train()
+    model.save_pretrained(tmp_path / "m")
+    delta = model._attached.checkpoint.state.delta
+    assert found.num_trained == sum(steps.numel() for steps in delta.values())
+    if changes.get("peft_merging") != "product":
+        assert found.num_parameters == model.num_parameters()
+    assert (found.num_tasks, found.num_clusters) == (len(model.tasks), len(model.clusters))
+    saved = sum(path.stat().st_size for path in (tmp_path / "m").rglob("*") if path.is_file())
+    # What a plan does not count: configurations, ledger, features, tokenizer.
+    small = sum(path.stat().st_size for path in (tmp_path / "m").rglob("*") if path.suffix != ".safetensors")
+    assert found.model_bytes == pytest.approx(saved - small, rel=0.05)
+    assert found.seconds["total"] > 0
+
+
+def test_gpt2_xl_is_planned_without_its_weights(recipe):
+    xl = {"model_type": "gpt2", "n_layer": 48, "n_embd": 1600, "n_head": 25}
+    found = plan(recipe(base_model=xl, tokenizer=None), num_tasks=500, num_processes=8, tokens=64)
+    assert found.num_parameters == pytest.approx(1.5576e9, rel=0.001)
+    assert found.num_tasks == 500
+    assert found.memory_bytes > 5 * 4 * 1.55e9
+    # The same work, shared.
+    assert found.seconds["total"] < plan(
+        recipe(base_model=xl, tokenizer=None), num_tasks=500, tokens=64
+    ).seconds["total"]  # fmt: skip
+
+
+def test_without_a_tokenizer_the_time_is_not_known(recipe):
+    assert plan(recipe(tokenizer=None)).seconds is None
+
+
+def test_a_base_that_is_not_there(recipe):
+    with pytest.raises(
+        IncompatibleBaseError, match="configuration of the base model 'org/nowhere' could not be loaded"
+    ):
+        plan(recipe(base_model="org/nowhere", tokenizer=None))
+
+
+def test_the_command_and_a_dry_run_say_the_same_and_write_nothing(recipe, tmp_path, capsys):
+    recipe()
+    path = str(tmp_path / "recipe.yaml")
+    before = sorted(tmp_path.iterdir())
+    assert main(["plan", path, "--json"]) == 0
+    planned = json.loads(capsys.readouterr().out)
+    assert main(["train", path, "--output", str(tmp_path / "out"), "--dry-run", "--json"]) == 0
+    dry = json.loads(capsys.readouterr().out)
+    assert {**planned, "seconds": None} == {**dry, "seconds": None}
+    assert main(["plan", path, "--tasks", "500", "--processes", "4"]) == 0
+    text = capsys.readouterr().out
+    assert "memory for each process" in text
+    assert "500 and 3" in text
+    assert sorted(tmp_path.iterdir()) == before
