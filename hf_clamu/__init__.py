@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from hf_clamu.models.modeling_clamu import ClamuModel
     from hf_clamu.models.verification import VerificationReport
     from hf_clamu.pipelines import ClamuPipeline, pipeline
+    from hf_clamu.portability import use_portable_kernels
     from hf_clamu.recipe import Recipe
     from hf_clamu.tasks import TaskDataset, TaskSpec
     from hf_clamu.trainer import ClamuTrainer
@@ -68,6 +69,7 @@ _HOME = {
     "TaskDataset": "hf_clamu.tasks",
     "TaskSpec": "hf_clamu.tasks",
     "VerificationReport": "hf_clamu.models.verification",
+    "use_portable_kernels": "hf_clamu.portability",
     "pipeline": "hf_clamu.pipelines",
     **dict.fromkeys(_ERRORS, "hf_clamu.errors"),
 }
@@ -101,6 +103,7 @@ __all__ = [
     "WorkerError",
     "__version__",
     "pipeline",
+    "use_portable_kernels",
 ]
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Recipe"]
 
-_KEYS = ("base_model", "revision", "tokenizer", "data", "arguments", "peft_config", "peft_merging", "card")
+_KEYS = ("base_model", "revision", "dtype", "tokenizer", "data", "arguments", "peft_config", "peft_merging", "card")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +30,7 @@ class Recipe:
         data (*dict*): where the rows are and how they become tasks, see `load_tasks`.
         arguments (*dict*): the settings, see `ClamuArguments`.
         revision (`str`, *optional*): of the base model on the Hub.
+        dtype (`str`, *optional*): of the base model's weights, see `ClamuTrainer`.
         tokenizer (`str`, *optional*): a Hub id or folder; `"bytes"` is a built-in tokenizer of UTF-8 bytes for base
             models that are made from a configuration. By default the base model's own.
         peft_config (*dict*, *optional*): the PEFT adapter to finetune through, with its `peft_type`.
@@ -52,6 +53,7 @@ class Recipe:
     data: dict[str, Any]
     arguments: dict[str, Any] = field(default_factory=dict)
     revision: str | None = None
+    dtype: str | None = None
     tokenizer: str | None = None
     peft_config: dict[str, Any] | None = None
     peft_merging: str | None = None
@@ -90,7 +92,7 @@ class Recipe:
                 raise RecipeError(f"{where} lacks {key!r}. It needs base_model and data, and may have arguments.")
         if not isinstance(values["base_model"], (str, Mapping)):
             raise RecipeError(f"{where}: base_model must be a Hub id, a folder or a configuration (a mapping).")
-        for key in ("revision", "tokenizer", "peft_merging"):
+        for key in ("revision", "dtype", "tokenizer", "peft_merging"):
             if not isinstance(values.get(key), (str, type(None))):
                 raise RecipeError(f"{where}: {key} must be a string, got {values[key]!r}; put it in quotes.")
         for key in ("data", "arguments", "peft_config", "card"):
@@ -102,6 +104,7 @@ class Recipe:
             data=dict(values["data"]),
             arguments=dict(values.get("arguments") or {}),
             revision=values.get("revision"),
+            dtype=values.get("dtype"),
             tokenizer=values.get("tokenizer"),
             peft_config=dict(values["peft_config"]) if values.get("peft_config") else None,
             peft_merging=values.get("peft_merging"),
@@ -133,6 +136,7 @@ class Recipe:
             arguments,
             processing_class=self.processor(tasks.spec.kind),
             revision=self.revision,
+            dtype=self.dtype,
             peft_config=self.peft_config,
             peft_merging=self.peft_merging,
             card=self.card,

@@ -31,6 +31,8 @@ class ClamuTrainer:
         args (`ClamuArguments`, *optional*): the settings.
         processing_class (*optional*): tokenizer or image processor; by default the base model's own.
         revision (`str`, *optional*): branch, tag or commit of the base model on the Hub.
+        dtype (`str`, *optional*): type of the base weights, "float32" (the default) or "bfloat16"; tasks are finetuned
+            and served in it. A model in memory keeps its own. (`ClamuArguments(bf16=True)` is autocast over fp32.)
         task_id_key (`str`, *optional*): a secret; the ledger then keeps keyed commitments (HMAC-SHA256) instead of the
             task ids, and later requests need the same key.
         peft_config (`peft.PeftConfig` or *dict*, *optional*): finetune each task through such an adapter instead of
@@ -65,6 +67,7 @@ class ClamuTrainer:
         *,
         processing_class: Any = None,
         revision: str | None = None,
+        dtype: str | None = None,
         task_id_key: str | None = None,
         peft_config: Any = None,
         peft_merging: str | None = None,
@@ -82,6 +85,7 @@ class ClamuTrainer:
         self.args = args or ClamuArguments()
         self.processing_class = processing_class
         self.revision = revision
+        self.dtype = dtype
         self.space = PeftSpace.of(peft_config, peft_merging)
         self.card = card if isinstance(card, CardSettings) else CardSettings.from_dict(card or {})
         self.journal = None if journal_dir is None else Journal(Path(journal_dir))
@@ -107,6 +111,7 @@ class ClamuTrainer:
             revision=self.revision,
             run_seed=self.args.seed,
             space=self.space,
+            dtype=self.dtype,
         )
         # What was merged under which settings is the whole configuration; it names no machine.
         config = ClamuConfig(

@@ -20,7 +20,8 @@ ROOT = Path(hf_clamu.__file__).parent
 CHANGELOG = Path(__file__).parents[1] / "CHANGELOG.md"
 # From the bottom up; what stands in one row may not import each other.
 _LAYERS: tuple[tuple[str, ...], ...] = (
-    ("errors", "registration", "version"),
+    ("errors",),
+    ("portability", "registration", "version"),
     ("exact",),
     ("tasks",),
     ("training",),

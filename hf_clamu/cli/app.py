@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+import yaml
 
 from hf_clamu.cli.hub import add_hub_commands, open_model, saved_folder, wants_erasure
 from hf_clamu.cli.output import emit, emit_error, is_main_process, journal_beside, note, quieten, require_room, table
 from hf_clamu.cli.train import add_train_commands
 from hf_clamu.errors import ClamuError, ExactnessError, RecipeError
+from hf_clamu.portability import use_portable_kernels
 from hf_clamu.version import __version__
 
 if TYPE_CHECKING:
@@ -370,6 +373,20 @@ def _one_of(cluster: int | None, task: str | None) -> None:
         raise RecipeError("Give --cluster or --task, not both.")
 
 
+def _asks_for_portable_bits(path: Path) -> bool:
+    """Whether a recipe, or the configuration of a saved model, has `portable: true` among its arguments."""
+    try:
+        if path.suffix in (".yaml", ".yml") and path.is_file():
+            values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        elif (path / "config.json").is_file():
+            values = json.loads((path / "config.json").read_bytes())
+        else:
+            return False
+        return (values.get("arguments") or {}).get("portable") is True
+    except (OSError, ValueError, AttributeError, yaml.YAMLError):
+        return False  # whoever reads it next says what is wrong
+
+
 def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.4g}"
 
@@ -386,6 +403,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     as_json = "--json" in arguments
     try:
+        if any(_asks_for_portable_bits(Path(word)) for word in arguments[1:]):
+            use_portable_kernels()  # before a command imports torch
         code = app(args=arguments, standalone_mode=False)
     except ExactnessError as error:
         emit_error(as_json, type(error).__name__, str(error))

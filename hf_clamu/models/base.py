@@ -130,6 +130,7 @@ def load_base(
     token: str | None = None,
     cache_dir: str | None = None,
     space: PeftSpace | None = None,
+    dtype: str | None = None,
 ) -> BaseModel:
     """Load the base model that a build starts from.
 
@@ -144,6 +145,8 @@ def load_base(
         token (`str`, *optional*): for private repos.
         cache_dir (`str`, *optional*): of huggingface_hub.
         space (`PeftSpace`, *optional*): the adapter that tasks are finetuned through.
+        dtype (`str`, *optional*): of the weights: "float32" (what is loaded by default) or "bfloat16". A model in
+            memory keeps its own unless it is given.
 
     Raises:
         IncompatibleBaseError: if the base cannot be loaded, or has another number of labels.
@@ -183,6 +186,8 @@ def load_base(
                 f"The base model cannot be made with the tokenizer's padding token {padding.get('pad_token_id')}: "
                 f"{error}. Give the tokenizer that the model was made for, or a model with more embeddings."
             ) from error
+    if dtype is not None:
+        model.to(_weights_dtype(dtype))
     found = getattr(model.config, "num_labels", None)
     if labels and found != labels["num_labels"]:
         raise IncompatibleBaseError(
@@ -212,6 +217,13 @@ def load_base(
         fresh=fresh,
         space=space,
     )
+
+
+def _weights_dtype(dtype: str) -> torch.dtype:
+    if dtype not in ("float32", "bfloat16"):
+        raise RecipeError(f"dtype must be 'float32' or 'bfloat16', got {dtype!r}.")
+    found: torch.dtype = getattr(torch, dtype)
+    return found
 
 
 def empty_model(base: Any, spec: TaskSpec, *, num_labels: int | None, revision: str | None = None) -> Any:

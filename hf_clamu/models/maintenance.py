@@ -113,7 +113,8 @@ class Request:
     @property
     def environment(self) -> Environment:
         """The environment that a request would run in: the threads are those of the build."""
-        return Environment.capture(Workers.current().device, self.checkpoint.environment.num_threads)
+        threads = self.checkpoint.environment.num_threads
+        return Environment.capture(Workers.current().device, threads, portable=self.arguments.portable)
 
     def require_environment(self) -> None:
         """Check that this environment gives the bits of the build.
@@ -232,7 +233,7 @@ def build(
             "processes)."
         )
     threads = arguments.num_threads or torch.get_num_threads()
-    environment = Environment.capture(workers.device, threads)
+    environment = Environment.capture(workers.device, threads, portable=arguments.portable)
     stage = _Stage(base, processor, tasks, arguments, environment, progress, space, journal)
     state, seconds = stage.run(lambda trainer: merge_tasks(trainer, arguments))
     checkpoint = Checkpoint(

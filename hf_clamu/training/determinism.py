@@ -20,11 +20,14 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from hf_clamu.errors import EnvironmentMismatchError
+from hf_clamu.errors import EnvironmentMismatchError, RecipeError
+from hf_clamu.portability import use_portable_kernels
 
 __all__ = ["Environment", "derive_seed", "deterministic", "seeded"]
 
 T = TypeVar("T")
+
+_CUBLAS_WORKSPACE = ":4096:8"
 
 # Libraries whose release can change bits: kernels, initialisation, tokenisation, clustering.
 _LIBRARIES = ("accelerate", "datasets", "numpy", "peft", "safetensors", "scikit-learn", "scipy", "tokenizers")
@@ -98,7 +101,7 @@ def deterministic(num_threads: int | None = None) -> Iterator[None]:
         cuda.cudnn_sdp_enabled(),
     )
     # Read by cuBLAS when its first handle is made; a value the user has set already is deterministic or theirs.
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", _CUBLAS_WORKSPACE)
     try:
         if num_threads is not None:
             torch.set_num_threads(num_threads)
@@ -182,6 +185,8 @@ class Environment:
         device (`str`): kind and name of the device that trains.
         cpu_capability (`str`): instruction set that torch's CPU kernels use.
         num_threads (`int`): CPU threads of torch.
+        kernels (`str`): which kernels are allowed: on a CPU `"native"` or `"portable"`, on a GPU how products and
+            attention are computed.
     """
 
     framework: str
@@ -191,15 +196,22 @@ class Environment:
     device: str
     cpu_capability: str
     num_threads: int
+    kernels: str
 
     @classmethod
-    def capture(cls, device: torch.device, num_threads: int | None = None) -> Environment:
+    def capture(cls, device: torch.device, num_threads: int | None = None, *, portable: bool = False) -> Environment:
         """Read the fingerprint of this process.
 
         Args:
             device (`torch.device`): the device that trains.
             num_threads (`int`, *optional*): the number that `deterministic` will set.
+            portable (`bool`): the recipe asks for bits that do not depend on the processor.
+
+        Raises:
+            RecipeError: if it does, and the libraries are not held to one instruction set.
         """
+        if portable:
+            _require_portable(device)
         build = torch.version.git_version or "unknown"
         return cls(
             framework=f"torch {torch.__version__} ({build[:12]})",
@@ -207,9 +219,10 @@ class Environment:
             libraries={name: _release(name) for name in _LIBRARIES},
             python=f"{platform.python_implementation()} {'.'.join(platform.python_version_tuple()[:2])} "
             f"{platform.system()} {platform.machine()}",
-            device=_device_name(device),
+            device="cpu x86-64" if portable else _device_name(device),
             cpu_capability=torch.backends.cpu.get_cpu_capability(),
             num_threads=torch.get_num_threads() if num_threads is None else num_threads,
+            kernels=_kernels(device, portable),
         )
 
     @classmethod
@@ -246,6 +259,25 @@ class Environment:
 def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
     libraries = {f"libraries.{name}": release for name, release in values["libraries"].items()}
     return {key: value for key, value in values.items() if key != "libraries"} | libraries
+
+
+def _require_portable(device: torch.device) -> None:
+    if device.type != "cpu":
+        raise RecipeError(f"portable=True is for CPUs, but this machine trains on {device.type}: leave it out.")
+    use_portable_kernels()
+    found = torch.backends.cpu.get_cpu_capability()
+    if found != "AVX2":
+        raise RecipeError(
+            f"portable=True needs torch's AVX2 kernels, but torch uses {found}: it was loaded before the settings, or "
+            "the processor lacks AVX2."
+        )
+
+
+def _kernels(device: torch.device, portable: bool) -> str:
+    if device.type == "cuda":
+        workspace = os.environ.get("CUBLAS_WORKSPACE_CONFIG", _CUBLAS_WORKSPACE)
+        return f"deterministic, no TF32, math attention, cuBLAS workspace {workspace}"
+    return "portable" if portable else "native"
 
 
 def _release(name: str) -> str:

@@ -40,6 +40,13 @@ class FinetuningArguments:
     num_threads: int | None = field(
         default=None, metadata={"help": "CPU threads (they show in the bits); unset: what torch uses at the build."}
     )
+    portable: bool = field(
+        default=False,
+        metadata={
+            "help": "Bits that are the same on every x86-64 processor with AVX2, at about twice the time; the Python "
+            "API needs hf_clamu.use_portable_kernels() before torch is imported."
+        },
+    )
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "freeze", tuple(self.freeze))
