@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from hf_clamu.cli.hub import task_id_key
-from hf_clamu.cli.output import emit, is_main_process, journal_beside, quieten, require_room, table
+from hf_clamu.cli.output import emit, journal_beside, quieten, require_room, table
 
 __all__ = ["add_train_commands"]
 
@@ -38,7 +38,7 @@ def train(
     from hf_clamu.models.checkpoint import read_checkpoint, state_digest
     from hf_clamu.recipe import Recipe
     from hf_clamu.tasks import keyed_id
-    from hf_clamu.training import Journal
+    from hf_clamu.training import Journal, Workers
 
     journal = Journal(journal_beside(output))
     command = _digest(recipe, data, without)
@@ -58,9 +58,14 @@ def train(
         key = task_id_key()
         trainer.tasks = trainer.tasks.without([keyed_id(key, one) if key else one for one in without])
     model = trainer.train()
-    if is_main_process():
-        journal.note({"command": command, "state": model.state_digest()})
-    model.save_pretrained(output)
+    workers = Workers.current()
+    with workers.watched():
+        if workers.is_main:
+            journal.note({"command": command, "state": model.state_digest()})
+            model.save_pretrained(output)
+        # Each machine has a journal, and none is dropped before the model is there.
+        workers.meet()
+        journal.clear()
     _say(as_json, output, model.clamu_config, trainer.seconds)
 
 

@@ -77,8 +77,8 @@ def main() -> None:
         for name, found in ratios.items()
     ]
     note = (
-        f"Time of training steps with `portable: true`, divided by the time without; {options.rounds} runs of both, one "
-        f"after the other. `python -m tests.benchmarks.portable` on {pages.machine()}."
+        f"Time of training steps with `portable: true`, divided by the time without; {options.rounds} runs of both, "
+        f"one after the other. `python -m tests.benchmarks.portable` on {pages.machine()}."
     )
     pages.write("scaling.md", "portable", f"{pages.table(('model', 'ratio', 'runs'), rows)}\n\n{note}")
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -70,6 +72,27 @@ def test_unmerge_and_verify_with_two_processes(fork, work, tiny, reference):
     done = _launch(2, work, "verify", "out")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("identical") == 1
+
+
+@pytest.mark.slow
+def test_two_machines_without_a_shared_disk(work, tiny, reference, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    machines = []
+    for rank in range(2):
+        folder = tmp_path / f"machine-{rank}"
+        folder.mkdir()
+        for name in ("rows.jsonl", "clamu.yaml"):
+            shutil.copy(work / name, folder / name)
+        where = f"--nnodes 2 --node_rank {rank} --nproc_per_node 1 --master_addr 127.0.0.1 --master_port {port}"
+        command = [str(BIN / "torchrun"), *where.split(), "-m", "hf_clamu.cli", "train", "clamu.yaml"]
+        environment = {**os.environ, "CLAMU_JOURNAL_SECONDS": "0"}
+        machines.append(subprocess.Popen([*command, "--output", "out"], cwd=folder, env=environment))
+    assert [machine.wait(timeout=240) for machine in machines] == [0, 0]
+    assert tiny.digests(tmp_path / "machine-0/out") == reference("clamu")
+    # What the other one had finished is gone with the run.
+    assert sorted(path.name for path in (tmp_path / "machine-1").iterdir()) == ["clamu.yaml", "rows.jsonl"]
 
 
 @pytest.mark.parametrize("fault", ["raised", "killed"])
