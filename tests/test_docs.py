@@ -38,7 +38,7 @@ def _blocks(page: Path) -> Iterator[tuple[str, str, str]]:
 
 @pytest.mark.parametrize(
     "name",
-    ["quickstart.md", "concepts.md", "how-to.md", "reference.md", "file-format.md", "compatibility.md"],
+    ["quickstart.md", "concepts.md", "how-to.md", "reference.md", "file-format.md", "compatibility.md", "scaling.md"],
     ids=lambda name: name,
 )
 def test_pages_exist(name):
