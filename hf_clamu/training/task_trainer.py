@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -79,6 +80,12 @@ class TaskTrainer:
         self._encoded: OrderedDict[str, EncodedTask] = OrderedDict()
         self._encoded_bytes = 0
         self.seconds: dict[str, float] = {}
+
+    def on(self, tasks: TaskDataset) -> TaskTrainer:
+        """Return a trainer of other data on the same live model."""
+        other = copy.copy(self)
+        other.tasks, other._encoded, other._encoded_bytes = tasks, OrderedDict(), 0
+        return other
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
