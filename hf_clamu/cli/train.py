@@ -10,6 +10,7 @@ import typer
 
 from hf_clamu.cli.hub import task_id_key
 from hf_clamu.cli.output import emit, journal_beside, quieten, require_room, table
+from hf_clamu.cli.pending import settle_beside
 
 __all__ = ["add_train_commands"]
 
@@ -40,6 +41,7 @@ def train(
     from hf_clamu.tasks import keyed_id
     from hf_clamu.training import Journal, Workers
 
+    settle_beside(output)
     journal = Journal(journal_beside(output))
     command = _digest(recipe, data, without)
     noted = journal.noted()

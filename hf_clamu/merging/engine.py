@@ -296,8 +296,10 @@ def check_data(
     if absent:
         raise TaskDataError(
             f"The data given has no rows of the merged task {absent[0]!r}"
-            f"{f' and {len(absent) - 1} more' if len(absent) > 1 else ''}. Forgetting needs the data of the forgotten "
-            "tasks (to retrain them) and of the retained ones (to derive masks and scores again); give all of it."
+            f"{f' and {len(absent) - 1} more' if len(absent) > 1 else ''}. Forgetting and updating need the data of "
+            "the tasks that leave, as merged (to retrain them), and of the retained ones (to derive masks and scores "
+            "again); give all of it. Where the rows of a task that leaves are deleted already, there is "
+            "on_mismatch='rebuild' (--on-mismatch rebuild): build anew from the data that is left."
         )
     for task_id in task_ids:
         found, recorded = encoded(task_id).digest, state.records[task_id].data_digest

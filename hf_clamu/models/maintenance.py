@@ -1,4 +1,4 @@
-"""Requests on a merged model: unmerge, add, rebuild. Each gives a new checkpoint; none changes the old one."""
+"""Requests on a merged model: unmerge, add, update, rebuild. Each gives a new checkpoint; none changes the old one."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ from hf_clamu.merging import (
     merge_tasks,
     missing_tasks,
     unmerge_tasks,
+    update_tasks,
 )
 from hf_clamu.models.checkpoint import Checkpoint
 from hf_clamu.models.configuration_clamu import ClamuConfig
@@ -52,8 +53,10 @@ __all__ = [
     "find_tasks",
     "in_ledger",
     "open_trainer",
+    "outdated",
     "rebuild",
     "unmerge",
+    "update",
 ]
 
 
@@ -65,7 +68,7 @@ class Rebuilt:
         checkpoint (`Checkpoint`): the new one.
         base (`transformers.PreTrainedModel`): the live model, holding the base weights again.
         tasks (`TaskDataset`): data of the tasks that are merged now.
-        how (`str`): `"subtracted"`, `"added"` or `"rebuilt"`.
+        how (`str`): `"subtracted"`, `"added"`, `"updated"` or `"rebuilt"`.
         seconds (*dict* of `str` to `float`): durations.
     """
 
@@ -298,10 +301,9 @@ class _Stage:
         )
 
 
-def rebuild(request: Request, task_ids: Sequence[str]) -> Rebuilt:
-    """Build anew from some of the merged tasks, under this environment."""
+def rebuild(request: Request, tasks: TaskDataset) -> Rebuilt:
+    """Build anew from these tasks, under this environment."""
     config = request.checkpoint.config
-    tasks = request.tasks().select(task_ids)
 
     def describe(state: MergedState) -> ClamuConfig:
         return described(config, state)
@@ -325,20 +327,16 @@ def unmerge(request: Request, task_ids: Sequence[str], on_mismatch: str) -> Rebu
     state = request.checkpoint.state
     missing_tasks(task_ids, state.records)
     retained = [task_id for task_id in state.task_ids if task_id not in set(task_ids)]
-    started = time.perf_counter()
-    try:
-        request.require_environment()
-        tasks = request.tasks()
-        after, seconds = _derived(
-            request, tasks, lambda trainer: unmerge_tasks(state, task_ids, trainer, request.arguments)
-        )
-    except (DigestMismatchError, EnvironmentMismatchError):
-        if on_mismatch != "rebuild":
-            raise
-        return rebuild(request, retained)
+    tasks = request.tasks()
+
+    def change(trainer: TaskTrainer) -> MergedState:
+        return unmerge_tasks(state, task_ids, trainer, request.arguments)
+
+    def again() -> TaskDataset:
+        return tasks.select(retained)
+
     kept = tasks.select([task_id for task_id in retained if task_id in tasks])
-    seconds["total"] = time.perf_counter() - started
-    return _answer(request, after, kept, "subtracted", seconds)
+    return _changed(request, task_ids, tasks, change, again, kept, "subtracted", on_mismatch)
 
 
 def add(request: Request, new: TaskDataset) -> Rebuilt:
@@ -348,17 +346,83 @@ def add(request: Request, new: TaskDataset) -> Rebuilt:
     for task_id in new.task_ids:
         if task_id in state.records:
             raise TaskAlreadyMergedError(
-                f"Task {task_id!r} is merged already. To replace its data, unmerge it first, then add it."
+                f"Task {task_id!r} is merged already. To replace its data, update it (update_task, clamu update)."
             )
     started = time.perf_counter()
     request.require_environment()
-    old = request.tasks().select(state.task_ids) if state.task_ids else None
-    tasks = new if old is None else old.merged_with(new)
+    tasks = new
+    if state.task_ids:
+        old = request.tasks()
+        tasks = old.select([task_id for task_id in state.task_ids if task_id in old]).merged_with(new)
     after, seconds = _derived(
         request, tasks, lambda trainer: add_tasks(state, new.task_ids, trainer, request.arguments)
     )
     seconds["total"] = time.perf_counter() - started
     return _answer(request, after, tasks, "added", seconds)
+
+
+def update(request: Request, new: TaskDataset, on_mismatch: str) -> Rebuilt:
+    """Give merged tasks other data; on a mismatch raise, or rebuild with the new data if the caller chose so.
+
+    Args:
+        request (`Request`): its data are those that were merged.
+        new (`TaskDataset`): tasks under the ledger's ids, see `outdated`.
+        on_mismatch (`str`): `"error"` or `"rebuild"`.
+    """
+    state = request.checkpoint.state
+    old = request.tasks()
+    others = [task_id for task_id in state.task_ids if task_id not in new]
+    tasks = old.select([task_id for task_id in others if task_id in old]).merged_with(new)
+
+    def change(trainer: TaskTrainer) -> MergedState:
+        return update_tasks(state, new, trainer, request.arguments)
+
+    def again() -> TaskDataset:
+        return old.select(others).merged_with(new)
+
+    return _changed(request, new.task_ids, old, change, again, tasks, "updated", on_mismatch)
+
+
+def outdated(request: Request, new: TaskDataset) -> TaskDataset:
+    """Return, under the ledger's ids, the tasks whose data differ from those that were merged.
+
+    Raises:
+        TaskNotFoundError: if a task is not merged.
+    """
+    records = request.checkpoint.state.records
+    new = in_ledger(request.checkpoint, new, request.task_id_key)
+    missing_tasks(new.task_ids, records)
+    found = []
+    for task_id in new.task_ids:
+        encoded, record = new.encode(task_id, request.processor), records[task_id]
+        if (encoded.digest, encoded.cluster_key) != (record.data_digest, record.cluster_key):
+            found.append(task_id)
+    return new.select(found)
+
+
+def _changed(
+    request: Request,
+    leaving: Sequence[str],
+    tasks: TaskDataset,
+    change: Callable[[TaskTrainer], MergedState],
+    again: Callable[[], TaskDataset],
+    kept: TaskDataset,
+    how: str,
+    on_mismatch: str,
+) -> Rebuilt:
+    """Subtract tasks and do what else a change needs, or build from `again()` if that is wanted and necessary."""
+    started = time.perf_counter()
+    if on_mismatch == "rebuild" and any(task_id not in tasks for task_id in leaving):
+        return rebuild(request, again())  # their owners' rows are deleted already
+    try:
+        request.require_environment()
+        after, seconds = _derived(request, tasks, change)
+    except (DigestMismatchError, EnvironmentMismatchError):
+        if on_mismatch != "rebuild":
+            raise
+        return rebuild(request, again())
+    seconds["total"] = time.perf_counter() - started
+    return _answer(request, after, kept, how, seconds)
 
 
 def described(config: ClamuConfig, state: MergedState) -> ClamuConfig:
