@@ -127,6 +127,7 @@ def info(folder: ModelDir, as_json: Json = False) -> None:
         "task_spec": config.task_spec,
         "source": checkpoint.source,
         "environment": checkpoint.environment.to_dict(),
+        **({} if checkpoint.localized_in is None else {"localized_in": checkpoint.localized_in.to_dict()}),
         "num_parameters": sum(n.numel() for n in state.delta.values()),
         "num_tasks": len(state.records),
         "alpha": state.alpha,

@@ -40,6 +40,14 @@ class Place:
         """Where the result goes."""
         return str(self.output or self.source)
 
+    def options(self, archive: Path | None) -> dict[str, Any]:
+        """Return what every request on this model is given."""
+        from hf_clamu.training import Archive
+
+        # The source still has the tasks where the result goes elsewhere.
+        kept = None if archive is None else Archive(archive, is_kept=self.output is not None)
+        return {"journal_dir": self.journal.folder, "receipt_dir": self.receipts, "archive": kept}
+
     def save(self, model: Any, erase_history: bool | None) -> None:
         """Bring a changed model to its place: a folder as a whole, a Hub id as one commit."""
         from hf_clamu.cli.hub import wants_erasure

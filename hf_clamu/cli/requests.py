@@ -40,6 +40,12 @@ EraseHistory = Annotated[
 Receipts = Annotated[
     Path | None, typer.Option(help="Folder for receipts [default: 'receipts' beside DIR].", show_default=False)
 ]
+ArchiveDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--archive", help="Folder of task vectors that the build kept: used, kept up to date.", show_default=False
+    ),
+]
 OnMismatch = Annotated[
     Literal["error", "rebuild"],
     typer.Option(help="What to do if data, bits or environment differ from the ledger."),
@@ -61,7 +67,14 @@ def unmerge(
     output: Output = None,
     erase_history: EraseHistory = None,
     receipts: Receipts = None,
-    on_mismatch: OnMismatch = "error",
+    archive: ArchiveDir = None,
+    on_mismatch: Annotated[
+        Literal["error", "rebuild", "localize"],
+        typer.Option(
+            help="If data, bits or environment differ from the ledger: stop, build anew, or with --archive derive "
+            "clusters and masks here."
+        ),
+    ] = "error",
     as_json: Json = False,
 ) -> None:
     """Forget tasks: what is left is byte for byte what a build without them gives.
@@ -75,6 +88,8 @@ def unmerge(
 
     if bool(tasks) == (requests is not None):
         raise RecipeError("Give either the tasks to forget or --from FILE with requests.")
+    if on_mismatch == "localize" and archive is None:
+        raise RecipeError("--on-mismatch localize goes with --archive: without one, tasks are retrained here.")
     named = [ForgetRequest(tasks=tuple(dict.fromkeys(tasks or ())))]
     if requests is not None:
         named = read_requests(requests)
@@ -91,7 +106,7 @@ def unmerge(
         if wanted:
             _require_room(place)
             options: dict[str, Any] = {"data": data, "on_mismatch": on_mismatch, "progress": progress_bars}
-            options |= {"journal_dir": place.journal.folder, "receipt_dir": place.receipts}
+            options |= place.options(archive)
             if requests is None:
                 model.unmerge_task(wanted[0][1], **options)
             else:
@@ -207,6 +222,7 @@ def add(
     output: Output = None,
     erase_history: EraseHistory = None,
     receipts: Receipts = None,
+    archive: ArchiveDir = None,
     as_json: Json = False,
 ) -> None:
     """Merge more tasks: the result is byte for byte a build that had them from the start."""
@@ -226,6 +242,7 @@ def add(
             model,
             left,
             lambda kept: model.add_task(given.select(left), data=data, progress=progress_bars, **kept),
+            archive,
             erase_history,
         )
     _say(place, model, "Added", as_json)
@@ -244,6 +261,7 @@ def update(
     output: Output = None,
     erase_history: EraseHistory = None,
     receipts: Receipts = None,
+    archive: ArchiveDir = None,
     on_mismatch: OnMismatch = "error",
     as_json: Json = False,
 ) -> None:
@@ -267,6 +285,7 @@ def update(
             lambda kept: model.update_task(
                 given.select(left), data=data, on_mismatch=on_mismatch, progress=progress_bars, **kept
             ),
+            archive,
             erase_history,
         )
     _say(place, model, "Updated", as_json)
@@ -282,6 +301,7 @@ def _change(
     model: Any,
     left: list[str],
     change: Callable[[Mapping[str, Any]], Any],
+    archive: Path | None,
     erase_history: bool | None,
 ) -> None:
     from hf_clamu.training import Workers
@@ -290,7 +310,7 @@ def _change(
     left[:] = Workers.current().gather(left)[0]
     if left:
         _require_room(place)
-        change({"journal_dir": place.journal.folder, "receipt_dir": place.receipts})
+        change(place.options(archive))
     if model.receipts:
         place.save(model, erase_history)
 

@@ -24,7 +24,15 @@ from hf_clamu.merging.vectors import REBUILD, merged_vector
 from hf_clamu.tasks import EncodedTask, TaskDataset
 from hf_clamu.training import TaskTrainer
 
-__all__ = ["add_tasks", "check_data", "deriving_reads_data", "merge_tasks", "unmerge_tasks", "update_tasks"]
+__all__ = [
+    "add_tasks",
+    "check_data",
+    "deriving_reads_data",
+    "is_portable",
+    "merge_tasks",
+    "unmerge_tasks",
+    "update_tasks",
+]
 
 
 def merge_tasks(trainer: TaskTrainer, arguments: ClamuArguments) -> MergedState:
@@ -121,7 +129,8 @@ class _Merged:
 def _without(state: MergedState, task_ids: Sequence[str], trainer: TaskTrainer) -> _Merged:
     """Subtract the vectors of merged tasks."""
     leaving = sorted(set(task_ids))
-    check_data(state, leaving, trainer.tasks, trainer.encoded)
+    if trainer.archive is None:
+        check_data(state, leaving, trainer.tasks, trainer.encoded)
 
     def again(task_id: str) -> tuple[TaskVector, dict[str, Any]]:
         return merged_vector(trainer, task_id, state.records[task_id]), state.records[task_id].to_dict()
@@ -163,6 +172,8 @@ def _with(merged: _Merged, task_ids: Sequence[str], trainer: TaskTrainer, argume
 
     def finish(task_id: str) -> tuple[TaskVector, dict[str, Any]]:
         vector = trainer.finetune(task_id)
+        if trainer.archive is not None:
+            trainer.archive.write(task_id, vector)
         data = trainer.encoded(task_id)
         record = TaskRecord(
             vector_digest=vector.digest,
@@ -178,6 +189,8 @@ def _with(merged: _Merged, task_ids: Sequence[str], trainer: TaskTrainer, argume
         return vector, entry
 
     def is_sound(task_id: str, entry: Mapping[str, Any]) -> bool:
+        if trainer.archive is not None and not trainer.archive.holds(task_id, entry["vector_digest"]):
+            return False
         data = trainer.encoded(task_id)
         return bool((entry["data_digest"], entry["cluster_key"]) == (data.digest, data.cluster_key))
 
@@ -275,6 +288,18 @@ def deriving_reads_data(state: MergedState, arguments: ClamuArguments) -> bool:
     """Whether masks, alpha or scores are derived from the tasks' data."""
     scored = arguments.score_validation and any(record.num_validation for record in state.records.values())
     return scored or arguments.localization != "global" or arguments.scaling == "auto"
+
+
+def is_portable(records: Mapping[str, TaskRecord], arguments: ClamuArguments) -> bool:
+    """Whether what is derived from the vectors of these tasks has the same bits in every environment.
+
+    It has if it comes from integers, ids and settings alone: no model runs, and no affinities are decomposed.
+    """
+    count = min(arguments.num_clusters, len(records))
+    is_grouped = arguments.clustering in ("random", "column", "none") or count in (0, 1, len(records))
+    is_scored = arguments.score_validation and any(record.num_validation for record in records.values())
+    is_masked = arguments.localization not in ("global", "emr")
+    return is_grouped and not is_scored and not is_masked and arguments.scaling != "auto"
 
 
 def check_data(

@@ -13,16 +13,18 @@ REBUILD = "rebuild from the retained tasks (on_mismatch='rebuild', --on-mismatch
 
 
 def merged_vector(trainer: TaskTrainer, task_id: str, record: TaskRecord) -> TaskVector:
-    """Return the integer vector that was merged for a task, by retraining it.
+    """Return the integer vector that was merged for a task: from the archive if there is one, else by retraining.
 
     Args:
-        trainer (`TaskTrainer`): live model and data.
+        trainer (`TaskTrainer`): live model and data, or an archive.
         task_id (`str`): the merged task.
         record (`TaskRecord`): what the ledger has of it.
 
     Raises:
-        DigestMismatchError: if other bits come than those that were merged.
+        ArchiveError, DigestMismatchError: if other bits come than those that were merged.
     """
+    if trainer.archive is not None:
+        return trainer.archive.read(task_id, record.vector_digest, record.bounds, trainer.workspace.shapes)
     vector = trainer.finetune(task_id)
     if vector.digest != record.vector_digest or vector.bounds != record.bounds:
         raise DigestMismatchError(

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from hf_clamu.errors import (
+    ArchiveError,
     DigestMismatchError,
     EnvironmentMismatchError,
     RecipeError,
@@ -24,6 +25,8 @@ from hf_clamu.merging import (
     MergedState,
     add_tasks,
     check_data,
+    deriving_reads_data,
+    is_portable,
     merge_tasks,
     missing_tasks,
     unmerge_tasks,
@@ -32,8 +35,9 @@ from hf_clamu.merging import (
 from hf_clamu.models.checkpoint import Checkpoint
 from hf_clamu.models.configuration_clamu import ClamuConfig
 from hf_clamu.models.peft_space import PeftSpace
-from hf_clamu.tasks import TaskDataset, load_tasks
+from hf_clamu.tasks import TaskDataset, TaskSpec, load_tasks
 from hf_clamu.training import (
+    Archive,
     Environment,
     Journal,
     Progress,
@@ -67,14 +71,14 @@ class Rebuilt:
     Args:
         checkpoint (`Checkpoint`): the new one.
         base (`transformers.PreTrainedModel`): the live model, holding the base weights again.
-        tasks (`TaskDataset`): data of the tasks that are merged now.
+        tasks (`TaskDataset`, *optional*): data of the tasks that are merged now; None if nobody needed them.
         how (`str`): `"subtracted"`, `"added"`, `"updated"` or `"rebuilt"`.
         seconds (*dict* of `str` to `float`): durations.
     """
 
     checkpoint: Checkpoint
     base: Any
-    tasks: TaskDataset
+    tasks: TaskDataset | None
     how: str
     seconds: dict[str, float]
 
@@ -91,6 +95,7 @@ class Request:
         origin (`Path`, *optional*): the saved model's folder; data files are looked for beside it.
         task_id_key (`str`, *optional*): the key of the ledger's task ids, if they are keyed.
         journal (`Journal`, *optional*): keeps what is finished, for another start.
+        archive (`Archive`, *optional*): has the vectors of the merged tasks.
         progress (`Progress`): shows how far it is.
     """
 
@@ -101,6 +106,7 @@ class Request:
     origin: Path | None
     task_id_key: str | None = None
     journal: Journal | None = None
+    archive: Archive | None = None
     progress: Progress = silent_progress
 
     @property
@@ -212,6 +218,7 @@ def build(
     progress: Progress,
     space: PeftSpace | None = None,
     journal: Journal | None = None,
+    archive: Archive | None = None,
 ) -> Rebuilt:
     """Build a merged model from all tasks given, with all processes of the run.
 
@@ -226,6 +233,7 @@ def build(
         progress (`Progress`): shows how far it is.
         space (`PeftSpace`, *optional*): the adapter that tasks are finetuned through.
         journal (`Journal`, *optional*): keeps what is finished, for another start.
+        archive (`Archive`, *optional*): gets the vectors of the tasks.
     """
     started = time.perf_counter()
     workers = Workers.current()
@@ -237,7 +245,7 @@ def build(
         )
     threads = arguments.num_threads or torch.get_num_threads()
     environment = Environment.capture(workers.device, threads, portable=arguments.portable)
-    stage = _Stage(base, processor, tasks, arguments, environment, progress, space, journal)
+    stage = _Stage(base, processor, tasks, arguments, environment, progress, space, journal, archive)
     state, seconds = stage.run(lambda trainer: merge_tasks(trainer, arguments))
     checkpoint = Checkpoint(
         config=describe(state),
@@ -262,6 +270,7 @@ class _Stage:
     progress: Progress
     space: PeftSpace | None
     journal: Journal | None
+    archive: Archive | None
 
     def run(self, change: Callable[[TaskTrainer], MergedState]) -> tuple[MergedState, dict[str, float]]:
         workers = Workers.current()
@@ -282,7 +291,14 @@ class _Stage:
             stack.enter_context(deterministic(self.environment.num_threads))
             stack.enter_context(torch.enable_grad())
             trainer = open_trainer(
-                self.base, self.processor, self.tasks, self.arguments, self.progress, self.space, self.journal
+                self.base,
+                self.processor,
+                self.tasks,
+                self.arguments,
+                self.progress,
+                self.space,
+                self.journal,
+                self.archive,
             )
             # After a mismatch, too: a rebuild starts from this model.
             stack.callback(trainer.workspace.release)
@@ -319,15 +335,40 @@ def rebuild(request: Request, tasks: TaskDataset) -> Rebuilt:
         request.progress,
         request.space,
         request.journal,
+        request.archive,
     )
 
 
 def unmerge(request: Request, task_ids: Sequence[str], on_mismatch: str) -> Rebuilt:
-    """Forget tasks; on a mismatch raise, or rebuild from the retained tasks if the caller chose so."""
+    """Forget tasks; on a mismatch raise, or rebuild from the retained tasks or localize here, as the caller chose.
+
+    With an archive nothing is retrained, so the environment matters only where something is derived from more than
+    integers, ids and settings.
+    """
     state = request.checkpoint.state
     missing_tasks(task_ids, state.records)
     retained = [task_id for task_id in state.task_ids if task_id not in set(task_ids)]
-    tasks = request.tasks()
+    tasks = _tasks_if_needed(request)
+    localized_in = None
+
+    def require_environment() -> None:
+        nonlocal localized_in
+        if request.archive is not None and is_portable(
+            {one: state.records[one] for one in retained}, request.arguments
+        ):
+            return
+        try:
+            request.require_environment()
+        except EnvironmentMismatchError as error:
+            if request.archive is None:
+                raise
+            if on_mismatch != "localize":
+                raise EnvironmentMismatchError(
+                    f"{error} The archive spares the retraining, but clusters, masks or scores are computed here: "
+                    "on_mismatch='localize' (--on-mismatch localize) subtracts exactly and derives those in this "
+                    "environment, which the ledger then names."
+                ) from None
+            localized_in = request.environment
 
     def change(trainer: TaskTrainer) -> MergedState:
         return unmerge_tasks(state, task_ids, trainer, request.arguments)
@@ -336,7 +377,22 @@ def unmerge(request: Request, task_ids: Sequence[str], on_mismatch: str) -> Rebu
         return tasks.select(retained)
 
     kept = tasks.select([task_id for task_id in retained if task_id in tasks])
-    return _changed(request, task_ids, tasks, change, again, kept, "subtracted", on_mismatch)
+    built = _changed(request, task_ids, tasks, require_environment, change, again, kept, "subtracted", on_mismatch)
+    if built.how == "rebuilt":
+        return built
+    checkpoint = replace(built.checkpoint, localized_in=localized_in)
+    return replace(built, checkpoint=checkpoint, tasks=kept if len(kept) or request.archive is None else None)
+
+
+def _tasks_if_needed(request: Request) -> TaskDataset:
+    """Return the data of the merged tasks; none of them where an archive spares them and they are not to be found."""
+    checkpoint = request.checkpoint
+    try:
+        return request.tasks()
+    except TaskDataError:
+        if request.archive is None or deriving_reads_data(checkpoint.state, request.arguments):
+            raise
+    return TaskDataset(TaskSpec.from_dict(checkpoint.config.task_spec or {}), {}, checkpoint.source)
 
 
 def add(request: Request, new: TaskDataset) -> Rebuilt:
@@ -380,7 +436,8 @@ def update(request: Request, new: TaskDataset, on_mismatch: str) -> Rebuilt:
     def again() -> TaskDataset:
         return old.select(others).merged_with(new)
 
-    return _changed(request, new.task_ids, old, change, again, tasks, "updated", on_mismatch)
+    check = request.require_environment
+    return _changed(request, new.task_ids, old, check, change, again, tasks, "updated", on_mismatch)
 
 
 def outdated(request: Request, new: TaskDataset) -> TaskDataset:
@@ -404,6 +461,7 @@ def _changed(
     request: Request,
     leaving: Sequence[str],
     tasks: TaskDataset,
+    require_environment: Callable[[], None],
     change: Callable[[TaskTrainer], MergedState],
     again: Callable[[], TaskDataset],
     kept: TaskDataset,
@@ -412,12 +470,12 @@ def _changed(
 ) -> Rebuilt:
     """Subtract tasks and do what else a change needs, or build from `again()` if that is wanted and necessary."""
     started = time.perf_counter()
-    if on_mismatch == "rebuild" and any(task_id not in tasks for task_id in leaving):
+    if on_mismatch == "rebuild" and request.archive is None and any(one not in tasks for one in leaving):
         return rebuild(request, again())  # their owners' rows are deleted already
     try:
-        request.require_environment()
+        require_environment()
         after, seconds = _derived(request, tasks, change)
-    except (DigestMismatchError, EnvironmentMismatchError):
+    except (ArchiveError, DigestMismatchError, EnvironmentMismatchError):
         if on_mismatch != "rebuild":
             raise
         return rebuild(request, again())
@@ -451,6 +509,7 @@ def _derived(
         request.progress,
         request.space,
         request.journal,
+        request.archive,
     ).run(change)
 
 
@@ -474,6 +533,7 @@ def open_trainer(
     progress: Progress,
     space: PeftSpace | None = None,
     journal: Journal | None = None,
+    archive: Archive | None = None,
 ) -> TaskTrainer:
     """Return a `TaskTrainer` on a base model, as every stage uses it."""
     workers = Workers.current()
@@ -485,4 +545,4 @@ def open_trainer(
         bf16=arguments.bf16,
         adapter=None if space is None else space.local_adapter(arguments.seed),
     )
-    return TaskTrainer(workspace, tasks, processor, arguments, arguments.codec, progress, workers, journal)
+    return TaskTrainer(workspace, tasks, processor, arguments, arguments.codec, progress, workers, journal, archive)

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from hf_clamu.errors import IncompatibleBaseError, TaskNotFoundError, WeightsChangedError
+from hf_clamu.errors import EnvironmentMismatchError, IncompatibleBaseError, TaskNotFoundError, WeightsChangedError
 from hf_clamu.exact import ALL_WEIGHTS, NO_WEIGHTS, WeightSwitch, canonical_json
 from hf_clamu.merging import ClamuArguments, MergedState
 from hf_clamu.models import hub
@@ -49,10 +49,10 @@ from hf_clamu.models.maintenance import (
 from hf_clamu.models.peft_space import PeftSpace
 from hf_clamu.models.receipts import make_receipt
 from hf_clamu.models.replace import staged_folder
-from hf_clamu.models.settling import Change, announce, carry_out
+from hf_clamu.models.settling import PENDING, Change, announce, carry_out
 from hf_clamu.models.verification import VerificationReport, compare_folders
 from hf_clamu.tasks import TaskDataset, TaskSpec, keyed_id
-from hf_clamu.training import Journal, Progress, Workers, silent_progress
+from hf_clamu.training import Archive, Journal, Progress, Workers, silent_progress
 
 __all__ = ["ClamuModel", "attach"]
 
@@ -225,6 +225,7 @@ class ClamuModel:
         checkpoint = self._attached.checkpoint
         return {
             "environment": checkpoint.environment.to_dict(),
+            **({} if checkpoint.localized_in is None else {"localized_in": checkpoint.localized_in.to_dict()}),
             "source": checkpoint.source,
             **ledger_entries(checkpoint.state),
         }
@@ -329,6 +330,7 @@ class ClamuModel:
         on_mismatch: str = "error",
         receipt_dir: str | Path | None = None,
         journal_dir: str | Path | None = None,
+        archive: str | Path | Archive | None = None,
         progress: Progress = silent_progress,
     ) -> ClamuModel:
         """Forget one task or many: the result is byte for byte a build without them.
@@ -342,12 +344,16 @@ class ClamuModel:
             data (`TaskDataset`, `str` or `Path`, *optional*): the data of all merged tasks; by default what the
                 model was trained with in this process, or the source that its ledger names.
             on_mismatch (`str`): `"error"`, or `"rebuild"` to build anew from the retained tasks if data, bits or
-                environment differ from the ledger.
+                environment differ from the ledger, or with an archive `"localize"` to derive clusters and masks in
+                this environment if it differs.
             receipt_dir (`str` or `Path`, *optional*): writes the receipt there; it is in `receipts` anyway. With
                 `journal_dir` it is written when the change is saved.
             journal_dir (`str` or `Path`, *optional*): a folder for what is finished, so that an interrupted request
                 goes on from there when it is repeated. It holds vectors of the named tasks, and the receipt, until
                 the next `save_pretrained` or `push_to_hub` removes it.
+            archive (`str` or `Path`, *optional*): a folder that `ClamuTrainer(archive_dir=...)` filled: the vectors
+                are taken from there instead of retraining, so the rows of the named tasks are not needed. The next
+                `save_pretrained` or `push_to_hub` destroys them there, and then receipts are written.
             progress (`Progress`, *optional*): shows how far it is.
 
         Returns:
@@ -356,10 +362,11 @@ class ClamuModel:
         Raises:
             TaskNotFoundError: if one is not merged.
             DigestMismatchError: if data changed or the retrained bits differ; nothing is changed then.
+            ArchiveError: if the archive lacks a vector or holds another one; nothing is changed then.
             EnvironmentMismatchError: if the environment differs; nothing is changed then.
             TaskDataError: if data are missing.
         """
-        return self._unmerge({None: task_id}, data, on_mismatch, receipt_dir, journal_dir, progress)
+        return self._unmerge({None: task_id}, data, on_mismatch, receipt_dir, journal_dir, archive, progress)
 
     def unmerge_requests(
         self,
@@ -369,6 +376,7 @@ class ClamuModel:
         on_mismatch: str = "error",
         receipt_dir: str | Path | None = None,
         journal_dir: str | Path | None = None,
+        archive: str | Path | Archive | None = None,
         progress: Progress = silent_progress,
     ) -> ClamuModel:
         """Carry out several requests to forget at once: the same bytes, one localization, and a receipt for each.
@@ -376,12 +384,12 @@ class ClamuModel:
         Args:
             requests (*mapping* of `str` to `str` or *sequence* of `str`): the tasks that each request names, by what
                 the request is called. Its receipt has this name and commitments to these tasks alone.
-            data, on_mismatch, receipt_dir, journal_dir, progress: as in `unmerge_task`.
+            data, on_mismatch, receipt_dir, journal_dir, archive, progress: as in `unmerge_task`.
 
         Raises:
             TaskNotFoundError: if a task of any request is not merged; nothing is changed then.
         """
-        return self._unmerge(dict(requests), data, on_mismatch, receipt_dir, journal_dir, progress)
+        return self._unmerge(dict(requests), data, on_mismatch, receipt_dir, journal_dir, archive, progress)
 
     def _unmerge(
         self,
@@ -390,14 +398,17 @@ class ClamuModel:
         on_mismatch: str,
         receipt_dir: str | Path | None,
         journal_dir: str | Path | None,
+        archive: str | Path | Archive | None,
         progress: Progress,
     ) -> ClamuModel:
         named = {
             name: [self.ledger_id(one) for one in ([task_ids] if isinstance(task_ids, str) else task_ids)]
             for name, task_ids in requests.items()
         }
-        _check_way_out(on_mismatch)
-        request = self._request(data, progress, journal_dir)
+        _check_way_out(on_mismatch, ("error", "rebuild", "localize"))
+        if on_mismatch == "localize" and archive is None:
+            raise ValueError("on_mismatch='localize' goes with an archive: without one, tasks are retrained here.")
+        request = self._request(data, progress, journal_dir, archive)
         built = unmerge(request, [task_id for task_ids in named.values() for task_id in task_ids], on_mismatch)
         return self._replace_state("unmerge", named, built, request, receipt_dir)
 
@@ -408,6 +419,7 @@ class ClamuModel:
         data: TaskDataset | str | Path | None = None,
         receipt_dir: str | Path | None = None,
         journal_dir: str | Path | None = None,
+        archive: str | Path | Archive | None = None,
         progress: Progress = silent_progress,
     ) -> ClamuModel:
         """Merge more tasks: the result is byte for byte a build that had them from the start.
@@ -417,13 +429,14 @@ class ClamuModel:
             data (`TaskDataset`, `str` or `Path`, *optional*): the data of the merged tasks, as in `unmerge_task`.
             receipt_dir (`str` or `Path`, *optional*): as in `unmerge_task`.
             journal_dir (`str` or `Path`, *optional*): as in `unmerge_task`.
+            archive (`str` or `Path`, *optional*): a folder that gets the vectors of the new tasks.
             progress (`Progress`, *optional*): shows how far it is.
 
         Raises:
             TaskAlreadyMergedError: if one is merged already.
             DigestMismatchError: if the data of a merged task has changed.
         """
-        request = self._request(data, progress, journal_dir)
+        request = self._request(data, progress, journal_dir, archive)
         built = add(request, tasks)
         ids = in_ledger(request.checkpoint, tasks, request.task_id_key).task_ids
         return self._replace_state("add", {None: ids}, built, request, receipt_dir)
@@ -436,6 +449,7 @@ class ClamuModel:
         on_mismatch: str = "error",
         receipt_dir: str | Path | None = None,
         journal_dir: str | Path | None = None,
+        archive: str | Path | Archive | None = None,
         progress: Progress = silent_progress,
     ) -> ClamuModel:
         """Give merged tasks other data (some examples more, some less): the result is byte for byte a build with it.
@@ -449,6 +463,7 @@ class ClamuModel:
             data (`TaskDataset`, `str` or `Path`, *optional*): the data of all merged tasks as they were merged, as in
                 `unmerge_task`.
             on_mismatch (`str`): as in `unmerge_task`; with `"rebuild"` the old rows need not be there any more.
+            archive (`str` or `Path`, *optional*): the old vectors are taken from there, and the new ones go there.
             receipt_dir, journal_dir, progress: as in `unmerge_task`.
 
         Raises:
@@ -456,8 +471,8 @@ class ClamuModel:
             DigestMismatchError: if the old data changed or the retrained bits differ; nothing is changed then.
             TaskDataError: if the old data are missing.
         """
-        _check_way_out(on_mismatch)
-        request = self._request(data, progress, journal_dir)
+        _check_way_out(on_mismatch, ("error", "rebuild"))
+        request = self._request(data, progress, journal_dir, archive)
         new = outdated(request, tasks)
         if not len(new):
             return self
@@ -499,6 +514,12 @@ class ClamuModel:
         started = time.perf_counter()
         request = self._request(data, progress)
         request.require_environment()
+        if request.checkpoint.localized_in is not None:
+            raise EnvironmentMismatchError(
+                "Clusters and masks of this model were derived in another environment than its task vectors "
+                "(on_mismatch='localize'), so no build in one environment gives its bytes. A request that is carried "
+                "out here derives them anew."
+            )
         request.require_data(self.tasks)
         built = rebuild(request, request.tasks().select(self.tasks))
         workers = Workers.current()
@@ -753,6 +774,7 @@ class ClamuModel:
         data: TaskDataset | str | Path | None,
         progress: Progress,
         journal_dir: str | Path | None = None,
+        archive: str | Path | Archive | None = None,
     ) -> Request:
         attached = self._attached
         return Request(
@@ -763,6 +785,7 @@ class ClamuModel:
             origin=None if attached.origin is None else attached.origin.folder,
             task_id_key=attached.task_id_key,
             journal=None if journal_dir is None else Journal(Path(journal_dir)),
+            archive=archive if archive is None or isinstance(archive, Archive) else Archive(Path(archive)),
             progress=progress,
         )
 
@@ -795,17 +818,32 @@ class ClamuModel:
             "num_tasks": {"before": len(before.state.records), "after": len(built.checkpoint.state.records)},
             "seconds": built.seconds,
         }
+        if built.checkpoint.localized_in is not None:
+            facts["localized_in"] = built.checkpoint.localized_in.to_dict()
+        archived: dict[str, Any] = {}
+        if request.archive is not None:
+            old, new = _archived(before.state), _archived(built.checkpoint.state)
+            spent = [] if request.archive.is_kept else sorted(old - new)
+            archived = {"archive_dir": str(request.archive.folder.absolute()), "written": sorted(new - old)}
+            archived["spent"] = spent
+            facts["archive"] = PENDING if spent else "kept" if old - new else "written"
+            if built.how in ("subtracted", "updated"):
+                facts["vectors_from"] = "archive"
         recipe = _recipe(before.config)
         receipts = [
             make_receipt(kind, task_ids, recipe=recipe, facts=facts, request_id=name)
             for name, task_ids in requests.items()
         ]
         where = None if receipt_dir is None else str(Path(receipt_dir).absolute())
-        unsaved = [*attached.unsaved, Change(**digests, receipts=receipts, receipt_dir=where)]
+        unsaved = [
+            *attached.unsaved,
+            Change(before=digests["before"], after=digests["after"], receipts=receipts, receipt_dir=where, **archived),
+        ]
+        waits = request.journal is not None or request.archive is not None
         if Workers.current().is_main:
             if request.journal is not None:
                 announce(request.journal, unsaved)
-            else:
+            if not waits:
                 carry_out(unsaved[-1:])
         parameters = self._parameters_by_name()
         attached.switch.select(parameters, NO_WEIGHTS)
@@ -818,7 +856,7 @@ class ClamuModel:
             origin=attached.origin,
         )
         fresh._attached.receipts = [*attached.receipts, *receipts]
-        fresh._attached.unsaved = attached.unsaved if request.journal is None else unsaved
+        fresh._attached.unsaved = unsaved if waits else attached.unsaved
         fresh._attached.task_id_key = attached.task_id_key
         fresh._attached.journal = request.journal or attached.journal
         return self
@@ -886,9 +924,9 @@ def __getattr__(name: str) -> type:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-def _check_way_out(on_mismatch: str) -> None:
-    if on_mismatch not in ("error", "rebuild"):
-        raise ValueError(f"on_mismatch must be 'error' or 'rebuild', got {on_mismatch!r}.")
+def _check_way_out(on_mismatch: str, known: Sequence[str]) -> None:
+    if on_mismatch not in known:
+        raise ValueError(f"on_mismatch must be {' or '.join(map(repr, known))}, got {on_mismatch!r}.")
 
 
 def _recipe(config: ClamuConfig) -> dict[str, Any]:
@@ -897,6 +935,11 @@ def _recipe(config: ClamuConfig) -> dict[str, Any]:
     if config.peft_config is not None:
         recipe |= {"peft_config": config.peft_config, "peft_merging": config.peft_merging}
     return recipe
+
+
+def _archived(state: MergedState) -> set[str]:
+    """Return the names of the files that an archive has of the merged tasks."""
+    return {Archive.file_name(task_id, record.vector_digest) for task_id, record in state.records.items()}
 
 
 def _holds(folder: Path, state: MergedState) -> bool:

@@ -8,14 +8,17 @@ knows what happened.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from hf_clamu.models.receipts import write_receipt
-from hf_clamu.training import Journal
+from hf_clamu.training import Archive, Journal
 
-__all__ = ["Change", "announce", "announced", "carry_out", "settle"]
+__all__ = ["PENDING", "Change", "announce", "announced", "carry_out", "settle"]
+
+# What a receipt says of archived vectors that are not destroyed yet.
+PENDING = "to be destroyed"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,12 +30,18 @@ class Change:
         after (`str`): state digest of the result.
         receipts (*list* of *dict*): one for each request.
         receipt_dir (`str`, *optional*): where they go.
+        archive_dir (`str`, *optional*): folder of an archive.
+        written (*list* of `str`): files that the archive has since this change.
+        spent (*list* of `str`): files in the archive of vectors that are no longer merged; they are to be destroyed.
     """
 
     before: str
     after: str
     receipts: list[dict[str, Any]]
     receipt_dir: str | None
+    archive_dir: str | None = None
+    written: list[str] = field(default_factory=list)
+    spent: list[str] = field(default_factory=list)
 
 
 def announce(journal: Journal, changes: Sequence[Change]) -> None:
@@ -54,7 +63,28 @@ def carry_out(changes: Sequence[Change]) -> list[Path]:
 
     Returns:
         *list* of `Path`: the receipts that were written.
+
+    Raises:
+        OSError: if a vector in an archive cannot be destroyed; then no receipt is written, for it would say so.
     """
+    doomed: dict[tuple[str, str], None] = {}
+    for change in changes:
+        if change.archive_dir is not None:
+            doomed |= {(change.archive_dir, name): None for name in change.spent}
+            for name in change.written:  # what was forgotten may have come back
+                doomed.pop((change.archive_dir, name), None)
+    for folder, name in doomed:
+        try:
+            Archive(Path(folder)).destroy(name)
+        except OSError as error:
+            raise OSError(
+                f"The model is saved, but {Path(folder) / name}, the archived vector of a task that left it, could "
+                f"not be destroyed ({error}). Repeat the command once that is possible; its receipt waits for it."
+            ) from error
+    for change in changes:
+        for receipt in change.receipts:
+            if receipt.get("archive") == PENDING:
+                receipt["archive"] = "destroyed"
     return [
         write_receipt(Path(change.receipt_dir), receipt)
         for change in changes

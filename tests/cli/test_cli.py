@@ -354,6 +354,7 @@ WRONG = {
     "unmerge text user_1 --from rows.jsonl": "either the tasks to forget or --from",
     "unmerge text --from nowhere.jsonl": "nowhere.jsonl cannot be read",
     "unmerge text --from rows.jsonl": "line 1: a request needs an 'id'",
+    "unmerge text user_1 --on-mismatch localize": "goes with --archive",
     "add text": "Missing option '--new'",
     "add text user_1 --new rows.jsonl": "'user_1' is merged already",
     "add text --new nowhere.jsonl": "no data file nowhere.jsonl",
@@ -361,7 +362,7 @@ WRONG = {
     "evaluate text --split test": "'validation', 'train', 'all'",
     "predict text a --cluster x": "valid integer",
     "predict lm a --max-new-tokens 0": "--max-new-tokens",
-    "unmerge text user_1 --on-mismatch ignore": "'error', 'rebuild'",
+    "unmerge text user_1 --on-mismatch ignore": "'error', 'rebuild', 'localize'",
     # places
     "info nowhere": "nowhere is not a folder",
     "info rows.jsonl": "rows.jsonl is not a folder",

@@ -142,6 +142,36 @@ def test_add_and_update(clamu, work, tiny):
     assert tiny.digests(work / "text") == tiny.digests(work / "target")
 
 
+def test_an_archive(clamu, work, tiny):
+    recipe = (work / "text.yaml").read_text(encoding="utf-8")
+    (work / "kept.yaml").write_text(recipe + "archive: by-recipe\n", encoding="utf-8")
+    assert clamu("train", "kept.yaml", "--output", "kept").code == 0
+    assert clamu("train", "text.yaml", "--output", "again", "--archive", "archive").code == 0
+    assert tiny.digests(work / "by-recipe") == tiny.digests(work / "archive")
+    assert tiny.digests(work / "kept") == tiny.digests(work / "again") == tiny.digests(work / "text")
+    rows = (work / "rows.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    (work / "rows.jsonl").write_text("".join(row for row in rows if "user_1" not in row), encoding="utf-8")
+    (work / "one.jsonl").write_text("".join(row for row in rows if "user_1" in row), encoding="utf-8")
+    # The model in DIR still has the task where the result goes elsewhere.
+    found = clamu("unmerge", "again", "user_1", "--output", "apart", "--archive", "archive", "--json").json
+    assert (found["receipt"]["archive"], found["receipt"]["vectors_from"]) == ("kept", "archive")
+    assert len(list((work / "archive").iterdir())) == 4
+    found = clamu("unmerge", "again", "user_1", "--archive", "archive", "--json").json
+    assert json.loads((work / found["receipt_file"]).read_bytes()) == found["receipt"]
+    assert found["receipt"]["archive"] == "destroyed"
+    assert len(list((work / "archive").iterdir())) == 3
+    assert tiny.digests(work / "apart") == tiny.digests(work / "again")
+    assert clamu("verify", "again").code == 0
+    assert clamu("add", "again", "--new", "one.jsonl", "--archive", "archive").code == 0
+    assert tiny.digests(work / "archive") == tiny.digests(work / "by-recipe")
+    assert tiny.digests(work / "again") == tiny.digests(work / "text")
+    (work / "one.jsonl").write_text("".join(row for row in rows if "user_1" in row and "3" not in row), "utf-8")
+    assert clamu("update", "again", "--new", "one.jsonl", "--archive", "archive").code == 0
+    assert len(list((work / "archive").iterdir())) == 4
+    found = clamu("unmerge", "text", "user_1", "--archive", "archive")
+    assert (found.code, "has no vector of task 'user_1'" in found.error) == (1, True)
+
+
 def test_old_rows_that_are_gone(clamu, work, tiny):
     rows = (work / "rows.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
     (work / "rows.jsonl").write_text("".join(row for row in rows if "user_1" not in row), encoding="utf-8")

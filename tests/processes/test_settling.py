@@ -31,7 +31,7 @@ def trained(fork, tiny, tmp_path_factory):
     new = [row.replace("great", "grand") for row in rows if "user_3" in row][:-2]
     (folder / "new.jsonl").write_text("".join(new), encoding="utf-8")
     (folder / "all.jsonl").write_text("".join([row for row in rows if "user_3" not in row] + new), encoding="utf-8")
-    assert fork(folder, "train", "clamu.yaml", "--output", "out").wait().code == 0
+    assert fork(folder, "train", "clamu.yaml", "--output", "out", "--archive", "archive").wait().code == 0
     without = [word for user in (1, 4, 6) for word in ("--without", f"user_{user}")]
     digests = {}
     for name, arguments in (("unmerge", without), ("update", ("--data", "all.jsonl"))):
@@ -102,6 +102,39 @@ def test_an_update(fork, work, trained, tiny, moment):
     assert tiny.digests(work / "out") == trained[1]["update"]
     assert [receipt["request"] for receipt in _receipts(work)] == ["update"]
     assert _is_bare(work)
+
+
+@pytest.mark.parametrize(
+    ("where", "calls", "left"),
+    [
+        ("hf_clamu.models.modeling_clamu:carry_out", 0, 8),
+        ("hf_clamu.training.archive:Archive.destroy", 1, 7),
+        ("hf_clamu.models.settling:write_receipt", 0, 5),
+    ],
+)
+def test_archived_vectors_are_destroyed_after_all(fork, work, trained, tiny, where, calls, left):
+    command = ("unmerge", "out", "--from", "queue.jsonl", "--archive", "archive")
+    assert fork(work, *command, die_in=where, calls=calls).wait().code == -signal.SIGKILL
+    assert len(list((work / "archive").iterdir())) == left
+    assert not (work / "receipts").exists() or _receipts(work) == []
+    # No archive needs to be named again for it.
+    assert fork(work, "info", "out").wait().code == 0
+    assert len(list((work / "archive").iterdir())) == 5
+    assert [receipt["archive"] for receipt in _receipts(work)] == ["destroyed"] * 2
+    assert tiny.digests(work / "out") == trained[1]["unmerge"]
+    assert _is_bare(work)
+
+
+def test_an_archive_after_kills(fork, work, tiny):
+    command = ("train", "clamu.yaml", "--output", "again", "--archive", "archived")
+    for calls in (2, 3):
+        ended = fork(
+            work, *command, die_in="hf_clamu.training.archive:save_file", calls=calls, CLAMU_JOURNAL_SECONDS="0"
+        ).wait()
+        assert ended.code == -signal.SIGKILL, ended.err
+    assert fork(work, *command).wait().code == 0
+    assert tiny.digests(work / "archived") == tiny.digests(work / "archive")
+    assert tiny.digests(work / "again") == tiny.digests(work / "out")
 
 
 def test_another_output(fork, work, trained, tiny):
