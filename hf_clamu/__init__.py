@@ -12,6 +12,7 @@ from hf_clamu.version import __version__
 
 if TYPE_CHECKING:
     from hf_clamu.errors import (
+        ArchiveError,
         CheckpointFormatError,
         ClamuError,
         DigestMismatchError,
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from hf_clamu.trainer import ClamuTrainer
 
 _ERRORS = (
+    "ArchiveError",
     "CheckpointFormatError",
     "ClamuError",
     "DigestMismatchError",
@@ -75,6 +77,7 @@ _HOME = {
 }
 
 __all__ = [
+    "ArchiveError",
     "CheckpointFormatError",
     "ClamuArguments",
     "ClamuConfig",

@@ -3,6 +3,7 @@
     ClamuError
     ├ ExactnessError                     the promise "byte for byte" could not be kept, so nothing was changed
     │ ├ FixedPointOverflowError          a value is NaN, infinite or outside the integer range
+    │ ├ ArchiveError                     an archive lacks a vector, or holds another one than was merged
     │ ├ DigestMismatchError              data or retrained bits differ from what the ledger recorded
     │ ├ EnvironmentMismatchError         libraries, device or switches differ from the recorded fingerprint
     │ ├ StaleMaskError                   a mask was made for another merged delta
@@ -27,6 +28,7 @@ __all__ = [
     "ClamuError",
     "ExactnessError",
     "FixedPointOverflowError",
+    "ArchiveError",
     "DigestMismatchError",
     "EnvironmentMismatchError",
     "StaleMaskError",
@@ -54,6 +56,10 @@ class ExactnessError(ClamuError):
 
 class FixedPointOverflowError(ExactnessError):
     """A value is NaN, infinite, or does not fit the integer grid."""
+
+
+class ArchiveError(ExactnessError):
+    """An archive of task vectors lacks one, or holds another one than was merged."""
 
 
 class DigestMismatchError(ExactnessError):

@@ -17,7 +17,18 @@ if TYPE_CHECKING:
 
 __all__ = ["Recipe"]
 
-_KEYS = ("base_model", "revision", "dtype", "tokenizer", "data", "arguments", "peft_config", "peft_merging", "card")
+_KEYS = (
+    "base_model",
+    "revision",
+    "dtype",
+    "tokenizer",
+    "data",
+    "arguments",
+    "peft_config",
+    "peft_merging",
+    "card",
+    "archive",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +47,7 @@ class Recipe:
         peft_config (*dict*, *optional*): the PEFT adapter to finetune through, with its `peft_type`.
         peft_merging (`str`, *optional*): how adapters are added, see `ClamuTrainer`.
         card (*dict*): licence, languages, tags and more for the model card, see `CardSettings`.
+        archive (`str`, *optional*): a folder for the integer vectors of the tasks, see `ClamuTrainer`.
         folder (`Path`): relative paths start here.
 
     Raises:
@@ -58,6 +70,7 @@ class Recipe:
     peft_config: dict[str, Any] | None = None
     peft_merging: str | None = None
     card: dict[str, Any] = field(default_factory=dict)
+    archive: str | None = None
     folder: Path = Path()
 
     @classmethod
@@ -92,7 +105,7 @@ class Recipe:
                 raise RecipeError(f"{where} lacks {key!r}. It needs base_model and data, and may have arguments.")
         if not isinstance(values["base_model"], (str, Mapping)):
             raise RecipeError(f"{where}: base_model must be a Hub id, a folder or a configuration (a mapping).")
-        for key in ("revision", "dtype", "tokenizer", "peft_merging"):
+        for key in ("revision", "dtype", "tokenizer", "peft_merging", "archive"):
             if not isinstance(values.get(key), (str, type(None))):
                 raise RecipeError(f"{where}: {key} must be a string, got {values[key]!r}; put it in quotes.")
         for key in ("data", "arguments", "peft_config", "card"):
@@ -109,6 +122,7 @@ class Recipe:
             peft_config=dict(values["peft_config"]) if values.get("peft_config") else None,
             peft_merging=values.get("peft_merging"),
             card=dict(values.get("card") or {}),
+            archive=values.get("archive"),
             folder=folder or Path(),
         )
 
@@ -140,7 +154,7 @@ class Recipe:
             peft_config=self.peft_config,
             peft_merging=self.peft_merging,
             card=self.card,
-            **options,
+            **{"archive_dir": None if self.archive is None else self.folder / self.archive, **options},
         )
 
     def base(self) -> str | dict[str, Any]:

@@ -15,7 +15,7 @@ from hf_clamu.models.maintenance import build, described
 from hf_clamu.models.modeling_clamu import attach
 from hf_clamu.models.peft_space import PeftSpace
 from hf_clamu.tasks import TaskDataset
-from hf_clamu.training import Journal, Progress
+from hf_clamu.training import Archive, Journal, Progress
 
 __all__ = ["ClamuTrainer", "progress_bars"]
 
@@ -47,6 +47,9 @@ class ClamuTrainer:
         journal_dir (`str` or `Path`, *optional*): a folder for what is finished, so that an interrupted `train()` goes
             on from there when it is called again, with any number of processes. The first `save_pretrained` of the
             model removes it.
+        archive_dir (`str` or `Path`, *optional*): a folder that keeps the integer vector of each task, so that
+            requests need not retrain it (`unmerge_task(..., archive=...)`). It is not part of the model, which is the
+            same without it; keep it private.
         progress (`Progress`, *optional*): shows how far it is; by default bars on stderr.
 
     Example:
@@ -73,6 +76,7 @@ class ClamuTrainer:
         peft_merging: str | None = None,
         card: CardSettings | Mapping[str, Any] | None = None,
         journal_dir: str | Path | None = None,
+        archive_dir: str | Path | None = None,
         progress: Progress | None = None,
     ) -> None:
         if not isinstance(tasks, TaskDataset):
@@ -89,6 +93,7 @@ class ClamuTrainer:
         self.space = PeftSpace.of(peft_config, peft_merging)
         self.card = card if isinstance(card, CardSettings) else CardSettings.from_dict(card or {})
         self.journal = None if journal_dir is None else Journal(Path(journal_dir))
+        self.archive = None if archive_dir is None else Archive(Path(archive_dir))
         self.progress: Progress = progress or progress_bars
         self.seconds: dict[str, float] = {}
 
@@ -141,6 +146,7 @@ class ClamuTrainer:
             progress=self.progress,
             space=base.space,
             journal=self.journal,
+            archive=self.archive,
         )
         self.seconds = built.seconds
         model = attach(built.base, built.checkpoint, processor=base.processor, tasks=self.tasks)

@@ -145,6 +145,64 @@ def test_adding_back(tiny, built, check, localization):
     check(model, "text", [], **changes)
 
 
+@pytest.fixture(scope="session")
+def revised(tiny):
+    """Return a function that gives the tasks of a kind with other rows: some tasks lose one, some get others."""
+    from datasets import Dataset
+
+    from hf_clamu import TaskDataset
+
+    def tasks_of(kind, users):
+        rows = tiny.rows("text")
+        listed = [dict(zip(rows, values, strict=True)) for values in zip(*rows.values(), strict=True)]
+        kept = [row for number, row in enumerate(listed) if row["user"] not in users or number % 7 > 1]
+        kept += [{**row, "text": f"more {row['text']}"} for row in listed[::7] if row["user"] in users]
+        columns = {"text_column": "text", "label_column": "label", "label_names": ("bad", "good", "mixed")}
+        if kind == "lm":
+            columns = {"prompt_column": "text", "completion_column": "label", "template": "{prompt} is "}
+        columns |= {"task_column": "user", "cluster_column": "group", "validation_fraction": 0.3}
+        return TaskDataset.from_dataset(Dataset.from_list(kept), **columns)
+
+    return tasks_of
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [
+        ("text", {}),
+        ("lm", {"localization": "emr"}),
+        ("text", {"localization": "tall", "scaling": "auto"}),
+        ("text", {"localization": "global", "clustering": "task_vectors"}),
+        ("text", {"clustering": "column"}),
+    ],
+    ids=str,
+)
+def test_updated_is_built_with_the_new_rows(tiny, built, revised, kind, changes, tmp_path):
+    users = ["user_1", "user_3"]
+    new = revised(kind, users)
+    model = ClamuModel.from_pretrained(built(kind, **changes))
+    # Those that did not change are known by their digests.
+    model.update_task(new, data=tiny.tasks(kind))
+    assert list(model.receipts[0]["private"]["salts"]) == users
+    assert (model.receipts[0]["request"], model.receipts[0]["how"]) == ("update", "updated")
+    model.save_pretrained(tmp_path / "updated")
+    tiny.train(kind, new, **changes).save_pretrained(tmp_path / "built")
+    assert tiny.digests(tmp_path / "updated") == tiny.digests(tmp_path / "built")
+    assert tiny.digests(tmp_path / "updated") != tiny.digests(built(kind, **changes))
+    # And back, with the data at hand.
+    model.update_task(tiny.tasks(kind).select(users))
+    model.save_pretrained(tmp_path / "back")
+    assert tiny.digests(tmp_path / "back") == tiny.digests(built(kind, **changes))
+
+
+def test_updating_every_task(tiny, built, revised, tmp_path):
+    new = revised("text", tiny.tasks("text").task_ids)
+    model = ClamuModel.from_pretrained(built("text", localization="emr"))
+    model.update_task(new, data=tiny.tasks("text")).save_pretrained(tmp_path / "updated")
+    tiny.train("text", new, localization="emr").save_pretrained(tmp_path / "built")
+    assert tiny.digests(tmp_path / "updated") == tiny.digests(tmp_path / "built")
+
+
 def test_adding_to_an_empty_model(tiny, built, check):
     tasks = tiny.tasks("text")
     model = ClamuModel.from_pretrained(built("text")).unmerge_task(list(tasks), data=tasks)

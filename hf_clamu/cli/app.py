@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 import yaml
 
-from hf_clamu.cli.hub import add_hub_commands, open_model, saved_folder, wants_erasure
-from hf_clamu.cli.output import emit, emit_error, is_main_process, journal_beside, note, quieten, require_room, table
+from hf_clamu.cli.hub import add_hub_commands, open_model, saved_folder
+from hf_clamu.cli.output import emit, emit_error, note, quieten, require_room, table
+from hf_clamu.cli.pending import settle_beside
+from hf_clamu.cli.requests import add_request_commands
 from hf_clamu.cli.train import add_train_commands
 from hf_clamu.errors import ClamuError, ExactnessError, RecipeError
 from hf_clamu.portability import use_portable_kernels
@@ -25,7 +27,7 @@ __all__ = ["app", "main"]
 
 _INTERRUPTED = 130
 # Commands that go on from what is finished when they are started again.
-_RESUMABLE = (["train"], ["unmerge"])
+_RESUMABLE = (["train"], ["unmerge"], ["add"], ["update"])
 
 app = typer.Typer(
     name="clamu",
@@ -114,6 +116,7 @@ def info(folder: ModelDir, as_json: Json = False) -> None:
     """Say what a saved model is made of, after checking the digests of its files."""
     from hf_clamu.models.checkpoint import read_checkpoint, state_digest
 
+    settle_beside(Path(folder))
     checkpoint = read_checkpoint(saved_folder(folder))
     config, state = checkpoint.config, checkpoint.state
     values: dict[str, Any] = {
@@ -124,6 +127,7 @@ def info(folder: ModelDir, as_json: Json = False) -> None:
         "task_spec": config.task_spec,
         "source": checkpoint.source,
         "environment": checkpoint.environment.to_dict(),
+        **({} if checkpoint.localized_in is None else {"localized_in": checkpoint.localized_in.to_dict()}),
         "num_parameters": sum(n.numel() for n in state.delta.values()),
         "num_tasks": len(state.records),
         "alpha": state.alpha,
@@ -279,75 +283,6 @@ def export(
 
 
 @app.command()
-def unmerge(
-    folder: ModelDir,
-    tasks: Annotated[list[str], typer.Argument(metavar="TASK...", help="Ids to forget.", show_default=False)],
-    data: Data = None,
-    output: Annotated[
-        Path | None, typer.Option(help="Write the result there and leave DIR as it is.", show_default=False)
-    ] = None,
-    erase_history: Annotated[
-        bool | None,
-        typer.Option(
-            "--erase-history/--keep-history",
-            help="For a Hub id: remove old commits for good after the push; asked by default.",
-            show_default=False,
-        ),
-    ] = None,
-    receipts: Annotated[
-        Path | None, typer.Option(help="Folder for the receipt [default: 'receipts' beside DIR].", show_default=False)
-    ] = None,
-    on_mismatch: Annotated[
-        Literal["error", "rebuild"],
-        typer.Option(help="What to do if data, bits or environment differ from the ledger."),
-    ] = "error",
-    as_json: Json = False,
-) -> None:
-    """Forget tasks: what is left is byte for byte what a build without them gives.
-
-    A folder is replaced as a whole; a Hub id gets one commit.
-    """
-    from hf_clamu.models.receipts import write_receipt
-    from hf_clamu.trainer import progress_bars
-
-    if output is not None:
-        require_room(output)
-    tasks = list(dict.fromkeys(tasks))
-    quieten()
-    model = open_model(folder)
-    local = Path(folder).is_dir()
-    journal = journal_beside(output or (Path(folder) if local else Path(folder.replace("/", "--"))))
-    model.unmerge_task(tasks, data=data, on_mismatch=on_mismatch, journal_dir=journal, progress=progress_bars)
-    if not is_main_process():
-        return
-    # Made before the model is replaced: where no receipt can be written, nothing should change.
-    receipts = receipts or (Path(folder).absolute().parent if local else Path.cwd()) / "receipts"
-    receipts.mkdir(parents=True, exist_ok=True)
-    if output is not None or local:
-        model.save_pretrained(output or folder)
-    else:
-        model.push_to_hub(erase_history=wants_erasure(erase_history, folder))
-    receipt = model.receipts[-1]
-    path = write_receipt(receipts, receipt)
-    values = {"receipt": receipt, "receipt_file": str(path), "output": str(output or folder)}
-    emit(as_json, values, lambda: _unmerge_text(tasks, values))
-
-
-def _unmerge_text(tasks: Sequence[str], values: dict[str, Any]) -> str:
-    receipt = values["receipt"]
-    count = receipt["num_tasks"]
-    return "\n".join(
-        [
-            f"Forgot {', '.join(tasks)} ({receipt['how']}); {count['after']} of {count['before']} tasks are left in "
-            f"{values['output']}.",
-            f"state before {receipt['digests']['before']}",
-            f"state after  {receipt['digests']['after']}",
-            f"Receipt: {values['receipt_file']} (remove its part 'private' before you show it to others).",
-        ]
-    )
-
-
-@app.command()
 def verify(folder: ModelDir, data: Data = None, as_json: Json = False) -> None:
     """Build anew from the data of the merged tasks and compare every byte; exit 0 if all are the same, else 1."""
     from hf_clamu.trainer import progress_bars
@@ -364,6 +299,7 @@ def verify(folder: ModelDir, data: Data = None, as_json: Json = False) -> None:
         raise typer.Exit(1)
 
 
+add_request_commands(app)
 add_train_commands(app)
 add_hub_commands(app)
 

@@ -17,8 +17,10 @@ __all__ = ["add_hub_commands", "open_model", "saved_folder", "task_id_key", "wan
 
 def open_model(folder: str) -> Any:
     """Load a model from a folder or a Hub id, with the key of its task ids if the environment has it."""
+    from hf_clamu.cli.pending import settle_beside
     from hf_clamu.models.modeling_clamu import ClamuModel
 
+    settle_beside(Path(folder))
     return ClamuModel.from_pretrained(folder, task_id_key=task_id_key())
 
 

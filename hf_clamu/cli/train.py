@@ -10,6 +10,7 @@ import typer
 
 from hf_clamu.cli.hub import task_id_key
 from hf_clamu.cli.output import emit, journal_beside, quieten, require_room, table
+from hf_clamu.cli.pending import settle_beside
 
 __all__ = ["add_train_commands"]
 
@@ -27,6 +28,12 @@ def train(
     without: Annotated[
         list[str] | None, typer.Option(help="Leave this task out; may be repeated.", show_default=False)
     ] = None,
+    archive: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder that keeps each task's vector, for requests without retraining; private.", show_default=False
+        ),
+    ] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace a model that is in the folder.")] = False,
     dry_run: Annotated[bool, typer.Option(help="Only say what it would need, as `clamu plan` does.")] = False,
     as_json: Json = False,
@@ -40,6 +47,7 @@ def train(
     from hf_clamu.tasks import keyed_id
     from hf_clamu.training import Journal, Workers
 
+    settle_beside(output)
     journal = Journal(journal_beside(output))
     command = _digest(recipe, data, without)
     noted = journal.noted()
@@ -53,7 +61,8 @@ def train(
     require_room(output, overwrite=overwrite)
     loaded = Recipe.load(recipe)
     quieten()
-    trainer = loaded.trainer(data, task_id_key=task_id_key(), journal_dir=journal.folder)
+    kept: dict[str, Any] = {"journal_dir": journal.folder, **({} if archive is None else {"archive_dir": archive})}
+    trainer = loaded.trainer(data, task_id_key=task_id_key(), **kept)
     if without:
         key = task_id_key()
         trainer.tasks = trainer.tasks.without([keyed_id(key, one) if key else one for one in without])

@@ -2,7 +2,15 @@
 
 from hf_clamu.merging.arguments import ClamuArguments
 from hf_clamu.merging.clustering import CLUSTERINGS, ClusteringArguments, canonical_clusters, cluster_tasks
-from hf_clamu.merging.engine import add_tasks, check_data, merge_tasks, unmerge_tasks
+from hf_clamu.merging.engine import (
+    add_tasks,
+    check_data,
+    deriving_reads_data,
+    is_portable,
+    merge_tasks,
+    unmerge_tasks,
+    update_tasks,
+)
 from hf_clamu.merging.localization import (
     ALPHA_GRID,
     LAMBDA_GRID,
@@ -28,8 +36,11 @@ __all__ = [
     "canonical_clusters",
     "check_data",
     "cluster_tasks",
+    "deriving_reads_data",
+    "is_portable",
     "merge_tasks",
     "missing_tasks",
     "scaling_coefficient",
     "unmerge_tasks",
+    "update_tasks",
 ]

@@ -1,4 +1,4 @@
-"""Merge, unmerge and add as functions from state to state.
+"""Merge, unmerge, add and update as functions from state to state.
 
 Everything that depends on data is derived anew from the tasks that are there (`_derive`), by the same code for a build
 and for an unmerge. That is why an unmerged state equals a state built without the forgotten tasks.
@@ -7,6 +7,7 @@ and for an unmerge. That is why an unmerged state equals a state built without t
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,13 +20,19 @@ from hf_clamu.merging.localization import ClusterVector, Localizer
 from hf_clamu.merging.scoring import score_clusters
 from hf_clamu.merging.stages import map_shared, sum_vectors
 from hf_clamu.merging.state import MergedState, TaskRecord, missing_tasks
+from hf_clamu.merging.vectors import REBUILD, merged_vector
 from hf_clamu.tasks import EncodedTask, TaskDataset
 from hf_clamu.training import TaskTrainer
 
-__all__ = ["add_tasks", "check_data", "merge_tasks", "unmerge_tasks"]
-
-
-_REBUILD = "rebuild from the retained tasks (on_mismatch='rebuild', --on-mismatch rebuild), which is always exact."
+__all__ = [
+    "add_tasks",
+    "check_data",
+    "deriving_reads_data",
+    "is_portable",
+    "merge_tasks",
+    "unmerge_tasks",
+    "update_tasks",
+]
 
 
 def merge_tasks(trainer: TaskTrainer, arguments: ClamuArguments) -> MergedState:
@@ -40,8 +47,7 @@ def merge_tasks(trainer: TaskTrainer, arguments: ClamuArguments) -> MergedState:
 
     Source: ClAMU, Algorithm 1.
     """
-    empty = MergedState(delta={}, records={}, vectors=None, clusters=(), alpha=0.0, masks=())
-    return _add(empty, trainer.tasks.task_ids, trainer, arguments)
+    return _with(_Merged(total=None, records={}, rows={}), trainer.tasks.task_ids, trainer, arguments)
 
 
 def add_tasks(
@@ -56,11 +62,10 @@ def add_tasks(
     for task_id in task_ids:
         if task_id in state.records:
             raise TaskAlreadyMergedError(
-                f"Task {task_id!r} is merged already. To replace its data, unmerge it with the data it was merged "
-                "with, then add it."
+                f"Task {task_id!r} is merged already. To replace its data, update it (update_task, clamu update)."
             )
     check_data(state, state.task_ids, trainer.tasks, trainer.encoded)
-    return _add(state, sorted(set(task_ids)), trainer, arguments)
+    return _with(_Merged.of(state), sorted(set(task_ids)), trainer, arguments)
 
 
 def unmerge_tasks(
@@ -68,8 +73,8 @@ def unmerge_tasks(
 ) -> MergedState:
     """Take tasks out; the result equals a build without them.
 
-    Each is retrained alone, its digest is compared with the recorded one, and its integers are subtracted. Clusters,
-    alpha and masks are derived from the retained tasks.
+    The vector of each is had again (see `merged_vector`), its digest is compared with the recorded one, and its
+    integers are subtracted. Clusters, alpha and masks are derived from the retained tasks.
 
     Args:
         state (`MergedState`): the state before; it is not changed.
@@ -83,37 +88,92 @@ def unmerge_tasks(
 
     Source: ClAMU, section 3.4 (unlearning: retrain the task, subtract, re-cluster, re-localize).
     """
-    missing_tasks(task_ids, state.records)
-    forgotten = sorted(set(task_ids))
-    check_data(state, forgotten, trainer.tasks, trainer.encoded)
-    retained = [task_id for task_id in state.task_ids if task_id not in forgotten]
-    if retained and _deriving_reads_data(state, arguments):
-        check_data(state, retained, trainer.tasks, trainer.encoded)
+    _check_retained(state, task_ids, trainer, arguments)
+    return _derive(_without(state, task_ids, trainer), trainer, arguments, None)
 
-    def retrain(task_id: str) -> tuple[TaskVector, dict[str, Any]]:
-        return _retrained(state.records[task_id], task_id, trainer), state.records[task_id].to_dict()
 
-    with trainer.timed("finetune"), sum_vectors(trainer, [tuple(forgotten)], retrain, description="retrain") as sums:
+def update_tasks(state: MergedState, new: TaskDataset, trainer: TaskTrainer, arguments: ClamuArguments) -> MergedState:
+    """Give merged tasks other data; the result equals a build with the new data.
+
+    Args:
+        state (`MergedState`): the state before; it is not changed.
+        new (`TaskDataset`): the new data of the tasks to update.
+        trainer (`TaskTrainer`): live model and the data that was merged: of these tasks and of the retained ones.
+        arguments (`ClamuArguments`): the settings of the build.
+
+    Raises:
+        TaskNotFoundError: if one is not merged.
+        DigestMismatchError: if the old data changed or the retrained bits differ.
+    """
+    retained = _check_retained(state, new.task_ids, trainer, arguments)
+    others = trainer.tasks.select([task_id for task_id in retained if task_id in trainer.tasks])
+    after = trainer.on(others.merged_with(new))
+    return _with(_without(state, new.task_ids, trainer), new.task_ids, after, arguments)
+
+
+@dataclass
+class _Merged:
+    """What is added up and kept of some tasks, before anything is derived from it."""
+
+    total: DeltaAccumulator | VectorSum | None
+    records: dict[str, TaskRecord]
+    rows: dict[str, torch.Tensor]
+
+    @classmethod
+    def of(cls, state: MergedState) -> _Merged:
+        rows = {} if state.vectors is None else dict(zip(state.task_ids, state.vectors, strict=True))
+        total = VectorSum.of(state.delta, (record.bounds for record in state.records.values()))
+        return cls(total=total if state.records else None, records=dict(state.records), rows=rows)
+
+
+def _without(state: MergedState, task_ids: Sequence[str], trainer: TaskTrainer) -> _Merged:
+    """Subtract the vectors of merged tasks."""
+    leaving = sorted(set(task_ids))
+    if trainer.archive is None:
+        check_data(state, leaving, trainer.tasks, trainer.encoded)
+
+    def again(task_id: str) -> tuple[TaskVector, dict[str, Any]]:
+        return merged_vector(trainer, task_id, state.records[task_id]), state.records[task_id].to_dict()
+
+    def is_sound(task_id: str, entry: Mapping[str, Any]) -> bool:
+        return bool(entry["vector_digest"] == state.records[task_id].vector_digest)
+
+    merged = _Merged.of(state)
+    summed = sum_vectors(trainer, [tuple(leaving)], again, is_sound=is_sound, description="retrain")
+    with trainer.timed("finetune"), summed as sums:
         total = DeltaAccumulator.restore(state.delta, [record.bounds for record in state.records.values()])
         total.subtract(sums.total)
         sums.total.release()
-    rows = [row for row, task_id in enumerate(state.task_ids) if task_id not in forgotten]
-    vectors = state.vectors[rows] if state.vectors is not None else None
-    records = {task_id: state.records[task_id] for task_id in retained}
-    return _derive(total, records, vectors, trainer, arguments, None)
+    merged.total = total
+    for task_id in leaving:
+        del merged.records[task_id]
+        merged.rows.pop(task_id, None)
+    return merged
 
 
-def _add(state: MergedState, task_ids: Sequence[str], trainer: TaskTrainer, arguments: ClamuArguments) -> MergedState:
+def _check_retained(
+    state: MergedState, leaving: Sequence[str], trainer: TaskTrainer, arguments: ClamuArguments
+) -> list[str]:
+    """Check the data of the tasks that stay, if they are needed; return their ids."""
+    missing_tasks(leaving, state.records)
+    retained = [task_id for task_id in state.task_ids if task_id not in set(leaving)]
+    if deriving_reads_data(state, arguments):
+        check_data(state, retained, trainer.tasks, trainer.encoded)
+    return retained
+
+
+def _with(merged: _Merged, task_ids: Sequence[str], trainer: TaskTrainer, arguments: ClamuArguments) -> MergedState:
+    """Finetune tasks, add their vectors, and derive the rest."""
     task_ids = tuple(sorted(task_ids))
-    rows: dict[str, torch.Tensor] = {}
-    if state.vectors is not None:
-        rows = dict(zip(state.task_ids, state.vectors, strict=True))
+    rows = dict(merged.rows)
     if arguments.clustering == "features":
         with trainer.timed("features"):
             rows |= _features(trainer, task_ids)
 
     def finish(task_id: str) -> tuple[TaskVector, dict[str, Any]]:
         vector = trainer.finetune(task_id)
+        if trainer.archive is not None:
+            trainer.archive.write(task_id, vector)
         data = trainer.encoded(task_id)
         record = TaskRecord(
             vector_digest=vector.digest,
@@ -128,20 +188,24 @@ def _add(state: MergedState, task_ids: Sequence[str], trainer: TaskTrainer, argu
             entry["sketch"] = sketch(vector, arguments.seed).tolist()
         return vector, entry
 
-    early = None if state.records else _early_clusters(task_ids, rows, trainer, arguments)
+    def is_sound(task_id: str, entry: Mapping[str, Any]) -> bool:
+        if trainer.archive is not None and not trainer.archive.holds(task_id, entry["vector_digest"]):
+            return False
+        data = trainer.encoded(task_id)
+        return bool((entry["data_digest"], entry["cluster_key"]) == (data.digest, data.cluster_key))
+
+    early = None if merged.records else _early_clusters(task_ids, rows, trainer, arguments)
     with trainer.timed("finetune"):
-        summed = sum_vectors(trainer, early or [task_ids], finish, description="finetune")
+        summed = sum_vectors(trainer, early or [task_ids], finish, is_sound=is_sound, description="finetune")
         with summed as sums:
-            total = sums.total
-            if state.records:
-                total.add(VectorSum.of(state.delta, (record.bounds for record in state.records.values())))
             parameters = sorted(trainer.workspace.shapes)
             found = {task_id: TaskRecord.from_dict(sums.entries[task_id], parameters) for task_id in task_ids}
             if arguments.clustering == "task_vectors":
                 rows |= {task_id: torch.tensor(sums.entries[task_id]["sketch"]) for task_id in task_ids}
-            records = dict(sorted((state.records | found).items()))
-            vectors = torch.stack([rows[task_id] for task_id in records]) if rows else None
-            return _derive(total, records, vectors, trainer, arguments, sums.of if early else None)
+            if merged.total is not None:
+                sums.total.add(merged.total)
+            whole = _Merged(total=sums.total, records=dict(sorted((merged.records | found).items())), rows=rows)
+            return _derive(whole, trainer, arguments, sums.of if early else None)
 
 
 def _features(trainer: TaskTrainer, task_ids: Sequence[str]) -> dict[str, torch.Tensor]:
@@ -157,19 +221,16 @@ def _features(trainer: TaskTrainer, task_ids: Sequence[str]) -> dict[str, torch.
 
 
 def _derive(
-    total: DeltaAccumulator,
-    records: dict[str, TaskRecord],
-    vectors: torch.Tensor | None,
-    trainer: TaskTrainer,
-    arguments: ClamuArguments,
-    cluster_sum: ClusterVector | None,
+    merged: _Merged, trainer: TaskTrainer, arguments: ClamuArguments, cluster_sum: ClusterVector | None
 ) -> MergedState:
     """Derive clusters, alpha and masks from the tasks that are there; the sum is released."""
-    delta = total.narrowed()
-    total.release()
+    assert isinstance(merged.total, DeltaAccumulator), "something was added or subtracted"
+    delta, records = merged.total.narrowed(), merged.records
+    merged.total.release()
     if trainer.journal is not None:
         # Mapped from a file: while masks are trained, memory is for what every step touches.
         delta = trainer.journal.write("delta", {}, delta).tensors()
+    vectors = torch.stack([merged.rows[task_id] for task_id in records]) if merged.rows else None
     if not records:
         return MergedState(delta=delta, records={}, vectors=None, clusters=(), alpha=0.0, masks=())
     keys = {task_id: record.cluster_key for task_id, record in records.items()}
@@ -182,7 +243,7 @@ def _derive(
             return cluster_sum(members)
         own = DeltaAccumulator(trainer.workspace.shapes)
         for task_id in members:
-            own.add(_retrained(records[task_id], task_id, trainer))
+            own.add(merged_vector(trainer, task_id, records[task_id]))
         return own.narrowed()
 
     vector_source: ClusterVector = cluster_vector
@@ -223,9 +284,22 @@ def _early_clusters(
     return _clusters({task_id: trainer.tasks.cluster_key(task_id) for task_id in task_ids}, vectors, arguments)
 
 
-def _deriving_reads_data(state: MergedState, arguments: ClamuArguments) -> bool:
+def deriving_reads_data(state: MergedState, arguments: ClamuArguments) -> bool:
+    """Whether masks, alpha or scores are derived from the tasks' data."""
     scored = arguments.score_validation and any(record.num_validation for record in state.records.values())
     return scored or arguments.localization != "global" or arguments.scaling == "auto"
+
+
+def is_portable(records: Mapping[str, TaskRecord], arguments: ClamuArguments) -> bool:
+    """Whether what is derived from the vectors of these tasks has the same bits in every environment.
+
+    It has if it comes from integers, ids and settings alone: no model runs, and no affinities are decomposed.
+    """
+    count = min(arguments.num_clusters, len(records))
+    is_grouped = arguments.clustering in ("random", "column", "none") or count in (0, 1, len(records))
+    is_scored = arguments.score_validation and any(record.num_validation for record in records.values())
+    is_masked = arguments.localization not in ("global", "emr")
+    return is_grouped and not is_scored and not is_masked and arguments.scaling != "auto"
 
 
 def check_data(
@@ -247,8 +321,10 @@ def check_data(
     if absent:
         raise TaskDataError(
             f"The data given has no rows of the merged task {absent[0]!r}"
-            f"{f' and {len(absent) - 1} more' if len(absent) > 1 else ''}. Forgetting needs the data of the forgotten "
-            "tasks (to retrain them) and of the retained ones (to derive masks and scores again); give all of it."
+            f"{f' and {len(absent) - 1} more' if len(absent) > 1 else ''}. Forgetting and updating need the data of "
+            "the tasks that leave, as merged (to retrain them), and of the retained ones (to derive masks and scores "
+            "again); give all of it. Where the rows of a task that leaves are deleted already, there is "
+            "on_mismatch='rebuild' (--on-mismatch rebuild): build anew from the data that is left."
         )
     for task_id in task_ids:
         found, recorded = encoded(task_id).digest, state.records[task_id].data_digest
@@ -256,16 +332,5 @@ def check_data(
             raise DigestMismatchError(
                 f"The data of task {task_id!r} is not what was merged: its tokenised examples have SHA-256 "
                 f"{found[:16]}…, the ledger says {recorded[:16]}…. Nothing was changed. Give the data as it was at "
-                f"the merge, or {_REBUILD}"
+                f"the merge, or {REBUILD}"
             )
-
-
-def _retrained(record: TaskRecord, task_id: str, trainer: TaskTrainer) -> TaskVector:
-    vector = trainer.finetune(task_id)
-    if vector.digest != record.vector_digest or vector.bounds != record.bounds:
-        raise DigestMismatchError(
-            f"Retraining task {task_id!r} gave other bits than the merge did: SHA-256 {vector.digest[:16]}…, the "
-            f"ledger says {record.vector_digest[:16]}…. Nothing was changed. The environment differs in something "
-            f"that its fingerprint does not show: {_REBUILD}"
-        )
-    return vector

@@ -21,6 +21,8 @@ __all__ = ["TaskSums", "map_shared", "sum_vectors"]
 
 # Finishes one task: finetunes it and says what is to be kept of it, as TaskRecord.to_dict does, or more.
 Finetune = Callable[[str], tuple[TaskVector, dict[str, Any]]]
+# Whether what the journal keeps of a task can be taken: it is what finishing the task would give now.
+IsSound = Callable[[str, Mapping[str, Any]], bool]
 
 
 def map_shared(
@@ -105,6 +107,7 @@ def sum_vectors(
     groups: Sequence[tuple[str, ...]],
     finetune: Finetune,
     *,
+    is_sound: IsSound,
     description: str,
 ) -> Iterator[TaskSums]:
     """Finetune tasks and add up their vectors, per group and in all.
@@ -115,24 +118,33 @@ def sum_vectors(
         trainer (`TaskTrainer`): knows the processes and the journal.
         groups (*sequence* of *tuple* of `str`): the tasks, each in one group.
         finetune (*callable*): finishes one task.
-        description (`str`): for the progress bar.
+        is_sound (*callable*): whether what the journal keeps of a task can be taken.
+        description (`str`): names the work in the progress bar and the journal.
     """
     with contextlib.ExitStack() as stack:
         scratch = None
         if len(groups) > 1:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="clamu-sums-"))
             scratch = Journal(Path(folder))
-        yield _Summing(trainer, groups, finetune, scratch).run(description)
+        yield _Summing(trainer, groups, finetune, is_sound, description, scratch).run()
 
 
 class _Summing:
     def __init__(
-        self, trainer: TaskTrainer, groups: Sequence[tuple[str, ...]], finetune: Finetune, scratch: Journal | None
+        self,
+        trainer: TaskTrainer,
+        groups: Sequence[tuple[str, ...]],
+        finetune: Finetune,
+        is_sound: IsSound,
+        description: str,
+        scratch: Journal | None,
     ) -> None:
         self._trainer = trainer
         self._workers = trainer.workers
         self._groups = groups
         self._finetune = finetune
+        self._is_sound = is_sound
+        self._description = description
         self._scratch = scratch
         self._journal = trainer.journal or scratch
         self._parameters = sorted(trainer.workspace.shapes)
@@ -144,7 +156,7 @@ class _Summing:
         self._parts: dict[int, list[Part]] = {number: [] for number in range(len(groups))}
         self._is_unsaved, self._is_whole = False, True
 
-    def run(self, description: str) -> TaskSums:
+    def run(self) -> TaskSums:
         done = self._adopt()
         order = [
             (number, task_id)
@@ -155,7 +167,7 @@ class _Summing:
         current = 0
         self._load(current)
         try:
-            for number, task_id in self._trainer.progress(self._workers.share(order), description):
+            for number, task_id in self._trainer.progress(self._workers.share(order), self._description):
                 if number != current:
                     self._save(current)
                     current = number
@@ -176,7 +188,8 @@ class _Summing:
 
     def _size(self, task_id: str) -> int:
         # Large ones first, so that the last ones to finish are small.
-        return self._trainer.tasks.num_examples(task_id)
+        tasks = self._trainer.tasks
+        return tasks.num_examples(task_id) if task_id in tasks else 0
 
     def _empty(self) -> DeltaAccumulator:
         # With a journal there is a disk for it, and memory is for the model.
@@ -184,7 +197,7 @@ class _Summing:
         return DeltaAccumulator(self._trainer.workspace.shapes, folder)
 
     def _stage(self, group: int) -> str:
-        return f"sum/{digest_json(list(self._groups[group]))[:16]}"
+        return f"{self._description}/{digest_json(list(self._groups[group]))[:16]}"
 
     def _adopt(self) -> set[str]:
         """Choose parts of earlier runs that hold no task twice, each for one process; return the tasks in them."""
@@ -194,7 +207,8 @@ class _Summing:
             part.path.name: (group, part)
             for group in self._parts
             for part in self._trainer.journal.parts(self._stage(group))
-            if all(self._is_sound(group, task_id, entry) for task_id, entry in part.entries.items())
+            if all(task_id in self._groups[group] for task_id in part.entries)
+            if all(self._is_sound(task_id, entry) for task_id, entry in part.entries.items())
         }
         # Processes on other machines may see other parts.
         seen: dict[str, tuple[int, list[str]]] = {}
@@ -210,10 +224,6 @@ class _Summing:
                     group, part = own[name]
                     self._parts[group].append(part)
         return done
-
-    def _is_sound(self, group: int, task_id: str, entry: Mapping[str, Any]) -> bool:
-        """Whether a task in the journal is one of ours, with the data of now."""
-        return task_id in self._groups[group] and self._trainer.encoded(task_id).digest == entry["data_digest"]
 
     def _load(self, group: int) -> None:
         """Go on with a group: what this process has of it on disk."""

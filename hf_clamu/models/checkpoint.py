@@ -67,6 +67,7 @@ class Checkpoint:
         environment (`Environment`): fingerprint of the build.
         source (*dict*, *optional*): where the tasks' data came from, see `load_tasks`.
         fresh (*dict* of `str` to `torch.Tensor`): parameters that the base checkpoint lacks.
+        localized_in (`Environment`, *optional*): where clusters, masks and scores were derived, if elsewhere.
     """
 
     config: ClamuConfig
@@ -74,6 +75,7 @@ class Checkpoint:
     environment: Environment
     source: dict[str, Any] | None
     fresh: dict[str, torch.Tensor]
+    localized_in: Environment | None = None
 
 
 def mask_folder(cluster: int) -> str:
@@ -124,6 +126,7 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint, card: str, write_othe
     ledger = {
         "format_version": FORMAT_VERSION,
         "environment": checkpoint.environment.to_dict(),
+        **({} if checkpoint.localized_in is None else {"localized_in": checkpoint.localized_in.to_dict()}),
         "source": checkpoint.source,
         # The card is for people to edit; it is compared by `verify` but not needed to load.
         "files": {name: sha256_file(folder / name) for name in files if name != CARD_NAME},
@@ -205,9 +208,17 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     fresh = read_tensors(folder / FRESH_NAME) if (folder / FRESH_NAME).exists() else {}
     try:
         environment = Environment.from_dict(ledger["environment"])
+        localized_in = Environment.from_dict(ledger["localized_in"]) if "localized_in" in ledger else None
     except (KeyError, TypeError) as error:
         raise CheckpointFormatError(f"{LEDGER_NAME} lacks a part of the environment ({error!r}).") from error
-    return Checkpoint(config=config, state=state, environment=environment, source=ledger.get("source"), fresh=fresh)
+    return Checkpoint(
+        config=config,
+        state=state,
+        environment=environment,
+        source=ledger.get("source"),
+        fresh=fresh,
+        localized_in=localized_in,
+    )
 
 
 def _config_of(values: Mapping[str, Any], num_tasks: int, num_clusters: int) -> ClamuConfig:

@@ -1,17 +1,18 @@
-"""Requests on a merged model: unmerge, add, rebuild. Each gives a new checkpoint; none changes the old one."""
+"""Requests on a merged model: unmerge, add, update, rebuild. Each gives a new checkpoint; none changes the old one."""
 
 from __future__ import annotations
 
 import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from hf_clamu.errors import (
+    ArchiveError,
     DigestMismatchError,
     EnvironmentMismatchError,
     RecipeError,
@@ -24,15 +25,19 @@ from hf_clamu.merging import (
     MergedState,
     add_tasks,
     check_data,
+    deriving_reads_data,
+    is_portable,
     merge_tasks,
     missing_tasks,
     unmerge_tasks,
+    update_tasks,
 )
 from hf_clamu.models.checkpoint import Checkpoint
 from hf_clamu.models.configuration_clamu import ClamuConfig
 from hf_clamu.models.peft_space import PeftSpace
-from hf_clamu.tasks import TaskDataset, load_tasks
+from hf_clamu.tasks import TaskDataset, TaskSpec, load_tasks
 from hf_clamu.training import (
+    Archive,
     Environment,
     Journal,
     Progress,
@@ -52,8 +57,10 @@ __all__ = [
     "find_tasks",
     "in_ledger",
     "open_trainer",
+    "outdated",
     "rebuild",
     "unmerge",
+    "update",
 ]
 
 
@@ -64,14 +71,14 @@ class Rebuilt:
     Args:
         checkpoint (`Checkpoint`): the new one.
         base (`transformers.PreTrainedModel`): the live model, holding the base weights again.
-        tasks (`TaskDataset`): data of the tasks that are merged now.
-        how (`str`): `"subtracted"`, `"added"` or `"rebuilt"`.
+        tasks (`TaskDataset`, *optional*): data of the tasks that are merged now; None if nobody needed them.
+        how (`str`): `"subtracted"`, `"added"`, `"updated"` or `"rebuilt"`.
         seconds (*dict* of `str` to `float`): durations.
     """
 
     checkpoint: Checkpoint
     base: Any
-    tasks: TaskDataset
+    tasks: TaskDataset | None
     how: str
     seconds: dict[str, float]
 
@@ -88,6 +95,7 @@ class Request:
         origin (`Path`, *optional*): the saved model's folder; data files are looked for beside it.
         task_id_key (`str`, *optional*): the key of the ledger's task ids, if they are keyed.
         journal (`Journal`, *optional*): keeps what is finished, for another start.
+        archive (`Archive`, *optional*): has the vectors of the merged tasks.
         progress (`Progress`): shows how far it is.
     """
 
@@ -98,6 +106,7 @@ class Request:
     origin: Path | None
     task_id_key: str | None = None
     journal: Journal | None = None
+    archive: Archive | None = None
     progress: Progress = silent_progress
 
     @property
@@ -209,6 +218,7 @@ def build(
     progress: Progress,
     space: PeftSpace | None = None,
     journal: Journal | None = None,
+    archive: Archive | None = None,
 ) -> Rebuilt:
     """Build a merged model from all tasks given, with all processes of the run.
 
@@ -223,6 +233,7 @@ def build(
         progress (`Progress`): shows how far it is.
         space (`PeftSpace`, *optional*): the adapter that tasks are finetuned through.
         journal (`Journal`, *optional*): keeps what is finished, for another start.
+        archive (`Archive`, *optional*): gets the vectors of the tasks.
     """
     started = time.perf_counter()
     workers = Workers.current()
@@ -234,7 +245,7 @@ def build(
         )
     threads = arguments.num_threads or torch.get_num_threads()
     environment = Environment.capture(workers.device, threads, portable=arguments.portable)
-    stage = _Stage(base, processor, tasks, arguments, environment, progress, space, journal)
+    stage = _Stage(base, processor, tasks, arguments, environment, progress, space, journal, archive)
     state, seconds = stage.run(lambda trainer: merge_tasks(trainer, arguments))
     checkpoint = Checkpoint(
         config=describe(state),
@@ -259,6 +270,7 @@ class _Stage:
     progress: Progress
     space: PeftSpace | None
     journal: Journal | None
+    archive: Archive | None
 
     def run(self, change: Callable[[TaskTrainer], MergedState]) -> tuple[MergedState, dict[str, float]]:
         workers = Workers.current()
@@ -279,7 +291,14 @@ class _Stage:
             stack.enter_context(deterministic(self.environment.num_threads))
             stack.enter_context(torch.enable_grad())
             trainer = open_trainer(
-                self.base, self.processor, self.tasks, self.arguments, self.progress, self.space, self.journal
+                self.base,
+                self.processor,
+                self.tasks,
+                self.arguments,
+                self.progress,
+                self.space,
+                self.journal,
+                self.archive,
             )
             # After a mismatch, too: a rebuild starts from this model.
             stack.callback(trainer.workspace.release)
@@ -298,10 +317,9 @@ class _Stage:
         )
 
 
-def rebuild(request: Request, task_ids: Sequence[str]) -> Rebuilt:
-    """Build anew from some of the merged tasks, under this environment."""
+def rebuild(request: Request, tasks: TaskDataset) -> Rebuilt:
+    """Build anew from these tasks, under this environment."""
     config = request.checkpoint.config
-    tasks = request.tasks().select(task_ids)
 
     def describe(state: MergedState) -> ClamuConfig:
         return described(config, state)
@@ -317,28 +335,64 @@ def rebuild(request: Request, task_ids: Sequence[str]) -> Rebuilt:
         request.progress,
         request.space,
         request.journal,
+        request.archive,
     )
 
 
 def unmerge(request: Request, task_ids: Sequence[str], on_mismatch: str) -> Rebuilt:
-    """Forget tasks; on a mismatch raise, or rebuild from the retained tasks if the caller chose so."""
+    """Forget tasks; on a mismatch raise, or rebuild from the retained tasks or localize here, as the caller chose.
+
+    With an archive nothing is retrained, so the environment matters only where something is derived from more than
+    integers, ids and settings.
+    """
     state = request.checkpoint.state
     missing_tasks(task_ids, state.records)
     retained = [task_id for task_id in state.task_ids if task_id not in set(task_ids)]
-    started = time.perf_counter()
-    try:
-        request.require_environment()
-        tasks = request.tasks()
-        after, seconds = _derived(
-            request, tasks, lambda trainer: unmerge_tasks(state, task_ids, trainer, request.arguments)
-        )
-    except (DigestMismatchError, EnvironmentMismatchError):
-        if on_mismatch != "rebuild":
-            raise
-        return rebuild(request, retained)
+    tasks = _tasks_if_needed(request)
+    localized_in = None
+
+    def require_environment() -> None:
+        nonlocal localized_in
+        if request.archive is not None and is_portable(
+            {one: state.records[one] for one in retained}, request.arguments
+        ):
+            return
+        try:
+            request.require_environment()
+        except EnvironmentMismatchError as error:
+            if request.archive is None:
+                raise
+            if on_mismatch != "localize":
+                raise EnvironmentMismatchError(
+                    f"{error} The archive spares the retraining, but clusters, masks or scores are computed here: "
+                    "on_mismatch='localize' (--on-mismatch localize) subtracts exactly and derives those in this "
+                    "environment, which the ledger then names."
+                ) from None
+            localized_in = request.environment
+
+    def change(trainer: TaskTrainer) -> MergedState:
+        return unmerge_tasks(state, task_ids, trainer, request.arguments)
+
+    def again() -> TaskDataset:
+        return tasks.select(retained)
+
     kept = tasks.select([task_id for task_id in retained if task_id in tasks])
-    seconds["total"] = time.perf_counter() - started
-    return _answer(request, after, kept, "subtracted", seconds)
+    built = _changed(request, task_ids, tasks, require_environment, change, again, kept, "subtracted", on_mismatch)
+    if built.how == "rebuilt":
+        return built
+    checkpoint = replace(built.checkpoint, localized_in=localized_in)
+    return replace(built, checkpoint=checkpoint, tasks=kept if len(kept) or request.archive is None else None)
+
+
+def _tasks_if_needed(request: Request) -> TaskDataset:
+    """Return the data of the merged tasks; none of them where an archive spares them and they are not to be found."""
+    checkpoint = request.checkpoint
+    try:
+        return request.tasks()
+    except TaskDataError:
+        if request.archive is None or deriving_reads_data(checkpoint.state, request.arguments):
+            raise
+    return TaskDataset(TaskSpec.from_dict(checkpoint.config.task_spec or {}), {}, checkpoint.source)
 
 
 def add(request: Request, new: TaskDataset) -> Rebuilt:
@@ -348,17 +402,85 @@ def add(request: Request, new: TaskDataset) -> Rebuilt:
     for task_id in new.task_ids:
         if task_id in state.records:
             raise TaskAlreadyMergedError(
-                f"Task {task_id!r} is merged already. To replace its data, unmerge it first, then add it."
+                f"Task {task_id!r} is merged already. To replace its data, update it (update_task, clamu update)."
             )
     started = time.perf_counter()
     request.require_environment()
-    old = request.tasks().select(state.task_ids) if state.task_ids else None
-    tasks = new if old is None else old.merged_with(new)
+    tasks = new
+    if state.task_ids:
+        old = request.tasks()
+        tasks = old.select([task_id for task_id in state.task_ids if task_id in old]).merged_with(new)
     after, seconds = _derived(
         request, tasks, lambda trainer: add_tasks(state, new.task_ids, trainer, request.arguments)
     )
     seconds["total"] = time.perf_counter() - started
     return _answer(request, after, tasks, "added", seconds)
+
+
+def update(request: Request, new: TaskDataset, on_mismatch: str) -> Rebuilt:
+    """Give merged tasks other data; on a mismatch raise, or rebuild with the new data if the caller chose so.
+
+    Args:
+        request (`Request`): its data are those that were merged.
+        new (`TaskDataset`): tasks under the ledger's ids, see `outdated`.
+        on_mismatch (`str`): `"error"` or `"rebuild"`.
+    """
+    state = request.checkpoint.state
+    old = request.tasks()
+    others = [task_id for task_id in state.task_ids if task_id not in new]
+    tasks = old.select([task_id for task_id in others if task_id in old]).merged_with(new)
+
+    def change(trainer: TaskTrainer) -> MergedState:
+        return update_tasks(state, new, trainer, request.arguments)
+
+    def again() -> TaskDataset:
+        return old.select(others).merged_with(new)
+
+    check = request.require_environment
+    return _changed(request, new.task_ids, old, check, change, again, tasks, "updated", on_mismatch)
+
+
+def outdated(request: Request, new: TaskDataset) -> TaskDataset:
+    """Return, under the ledger's ids, the tasks whose data differ from those that were merged.
+
+    Raises:
+        TaskNotFoundError: if a task is not merged.
+    """
+    records = request.checkpoint.state.records
+    new = in_ledger(request.checkpoint, new, request.task_id_key)
+    missing_tasks(new.task_ids, records)
+    found = []
+    for task_id in new.task_ids:
+        encoded, record = new.encode(task_id, request.processor), records[task_id]
+        if (encoded.digest, encoded.cluster_key) != (record.data_digest, record.cluster_key):
+            found.append(task_id)
+    return new.select(found)
+
+
+def _changed(
+    request: Request,
+    leaving: Sequence[str],
+    tasks: TaskDataset,
+    require_environment: Callable[[], None],
+    change: Callable[[TaskTrainer], MergedState],
+    again: Callable[[], TaskDataset],
+    kept: TaskDataset,
+    how: str,
+    on_mismatch: str,
+) -> Rebuilt:
+    """Subtract tasks and do what else a change needs, or build from `again()` if that is wanted and necessary."""
+    started = time.perf_counter()
+    if on_mismatch == "rebuild" and request.archive is None and any(one not in tasks for one in leaving):
+        return rebuild(request, again())  # their owners' rows are deleted already
+    try:
+        require_environment()
+        after, seconds = _derived(request, tasks, change)
+    except (ArchiveError, DigestMismatchError, EnvironmentMismatchError):
+        if on_mismatch != "rebuild":
+            raise
+        return rebuild(request, again())
+    seconds["total"] = time.perf_counter() - started
+    return _answer(request, after, kept, how, seconds)
 
 
 def described(config: ClamuConfig, state: MergedState) -> ClamuConfig:
@@ -387,6 +509,7 @@ def _derived(
         request.progress,
         request.space,
         request.journal,
+        request.archive,
     ).run(change)
 
 
@@ -410,6 +533,7 @@ def open_trainer(
     progress: Progress,
     space: PeftSpace | None = None,
     journal: Journal | None = None,
+    archive: Archive | None = None,
 ) -> TaskTrainer:
     """Return a `TaskTrainer` on a base model, as every stage uses it."""
     workers = Workers.current()
@@ -421,4 +545,4 @@ def open_trainer(
         bf16=arguments.bf16,
         adapter=None if space is None else space.local_adapter(arguments.seed),
     )
-    return TaskTrainer(workspace, tasks, processor, arguments, arguments.codec, progress, workers, journal)
+    return TaskTrainer(workspace, tasks, processor, arguments, arguments.codec, progress, workers, journal, archive)

@@ -11,14 +11,14 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from hf_clamu.errors import IncompatibleBaseError, TaskNotFoundError, WeightsChangedError
+from hf_clamu.errors import EnvironmentMismatchError, IncompatibleBaseError, TaskNotFoundError, WeightsChangedError
 from hf_clamu.exact import ALL_WEIGHTS, NO_WEIGHTS, WeightSwitch, canonical_json
 from hf_clamu.merging import ClamuArguments, MergedState
 from hf_clamu.models import hub
@@ -35,13 +35,24 @@ from hf_clamu.models.checkpoint import (
 from hf_clamu.models.configuration_clamu import ClamuConfig
 from hf_clamu.models.ledger import ledger_entries
 from hf_clamu.models.loading import cast_others, fresh_base, kept_in_float32, load_base_of, place, saved_processor
-from hf_clamu.models.maintenance import Rebuilt, Request, add, find_tasks, in_ledger, rebuild, unmerge
+from hf_clamu.models.maintenance import (
+    Rebuilt,
+    Request,
+    add,
+    find_tasks,
+    in_ledger,
+    outdated,
+    rebuild,
+    unmerge,
+    update,
+)
 from hf_clamu.models.peft_space import PeftSpace
-from hf_clamu.models.receipts import make_receipt, write_receipt
+from hf_clamu.models.receipts import make_receipt
 from hf_clamu.models.replace import staged_folder
+from hf_clamu.models.settling import PENDING, Change, announce, carry_out
 from hf_clamu.models.verification import VerificationReport, compare_folders
 from hf_clamu.tasks import TaskDataset, TaskSpec, keyed_id
-from hf_clamu.training import Journal, Progress, Workers, silent_progress
+from hf_clamu.training import Archive, Journal, Progress, Workers, silent_progress
 
 __all__ = ["ClamuModel", "attach"]
 
@@ -90,6 +101,7 @@ class _Attachment:
     cluster: int | None = None
     journal: Journal | None = None
     receipts: list[dict[str, Any]] = field(default_factory=list)
+    unsaved: list[Change] = field(default_factory=list)
 
 
 class ClamuModel:
@@ -213,6 +225,7 @@ class ClamuModel:
         checkpoint = self._attached.checkpoint
         return {
             "environment": checkpoint.environment.to_dict(),
+            **({} if checkpoint.localized_in is None else {"localized_in": checkpoint.localized_in.to_dict()}),
             "source": checkpoint.source,
             **ledger_entries(checkpoint.state),
         }
@@ -317,6 +330,7 @@ class ClamuModel:
         on_mismatch: str = "error",
         receipt_dir: str | Path | None = None,
         journal_dir: str | Path | None = None,
+        archive: str | Path | Archive | None = None,
         progress: Progress = silent_progress,
     ) -> ClamuModel:
         """Forget one task or many: the result is byte for byte a build without them.
@@ -330,11 +344,16 @@ class ClamuModel:
             data (`TaskDataset`, `str` or `Path`, *optional*): the data of all merged tasks; by default what the
                 model was trained with in this process, or the source that its ledger names.
             on_mismatch (`str`): `"error"`, or `"rebuild"` to build anew from the retained tasks if data, bits or
-                environment differ from the ledger.
-            receipt_dir (`str` or `Path`, *optional*): writes the receipt there; it is in `receipts` anyway.
+                environment differ from the ledger, or with an archive `"localize"` to derive clusters and masks in
+                this environment if it differs.
+            receipt_dir (`str` or `Path`, *optional*): writes the receipt there; it is in `receipts` anyway. With
+                `journal_dir` it is written when the change is saved.
             journal_dir (`str` or `Path`, *optional*): a folder for what is finished, so that an interrupted request
-                goes on from there when it is repeated. It holds vectors of the named tasks until the next
-                `save_pretrained` or `push_to_hub` removes it.
+                goes on from there when it is repeated. It holds vectors of the named tasks, and the receipt, until
+                the next `save_pretrained` or `push_to_hub` removes it.
+            archive (`str` or `Path`, *optional*): a folder that `ClamuTrainer(archive_dir=...)` filled: the vectors
+                are taken from there instead of retraining, so the rows of the named tasks are not needed. The next
+                `save_pretrained` or `push_to_hub` destroys them there, and then receipts are written.
             progress (`Progress`, *optional*): shows how far it is.
 
         Returns:
@@ -343,14 +362,55 @@ class ClamuModel:
         Raises:
             TaskNotFoundError: if one is not merged.
             DigestMismatchError: if data changed or the retrained bits differ; nothing is changed then.
+            ArchiveError: if the archive lacks a vector or holds another one; nothing is changed then.
             EnvironmentMismatchError: if the environment differs; nothing is changed then.
             TaskDataError: if data are missing.
         """
-        named = [self.ledger_id(one) for one in ([task_id] if isinstance(task_id, str) else task_id)]
-        if on_mismatch not in ("error", "rebuild"):
-            raise ValueError(f"on_mismatch must be 'error' or 'rebuild', got {on_mismatch!r}.")
-        request = self._request(data, progress, journal_dir)
-        return self._replace_state("unmerge", named, unmerge(request, named, on_mismatch), request, receipt_dir)
+        return self._unmerge({None: task_id}, data, on_mismatch, receipt_dir, journal_dir, archive, progress)
+
+    def unmerge_requests(
+        self,
+        requests: Mapping[str, str | Sequence[str]],
+        *,
+        data: TaskDataset | str | Path | None = None,
+        on_mismatch: str = "error",
+        receipt_dir: str | Path | None = None,
+        journal_dir: str | Path | None = None,
+        archive: str | Path | Archive | None = None,
+        progress: Progress = silent_progress,
+    ) -> ClamuModel:
+        """Carry out several requests to forget at once: the same bytes, one localization, and a receipt for each.
+
+        Args:
+            requests (*mapping* of `str` to `str` or *sequence* of `str`): the tasks that each request names, by what
+                the request is called. Its receipt has this name and commitments to these tasks alone.
+            data, on_mismatch, receipt_dir, journal_dir, archive, progress: as in `unmerge_task`.
+
+        Raises:
+            TaskNotFoundError: if a task of any request is not merged; nothing is changed then.
+        """
+        return self._unmerge(dict(requests), data, on_mismatch, receipt_dir, journal_dir, archive, progress)
+
+    def _unmerge(
+        self,
+        requests: Mapping[Any, str | Sequence[str]],
+        data: TaskDataset | str | Path | None,
+        on_mismatch: str,
+        receipt_dir: str | Path | None,
+        journal_dir: str | Path | None,
+        archive: str | Path | Archive | None,
+        progress: Progress,
+    ) -> ClamuModel:
+        named = {
+            name: [self.ledger_id(one) for one in ([task_ids] if isinstance(task_ids, str) else task_ids)]
+            for name, task_ids in requests.items()
+        }
+        _check_way_out(on_mismatch, ("error", "rebuild", "localize"))
+        if on_mismatch == "localize" and archive is None:
+            raise ValueError("on_mismatch='localize' goes with an archive: without one, tasks are retrained here.")
+        request = self._request(data, progress, journal_dir, archive)
+        built = unmerge(request, [task_id for task_ids in named.values() for task_id in task_ids], on_mismatch)
+        return self._replace_state("unmerge", named, built, request, receipt_dir)
 
     def add_task(
         self,
@@ -359,6 +419,7 @@ class ClamuModel:
         data: TaskDataset | str | Path | None = None,
         receipt_dir: str | Path | None = None,
         journal_dir: str | Path | None = None,
+        archive: str | Path | Archive | None = None,
         progress: Progress = silent_progress,
     ) -> ClamuModel:
         """Merge more tasks: the result is byte for byte a build that had them from the start.
@@ -368,16 +429,55 @@ class ClamuModel:
             data (`TaskDataset`, `str` or `Path`, *optional*): the data of the merged tasks, as in `unmerge_task`.
             receipt_dir (`str` or `Path`, *optional*): as in `unmerge_task`.
             journal_dir (`str` or `Path`, *optional*): as in `unmerge_task`.
+            archive (`str` or `Path`, *optional*): a folder that gets the vectors of the new tasks.
             progress (`Progress`, *optional*): shows how far it is.
 
         Raises:
             TaskAlreadyMergedError: if one is merged already.
             DigestMismatchError: if the data of a merged task has changed.
         """
-        request = self._request(data, progress, journal_dir)
+        request = self._request(data, progress, journal_dir, archive)
         built = add(request, tasks)
         ids = in_ledger(request.checkpoint, tasks, request.task_id_key).task_ids
-        return self._replace_state("add", ids, built, request, receipt_dir)
+        return self._replace_state("add", {None: ids}, built, request, receipt_dir)
+
+    def update_task(
+        self,
+        tasks: TaskDataset,
+        *,
+        data: TaskDataset | str | Path | None = None,
+        on_mismatch: str = "error",
+        receipt_dir: str | Path | None = None,
+        journal_dir: str | Path | None = None,
+        archive: str | Path | Archive | None = None,
+        progress: Progress = silent_progress,
+    ) -> ClamuModel:
+        """Give merged tasks other data (some examples more, some less): the result is byte for byte a build with it.
+
+        The tasks are retrained on the data that was merged and subtracted, finetuned on the new data and added;
+        clusters, scaling coefficient and masks are derived once. A task whose data did not change is left out; if
+        none did, nothing happens and there is no receipt.
+
+        Args:
+            tasks (`TaskDataset`): all rows that the tasks are to have from now on.
+            data (`TaskDataset`, `str` or `Path`, *optional*): the data of all merged tasks as they were merged, as in
+                `unmerge_task`.
+            on_mismatch (`str`): as in `unmerge_task`; with `"rebuild"` the old rows need not be there any more.
+            archive (`str` or `Path`, *optional*): the old vectors are taken from there, and the new ones go there.
+            receipt_dir, journal_dir, progress: as in `unmerge_task`.
+
+        Raises:
+            TaskNotFoundError: if one is not merged; `add_task` merges it.
+            DigestMismatchError: if the old data changed or the retrained bits differ; nothing is changed then.
+            TaskDataError: if the old data are missing.
+        """
+        _check_way_out(on_mismatch, ("error", "rebuild"))
+        request = self._request(data, progress, journal_dir, archive)
+        new = outdated(request, tasks)
+        if not len(new):
+            return self
+        built = update(request, new, on_mismatch)
+        return self._replace_state("update", {None: new.task_ids}, built, request, receipt_dir)
 
     def load_tasks(self, data: TaskDataset | str | Path | None = None) -> TaskDataset:
         """Return the tasks' data: given, at hand from training, or from the source that the ledger names.
@@ -414,8 +514,14 @@ class ClamuModel:
         started = time.perf_counter()
         request = self._request(data, progress)
         request.require_environment()
+        if request.checkpoint.localized_in is not None:
+            raise EnvironmentMismatchError(
+                "Clusters and masks of this model were derived in another environment than its task vectors "
+                "(on_mismatch='localize'), so no build in one environment gives its bytes. A request that is carried "
+                "out here derives them anew."
+            )
         request.require_data(self.tasks)
-        built = rebuild(request, self.tasks)
+        built = rebuild(request, request.tasks().select(self.tasks))
         workers = Workers.current()
         with workers.watched():
             odd = self._differences(built) if workers.is_main else None
@@ -477,7 +583,7 @@ class ClamuModel:
             # A copy on disk does not forget which repo it belongs to.
             old = attached.origin or Origin(folder=target)
             attached.origin = replace(old, folder=target)
-            self._clear_journal()
+            self._settle()
         if push:
             self.push_to_hub(**{"repo_id": target.name, **push_options})
 
@@ -541,13 +647,16 @@ class ClamuModel:
         folder = origin.folder if origin is not None else Path(target)
         branch = revision or "main"
         attached.origin = Origin(folder=folder, repo_id=target, commit=result.commit, revision=branch, token=token)
-        self._clear_journal()
-        if erase_history:
-            report = hub.erase_history(target, token=token, keep_revision=branch, old_commits=old)
-            attached.origin = replace(attached.origin, commit=report.kept_commit)
-            if attached.receipts:
-                attached.receipts[-1]["erasure"] = report.to_dict()
-            result = replace(result, commit=report.kept_commit, erasure=report)
+        try:
+            if erase_history:
+                report = hub.erase_history(target, token=token, keep_revision=branch, old_commits=old)
+                attached.origin = replace(attached.origin, commit=report.kept_commit)
+                unsaved = [receipt for change in attached.unsaved for receipt in change.receipts]
+                for receipt in unsaved or attached.receipts[-1:]:
+                    receipt["erasure"] = report.to_dict()
+                result = replace(result, commit=report.kept_commit, erasure=report)
+        finally:
+            self._settle()
         return result
 
     def export(
@@ -647,10 +756,14 @@ class ClamuModel:
             raise TypeError("ClamuModel is not made directly: use ClamuModel.from_pretrained or ClamuTrainer.train.")
         return attached
 
-    def _clear_journal(self) -> None:
-        if self._attached.journal is not None:
-            self._attached.journal.clear()
-            self._attached.journal = None
+    def _settle(self) -> None:
+        """Finish the changes that are saved now: write their receipts, clear the journal."""
+        attached = self._attached
+        carry_out(attached.unsaved)
+        attached.unsaved = []
+        if attached.journal is not None:
+            attached.journal.clear()
+            attached.journal = None
 
     def _parameters_by_name(self) -> dict[str, torch.nn.Parameter]:
         model: Any = self
@@ -661,6 +774,7 @@ class ClamuModel:
         data: TaskDataset | str | Path | None,
         progress: Progress,
         journal_dir: str | Path | None = None,
+        archive: str | Path | Archive | None = None,
     ) -> Request:
         attached = self._attached
         return Request(
@@ -671,6 +785,7 @@ class ClamuModel:
             origin=None if attached.origin is None else attached.origin.folder,
             task_id_key=attached.task_id_key,
             journal=None if journal_dir is None else Journal(Path(journal_dir)),
+            archive=archive if archive is None or isinstance(archive, Archive) else Archive(Path(archive)),
             progress=progress,
         )
 
@@ -685,20 +800,51 @@ class ClamuModel:
             attached.switch.select(self._parameters_by_name(), selected)
 
     def _replace_state(
-        self, kind: str, task_ids: Sequence[str], built: Rebuilt, request: Request, receipt_dir: str | Path | None
+        self,
+        kind: str,
+        requests: Mapping[str | None, Sequence[str]],
+        built: Rebuilt,
+        request: Request,
+        receipt_dir: str | Path | None,
     ) -> ClamuModel:
         attached = self._attached
         before = attached.checkpoint
+        digests = {"before": state_digest(before.state), "after": state_digest(built.checkpoint.state)}
         facts = {
-            "digests": {"before": state_digest(before.state), "after": state_digest(built.checkpoint.state)},
+            "digests": digests,
             "environment": built.checkpoint.environment.to_dict(),
             "how": built.how,
+            "num_requests": len(requests),
             "num_tasks": {"before": len(before.state.records), "after": len(built.checkpoint.state.records)},
             "seconds": built.seconds,
         }
-        receipt = make_receipt(kind, task_ids, recipe=_recipe(before.config), facts=facts)
-        if receipt_dir is not None and Workers.current().is_main:
-            write_receipt(Path(receipt_dir), receipt)
+        if built.checkpoint.localized_in is not None:
+            facts["localized_in"] = built.checkpoint.localized_in.to_dict()
+        archived: dict[str, Any] = {}
+        if request.archive is not None:
+            old, new = _archived(before.state), _archived(built.checkpoint.state)
+            spent = [] if request.archive.is_kept else sorted(old - new)
+            archived = {"archive_dir": str(request.archive.folder.absolute()), "written": sorted(new - old)}
+            archived["spent"] = spent
+            facts["archive"] = PENDING if spent else "kept" if old - new else "written"
+            if built.how in ("subtracted", "updated"):
+                facts["vectors_from"] = "archive"
+        recipe = _recipe(before.config)
+        receipts = [
+            make_receipt(kind, task_ids, recipe=recipe, facts=facts, request_id=name)
+            for name, task_ids in requests.items()
+        ]
+        where = None if receipt_dir is None else str(Path(receipt_dir).absolute())
+        unsaved = [
+            *attached.unsaved,
+            Change(before=digests["before"], after=digests["after"], receipts=receipts, receipt_dir=where, **archived),
+        ]
+        waits = request.journal is not None or request.archive is not None
+        if Workers.current().is_main:
+            if request.journal is not None:
+                announce(request.journal, unsaved)
+            if not waits:
+                carry_out(unsaved[-1:])
         parameters = self._parameters_by_name()
         attached.switch.select(parameters, NO_WEIGHTS)
         live: Any = self
@@ -709,7 +855,8 @@ class ClamuModel:
             tasks=built.tasks,
             origin=attached.origin,
         )
-        fresh._attached.receipts = [*attached.receipts, receipt]
+        fresh._attached.receipts = [*attached.receipts, *receipts]
+        fresh._attached.unsaved = unsaved if waits else attached.unsaved
         fresh._attached.task_id_key = attached.task_id_key
         fresh._attached.journal = request.journal or attached.journal
         return self
@@ -777,12 +924,22 @@ def __getattr__(name: str) -> type:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
+def _check_way_out(on_mismatch: str, known: Sequence[str]) -> None:
+    if on_mismatch not in known:
+        raise ValueError(f"on_mismatch must be {' or '.join(map(repr, known))}, got {on_mismatch!r}.")
+
+
 def _recipe(config: ClamuConfig) -> dict[str, Any]:
     """Return the settings that decide the bits; their digest goes into receipts."""
     recipe = dict(config.arguments or {})
     if config.peft_config is not None:
         recipe |= {"peft_config": config.peft_config, "peft_merging": config.peft_merging}
     return recipe
+
+
+def _archived(state: MergedState) -> set[str]:
+    """Return the names of the files that an archive has of the merged tasks."""
+    return {Archive.file_name(task_id, record.vector_digest) for task_id, record in state.records.items()}
 
 
 def _holds(folder: Path, state: MergedState) -> bool:

@@ -1,5 +1,6 @@
 """Deterministic training on one device: finetuning of tasks, training of masks, measuring."""
 
+from hf_clamu.training.archive import Archive
 from hf_clamu.training.batching import sample_batches
 from hf_clamu.training.determinism import Environment, derive_seed, deterministic, seeded
 from hf_clamu.training.finetuning import FinetuningArguments, finetune
@@ -11,6 +12,7 @@ from hf_clamu.training.workers import Workers
 from hf_clamu.training.workspace import LiveModel, Workspace, trainable_names
 
 __all__ = [
+    "Archive",
     "Environment",
     "FinetuningArguments",
     "Journal",

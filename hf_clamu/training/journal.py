@@ -8,12 +8,12 @@ is not used, and its work is done again.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,15 +68,19 @@ class Journal:
         self._run = ""
         self._last, self._took = time.monotonic(), 0.0
 
-    @contextmanager
+    @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Keep other runs out while a block runs; the lock goes with the process, however it ends.
+
+        A block that runs inside another one of the same process and folder is let in. If the journal is empty at the
+        end, its folder goes.
 
         Raises:
             RunInProgressError: if another process holds it.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.folder / _LOCK_NAME)
+        # One object per path: whoever holds it in this process may take it again.
+        lock = FileLock(self.folder / _LOCK_NAME, is_singleton=True)
         try:
             lock.acquire(timeout=0)
         except Timeout:
@@ -87,6 +91,8 @@ class Journal:
         try:
             yield
         finally:
+            if lock.lock_counter == 1 and not any(self._files()):
+                self.clear()
             lock.release()
 
     def open(self, run: str) -> None:
@@ -159,8 +165,12 @@ class Journal:
 
     def note(self, value: Any) -> None:
         """Keep one JSON-able value, which `noted` returns until the journal is cleared."""
+        self.folder.mkdir(parents=True, exist_ok=True)
         partial = self.folder / f".part.{_NOTE_NAME}"
-        partial.write_bytes(canonical_json(value))
+        with partial.open("wb") as file:
+            file.write(canonical_json(value))
+            file.flush()
+            os.fsync(file.fileno())
         partial.replace(self.folder / _NOTE_NAME)
 
     def noted(self) -> Any:
@@ -170,13 +180,22 @@ class Journal:
         except (OSError, ValueError):
             return None
 
+    def forget_note(self) -> None:
+        """Delete what was noted, and nothing else."""
+        (self.folder / _NOTE_NAME).unlink(missing_ok=True)
+
     def clear(self) -> None:
         """Delete everything: the result is saved, or nobody wants it any more."""
-        ours = [*self.folder.glob(f"*{_SUFFIX}"), *self.folder.glob(".part.*")]
-        for path in [*ours, self.folder / _NOTE_NAME, self.folder / _LOCK_NAME]:
+        # The note last: if this is interrupted, the next run still knows what is to be cleared.
+        for path in [*self._files(), self.folder / _NOTE_NAME, self.folder / _LOCK_NAME]:
             path.unlink(missing_ok=True)
-        if self.folder.is_dir() and not any(self.folder.iterdir()):
+        with contextlib.suppress(OSError):  # not there, or somebody begins anew
             self.folder.rmdir()
+
+    def _files(self) -> list[Path]:
+        note = self.folder / _NOTE_NAME
+        found = [*self.folder.glob(f"*{_SUFFIX}"), *self.folder.glob(".part.*")]
+        return [*found, note] if note.exists() else found
 
 
 def _default_interval() -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,6 +13,7 @@ import torch
 
 from hf_clamu.exact import FixedPoint, TaskVector, unpack_mask
 from hf_clamu.tasks import EncodedTask, TaskDataset
+from hf_clamu.training.archive import Archive
 from hf_clamu.training.finetuning import FinetuningArguments, finetune
 from hf_clamu.training.journal import Journal
 from hf_clamu.training.measuring import Measurement, measure, task_feature
@@ -50,6 +52,7 @@ class TaskTrainer:
         progress (`Progress`, *optional*): shows how far long loops are.
         workers (`Workers`, *optional*): the processes that share the work; by default this one alone.
         journal (`Journal`, *optional*): keeps what is finished.
+        archive (`Archive`, *optional*): keeps the vectors of merged tasks.
     """
 
     def __init__(
@@ -62,6 +65,7 @@ class TaskTrainer:
         progress: Progress = silent_progress,
         workers: Workers | None = None,
         journal: Journal | None = None,
+        archive: Archive | None = None,
     ) -> None:
         from accelerate import Accelerator
 
@@ -70,6 +74,7 @@ class TaskTrainer:
         self.codec = codec
         self.workers = workers or Workers(workspace.device)
         self.journal = journal
+        self.archive = archive
         self.progress = progress if self.workers.is_main else silent_progress
         # Casting is the workspace's business, so that another Accelerator of this process cannot change the bits.
         self.accelerator = Accelerator(cpu=workspace.device.type == "cpu")
@@ -79,6 +84,12 @@ class TaskTrainer:
         self._encoded: OrderedDict[str, EncodedTask] = OrderedDict()
         self._encoded_bytes = 0
         self.seconds: dict[str, float] = {}
+
+    def on(self, tasks: TaskDataset) -> TaskTrainer:
+        """Return a trainer of other data on the same live model."""
+        other = copy.copy(self)
+        other.tasks, other._encoded, other._encoded_bytes = tasks, OrderedDict(), 0
+        return other
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:

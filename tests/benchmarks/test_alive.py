@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[2]
     ("name", "arguments", "keys"),
     [
         ("scaling", ["--tasks", "4"], {"build", "save", "load", "disk", "seconds", "unmerge_seconds"}),
+        ("archive", ["--layers", "1", "--rounds", "1"], {"all weights, learning rate 5e-5"}),
         ("portable", ["--rounds", "1"], {"GPT-2, 13 M weights", "ResNet, convolutions"}),
     ],
 )

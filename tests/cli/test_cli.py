@@ -11,7 +11,7 @@ import pytest
 
 import hf_clamu
 
-COMMANDS = ("demo", "train", "info", "predict", "evaluate", "export", "unmerge", "verify")
+COMMANDS = ("demo", "train", "info", "predict", "evaluate", "export", "unmerge", "add", "update", "verify")
 NEAR = "Did you mean 'user_1'"
 
 
@@ -350,11 +350,19 @@ WRONG = {
     "info": "Missing argument 'DIR'",
     "info text --jsno": "No such option: --jsno",
     "train text.yaml": "Missing option '--output'",
-    "unmerge text": "Missing argument 'TASK...'",
+    "unmerge text": "either the tasks to forget or --from",
+    "unmerge text user_1 --from rows.jsonl": "either the tasks to forget or --from",
+    "unmerge text --from nowhere.jsonl": "nowhere.jsonl cannot be read",
+    "unmerge text --from rows.jsonl": "line 1: a request needs an 'id'",
+    "unmerge text user_1 --on-mismatch localize": "goes with --archive",
+    "add text": "Missing option '--new'",
+    "add text user_1 --new rows.jsonl": "'user_1' is merged already",
+    "add text --new nowhere.jsonl": "no data file nowhere.jsonl",
+    "update text usr_1 --new rows.jsonl": "nearest: user_1",
     "evaluate text --split test": "'validation', 'train', 'all'",
     "predict text a --cluster x": "valid integer",
     "predict lm a --max-new-tokens 0": "--max-new-tokens",
-    "unmerge text user_1 --on-mismatch ignore": "'error', 'rebuild'",
+    "unmerge text user_1 --on-mismatch ignore": "'error', 'rebuild', 'localize'",
     # places
     "info nowhere": "nowhere is not a folder",
     "info rows.jsonl": "rows.jsonl is not a folder",

@@ -22,7 +22,7 @@ from hf_clamu import (
     TaskNotFoundError,
 )
 from hf_clamu.exact import canonical_json, digest_tensors
-from hf_clamu.models.receipts import commitment, write_receipt
+from hf_clamu.models.receipts import commitment, lineage, read_receipts, receipt_path, write_receipt
 
 COLUMNS = {"task_column": "user", "cluster_column": "group", "text_column": "text", "label_column": "label"}
 
@@ -256,6 +256,88 @@ def test_a_failed_write_leaves_no_part_of_a_receipt(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="full"):
         write_receipt(tmp_path, {"time": "2030-01-01T00:00:00+00:00", "request": "unmerge"})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_requests_together_have_receipts_of_their_own(tiny, model, tmp_path):
+    tasks = tiny.tasks("text")
+    model.unmerge_requests({"req-1": "user_1", "req-2": ["user_3", "user_1"]}, data=tasks, receipt_dir=tmp_path)
+    first, second = model.receipts
+    assert [receipt["id"] for receipt in (first, second)] == ["req-1", "req-2"]
+    assert [sorted(receipt["private"]["salts"]) for receipt in (first, second)] == [["user_1"], ["user_1", "user_3"]]
+    assert first["private"]["salts"]["user_1"] != second["private"]["salts"]["user_1"]
+    assert first["digests"] == second["digests"]
+    assert first["num_requests"] == second["num_requests"] == 2
+    assert first["num_tasks"] == {"before": 5, "after": 3}
+    assert read_receipts(tmp_path) == {receipt_path(tmp_path, receipt): receipt for receipt in model.receipts}
+
+
+def test_requests_together_are_refused_together(tiny, model, unchanged):
+    with unchanged, pytest.raises(TaskNotFoundError, match="'user_11'"):
+        model.unmerge_requests({"req-1": "user_1", "req-2": "user_11"}, data=tiny.tasks("text"))
+
+
+def test_with_a_journal_receipts_wait_for_the_save(tiny, model, tmp_path):
+    tasks = tiny.tasks("text")
+    for user in ("user_1", "user_3"):
+        model.unmerge_task(user, data=tasks, receipt_dir=tmp_path / "receipts", journal_dir=tmp_path / "journal")
+    assert not (tmp_path / "receipts").exists()
+    model.save_pretrained(tmp_path / "saved")
+    assert list(read_receipts(tmp_path / "receipts").values()) == sorted(
+        model.receipts, key=lambda receipt: receipt_path(tmp_path, receipt)
+    )
+    assert not (tmp_path / "journal").exists()
+    model.save_pretrained(tmp_path / "saved")
+    assert len(read_receipts(tmp_path / "receipts")) == 2
+
+
+def test_the_lineage_of_a_state(tiny, model, tmp_path):
+    def receipt(before, after, time="2030"):
+        return {"request": "unmerge", "time": time, "digests": {"before": before, "after": after}}
+
+    (tmp_path / "notes.json").write_text("[1]", encoding="utf-8")
+    (tmp_path / "other.json").write_text('{"request": "unmerge"}', encoding="utf-8")
+    assert read_receipts(tmp_path) == {}
+    names = {"ab": ("a", "b"), "bc": ("b", "c"), "xb": ("x", "b"), "cb": ("c", "b"), "cd": ("c", "d")}
+    receipts = {name: receipt(*digests) for name, digests in names.items()}
+    assert sorted(lineage(receipts, "c")) == ["ab", "bc", "cb", "xb"]  # with a round that comes back
+    assert next(iter(lineage(receipts, "d"))) == "cd"
+    assert lineage(receipts, "a") == lineage(receipts, "e") == {}
+
+
+# -- update ----------------------------------------------------------------------------------------------------------
+
+
+def test_an_update_without_a_change(tiny, model, unchanged):
+    with unchanged:
+        model.update_task(tiny.tasks("text").select(["user_1"]), data=tiny.tasks("text"))
+
+
+def test_updating_what_is_not_merged(tiny, model, unchanged):
+    rows = {key: [value] for key, value in {"user": "usr_1", "text": "a", "label": "bad", "group": "A"}.items()}
+    with unchanged, pytest.raises(TaskNotFoundError, match="'usr_1'"):
+        model.update_task(_tasks(rows), data=tiny.tasks("text"))
+
+
+def test_updating_needs_the_old_rows(tiny, model, unchanged, tmp_path):
+    new, old = _changed(tiny, "user_1").select(["user_1"]), tiny.tasks("text").without("user_1")
+    with unchanged, pytest.raises(TaskDataError, match=r"no rows of the merged task 'user_1'.*on_mismatch='rebuild'"):
+        model.update_task(new, data=old)
+    with unchanged, pytest.raises(DigestMismatchError, match="data of task 'user_1'"):
+        model.update_task(new, data=_changed(tiny, "user_1"))
+    model.update_task(new, data=old, on_mismatch="rebuild")
+    assert (model.receipts[-1]["request"], model.receipts[-1]["how"]) == ("update", "rebuilt")
+    model.save_pretrained(tmp_path / "updated")
+    tiny.train("text", _changed(tiny, "user_1")).save_pretrained(tmp_path / "built")
+    assert tiny.digests(tmp_path / "updated") == tiny.digests(tmp_path / "built")
+
+
+def test_rows_that_are_deleted_before_the_request(tiny, model, tmp_path):
+    left = tiny.tasks("text").without("user_1")
+    with pytest.raises(TaskDataError, match=r"deleted already.*rebuild"):
+        model.unmerge_task("user_1", data=left)
+    model.unmerge_task("user_1", data=left, on_mismatch="rebuild").save_pretrained(tmp_path / "rebuilt")
+    tiny.train("text", left).save_pretrained(tmp_path / "fresh")
+    assert tiny.digests(tmp_path / "rebuilt") == tiny.digests(tmp_path / "fresh")
 
 
 # -- verify ----------------------------------------------------------------------------------------------------------

@@ -56,8 +56,9 @@ def fork(tmp_path_factory):
     command = [sys.executable, str(Path(__file__).parent / "forks.py")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
 
-        def start(folder: Path, *arguments: str, **env: str) -> Fork:
+        def start(folder: Path, *arguments: str, die_in: str | None = None, calls: int = 0, **env: str) -> Fork:
             request = {"arguments": arguments, "cwd": str(folder), "env": env, "logs": str(logs)}
+            request |= {"die_in": die_in, "calls": calls}
             server.stdin.write(json.dumps(request) + "\n")
             server.stdin.flush()
             return Fork(server, logs)

@@ -2,13 +2,16 @@
 
 Reads two lines per run from stdin. To the first, `{"arguments": [...], "cwd": ..., "env": {...}, "logs": ...}`, it
 answers with the process id; to the second, whatever it says, with the exit status (negative: the signal) once the
-run has ended. In between the id is the run's own, even if it has ended. Output goes to the folder `logs`.
+run has ended. In between the id is the run's own, even if it has ended. Output goes to the folder `logs`. With
+`"die_in": "module:name"` a run kills itself when it calls that function, after `"calls"` calls that went well.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
+import signal
 import sys
 import traceback
 from pathlib import Path
@@ -40,6 +43,8 @@ def _run(request: dict) -> None:
             os.dup2(os.open(logs / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
         os.chdir(request["cwd"])
         os.environ |= request.get("env", {})
+        if request.get("die_in"):
+            _plant(*request["die_in"].split(":"), request["calls"])
         code = cli.main(request["arguments"])
     except BaseException:
         traceback.print_exc()
@@ -47,6 +52,24 @@ def _run(request: dict) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+def _plant(module: str, name: str, calls: int) -> None:
+    """Make a run kill itself when it calls a function."""
+    *path, last = name.split(".")
+    owner = importlib.import_module(module)
+    for part in path:
+        owner = getattr(owner, part)
+    whole = getattr(owner, last)
+    left = [calls]
+
+    def dying(*arguments, **options):
+        if not left[0]:
+            os.kill(os.getpid(), signal.SIGKILL)
+        left[0] -= 1
+        return whole(*arguments, **options)
+
+    setattr(owner, last, dying)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,162 @@
+"""An archive of integer task vectors: what a request subtracts without retraining, and destroys afterwards.
+
+A folder of the user's, outside the saved model and unknown to it, with one safetensors file for each merged task. Its
+tensors are bytes: of each parameter the steps, so that small ones of either sign have small codes, cut into planes
+(the lowest byte of every weight, then the next), so that zlib finds the planes that hold little.
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from hf_clamu.errors import ArchiveError
+from hf_clamu.exact import TaskVector, digest_json, narrowest_dtype
+
+__all__ = ["Archive"]
+
+_SUFFIX = ".safetensors"
+_VERSION = "1"
+_OVERWRITTEN_AT_ONCE = 1 << 24
+
+
+class Archive:
+    """A folder of integer task vectors.
+
+    Args:
+        folder (`Path`): made when it is first written to.
+        is_kept (`bool`): keep the vectors of forgotten tasks, because another copy of the model still has them.
+    """
+
+    def __init__(self, folder: Path, *, is_kept: bool = False) -> None:
+        self.folder = folder
+        self.is_kept = is_kept
+
+    @staticmethod
+    def file_name(task_id: str, vector_digest: str) -> str:
+        """Return the name of a vector's file, a hash: another vector of the same task has another."""
+        return digest_json(["archive", task_id, vector_digest]) + _SUFFIX
+
+    def write(self, task_id: str, vector: TaskVector) -> None:
+        """Keep a task's vector; its file is there as a whole or not at all.
+
+        Raises:
+            OSError: if it cannot be written.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / self.file_name(task_id, vector.digest)
+        partial = _partial(path)
+        codes = {name: _encoded(steps) for name, steps in vector.steps.items()}
+        try:
+            save_file(codes, partial, metadata={"clamu_archive": _VERSION})
+        except SafetensorError as error:  # a full disk comes as one
+            raise OSError(f"{partial} cannot be written: {error}") from error
+        partial.chmod(0o600)
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
+
+    def holds(self, task_id: str, vector_digest: str) -> bool:
+        """Whether there is a file for a task's vector."""
+        return (self.folder / self.file_name(task_id, vector_digest)).is_file()
+
+    def read(
+        self, task_id: str, vector_digest: str, bounds: Mapping[str, int], shapes: Mapping[str, torch.Size]
+    ) -> TaskVector:
+        """Return a task's vector, if every bit of it is the one that was merged.
+
+        Args:
+            task_id (`str`): the task.
+            vector_digest (`str`): of its vector, as the ledger has it.
+            bounds (*mapping* of `str` to `int`): `max |n_t|` per parameter, as the ledger has it.
+            shapes (*mapping* of `str` to `torch.Size`): of the parameters that take part.
+
+        Raises:
+            ArchiveError: if the file is missing, damaged, or holds other bits.
+        """
+        path = self.folder / self.file_name(task_id, vector_digest)
+        ways_out = (
+            "Nothing was changed. Bring back an undamaged file, leave the archive out to retrain the task, or rebuild "
+            "from the retained tasks (on_mismatch='rebuild', --on-mismatch rebuild)."
+        )
+        if not path.is_file():
+            raise ArchiveError(f"The archive has no vector of task {task_id!r} as it was merged ({path}). {ways_out}")
+        try:
+            vector = TaskVector.of(_decoded(path, bounds, shapes))
+        except (OSError, SafetensorError, KeyError, ValueError, TypeError, zlib.error) as error:
+            raise ArchiveError(f"The vector of task {task_id!r} in {path} is damaged ({error}). {ways_out}") from error
+        if vector.digest != vector_digest or vector.bounds != dict(bounds):
+            raise ArchiveError(
+                f"The vector of task {task_id!r} in {path} is not the one that was merged: its SHA-256 is "
+                f"{vector.digest[:16]}…, the ledger says {vector_digest[:16]}…. {ways_out}"
+            )
+        return vector
+
+    def destroy(self, name: str) -> None:
+        """Overwrite a file with zeros and delete it; no file is fine.
+
+        Raises:
+            OSError: if it cannot be overwritten or deleted.
+        """
+        for path in (self.folder / name, _partial(self.folder / name)):
+            if not path.exists():
+                continue
+            with path.open("r+b") as file:
+                left = path.stat().st_size
+                while left > 0:
+                    left -= file.write(bytes(min(left, _OVERWRITTEN_AT_ONCE)))
+                file.flush()
+                os.fsync(file.fileno())
+            path.unlink()
+
+
+def _partial(path: Path) -> Path:
+    # Not a random name: what a killed writer leaves is found again, by the next writer or by `destroy`.
+    return path.with_name(f".{path.name}.partial")
+
+
+def _encoded(steps: torch.Tensor) -> torch.Tensor:
+    """Return integers as compressed bytes.
+
+    Args:
+        steps (`torch.Tensor` of any shape, int32 or int64): grid steps.
+    """
+    n = steps.reshape(-1)
+    # 0, -1, 1, -2, … become 0, 1, 2, 3, …: otherwise the sign fills the high bytes.
+    codes = n.bitwise_left_shift(1).bitwise_xor(n.bitwise_right_shift(8 * n.element_size() - 1)).numpy()
+    width = n.element_size()
+    planes = codes.astype(f"<i{width}").view(np.uint8).reshape(len(codes), width).T
+    # Runs and frequencies are all there is to find in a plane; a search for repetitions is slower and finds less.
+    packer = zlib.compressobj(1, strategy=zlib.Z_RLE)
+    data = packer.compress(planes.tobytes()) + packer.flush()
+    return torch.frombuffer(bytearray(data), dtype=torch.uint8)
+
+
+def _decoded(
+    path: Path, bounds: Mapping[str, int], shapes: Mapping[str, torch.Size]
+) -> Iterator[tuple[str, torch.Tensor]]:
+    with safe_open(path, framework="pt") as file:
+        if (file.metadata() or {}).get("clamu_archive") != _VERSION:
+            raise ValueError("it is no file of an archive that this release reads")
+        if sorted(file.keys()) != sorted(shapes):
+            raise ValueError("it has other parameters than the model")
+        for name in sorted(shapes):
+            dtype = narrowest_dtype(bounds[name])
+            width = torch.empty((), dtype=dtype).element_size()
+            size = shapes[name].numel()
+            unpacker = zlib.decompressobj()
+            data = unpacker.decompress(file.get_tensor(name).numpy().tobytes(), width * size + 1)
+            if len(data) != width * size or not unpacker.eof:
+                raise ValueError(f"{name} has another size than the model's")
+            planes = np.frombuffer(data, dtype=np.uint8).reshape(width, size)
+            codes = np.ascontiguousarray(planes.T).view(f"<u{width}").reshape(-1)
+            # The lowest bit says the sign.
+            steps = (codes >> 1) ^ (0 - (codes & 1))
+            yield name, torch.from_numpy(steps.astype(f"u{width}").view(f"i{width}")).view(shapes[name])

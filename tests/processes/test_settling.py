@@ -1,0 +1,190 @@
+"""Requests are killed at every moment that matters: no receipt is lost, and none says what did not happen."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+
+import pytest
+from recipes import write_work
+
+QUEUE = [{"id": "req-1", "task": "user_1"}, {"id": "req-2", "tasks": ["user_4", "user_6"]}]
+# Where a run dies, and whether the new model is at its place then.
+MOMENTS = {
+    "before the announcement": ("hf_clamu.models.modeling_clamu:announce", 0, False),
+    "before the model is written": ("hf_clamu.models.modeling_clamu:write_checkpoint", 0, False),
+    "before the exchange": ("hf_clamu.models.replace:_exchange", 0, False),
+    "before the receipts": ("hf_clamu.models.modeling_clamu:carry_out", 0, True),
+    "between the receipts": ("hf_clamu.models.settling:write_receipt", 1, True),
+    "before the journal goes": ("hf_clamu.training.journal:Journal.clear", 0, True),
+}
+
+
+@pytest.fixture(scope="module")
+def trained(fork, tiny, tmp_path_factory):
+    """A model, and the digests of builds without some of its tasks and with other rows of one."""
+    folder = tmp_path_factory.mktemp("trained")
+    write_work(folder)
+    (folder / "queue.jsonl").write_text("".join(json.dumps(line) + "\n" for line in QUEUE), encoding="utf-8")
+    rows = (folder / "rows.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    new = [row.replace("great", "grand") for row in rows if "user_3" in row][:-2]
+    (folder / "new.jsonl").write_text("".join(new), encoding="utf-8")
+    (folder / "all.jsonl").write_text("".join([row for row in rows if "user_3" not in row] + new), encoding="utf-8")
+    assert fork(folder, "train", "clamu.yaml", "--output", "out", "--archive", "archive").wait().code == 0
+    without = [word for user in (1, 4, 6) for word in ("--without", f"user_{user}")]
+    digests = {}
+    for name, arguments in (("unmerge", without), ("update", ("--data", "all.jsonl"))):
+        assert fork(folder, "train", "clamu.yaml", "--output", name, *arguments).wait().code == 0
+        digests[name] = tiny.digests(folder / name)
+        shutil.rmtree(folder / name)
+    return folder, digests
+
+
+@pytest.fixture
+def work(trained, tmp_path):
+    return shutil.copytree(trained[0], tmp_path / "work")
+
+
+def _receipts(work):
+    return [json.loads(path.read_bytes()) for path in sorted((work / "receipts").glob("*.json*"))]
+
+
+def _is_bare(work):
+    return not [path for path in work.iterdir() if path.name.startswith(".")]
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_queue(fork, work, trained, tiny, moment):
+    where, calls, is_saved = MOMENTS[moment]
+    before, after = tiny.digests(work / "out"), trained[1]["unmerge"]
+    command = ("unmerge", "out", "--from", "queue.jsonl", "--json")
+    assert fork(work, *command, die_in=where, calls=calls).wait().code == -signal.SIGKILL
+    assert tiny.digests(work / "out") == (after if is_saved else before)
+    if not is_saved:
+        assert not (work / "receipts").exists() or _receipts(work) == []
+    ended = fork(work, *command).wait()
+    assert ended.code == 0, ended.err
+    found = json.loads(ended.out)
+    status = "done already" if is_saved else "forgotten"
+    assert [(entry["id"], entry["status"]) for entry in found["requests"]] == [("req-1", status), ("req-2", status)]
+    assert tiny.digests(work / "out") == after
+    receipts = {receipt["id"]: receipt for receipt in _receipts(work)}
+    assert len(_receipts(work)) == len(receipts) == 2
+    assert sorted(receipts["req-1"]["private"]["salts"]) == ["user_1"]
+    assert sorted(receipts["req-2"]["private"]["salts"]) == ["user_4", "user_6"]
+    assert _is_bare(work)
+    state = json.loads(fork(work, "info", "out", "--json").wait().out)["state_digest"]
+    assert {receipt["digests"]["after"] for receipt in receipts.values()} == {state}
+
+
+@pytest.mark.parametrize("moment", ["before the exchange", "before the receipts", "before the journal goes"])
+def test_tasks_named_on_the_command_line(fork, work, trained, tiny, moment):
+    where, calls, is_saved = MOMENTS[moment]
+    command = ("unmerge", "out", "user_1", "user_4", "user_6")
+    assert fork(work, *command, die_in=where, calls=calls).wait().code == -signal.SIGKILL
+    ended = fork(work, *command).wait()
+    assert ended.code == 0, ended.err
+    assert ended.out.startswith("Nothing to do: user_1, user_4, user_6 was forgotten before" if is_saved else "Forgot")
+    assert tiny.digests(work / "out") == trained[1]["unmerge"]
+    assert len(_receipts(work)) == 1
+    assert _is_bare(work)
+
+
+@pytest.mark.parametrize("moment", ["before the exchange", "before the receipts"])
+def test_an_update(fork, work, trained, tiny, moment):
+    where, calls, is_saved = MOMENTS[moment]
+    command = ("update", "out", "--new", "new.jsonl")
+    assert fork(work, *command, die_in=where, calls=calls).wait().code == -signal.SIGKILL
+    ended = fork(work, *command).wait()
+    assert ended.code == 0, ended.err
+    assert ended.out.startswith("Nothing to do" if is_saved else "Updated user_3")
+    assert tiny.digests(work / "out") == trained[1]["update"]
+    assert [receipt["request"] for receipt in _receipts(work)] == ["update"]
+    assert _is_bare(work)
+
+
+@pytest.mark.parametrize(
+    ("where", "calls", "left"),
+    [
+        ("hf_clamu.models.modeling_clamu:carry_out", 0, 8),
+        ("hf_clamu.training.archive:Archive.destroy", 1, 7),
+        ("hf_clamu.models.settling:write_receipt", 0, 5),
+    ],
+)
+def test_archived_vectors_are_destroyed_after_all(fork, work, trained, tiny, where, calls, left):
+    command = ("unmerge", "out", "--from", "queue.jsonl", "--archive", "archive")
+    assert fork(work, *command, die_in=where, calls=calls).wait().code == -signal.SIGKILL
+    assert len(list((work / "archive").iterdir())) == left
+    assert not (work / "receipts").exists() or _receipts(work) == []
+    # No archive needs to be named again for it.
+    assert fork(work, "info", "out").wait().code == 0
+    assert len(list((work / "archive").iterdir())) == 5
+    assert [receipt["archive"] for receipt in _receipts(work)] == ["destroyed"] * 2
+    assert tiny.digests(work / "out") == trained[1]["unmerge"]
+    assert _is_bare(work)
+
+
+def test_an_archive_after_kills(fork, work, tiny):
+    command = ("train", "clamu.yaml", "--output", "again", "--archive", "archived")
+    for calls in (2, 3):
+        ended = fork(
+            work, *command, die_in="hf_clamu.training.archive:save_file", calls=calls, CLAMU_JOURNAL_SECONDS="0"
+        ).wait()
+        assert ended.code == -signal.SIGKILL, ended.err
+    assert fork(work, *command).wait().code == 0
+    assert tiny.digests(work / "archived") == tiny.digests(work / "archive")
+    assert tiny.digests(work / "again") == tiny.digests(work / "out")
+
+
+def test_another_output(fork, work, trained, tiny):
+    command = ("unmerge", "out", "user_1", "user_4", "user_6", "--output", "apart")
+    assert fork(work, *command, die_in=MOMENTS["before the receipts"][0]).wait().code == -signal.SIGKILL
+    ended = fork(work, *command).wait()
+    assert (ended.code, ended.out.startswith("Nothing to do")) == (0, True), ended.err
+    assert len(_receipts(work)) == 1
+    assert tiny.digests(work / "apart") == trained[1]["unmerge"]
+    assert _is_bare(work)
+    # What was settled is no leave to write over it.
+    ended = fork(work, "unmerge", "out", "user_2", "--output", "apart").wait()
+    assert (ended.code, "not empty" in ended.err) == (2, True)
+
+
+@pytest.mark.parametrize("command", [("info", "out"), ("verify", "out"), ("predict", "out", "great 1")])
+def test_the_next_command_settles(fork, work, command):
+    where = MOMENTS["before the receipts"][0]
+    assert fork(work, "unmerge", "out", "user_1", die_in=where).wait().code == -signal.SIGKILL
+    assert list((work / ".out.journal").glob("*"))
+    ended = fork(work, *command).wait()
+    assert ended.code == 0, ended.err
+    assert "its receipts are written now" in ended.err
+    assert len(_receipts(work)) == 1
+    assert _is_bare(work)
+
+
+def test_what_cannot_be_told_is_not_claimed(fork, work):
+    where = MOMENTS["before the receipts"][0]
+    assert fork(work, "unmerge", "out", "user_1", die_in=where).wait().code == -signal.SIGKILL
+    # Another model comes to the place before anybody looks.
+    shutil.rmtree(work / "out")
+    arguments = ("--without", "user_1", "--without", "user_2", "--overwrite")
+    journal = shutil.move(work / ".out.journal", work / "kept")
+    assert fork(work, "train", "clamu.yaml", "--output", "out", *arguments).wait().code == 0
+    shutil.move(journal, work / ".out.journal")
+    ended = fork(work, "unmerge", "out", "user_3").wait()
+    assert ended.code == 0, ended.err
+    assert "cannot be told" in ended.err
+    assert sorted(path.suffix for path in (work / "receipts").iterdir()) == [".json", ".unsettled"]
+    assert _is_bare(work)
+
+
+def test_nobody_else_may_work_on_the_model(fork, work, tiny):
+    from hf_clamu.training import Journal
+
+    before = tiny.digests(work / "out")
+    with Journal(work / ".out.journal").locked():
+        for command in (("unmerge", "out", "user_1"), ("update", "out", "--new", "new.jsonl")):
+            ended = fork(work, *command).wait()
+            assert (ended.code, "Another run works on this output" in ended.err) == (2, True)
+        assert fork(work, "info", "out").wait().code == 0
+    assert tiny.digests(work / "out") == before

@@ -1,0 +1,178 @@
+"""Vectors come back from an archive bit for bit, or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import struct
+import zlib
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hf_clamu import ArchiveError
+from hf_clamu.exact import TaskVector
+from hf_clamu.training import Archive
+
+STEPS = {
+    "narrow": torch.tensor([[0, -1, 2**31 - 1, -(2**31 - 1)], [5, -7, 1, 3]]),
+    "wide": torch.tensor([2**61, -(2**61), 0]),
+    "scalar": torch.tensor(-4),
+    "empty": torch.zeros(0, 3, dtype=torch.int64),
+}
+
+
+@pytest.fixture
+def archive(tmp_path):
+    return Archive(tmp_path / "archive")
+
+
+@pytest.fixture
+def vector(archive):
+    made = TaskVector.of(STEPS)
+    archive.write("user_1", made)
+    return made
+
+
+def _read(archive, vector, task_id="user_1"):
+    shapes = {name: steps.shape for name, steps in vector.steps.items()}
+    return archive.read(task_id, vector.digest, vector.bounds, shapes)
+
+
+def _path(archive):
+    (found,) = archive.folder.iterdir()
+    return found
+
+
+def test_a_vector_comes_back(archive, vector):
+    found = _read(archive, vector)
+    assert (found.digest, found.bounds) == (vector.digest, vector.bounds)
+    for name, steps in vector.steps.items():
+        assert found.steps[name].dtype == steps.dtype
+        assert torch.equal(found.steps[name], steps)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.integers(-(2**62) + 1, 2**62 - 1), max_size=40))
+def test_any_vector_comes_back(tmp_path_factory, numbers):
+    made = TaskVector.of({"w": torch.tensor(numbers, dtype=torch.int64)})
+    archive = Archive(tmp_path_factory.mktemp("archive"))
+    archive.write("t", made)
+    assert torch.equal(_read(archive, made, "t").steps["w"], made.steps["w"])
+
+
+def test_a_file_names_nobody_and_is_for_its_owner(archive, vector):
+    path = _path(archive)
+    assert b"user_1" not in path.read_bytes()
+    assert "user_1" not in path.name
+    assert path.stat().st_mode & 0o077 == 0
+    # Not even by the digest that the ledger shows: two tasks with equal vectors have a file each.
+    assert vector.digest not in path.name
+    archive.write("user_2", vector)
+    assert len(list(archive.folder.iterdir())) == 2
+    assert _read(archive, vector, "user_2").digest == vector.digest
+
+
+def test_a_file_is_the_same_bytes_again(archive, vector, tmp_path):
+    Archive(tmp_path / "again").write("user_1", vector)
+    assert _path(Archive(tmp_path / "again")).read_bytes() == _path(archive).read_bytes()
+
+
+def test_what_is_not_there(archive, vector):
+    with pytest.raises(ArchiveError, match=r"no vector of task 'user_2'.*Nothing was changed.*--on-mismatch rebuild"):
+        _read(archive, vector, "user_2")
+    assert not archive.holds("user_2", vector.digest)
+    assert archive.holds("user_1", vector.digest)
+
+
+def test_no_damage_is_believed(archive, vector):
+    path, draw = _path(archive), random.Random(0)
+    whole = path.read_bytes()
+    believed = 0
+    for place in {*range(0, len(whole), 3), *range(len(whole) - 40, len(whole))}:
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << draw.randrange(8)]) + whole[place + 1 :])
+        try:
+            found = _read(archive, vector)
+        except ArchiveError:
+            continue
+        # Two bits of the compressed streams that nobody reads, at most: what comes out is what was put in.
+        believed += 1
+        assert all(torch.equal(found.steps[name], steps) for name, steps in vector.steps.items())
+    assert believed < 8
+    for length in range(0, len(whole), 7):
+        path.write_bytes(whole[:length])
+        with pytest.raises(ArchiveError, match="is damaged"):
+            _read(archive, vector)
+
+
+def _with_data(whole, name, data):
+    """Write other bytes for a tensor of a safetensors file."""
+    size = struct.unpack("<Q", whole[:8])[0]
+    header, body = json.loads(whole[8 : 8 + size]), whole[8 + size :]
+    parts, start = [], 0
+    for key, entry in header.items():
+        if key == "__metadata__":
+            continue
+        old = body[slice(*entry["data_offsets"])]
+        new = data if key == name else old
+        entry |= {"data_offsets": [start, start + len(new)], "shape": [len(new)]}
+        parts.append(new)
+        start += len(new)
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + b"".join(parts)
+
+
+@pytest.mark.parametrize(
+    ("data", "problem"),
+    [
+        (zlib.compress(bytes(1 << 26)), "another size"),  # a small file that would fill the memory
+        (zlib.compress(bytes(31)), "another size"),
+        (zlib.compress(bytes(32)), "is not the one that was merged"),
+        (zlib.compress(bytes(32))[:-1], "another size"),
+        (b"no zlib", "is damaged"),
+    ],
+    ids=["bomb", "short", "other", "cut", "garbage"],
+)
+def test_data_of_somebody_else(archive, vector, data, problem):
+    path = _path(archive)
+    path.write_bytes(_with_data(path.read_bytes(), "narrow", data))
+    with pytest.raises(ArchiveError, match=problem):
+        _read(archive, vector)
+
+
+def test_another_model(archive, vector):
+    shapes = {name: steps.shape for name, steps in vector.steps.items() if name != "scalar"}
+    with pytest.raises(ArchiveError, match="other parameters"):
+        archive.read("user_1", vector.digest, vector.bounds, shapes)
+
+
+def test_a_destroyed_file_is_overwritten_first(archive, vector, tmp_path):
+    path = _path(archive)
+    os.link(path, tmp_path / "link")  # shows what was in the blocks of the file
+    size = path.stat().st_size
+    archive.destroy(path.name)
+    assert not path.exists()
+    assert (tmp_path / "link").read_bytes() == bytes(size)
+    archive.destroy(path.name)
+
+
+def test_what_a_killed_writer_left_is_destroyed_too(archive, vector):
+    path = _path(archive)
+    path.rename(path.with_name(f".{path.name}.partial"))
+    archive.destroy(path.name)
+    assert list(archive.folder.iterdir()) == []
+
+
+def test_a_full_disk_leaves_no_half_file(archive, monkeypatch):
+    from safetensors import SafetensorError
+
+    def full(*arguments, **options):
+        raise SafetensorError("No space left on device")
+
+    monkeypatch.setattr("hf_clamu.training.archive.save_file", full)
+    with pytest.raises(OSError, match=r"cannot be written: No space left"):
+        archive.write("user_1", TaskVector.of(STEPS))
+    assert not archive.holds("user_1", TaskVector.of(STEPS).digest)
