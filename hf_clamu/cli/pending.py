@@ -79,6 +79,7 @@ def working_on(source: str, output: Path | None, receipts: Path | None) -> Itera
     Raises:
         RunInProgressError: if another process is at it.
     """
+    from hf_clamu.models.replace import remove_abandoned
     from hf_clamu.training import Journal, Workers
 
     local = Path(source).is_dir()
@@ -90,6 +91,8 @@ def working_on(source: str, output: Path | None, receipts: Path | None) -> Itera
             yield Place(source=source, output=output, receipts=receipts, journal=journal, is_settled=False)
             return
         with journal.locked():
+            if output is not None or local:
+                remove_abandoned(target)
             is_settled = _settle(journal, str(target) if output is not None or local else source, finish=True)
             yield Place(source=source, output=output, receipts=receipts, journal=journal, is_settled=is_settled)
 
@@ -111,6 +114,7 @@ def settle_beside(folder: Path) -> None:
 def _settle(journal: Journal, source: str, *, finish: bool) -> bool:
     from hf_clamu.cli.hub import saved_folder
     from hf_clamu.models.checkpoint import read_checkpoint, state_digest
+    from hf_clamu.models.replace import remove_abandoned
     from hf_clamu.models.settling import announced, settle
 
     changes = announced(journal)
@@ -118,6 +122,8 @@ def _settle(journal: Journal, source: str, *, finish: bool) -> bool:
         return False
     folder = saved_folder(source)
     state = state_digest(read_checkpoint(folder).state) if folder.is_dir() else None
-    if not finish and state not in [change.after for change in changes]:
+    if state in [change.after for change in changes]:
+        remove_abandoned(Path(source))  # the old model, if the writer died just after the exchange
+    elif not finish:
         return False  # it may still be on its way
     return settle(journal, state, note)

@@ -43,6 +43,7 @@ def train(
         _plan(as_json, recipe, data=data)
         return
     from hf_clamu.models.checkpoint import read_checkpoint, state_digest
+    from hf_clamu.models.replace import remove_abandoned
     from hf_clamu.recipe import Recipe
     from hf_clamu.tasks import keyed_id
     from hf_clamu.training import Journal, Workers
@@ -55,6 +56,7 @@ def train(
         found = read_checkpoint(output)
         if state_digest(found.state) == noted.get("state"):
             # The run before this one was stopped just after its model had come to its place.
+            remove_abandoned(output)
             journal.clear()
             _say(as_json, output, found.config, {"total": 0.0})
             return

@@ -9,7 +9,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 if sys.platform != "win32":
     import fcntl
 
-__all__ = ["staged_folder"]
+__all__ = ["remove_abandoned", "staged_folder"]
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
@@ -45,7 +45,7 @@ def staged_folder(target: Path) -> Iterator[Path]:
     if target.exists() and not target.is_dir():
         raise NotADirectoryError(f"{target} is a file, expected a folder or nothing. Choose another place.")
     target.parent.mkdir(parents=True, exist_ok=True)
-    _remove_abandoned(target)
+    remove_abandoned(target)
     stage = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".new", dir=target.parent))
     lock = _lock(stage)
     try:
@@ -67,8 +67,7 @@ def staged_folder(target: Path) -> Iterator[Path]:
     finally:
         if lock is not None:
             os.close(lock)
-        if stage.exists():
-            shutil.rmtree(stage)
+        _remove(stage)
 
 
 def _lock(folder: Path) -> int | None:
@@ -84,13 +83,27 @@ def _lock(folder: Path) -> int | None:
     return descriptor
 
 
-def _remove_abandoned(target: Path) -> None:
-    """Delete what writers that were killed left beside the target: folders that nobody holds a lock on."""
+def remove_abandoned(target: Path) -> None:
+    """Delete what writers that were killed left beside a folder: others of its kind that nobody holds a lock on.
+
+    It may be the old model, with everything that was to be forgotten: a writer can be killed after the exchange.
+
+    Args:
+        target (`Path`): the folder that they were to replace.
+    """
+    target = target.resolve()
     for stage in target.parent.glob(f".{glob.escape(target.name)}.*.new"):
         lock = _lock(stage) if stage.is_dir() and not stage.is_symlink() else None
         if lock is not None:
             shutil.rmtree(stage, ignore_errors=True)
             os.close(lock)
+
+
+def _remove(folder: Path) -> None:
+    while folder.exists():
+        # After the exchange the folder has no lock, so somebody else may take it for abandoned and delete it, too.
+        with suppress(FileNotFoundError):
+            shutil.rmtree(folder)
 
 
 def _exchange(stage: Path, target: Path) -> None:

@@ -177,7 +177,9 @@ def test_missing_data_is_refused(images, trainer_of, merged, absent):
     arguments, state = merged
     trainer = trainer_of(images.without(absent), arguments)
     more = " and 1 more" if len(absent) > 1 else ""
-    with pytest.raises(TaskDataError, match=rf"no rows of the merged task '{absent[0]}'{more}\. Forgetting needs"):
+    with pytest.raises(
+        TaskDataError, match=rf"no rows of the merged task '{absent[0]}'{more}\. Forgetting and updating need"
+    ):
         unmerge_tasks(state, ["owner_01"], trainer, arguments)
 
 

@@ -15,6 +15,7 @@ MOMENTS = {
     "before the announcement": ("hf_clamu.models.modeling_clamu:announce", 0, False),
     "before the model is written": ("hf_clamu.models.modeling_clamu:write_checkpoint", 0, False),
     "before the exchange": ("hf_clamu.models.replace:_exchange", 0, False),
+    "before the old model goes": ("hf_clamu.models.replace:_remove", 0, True),
     "before the receipts": ("hf_clamu.models.modeling_clamu:carry_out", 0, True),
     "between the receipts": ("hf_clamu.models.settling:write_receipt", 1, True),
     "before the journal goes": ("hf_clamu.training.journal:Journal.clear", 0, True),
@@ -152,13 +153,23 @@ def test_another_output(fork, work, trained, tiny):
 
 @pytest.mark.parametrize("command", [("info", "out"), ("verify", "out"), ("predict", "out", "great 1")])
 def test_the_next_command_settles(fork, work, command):
-    where = MOMENTS["before the receipts"][0]
+    where = MOMENTS["before the old model goes"][0]
     assert fork(work, "unmerge", "out", "user_1", die_in=where).wait().code == -signal.SIGKILL
     assert list((work / ".out.journal").glob("*"))
     ended = fork(work, *command).wait()
     assert ended.code == 0, ended.err
     assert "its receipts are written now" in ended.err
     assert len(_receipts(work)) == 1
+    assert _is_bare(work)
+
+
+def test_a_build_that_replaced_a_model_and_died(fork, work, tiny):
+    command = ("train", "emr.yaml", "--output", "out", "--overwrite")
+    assert fork(work, *command, die_in="hf_clamu.models.replace:_remove").wait().code == -signal.SIGKILL
+    new = tiny.digests(work / "out")
+    assert [path.suffix for path in work.iterdir() if path.name.startswith(".out.")].count(".new") == 1
+    assert fork(work, *command).wait().code == 0
+    assert tiny.digests(work / "out") == new
     assert _is_bare(work)
 
 
