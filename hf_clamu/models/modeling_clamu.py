@@ -926,7 +926,8 @@ def __getattr__(name: str) -> type:
 
 def _check_way_out(on_mismatch: str, known: Sequence[str]) -> None:
     if on_mismatch not in known:
-        raise ValueError(f"on_mismatch must be {', '.join(map(repr, known[:-1]))} or {known[-1]!r}, got {on_mismatch!r}.")
+        names = f"{', '.join(map(repr, known[:-1]))} or {known[-1]!r}"
+        raise ValueError(f"on_mismatch must be {names}, got {on_mismatch!r}.")
 
 
 def _recipe(config: ClamuConfig) -> dict[str, Any]:

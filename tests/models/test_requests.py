@@ -103,7 +103,8 @@ def test_data_cut_in_another_way(tiny, model, unchanged, changes):
 
 
 def test_unknown_way_out(tiny, model, unchanged):
-    with unchanged, pytest.raises(ValueError, match="on_mismatch must be 'error', 'rebuild' or 'localize', got 'ignore'"):
+    message = "on_mismatch must be 'error', 'rebuild' or 'localize', got 'ignore'"
+    with unchanged, pytest.raises(ValueError, match=message):
         model.unmerge_task("user_1", data=tiny.tasks("text"), on_mismatch="ignore")
 
 
