@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import secrets
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -79,15 +78,16 @@ def write_receipt(folder: Path, receipt: Mapping[str, Any], *, ending: str = "")
     folder.mkdir(parents=True, exist_ok=True)
     path = receipt_path(folder, receipt)
     path = path.with_name(path.name + ending)
-    handle, partial = tempfile.mkstemp(prefix=".receipt.", dir=folder)
+    # Not a random name: what a killed writer leaves is overwritten when the receipt is written after all.
+    partial = path.with_name(f".{path.name}.partial")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
             file.write(canonical_json(receipt))
             file.flush()
             os.fsync(file.fileno())
-        Path(partial).replace(path)
+        partial.replace(path)
     except BaseException:
-        Path(partial).unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
         raise
     return path
 

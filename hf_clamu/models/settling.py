@@ -7,6 +7,7 @@ knows what happened.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,6 +20,7 @@ __all__ = ["PENDING", "Change", "announce", "announced", "carry_out", "settle"]
 
 # What a receipt says of archived vectors that are not destroyed yet.
 PENDING = "to be destroyed"
+_FOLDERS = ("receipt_dir", "archive_dir")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,16 +48,35 @@ class Change:
 
 def announce(journal: Journal, changes: Sequence[Change]) -> None:
     """Keep changes in the journal, before the model that they lead to is saved."""
-    journal.note({"changes": [asdict(change) for change in changes]})
+    noted = []
+    for change in changes:
+        # From the journal on, so that a model may be moved together with what is beside it.
+        folders = {name: _relative(getattr(change, name), journal.folder) for name in _FOLDERS}
+        noted.append({**asdict(change), **folders})
+    journal.note({"changes": noted})
 
 
 def announced(journal: Journal) -> list[Change]:
     """Return the changes that a journal announces; none if it is damaged or of something else."""
     noted = journal.noted()
     try:
-        return [Change(**values) for values in noted["changes"]]
+        return [
+            Change(**{**values, **{name: _absolute(values[name], journal.folder) for name in _FOLDERS}})
+            for values in noted["changes"]
+        ]
     except (KeyError, TypeError):
         return []
+
+
+def _relative(folder: str | None, start: Path) -> str | None:
+    try:
+        return None if folder is None else os.path.relpath(folder, start)
+    except ValueError:  # on another drive
+        return folder
+
+
+def _absolute(folder: str | None, start: Path) -> str | None:
+    return None if folder is None else os.path.normpath(start.absolute() / folder)
 
 
 def carry_out(changes: Sequence[Change]) -> list[Path]:

@@ -52,16 +52,22 @@ class Archive:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / self.file_name(task_id, vector.digest)
-        partial = _partial(path)
         codes = {name: _encoded(steps) for name, steps in vector.steps.items()}
+        scratch = _scratch(path)
+        _destroy_folder(scratch)
+        scratch.mkdir(mode=0o700)
         try:
-            save_file(codes, partial, metadata={"clamu_archive": _VERSION})
-        except SafetensorError as error:  # a full disk comes as one
-            raise OSError(f"{partial} cannot be written: {error}") from error
-        partial.chmod(0o600)
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        partial.replace(path)
+            partial = scratch / path.name
+            try:
+                save_file(codes, partial, metadata={"clamu_archive": _VERSION})
+            except SafetensorError as error:  # a full disk comes as one
+                raise OSError(f"{partial} cannot be written: {error}") from error
+            partial.chmod(0o600)
+            with partial.open("rb") as file:
+                os.fsync(file.fileno())
+            partial.replace(path)
+        finally:
+            _destroy_folder(scratch)
 
     def holds(self, task_id: str, vector_digest: str) -> bool:
         """Whether there is a file for a task's vector."""
@@ -105,21 +111,36 @@ class Archive:
         Raises:
             OSError: if it cannot be overwritten or deleted.
         """
-        for path in (self.folder / name, _partial(self.folder / name)):
-            if not path.exists():
-                continue
-            with path.open("r+b") as file:
-                left = path.stat().st_size
-                while left > 0:
-                    left -= file.write(bytes(min(left, _OVERWRITTEN_AT_ONCE)))
-                file.flush()
-                os.fsync(file.fileno())
-            path.unlink()
+        _destroy(self.folder / name)
+        _destroy_folder(_scratch(self.folder / name))
 
 
-def _partial(path: Path) -> Path:
-    # Not a random name: what a killed writer leaves is found again, by the next writer or by `destroy`.
+def _scratch(path: Path) -> Path:
+    """Return the folder that a file is written in, before it comes to its place.
+
+    safetensors writes beside a file, under a name that only it knows. In a folder of its own, whose name follows from
+    the file's, what a killed writer leaves is found by the next writer and by `destroy`.
+    """
     return path.with_name(f".{path.name}.partial")
+
+
+def _destroy(path: Path) -> None:
+    if not path.exists():
+        return
+    with path.open("r+b") as file:
+        left = path.stat().st_size
+        while left > 0:
+            left -= file.write(bytes(min(left, _OVERWRITTEN_AT_ONCE)))
+        file.flush()
+        os.fsync(file.fileno())
+    path.unlink()
+
+
+def _destroy_folder(folder: Path) -> None:
+    if folder.is_dir():
+        for path in folder.iterdir():
+            _destroy(path)
+        folder.rmdir()
 
 
 def _encoded(steps: torch.Tensor) -> torch.Tensor:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -130,10 +131,10 @@ class Journal:
         digest = digest_json(content)
         path = self.folder / f"{digest[:32]}{_SUFFIX}"
         self.folder.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=".part.", dir=self.folder)
-        os.close(handle)
-        partial = Path(name)
+        # A folder of its own: safetensors writes beside the file, under a name that only it knows.
+        scratch = Path(tempfile.mkdtemp(prefix=".part.", dir=self.folder))
         try:
+            partial = scratch / path.name
             text = json.dumps({**content, "digest": digest}, sort_keys=True)
             try:
                 save_file(dict(tensors), partial, metadata={_METADATA_KEY: text})
@@ -142,9 +143,8 @@ class Journal:
             with partial.open("rb") as file:
                 os.fsync(file.fileno())
             partial.replace(path)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
         self._last = time.monotonic()
         self._took = self._last - started
         return Part(path=path, entries=dict(entries))
@@ -188,7 +188,10 @@ class Journal:
         """Delete everything: the result is saved, or nobody wants it any more."""
         # The note last: if this is interrupted, the next run still knows what is to be cleared.
         for path in [*self._files(), self.folder / _NOTE_NAME, self.folder / _LOCK_NAME]:
-            path.unlink(missing_ok=True)
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # not there, or somebody begins anew
             self.folder.rmdir()
 

@@ -19,7 +19,7 @@ OFTEN = {"CLAMU_JOURNAL_SECONDS": "0"}
 
 
 def _leftovers(folder):
-    return [path.name for path in folder.iterdir() if path.name.startswith(".out.")]
+    return [str(path.relative_to(folder)) for path in folder.rglob("*") if ".out." in str(path)]
 
 
 def _timed(run):

@@ -18,6 +18,7 @@ MOMENTS = {
     "before the old model goes": ("hf_clamu.models.replace:_remove", 0, True),
     "before the receipts": ("hf_clamu.models.modeling_clamu:carry_out", 0, True),
     "between the receipts": ("hf_clamu.models.settling:write_receipt", 1, True),
+    "before a receipt has its name": ("hf_clamu.models.receipts:canonical_json", 1, True),
     "before the journal goes": ("hf_clamu.training.journal:Journal.clear", 0, True),
 }
 
@@ -74,6 +75,7 @@ def test_a_queue(fork, work, trained, tiny, moment):
     assert len(_receipts(work)) == len(receipts) == 2
     assert sorted(receipts["req-1"]["private"]["salts"]) == ["user_1"]
     assert sorted(receipts["req-2"]["private"]["salts"]) == ["user_4", "user_6"]
+    assert len(list((work / "receipts").iterdir())) == 2
     assert _is_bare(work)
     state = json.loads(fork(work, "info", "out", "--json").wait().out)["state_digest"]
     assert {receipt["digests"]["after"] for receipt in receipts.values()} == {state}
@@ -161,6 +163,17 @@ def test_the_next_command_settles(fork, work, command):
     assert "its receipts are written now" in ended.err
     assert len(_receipts(work)) == 1
     assert _is_bare(work)
+
+
+def test_a_model_that_is_moved_before_it_is_settled(fork, work, tiny):
+    command = ("unmerge", "out", "user_1", "--archive", "archive")
+    assert fork(work, *command, die_in=MOMENTS["before the receipts"][0]).wait().code == -signal.SIGKILL
+    moved = work.rename(work.with_name("moved"))
+    assert fork(moved, "info", "out").wait().code == 0
+    assert not work.exists()
+    assert [receipt["archive"] for receipt in _receipts(moved)] == ["destroyed"]
+    assert len(list((moved / "archive").iterdir())) == 7
+    assert _is_bare(moved)
 
 
 def test_a_build_that_replaced_a_model_and_died(fork, work, tiny):

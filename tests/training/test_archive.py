@@ -6,16 +6,21 @@ import json
 import os
 import random
 import struct
+import subprocess
+import sys
+import time
 import zlib
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import hf_clamu
 from hf_clamu import ArchiveError
 from hf_clamu.exact import TaskVector
-from hf_clamu.training import Archive
+from hf_clamu.training import Archive, Journal
 
 STEPS = {
     "narrow": torch.tensor([[0, -1, 2**31 - 1, -(2**31 - 1)], [5, -7, 1, 3]]),
@@ -159,11 +164,49 @@ def test_a_destroyed_file_is_overwritten_first(archive, vector, tmp_path):
     archive.destroy(path.name)
 
 
-def test_what_a_killed_writer_left_is_destroyed_too(archive, vector):
+_WRITER = """
+import sys
+from pathlib import Path
+import torch
+from hf_clamu.exact import TaskVector
+from hf_clamu.training import Archive, Journal
+kind, folder = sys.argv[1], Path(sys.argv[2])
+steps = {"w": torch.randint(-(2**30), 2**30, (10_000_000,), dtype=torch.int32)}
+vector = TaskVector.of(steps)
+print(Archive.file_name("t", vector.digest), flush=True)
+while True:
+    Archive(folder).write("t", vector) if kind == "archive" else Journal(folder).write("s", {}, steps)
+"""
+
+
+@pytest.mark.parametrize("kind", ["archive", "journal"])
+def test_what_a_killed_writer_left_is_found(tmp_path, kind):
+    folder = tmp_path / "folder"
+    command = [sys.executable, "-c", _WRITER, kind, str(folder)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(hf_clamu.__file__).parents[1])}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as writer:
+        name = writer.stdout.readline().strip()
+        # In the middle of a write, where safetensors has a file of a name of its own.
+        deadline = time.monotonic() + 60
+        while not any(path.is_file() for path in folder.glob(".*/*")):
+            assert time.monotonic() < deadline
+        writer.kill()
+    assert list(folder.glob(".*/*"))
+    if kind == "archive":
+        Archive(folder).destroy(name)
+        assert list(folder.iterdir()) == []
+    else:
+        Journal(folder).clear()
+        assert not folder.exists()
+
+
+def test_the_next_writer_finds_it_too(archive, vector):
     path = _path(archive)
-    path.rename(path.with_name(f".{path.name}.partial"))
-    archive.destroy(path.name)
-    assert list(archive.folder.iterdir()) == []
+    scratch = path.with_name(f".{path.name}.partial")
+    scratch.mkdir()
+    (scratch / ".tmpAbCdEf").write_bytes(path.read_bytes())
+    archive.write("user_1", vector)
+    assert _path(archive) == path
 
 
 def test_a_full_disk_leaves_no_half_file(archive, monkeypatch):
@@ -175,4 +218,4 @@ def test_a_full_disk_leaves_no_half_file(archive, monkeypatch):
     monkeypatch.setattr("hf_clamu.training.archive.save_file", full)
     with pytest.raises(OSError, match=r"cannot be written: No space left"):
         archive.write("user_1", TaskVector.of(STEPS))
-    assert not archive.holds("user_1", TaskVector.of(STEPS).digest)
+    assert list(archive.folder.iterdir()) == []
