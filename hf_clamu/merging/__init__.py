@@ -19,6 +19,7 @@ from hf_clamu.merging.localization import (
     Localizer,
     scaling_coefficient,
 )
+from hf_clamu.merging.sources import depends_on_environment, have_data, require_no_data
 from hf_clamu.merging.state import MergedState, TaskRecord, missing_tasks
 
 __all__ = [
@@ -36,10 +37,13 @@ __all__ = [
     "canonical_clusters",
     "check_data",
     "cluster_tasks",
+    "depends_on_environment",
+    "have_data",
     "deriving_reads_data",
     "is_portable",
     "merge_tasks",
     "missing_tasks",
+    "require_no_data",
     "scaling_coefficient",
     "unmerge_tasks",
     "update_tasks",

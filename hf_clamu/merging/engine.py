@@ -18,6 +18,7 @@ from hf_clamu.merging.arguments import ClamuArguments
 from hf_clamu.merging.clustering import cluster_tasks, sketch
 from hf_clamu.merging.localization import ClusterVector, Localizer
 from hf_clamu.merging.scoring import score_clusters
+from hf_clamu.merging.sources import require_local_models
 from hf_clamu.merging.stages import map_shared, sum_vectors
 from hf_clamu.merging.state import MergedState, TaskRecord, missing_tasks
 from hf_clamu.merging.vectors import REBUILD, merged_vector
@@ -65,6 +66,8 @@ def add_tasks(
                 f"Task {task_id!r} is merged already. To replace its data, update it (update_task, clamu update)."
             )
     check_data(state, state.task_ids, trainer.tasks, trainer.encoded)
+    count = _num_clusters([*state.task_ids, *task_ids], trainer.tasks.cluster_key, arguments)
+    require_local_models(trainer, arguments, state.records, (), state.task_ids, count)
     return _with(_Merged.of(state), sorted(set(task_ids)), trainer, arguments)
 
 
@@ -129,8 +132,10 @@ class _Merged:
 def _without(state: MergedState, task_ids: Sequence[str], trainer: TaskTrainer) -> _Merged:
     """Subtract the vectors of merged tasks."""
     leaving = sorted(set(task_ids))
+    # A local model that is at hand, or an archive, spares the retraining; its digest is checked.
     if trainer.archive is None:
-        check_data(state, leaving, trainer.tasks, trainer.encoded)
+        retrained = [task_id for task_id in leaving if not trainer.is_local(task_id)]
+        check_data(state, retrained, trainer.tasks, trainer.encoded)
 
     def again(task_id: str) -> tuple[TaskVector, dict[str, Any]]:
         return merged_vector(trainer, task_id, state.records[task_id]), state.records[task_id].to_dict()
@@ -154,9 +159,12 @@ def _without(state: MergedState, task_ids: Sequence[str], trainer: TaskTrainer) 
 def _check_retained(
     state: MergedState, leaving: Sequence[str], trainer: TaskTrainer, arguments: ClamuArguments
 ) -> list[str]:
-    """Check the data of the tasks that stay, if they are needed; return their ids."""
+    """Check the data and local models of the tasks that stay, if they are needed; return their ids."""
     missing_tasks(leaving, state.records)
     retained = [task_id for task_id in state.task_ids if task_id not in set(leaving)]
+    keys = {task_id: record.cluster_key for task_id, record in state.records.items()}
+    count = _num_clusters(retained, keys.__getitem__, arguments)
+    require_local_models(trainer, arguments, state.records, leaving, retained, count)
     if deriving_reads_data(state, arguments):
         check_data(state, retained, trainer.tasks, trainer.encoded)
     return retained
@@ -171,7 +179,7 @@ def _with(merged: _Merged, task_ids: Sequence[str], trainer: TaskTrainer, argume
             rows |= _features(trainer, task_ids)
 
     def finish(task_id: str) -> tuple[TaskVector, dict[str, Any]]:
-        vector = trainer.finetune(task_id)
+        vector = trainer.vector(task_id)
         if trainer.archive is not None:
             trainer.archive.write(task_id, vector)
         data = trainer.encoded(task_id)
@@ -182,8 +190,11 @@ def _with(merged: _Merged, task_ids: Sequence[str], trainer: TaskTrainer, argume
             num_validation=len(data.validation),
             bounds=vector.bounds,
             cluster_key=data.cluster_key,
+            from_checkpoint=trainer.is_local(task_id),
         )
         entry = record.to_dict()
+        if trainer.journal is not None and trainer.local_vectors is not None and trainer.is_local(task_id):
+            entry["checkpoint"] = trainer.local_vectors.fingerprint(task_id)
         if arguments.clustering == "task_vectors":
             entry["sketch"] = sketch(vector, arguments.seed).tolist()
         return vector, entry
@@ -191,8 +202,11 @@ def _with(merged: _Merged, task_ids: Sequence[str], trainer: TaskTrainer, argume
     def is_sound(task_id: str, entry: Mapping[str, Any]) -> bool:
         if trainer.archive is not None and not trainer.archive.holds(task_id, entry["vector_digest"]):
             return False
-        data = trainer.encoded(task_id)
-        return bool((entry["data_digest"], entry["cluster_key"]) == (data.digest, data.cluster_key))
+        data, checkpoint = trainer.encoded(task_id), None
+        if trainer.local_vectors is not None and trainer.is_local(task_id):
+            checkpoint = trainer.local_vectors.fingerprint(task_id)
+        found = (entry["data_digest"], entry["cluster_key"], entry.get("checkpoint"))
+        return bool(found == (data.digest, data.cluster_key, checkpoint))
 
     early = None if merged.records else _early_clusters(task_ids, rows, trainer, arguments)
     with trainer.timed("finetune"):
@@ -247,7 +261,8 @@ def _derive(
         return own.narrowed()
 
     vector_source: ClusterVector = cluster_vector
-    localizer = Localizer(trainer, delta, clusters, arguments, arguments.seed, vector_source)
+    digests = {task_id: record.vector_digest for task_id, record in records.items()}
+    localizer = Localizer(trainer, delta, clusters, arguments, arguments.seed, vector_source, digests)
     with trainer.timed("localize"):
         alpha, masks = localizer.run()
     scores = None
@@ -269,6 +284,13 @@ def _clusters(
             "clustering='column' needs the data's own clusters: name a cluster_column, or choose another clustering."
         )
     return cluster_tasks(arguments, tuple(keys), arguments.seed, vectors=vectors, keys=given)
+
+
+def _num_clusters(task_ids: Sequence[str], key_of: Callable[[str], str | None], arguments: ClamuArguments) -> int:
+    """Return how many clusters some tasks will have."""
+    if arguments.clustering == "column":
+        return len({key_of(task_id) for task_id in task_ids})
+    return len(task_ids) if arguments.clustering == "none" else min(arguments.num_clusters, len(task_ids))
 
 
 def _early_clusters(
@@ -331,6 +353,6 @@ def check_data(
         if found != recorded:
             raise DigestMismatchError(
                 f"The data of task {task_id!r} is not what was merged: its tokenised examples have SHA-256 "
-                f"{found[:16]}…, the ledger says {recorded[:16]}…. Nothing was changed. Give the data as it was at "
-                f"the merge, or {REBUILD}"
+                f"{str(found)[:16]}…, the ledger says {str(recorded)[:16]}…. Nothing was changed. Give the data as it "
+                f"was at the merge, or {REBUILD}"
             )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -49,8 +49,17 @@ class LocalizationArguments(MaskingArguments):
         },
     )
 
+    tall_lambda: float = field(
+        default=0.4,
+        metadata={
+            "help": "TALL's lambda for tasks that come without data; with data it is chosen from 0.2 to 0.6 by score."
+        },
+    )
+
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not 0 < self.tall_lambda < float("inf"):
+            raise RecipeError(f"tall_lambda must be a number above 0, got {self.tall_lambda!r}.")
         if self.localization not in LOCALIZATIONS:
             raise RecipeError(f"localization must be one of {', '.join(LOCALIZATIONS)}, got {self.localization!r}.")
         if isinstance(self.scaling, str):
@@ -94,6 +103,8 @@ class Localizer:
         arguments (`LocalizationArguments`): method and settings.
         run_seed (`int`): the seed of the recipe.
         cluster_vector (`ClusterVector`): gives the local vectors that TALL and EMR need.
+        vector_digests (*mapping* of `str` to `str`, *optional*): SHA-256 of each task's vector, so that a mask in the
+            journal is known to be of these vectors.
     """
 
     def __init__(
@@ -104,6 +115,7 @@ class Localizer:
         arguments: LocalizationArguments,
         run_seed: int,
         cluster_vector: ClusterVector,
+        vector_digests: Mapping[str, str] | None = None,
     ) -> None:
         self._trainer = trainer
         self._workspace = trainer.workspace
@@ -112,6 +124,7 @@ class Localizer:
         self._arguments = arguments
         self._run_seed = run_seed
         self._cluster_vector = cluster_vector
+        self._vector_digests = vector_digests or {}
         self._merged_alpha: float | None = None
         self._theta_1: dict[str, torch.Tensor] = {}
         self._num_tasks = sum(len(members) for members in clusters)
@@ -164,6 +177,7 @@ class Localizer:
         journal, method = self._trainer.journal, self._arguments.localization
         facts: dict[str, Any] = {"alphas": list(alphas), "delta": self._delta_digest, "method": method}
         facts["data"] = {task_id: self._trainer.encoded(task_id).digest for task_id in members}
+        facts["vectors"] = {task_id: self._vector_digests.get(task_id) for task_id in members}
         stage = f"masks/{digest_json(facts)}"
         if journal is not None:
             for part in journal.parts(stage):
@@ -219,7 +233,8 @@ class Localizer:
         """Keep the weights where the cluster's own movement outweighs what merging added.
 
         Source: TALL-masks, 1[|theta_0 - theta_k| > |theta_0 + alpha * tau_sum - theta_k| * lambda], theta_k being the
-        average of the members' local models; lambda by validation score, a draw takes the smallest.
+        average of the members' local models; lambda by validation score, a draw takes the smallest. Tasks without data
+        have no score: lambda is the setting `tall_lambda` then.
         """
         workspace, codec = self._workspace, self._trainer.codec
         own: dict[str, torch.Tensor] = {}
@@ -229,6 +244,8 @@ class Localizer:
             theta_k = codec.apply(theta_0, n, 1.0 / len(members), theta_0.dtype)
             own[name] = (theta_0 - theta_k).abs_()
             added[name] = theta_k.neg_().add_(theta_1[name]).abs_()
+        if not any(self._trainer.encoded(task_id).train for task_id in members):
+            return {name: (own[name] > added[name] * self._arguments.tall_lambda).cpu() for name in own}
         best: tuple[float, dict[str, torch.Tensor]] | None = None
         for factor in LAMBDA_GRID:
             mask = {name: own[name] > added[name] * factor for name in own}

@@ -20,23 +20,28 @@ class TaskRecord:
 
     Args:
         vector_digest (`str`): SHA-256 of the integer task vector.
-        data_digest (`str`): SHA-256 of the task's tokenised data.
+        data_digest (`str`, *optional*): SHA-256 of the task's tokenised data; None if it came without data.
         num_train (`int`): training examples.
         num_validation (`int`): held-out examples.
         bounds (*mapping* of `str` to `int`): `max |n_t|` per parameter, in grid steps.
         cluster_key (`str`, *optional*): the data's own cluster of the task.
+        from_checkpoint (`bool`): whether the task was finetuned elsewhere, so that no recipe gives its vector.
     """
 
     vector_digest: str
-    data_digest: str
+    data_digest: str | None
     num_train: int
     num_validation: int
     bounds: Mapping[str, int]
     cluster_key: str | None = None
+    from_checkpoint: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-able values; `bounds` as a list, in the order of the sorted parameter names."""
-        return {**asdict(self), "bounds": [self.bounds[name] for name in sorted(self.bounds)]}
+        values = {**asdict(self), "bounds": [self.bounds[name] for name in sorted(self.bounds)]}
+        if not self.from_checkpoint:  # so that ledgers without such tasks keep their bytes
+            del values["from_checkpoint"]
+        return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], parameters: Sequence[str]) -> TaskRecord:
@@ -56,6 +61,7 @@ class TaskRecord:
             num_validation=int(values["num_validation"]),
             bounds=dict(zip(parameters, map(int, values["bounds"]), strict=True)),
             cluster_key=values["cluster_key"],
+            from_checkpoint=bool(values.get("from_checkpoint", False)),
         )
 
 

@@ -13,19 +13,27 @@ REBUILD = "rebuild from the retained tasks (on_mismatch='rebuild', --on-mismatch
 
 
 def merged_vector(trainer: TaskTrainer, task_id: str, record: TaskRecord) -> TaskVector:
-    """Return the integer vector that was merged for a task: from the archive if there is one, else by retraining.
+    """Return the integer vector that was merged for a task.
+
+    It comes from its local model if that is at hand, else from the archive if there is one, else by retraining.
 
     Args:
-        trainer (`TaskTrainer`): live model and data, or an archive.
+        trainer (`TaskTrainer`): live model and data, local models, or an archive.
         task_id (`str`): the merged task.
         record (`TaskRecord`): what the ledger has of it.
 
     Raises:
         ArchiveError, DigestMismatchError: if other bits come than those that were merged.
     """
-    if trainer.archive is not None:
+    if trainer.archive is not None and not trainer.is_local(task_id):
         return trainer.archive.read(task_id, record.vector_digest, record.bounds, trainer.workspace.shapes)
-    vector = trainer.finetune(task_id)
+    vector = trainer.vector(task_id)
+    if trainer.is_local(task_id) and vector.digest != record.vector_digest:
+        raise DigestMismatchError(
+            f"The checkpoint that is given for task {task_id!r} is not what was merged: its task vector has SHA-256 "
+            f"{vector.digest[:16]}…, the ledger says {record.vector_digest[:16]}…. Nothing was changed. Give the "
+            f"folder as it was at the merge, or {REBUILD}"
+        )
     if vector.digest != record.vector_digest or vector.bounds != record.bounds:
         raise DigestMismatchError(
             f"Retraining task {task_id!r} gave other bits than the merge did: SHA-256 {vector.digest[:16]}…, the "

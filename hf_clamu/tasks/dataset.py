@@ -39,7 +39,7 @@ class _Part:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class _Task:
-    train: _Part
+    train: _Part | None
     validation: _Part | None
     cluster_key: str | None
 
@@ -159,6 +159,23 @@ class TaskDataset:
         }
         return cls(spec, tasks, source)
 
+    @classmethod
+    def without_rows(cls, spec: TaskSpec, task_ids: Iterable[str], *, keyed: bool = False) -> TaskDataset:
+        """Return tasks of which the ids alone are known: they were finetuned elsewhere, and nobody gives their data.
+
+        Args:
+            spec (`TaskSpec`): what their rows would look like.
+            task_ids (*iterable* of `str`): the ids.
+            keyed (`bool`): whether they are keyed commitments.
+        """
+        nothing = _Task(train=None, validation=None, cluster_key=None)
+        return cls(spec, dict.fromkeys(task_ids, nothing), None, keyed=keyed)
+
+    @property
+    def has_rows(self) -> bool:
+        """Whether the tasks have rows; of `without_rows` none has."""
+        return any(task.train is not None for task in self._tasks.values())
+
     @property
     def task_ids(self) -> tuple[str, ...]:
         """The ids of the tasks, sorted by code point."""
@@ -184,7 +201,7 @@ class TaskDataset:
     def num_examples(self, task_id: str) -> int:
         """Return how many rows a task has, training and validation together."""
         task = self._task(task_id)
-        return len(task.train.rows) + (0 if task.validation is None else len(task.validation.rows))
+        return sum(len(part.rows) for part in (task.train, task.validation) if part is not None)
 
     def cluster_key(self, task_id: str) -> str | None:
         """Return the task's value in the cluster column, or None if there is no such column."""
@@ -223,6 +240,11 @@ class TaskDataset:
         shared = sorted(set(self) & set(other))
         if shared:
             raise TaskDataError(f"{_named(shared)} in both task sets; leave them out of one with without().")
+        if len(self) and len(other) and self.has_rows != other.has_rows:
+            raise TaskDataError(
+                f"Task {(self if other.has_rows else other).task_ids[0]!r} comes without rows and others with them; "
+                "give the rows of all tasks, or of none."
+            )
         if self.is_keyed != other.is_keyed:
             raise TaskDataError("One task set has keyed ids and the other plain ones; key both with the same key.")
         source = self.source if self.source == other.source else None
@@ -257,6 +279,8 @@ class TaskDataset:
             TaskDataError: if a row cannot be encoded; the message names task, column and row.
         """
         task = self._task(task_id)
+        if task.train is None:
+            return EncodedTask(task_id=task_id, train=(), validation=(), digest=None)
         train = self._encode_part(task_id, task.train, processor)
         validation = None if task.validation is None else self._encode_part(task_id, task.validation, processor)
         if self.spec.kind == "image-classification":
@@ -282,6 +306,8 @@ class TaskDataset:
         from datasets import concatenate_datasets
 
         task = self._task(task_id)
+        if task.train is None:
+            raise TaskDataError(f"Task {task_id!r} came without rows.")
         parts = [task.train] if task.validation is None else [task.train, task.validation]
         encoded = [self._encode_part(task_id, part, processor) for part in parts]
         # Rows are numbered through both parts, as they stand in the result before it is put in order.

@@ -48,14 +48,15 @@ class EncodedTask:
             length of their own; for token-classification -100 on all but the first token of each word). Images:
             `pixel_values` (float32 of shape `(channels, height, width)`) and `labels` (int64 scalar).
         validation (*tuple* of *dict* of `str` to `torch.Tensor`): the same for the examples kept out of training.
-        digest (`str`): SHA-256 of both, a function of the multisets of examples.
+        digest (`str`, *optional*): SHA-256 of both, a function of the multisets of examples; None if the task came
+            without rows.
         cluster_key (`str`, *optional*): the task's value in the cluster column.
     """
 
     task_id: str
     train: tuple[Example, ...]
     validation: tuple[Example, ...]
-    digest: str
+    digest: str | None
     cluster_key: str | None = None
 
     @property

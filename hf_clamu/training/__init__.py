@@ -7,7 +7,7 @@ from hf_clamu.training.finetuning import FinetuningArguments, finetune
 from hf_clamu.training.journal import Journal, Part
 from hf_clamu.training.masking import MaskingArguments, train_mask
 from hf_clamu.training.measuring import Measurement, losses_and_scores, measure, task_feature
-from hf_clamu.training.task_trainer import Progress, TaskTrainer, silent_progress
+from hf_clamu.training.task_trainer import LocalVectors, Progress, TaskTrainer, silent_progress
 from hf_clamu.training.workers import Workers
 from hf_clamu.training.workspace import LiveModel, Workspace, trainable_names
 
@@ -18,6 +18,7 @@ __all__ = [
     "Journal",
     "MaskingArguments",
     "LiveModel",
+    "LocalVectors",
     "Measurement",
     "Part",
     "Progress",

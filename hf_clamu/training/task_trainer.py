@@ -20,7 +20,7 @@ from hf_clamu.training.measuring import Measurement, measure, task_feature
 from hf_clamu.training.workers import Workers
 from hf_clamu.training.workspace import Workspace
 
-__all__ = ["Progress", "TaskTrainer", "silent_progress"]
+__all__ = ["LocalVectors", "Progress", "TaskTrainer", "silent_progress"]
 
 T = TypeVar("T")
 
@@ -40,6 +40,22 @@ def silent_progress(items: Sequence[T], description: str) -> Iterable[T]:
     return items
 
 
+class LocalVectors(Protocol):
+    """Vectors of tasks that were finetuned elsewhere, by task id."""
+
+    def __contains__(self, task_id: object) -> bool:
+        """Whether a task has one."""
+        ...
+
+    def fingerprint(self, task_id: str) -> str:
+        """Return a digest of what `read` would read."""
+        ...
+
+    def read(self, task_id: str, workspace: Workspace, codec: FixedPoint) -> TaskVector:
+        """Return a task's vector; it may be overwritten by the next call."""
+        ...
+
+
 class TaskTrainer:
     """Finetunes and measures tasks on one live model.
 
@@ -53,6 +69,7 @@ class TaskTrainer:
         workers (`Workers`, *optional*): the processes that share the work; by default this one alone.
         journal (`Journal`, *optional*): keeps what is finished.
         archive (`Archive`, *optional*): keeps the vectors of merged tasks.
+        local_vectors (`LocalVectors`, *optional*): of tasks that are not finetuned here.
     """
 
     def __init__(
@@ -66,6 +83,7 @@ class TaskTrainer:
         workers: Workers | None = None,
         journal: Journal | None = None,
         archive: Archive | None = None,
+        local_vectors: LocalVectors | None = None,
     ) -> None:
         from accelerate import Accelerator
 
@@ -75,6 +93,7 @@ class TaskTrainer:
         self.workers = workers or Workers(workspace.device)
         self.journal = journal
         self.archive = archive
+        self.local_vectors = local_vectors
         self.progress = progress if self.workers.is_main else silent_progress
         # Casting is the workspace's business, so that another Accelerator of this process cannot change the bits.
         self.accelerator = Accelerator(cpu=workspace.device.type == "cpu")
@@ -116,6 +135,19 @@ class TaskTrainer:
     def finetune(self, task_id: str) -> TaskVector:
         """Finetune on one task; the live model holds its local model afterwards."""
         return finetune(self.workspace, self.encoded(task_id), self._arguments, self.codec, self.accelerator)
+
+    def is_local(self, task_id: str) -> bool:
+        """Whether a task was finetuned elsewhere and its local model is at hand."""
+        return self.local_vectors is not None and task_id in self.local_vectors
+
+    def vector(self, task_id: str) -> TaskVector:
+        """Return a task's vector: read from its local model if that is at hand, else by finetuning.
+
+        The next call may overwrite it.
+        """
+        if self.local_vectors is not None and task_id in self.local_vectors:
+            return self.local_vectors.read(task_id, self.workspace, self.codec)
+        return self.finetune(task_id)
 
     def feature(self, task_id: str) -> torch.Tensor:
         """Return the task's mean feature under the base model."""

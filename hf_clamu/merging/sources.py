@@ -1,0 +1,94 @@
+"""What a merged model needs of its tasks: their data, their local models, the environment, or none of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from hf_clamu.errors import RecipeError, TaskDataError
+from hf_clamu.merging.arguments import ClamuArguments
+from hf_clamu.merging.state import TaskRecord
+from hf_clamu.training import TaskTrainer
+
+__all__ = ["depends_on_environment", "have_data", "require_local_models", "require_no_data"]
+
+
+def have_data(records: Mapping[str, TaskRecord]) -> bool:
+    """Whether merged tasks came with data; all of them do, or none."""
+    return any(record.data_digest is not None for record in records.values())
+
+
+def require_no_data(arguments: ClamuArguments) -> None:
+    """Check that settings can be followed where tasks come without data.
+
+    Raises:
+        RecipeError: naming the setting that needs data, and what goes without.
+    """
+    needs_data = {
+        "localization": (arguments.localization == "clamu", "emr, tall or global"),
+        "clustering": (arguments.clustering in ("features", "column"), "task_vectors, random or none"),
+        "scaling": (arguments.scaling == "auto", "a multiple of 1/T, or sum"),
+    }
+    for name, (is_needed, others) in needs_data.items():
+        if is_needed:
+            raise RecipeError(
+                f"{name}={getattr(arguments, name)!r} looks at the tasks' data, and none are given: give them "
+                f"(tasks=, --recipe), or choose {others}."
+            )
+
+
+def depends_on_environment(records: Mapping[str, TaskRecord], arguments: ClamuArguments) -> bool:
+    """Whether the bits of a merged model depend on more than local models, ids and settings.
+
+    Local models that were finetuned elsewhere are read, subtracted and rounded, which is the same everywhere; so are
+    EMR's signs and, under a fixed lambda, TALL's comparisons. Where a model runs, or affinities are decomposed,
+    libraries and device show in the bits.
+
+    Args:
+        records (*mapping* of `str` to `TaskRecord`): the merged tasks.
+        arguments (`ClamuArguments`): the settings.
+    """
+    return (
+        any(not record.from_checkpoint for record in records.values())
+        or arguments.clustering in ("features", "task_vectors")
+        or arguments.localization == "clamu"
+        or (arguments.localization == "tall" and have_data(records))
+        or arguments.scaling == "auto"
+        or (arguments.score_validation and any(record.num_validation for record in records.values()))
+    )
+
+
+def require_local_models(
+    trainer: TaskTrainer,
+    arguments: ClamuArguments,
+    records: Mapping[str, TaskRecord],
+    leaving: Iterable[str],
+    staying: Sequence[str],
+    num_clusters: int | None = None,
+) -> None:
+    """Check that local models that have to be read again are at hand, unless an archive has their vectors.
+
+    Args:
+        trainer (`TaskTrainer`): knows those that are.
+        arguments (`ClamuArguments`): the settings.
+        records (*mapping* of `str` to `TaskRecord`): the merged tasks before the change.
+        leaving (*iterable* of `str`): merged tasks that are subtracted.
+        staying (*sequence* of `str`): merged tasks whose vectors TALL and EMR need again.
+        num_clusters (`int`, *optional*): clusters after the change, if known; the mask of a single one needs no
+            vector but the merged delta.
+
+    Raises:
+        TaskDataError: naming the first task whose folder is missing.
+    """
+    by_vectors = arguments.localization in ("tall", "emr") and num_clusters != 1
+    reasons = dict.fromkeys(staying if by_vectors else (), f"to derive the {arguments.localization} masks anew")
+    reasons |= dict.fromkeys(leaving, "to be subtracted")
+    if trainer.archive is not None:
+        return
+    absent = [one for one in sorted(reasons) if records[one].from_checkpoint and not trainer.is_local(one)]
+    if absent:
+        first, more = absent[0], len(absent) - 1
+        raise TaskDataError(
+            f"Task {first!r}{f' and {more} more' if more else ''} came from checkpoints, which have to be read again "
+            f"({reasons[first]}), and no folder is given. Give each as it was at the merge: "
+            f"checkpoints={{{first!r}: folder}} (--checkpoint {first}=FOLDER)."
+        )
