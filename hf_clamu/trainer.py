@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from hf_clamu.errors import RecipeError
-from hf_clamu.merging import ClamuArguments, MergedState
+from hf_clamu.merging import ClamuArguments
 from hf_clamu.models.base import load_base
 from hf_clamu.models.card import CardSettings
-from hf_clamu.models.configuration_clamu import ClamuConfig
-from hf_clamu.models.maintenance import build, described
+from hf_clamu.models.maintenance import build, first_config
 from hf_clamu.models.modeling_clamu import attach
 from hf_clamu.models.peft_space import PeftSpace
 from hf_clamu.tasks import TaskDataset
@@ -118,29 +117,12 @@ class ClamuTrainer:
             space=self.space,
             dtype=self.dtype,
         )
-        # What was merged under which settings is the whole configuration; it names no machine.
-        config = ClamuConfig(
-            architecture=type(base.model).__name__,
-            base_model=base.reference(),
-            base_config=base.config_dict(),
-            generation_config=base.generation_dict(),
-            arguments=self.args.to_dict(),
-            task_spec=self.tasks.spec.to_dict(),
-            task_ids="hmac-sha256" if self.tasks.is_keyed else "plain",
-            peft_config=None if base.space is None else base.space.to_dict(),
-            peft_merging=None if base.space is None else base.space.merging,
-            card=self.card.to_dict(),
-        )
-
-        def describe(state: MergedState) -> ClamuConfig:
-            return described(config, state)
-
         built = build(
             base.model,
             base.processor,
             self.tasks,
             self.args,
-            describe,
+            first_config(base, self.args, self.tasks, self.card),
             fresh=base.fresh,
             source=self.tasks.source,
             progress=self.progress,

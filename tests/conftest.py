@@ -114,6 +114,27 @@ class Tiny:
             progress=silent_progress,
         ).train()
 
+    @classmethod
+    def local_models(cls, kind: str, folder: Path, **changes: Any) -> dict[str, Path]:
+        """Finetune each task as `train` does, and save the base (`base`) and the local models as plain checkpoints."""
+        from hf_clamu.models.base import load_base, save_processor
+        from hf_clamu.models.maintenance import open_trainer
+        from hf_clamu.training import deterministic, silent_progress
+
+        tasks, arguments = cls.tasks(kind), cls.arguments(**changes)
+        base = load_base(cls.config(kind), tasks.spec, num_labels=tasks.num_labels, processor=cls.processor(kind))
+        base.model.save_pretrained(folder / "base")
+        if base.processor is not None:
+            save_processor(base.processor, folder / "base")
+        found = {}
+        with deterministic(num_threads=1):
+            trainer = open_trainer(base.model, base.processor, tasks, arguments, silent_progress)
+            for task_id in tasks:
+                trainer.finetune(task_id)
+                found[task_id] = folder / "local" / task_id
+                base.model.save_pretrained(found[task_id])
+        return found
+
     @staticmethod
     def digests(folder: Path) -> dict[str, str]:
         """SHA-256 of every file below a folder, by its name there; other things than files must not be there."""

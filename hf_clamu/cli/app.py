@@ -12,6 +12,7 @@ import typer
 import yaml
 
 from hf_clamu.cli.hub import add_hub_commands, open_model, saved_folder
+from hf_clamu.cli.merge import CheckpointOption, add_merge_command, checkpoints_of
 from hf_clamu.cli.output import emit, emit_error, note, quieten, require_room, table
 from hf_clamu.cli.pending import settle_beside
 from hf_clamu.cli.requests import add_request_commands
@@ -27,7 +28,7 @@ __all__ = ["app", "main"]
 
 _INTERRUPTED = 130
 # Commands that go on from what is finished when they are started again.
-_RESUMABLE = (["train"], ["unmerge"], ["add"], ["update"])
+_RESUMABLE = (["train"], ["merge"], ["unmerge"], ["add"], ["update"])
 
 app = typer.Typer(
     name="clamu",
@@ -126,7 +127,7 @@ def info(folder: ModelDir, as_json: Json = False) -> None:
         "arguments": config.arguments,
         "task_spec": config.task_spec,
         "source": checkpoint.source,
-        "environment": checkpoint.environment.to_dict(),
+        "environment": None if checkpoint.environment is None else checkpoint.environment.to_dict(),
         **({} if checkpoint.localized_in is None else {"localized_in": checkpoint.localized_in.to_dict()}),
         "num_parameters": sum(n.numel() for n in state.delta.values()),
         "num_tasks": len(state.records),
@@ -283,12 +284,13 @@ def export(
 
 
 @app.command()
-def verify(folder: ModelDir, data: Data = None, as_json: Json = False) -> None:
+def verify(folder: ModelDir, data: Data = None, checkpoint: CheckpointOption = None, as_json: Json = False) -> None:
     """Build anew from the data of the merged tasks and compare every byte; exit 0 if all are the same, else 1."""
     from hf_clamu.trainer import progress_bars
 
     quieten()
-    report = open_model(folder).verify(data=data, progress=progress_bars)
+    model = open_model(folder)
+    report = model.verify(data=data, checkpoints=checkpoints_of(checkpoint or ()), progress=progress_bars)
     verdict = "identical" if report else f"DIFFERENT in {', '.join(report.differences)}"
     emit(
         as_json,
@@ -301,6 +303,7 @@ def verify(folder: ModelDir, data: Data = None, as_json: Json = False) -> None:
 
 add_request_commands(app)
 add_train_commands(app)
+add_merge_command(app)
 add_hub_commands(app)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from hf_clamu.cli.hub import open_model
+from hf_clamu.cli.merge import CheckpointOption, checkpoints_of
 from hf_clamu.cli.output import emit, is_main_process, note, quieten, require_room, table
 from hf_clamu.cli.pending import Place, working_on
 from hf_clamu.errors import RecipeError, TaskNotFoundError
@@ -64,6 +65,7 @@ def unmerge(
         typer.Option("--from", help='JSON lines of requests: {"id": "req-17", "task": "user_3"}.', show_default=False),
     ] = None,
     data: Data = None,
+    checkpoint: CheckpointOption = None,
     output: Output = None,
     erase_history: EraseHistory = None,
     receipts: Receipts = None,
@@ -106,7 +108,7 @@ def unmerge(
         if wanted:
             _require_room(place)
             options: dict[str, Any] = {"data": data, "on_mismatch": on_mismatch, "progress": progress_bars}
-            options |= place.options(archive)
+            options |= {"checkpoints": checkpoints_of(checkpoint or ()), **place.options(archive)}
             if requests is None:
                 model.unmerge_task(wanted[0][1], **options)
             else:
@@ -211,7 +213,7 @@ def _queue_text(values: Mapping[str, Any]) -> str:
 
 def add(
     folder: Folder,
-    new: New,
+    new: Annotated[Path | None, typer.Option("--new", help="File of the new rows.", show_default=False)] = None,
     tasks: Annotated[
         list[str] | None,
         typer.Argument(
@@ -219,29 +221,42 @@ def add(
         ),
     ] = None,
     data: Data = None,
+    checkpoint: CheckpointOption = None,
     output: Output = None,
     erase_history: EraseHistory = None,
     receipts: Receipts = None,
     archive: ArchiveDir = None,
     as_json: Json = False,
 ) -> None:
-    """Merge more tasks: the result is byte for byte a build that had them from the start."""
+    """Merge more tasks: the result is byte for byte a build that had them from the start.
+
+    They are finetuned on the rows of FILE, or come from checkpoints that were finetuned elsewhere.
+    """
     from hf_clamu.models.queue import added_before
     from hf_clamu.trainer import progress_bars
 
+    if new is None and not checkpoint:
+        raise RecipeError("Give the new rows (--new FILE), or checkpoints (--checkpoint ID=FOLDER).")
+    folders = checkpoints_of(checkpoint or ())
     quieten()
     with working_on(folder, output, receipts) as place:
         model = _opened(place)
-        given = _given(model, new, tasks)
+        given = _given(model, new, tasks) if new is not None else _ids_of(model, folders, tasks)
         done = set(model.tasks)
-        if tasks:  # what was merged by others is an error then
+        if tasks and new is not None:  # what was merged by others is an error then
             done &= added_before(place.history(model))
         left = [one for one in given.task_ids if one not in done]
         _change(
             place,
             model,
             left,
-            lambda kept: model.add_task(given.select(left), data=data, progress=progress_bars, **kept),
+            lambda kept: model.add_task(
+                given.select(left),
+                checkpoints={one: folders[one] for one in folders if model.ledger_id(one) in {*left, *model.tasks}},
+                data=data,
+                progress=progress_bars,
+                **kept,
+            ),
             archive,
             erase_history,
         )
@@ -258,6 +273,7 @@ def update(
         ),
     ] = None,
     data: Data = None,
+    checkpoint: CheckpointOption = None,
     output: Output = None,
     erase_history: EraseHistory = None,
     receipts: Receipts = None,
@@ -283,12 +299,28 @@ def update(
             model,
             left,
             lambda kept: model.update_task(
-                given.select(left), data=data, on_mismatch=on_mismatch, progress=progress_bars, **kept
+                given.select(left),
+                data=data,
+                checkpoints=checkpoints_of(checkpoint or ()),
+                on_mismatch=on_mismatch,
+                progress=progress_bars,
+                **kept,
             ),
             archive,
             erase_history,
         )
     _say(place, model, "Updated", as_json)
+
+
+def _ids_of(model: Any, folders: Mapping[str, str], tasks: Sequence[str] | None) -> TaskDataset:
+    """Return the tasks, without rows, of which there are checkpoints."""
+    from hf_clamu.tasks import TaskDataset, TaskSpec
+
+    config = model.clamu_config
+    given = TaskDataset.without_rows(
+        TaskSpec.from_dict(config.task_spec), map(model.ledger_id, folders), keyed=config.task_ids != "plain"
+    )
+    return given.select(list(map(model.ledger_id, tasks))) if tasks else given
 
 
 def _given(model: Any, new: Path, tasks: Sequence[str] | None) -> TaskDataset:

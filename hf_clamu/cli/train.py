@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,7 +12,10 @@ from hf_clamu.cli.hub import task_id_key
 from hf_clamu.cli.output import emit, journal_beside, quieten, require_room, table
 from hf_clamu.cli.pending import settle_beside
 
-__all__ = ["add_train_commands"]
+if TYPE_CHECKING:
+    from hf_clamu.training import Journal
+
+__all__ = ["Data", "Json", "add_train_commands", "done_before", "save_build", "say_merged"]
 
 Data = Annotated[
     Path | None,
@@ -42,24 +45,17 @@ def train(
     if dry_run:
         _plan(as_json, recipe, data=data)
         return
-    from hf_clamu.models.checkpoint import read_checkpoint, state_digest
-    from hf_clamu.models.replace import remove_abandoned
     from hf_clamu.recipe import Recipe
     from hf_clamu.tasks import keyed_id
-    from hf_clamu.training import Journal, Workers
+    from hf_clamu.training import Journal
 
-    settle_beside(output)
     journal = Journal(journal_beside(output))
-    command = _digest(recipe, data, without)
-    noted = journal.noted()
-    if isinstance(noted, Mapping) and noted.get("command") == command and (output / "ledger.json").is_file():
-        found = read_checkpoint(output)
-        if state_digest(found.state) == noted.get("state"):
-            # The run before this one was stopped just after its model had come to its place.
-            remove_abandoned(output)
-            journal.clear()
-            _say(as_json, output, found.config, {"total": 0.0})
-            return
+    text = recipe.read_text(encoding="utf-8", errors="replace") if recipe.is_file() else ""
+    command = [text, None if data is None else str(data), sorted(without or ())]
+    found = done_before(output, journal, command)
+    if found is not None:
+        say_merged(as_json, output, found, {"total": 0.0})
+        return
     require_room(output, overwrite=overwrite)
     loaded = Recipe.load(recipe)
     quieten()
@@ -69,25 +65,53 @@ def train(
         key = task_id_key()
         trainer.tasks = trainer.tasks.without([keyed_id(key, one) if key else one for one in without])
     model = trainer.train()
+    save_build(model, output, journal, command)
+    say_merged(as_json, output, model.clamu_config, trainer.seconds)
+
+
+def done_before(output: Path, journal: Journal, command: Any) -> Any:
+    """Settle what a run that died has left; return the model's configuration if it had finished this very command.
+
+    Args:
+        output (`Path`): the folder of the model.
+        journal (`Journal`): of runs on this folder.
+        command (*JSON-able*): what was asked for.
+    """
+    from hf_clamu.exact import digest_json
+    from hf_clamu.models.checkpoint import read_checkpoint, state_digest
+    from hf_clamu.models.replace import remove_abandoned
+
+    settle_beside(output)
+    noted = journal.noted()
+    is_same = isinstance(noted, Mapping) and noted.get("command") == digest_json(command)
+    if not is_same or not (output / "ledger.json").is_file():
+        return None
+    found = read_checkpoint(output)
+    if state_digest(found.state) != noted.get("state"):
+        return None
+    # The run before this one was stopped just after its model had come to its place.
+    remove_abandoned(output)
+    journal.clear()
+    return found.config
+
+
+def save_build(model: Any, output: Path, journal: Journal, command: Any) -> None:
+    """Bring a model that was built to its place, and drop what the journal kept of the run."""
+    from hf_clamu.exact import digest_json
+    from hf_clamu.training import Workers
+
     workers = Workers.current()
     with workers.watched():
         if workers.is_main:
-            journal.note({"command": command, "state": model.state_digest()})
+            journal.note({"command": digest_json(command), "state": model.state_digest()})
             model.save_pretrained(output)
         # Each machine has a journal, and none is dropped before the model is there.
         workers.meet()
         journal.clear()
-    _say(as_json, output, model.clamu_config, trainer.seconds)
 
 
-def _digest(recipe: Path, data: Path | None, without: Sequence[str] | None) -> str:
-    from hf_clamu.exact import digest_json
-
-    text = recipe.read_text(encoding="utf-8", errors="replace") if recipe.is_file() else ""
-    return digest_json([text, None if data is None else str(data), sorted(without or ())])
-
-
-def _say(as_json: bool, output: Path, config: Any, seconds: Mapping[str, float]) -> None:
+def say_merged(as_json: bool, output: Path, config: Any, seconds: Mapping[str, float]) -> None:
+    """Print what was built."""
     values = {"num_tasks": config.num_tasks, "num_clusters": config.num_clusters, "alpha": config.alpha}
     emit(
         as_json,

@@ -19,7 +19,7 @@ from hf_clamu.merging.localization import (
     Localizer,
     scaling_coefficient,
 )
-from hf_clamu.merging.sources import depends_on_environment, have_data, require_no_data
+from hf_clamu.merging.sources import depends_on_environment, have_data, no_folder, require_no_data
 from hf_clamu.merging.state import MergedState, TaskRecord, missing_tasks
 
 __all__ = [
@@ -43,6 +43,7 @@ __all__ = [
     "is_portable",
     "merge_tasks",
     "missing_tasks",
+    "no_folder",
     "require_no_data",
     "scaling_coefficient",
     "unmerge_tasks",

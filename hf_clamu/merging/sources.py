@@ -9,7 +9,7 @@ from hf_clamu.merging.arguments import ClamuArguments
 from hf_clamu.merging.state import TaskRecord
 from hf_clamu.training import TaskTrainer
 
-__all__ = ["depends_on_environment", "have_data", "require_local_models", "require_no_data"]
+__all__ = ["depends_on_environment", "have_data", "no_folder", "require_local_models", "require_no_data"]
 
 
 def have_data(records: Mapping[str, TaskRecord]) -> bool:
@@ -86,9 +86,19 @@ def require_local_models(
         return
     absent = [one for one in sorted(reasons) if records[one].from_checkpoint and not trainer.is_local(one)]
     if absent:
-        first, more = absent[0], len(absent) - 1
-        raise TaskDataError(
-            f"Task {first!r}{f' and {more} more' if more else ''} came from checkpoints, which have to be read again "
-            f"({reasons[first]}), and no folder is given. Give each as it was at the merge: "
-            f"checkpoints={{{first!r}: folder}} (--checkpoint {first}=FOLDER)."
-        )
+        raise no_folder(absent, reasons[absent[0]])
+
+
+def no_folder(absent: Sequence[str], why: str) -> TaskDataError:
+    """Return the error for merged checkpoints that are not given again.
+
+    Args:
+        absent (*sequence* of `str`): the tasks.
+        why (`str`): what the first is needed for.
+    """
+    first, more = absent[0], len(absent) - 1
+    return TaskDataError(
+        f"Task {first!r}{f' and {more} more' if more else ''} came from checkpoints, which have to be read again "
+        f"({why}), and no folder is given. Give each as it was at the merge: "
+        f"checkpoints={{{first!r}: folder}} (--checkpoint {first}=FOLDER)."
+    )

@@ -131,6 +131,7 @@ def load_base(
     cache_dir: str | None = None,
     space: PeftSpace | None = None,
     dtype: str | None = None,
+    needs_processor: bool = True,
 ) -> BaseModel:
     """Load the base model that a build starts from.
 
@@ -147,6 +148,7 @@ def load_base(
         space (`PeftSpace`, *optional*): the adapter that tasks are finetuned through.
         dtype (`str`, *optional*): of the weights: "float32" (what is loaded by default) or "bfloat16". A model in
             memory keeps its own unless it is given.
+        needs_processor (`bool`): whether text has to be tokenised.
 
     Raises:
         IncompatibleBaseError: if the base cannot be loaded, or has another number of labels.
@@ -194,12 +196,12 @@ def load_base(
             f"The base model has {found} labels, but the tasks have {labels['num_labels']} "
             f"({', '.join(labels['label2id'])}). Give a model with that head, or one without a head."
         )
-    if processor is None and spec.kind != "image-classification":
+    if processor is None and spec.kind != "image-classification" and needs_processor:
         raise IncompatibleBaseError(
             "The base model comes without a tokenizer, and text tasks need one: give processor= (a transformers "
             "tokenizer)."
         )
-    if spec.kind == "seq2seq-lm":
+    if spec.kind == "seq2seq-lm" and processor is not None:
         _settle_start(model, processor)
     digest = base_digest(model)
     fresh = {} if embedded else fresh

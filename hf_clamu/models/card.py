@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from hf_clamu.errors import RecipeError
-from hf_clamu.merging import ClamuArguments, MergedState
+from hf_clamu.merging import ClamuArguments, MergedState, have_data
 from hf_clamu.models.configuration_clamu import ClamuConfig
 from hf_clamu.tasks.spec import refuse_unknown_keys
 
@@ -85,7 +85,7 @@ def model_card(config: ClamuConfig, state: MergedState, source: Mapping[str, Any
         _clusters(config, state, settings),
         _storage(config, state),
         _recipe(config, state),
-        _promise(config),
+        _promise(config, state),
     ]
     return str(ModelCard("\n\n".join(sections) + "\n"))
 
@@ -164,7 +164,7 @@ model = ClamuModel.from_pretrained("ORG/NAME")  # a {config.architecture}, the g
 model.set_cluster(0)  # or set_cluster(task="id of a task")
 pipe = pipeline("{pipeline_tag}", model, cluster=0)
 
-model.unmerge_task("id of a task")  # needs the data of the tasks
+model.unmerge_task({_again(state)}
 model.push_to_hub(erase_history=True)
 ```"""
     # Masks in the space of an adapter need the adapter around them, which PEFT does not know of.
@@ -194,13 +194,14 @@ def _clusters(config: ClamuConfig, state: MergedState, settings: CardSettings) -
         examples = sum(state.records[task_id].num_train for task_id in members)
         found = scores["clusters"][number] if scores is not None else None
         rows.append(
-            [str(number), str(len(members)), f"{examples:,}"]
+            [str(number), str(len(members)), f"{examples:,}" if have_data(state.records) else "–"]
             + [_percent(found[name]) if found else "–" for name in names]
             + ([", ".join(map(_escaped, members))] if settings.task_ids else [])
         )
     total = sum(record.num_train for record in state.records.values())
     mean = [_percent(scores["mean"][name]) for name in names] if scores is not None else []
-    rows.append(["all", str(len(state.records)), f"{total:,}", *mean, *[""] * settings.task_ids])
+    shown = f"{total:,}" if have_data(state.records) else "–"
+    rows.append(["all", str(len(state.records)), shown, *mean, *[""] * settings.task_ids])
     text = f"## Clusters\n\n{_table(columns, rows)}"
     if scores is None:
         return text
@@ -228,22 +229,39 @@ def _storage(config: ClamuConfig, state: MergedState) -> str:
 def _recipe(config: ClamuConfig, state: MergedState) -> str:
     defaults = ClamuArguments().to_dict()
     arguments: Mapping[str, Any] = config.arguments or {}
-    always = ("clustering", "localization", "scaling", "finetune_steps", "learning_rate", "batch_size", "seed")
+    always: tuple[str, ...] = ("clustering", "localization", "scaling", "seed")
+    if not _from_elsewhere(state):
+        always += ("finetune_steps", "learning_rate", "batch_size")
     shown = [name for name in arguments if name in always or arguments[name] != defaults.get(name)]
     rows = [[f"`{name}`", f"`{arguments[name]}`"] for name in sorted(shown)]
     rows.append(["scaling coefficient alpha", f"{state.alpha:.6g}"])
+    if _from_elsewhere(state):
+        rows.append(["local models", "finetuned elsewhere, and merged from their checkpoints"])
     if config.peft_config is not None:
         rows.append(["finetuned through", f"{config.peft_config.get('peft_type')}, merged as `{config.peft_merging}`"])
     return f"## Recipe\n\n{_table(['setting', 'value'], rows)}\n\n`config.json` holds all of it."
 
 
-def _promise(config: ClamuConfig) -> str:
+def _from_elsewhere(state: MergedState) -> bool:
+    return bool(state.records) and all(record.from_checkpoint for record in state.records.values())
+
+
+def _again(state: MergedState) -> str:
+    if not _from_elsewhere(state):
+        return '"id of a task")  # needs the data of the tasks'
+    return '"id of a task", checkpoints={"id of a task": "its folder"})  # as it was merged'
+
+
+def _promise(config: ClamuConfig, state: MergedState) -> str:
     names = "keyed commitments to the tasks' ids" if config.task_ids != "plain" else "the ids of the merged tasks"
+    how, of_what = "retrains a task alone", "data"
+    if _from_elsewhere(state):
+        how, of_what = "reads the checkpoint of a task again", "checkpoints"
     return f"""## Forgetting
 
-`unmerge_task` retrains a task alone, checks its SHA-256, subtracts it and derives clusters and masks from the tasks
+`unmerge_task` {how}, checks its SHA-256, subtracts it and derives clusters and masks from the tasks
 that are left: byte for byte what a build without the task gives, with the same recipe and environment. `clamu verify`
-proves it from the data of the merged tasks. `ledger.json` holds {names}, with digests
+proves it from the {of_what} of the merged tasks. `ledger.json` holds {names}, with digests
 of their task vectors and tokenised data.
 
 This is exact unlearning, not privacy: copies that others downloaded, and exports, do not forget. Numbers on this card

@@ -64,7 +64,7 @@ class Checkpoint:
     Args:
         config (`ClamuConfig`): of the saved model.
         state (`MergedState`): delta, tasks, clusters and masks.
-        environment (`Environment`): fingerprint of the build.
+        environment (`Environment`, *optional*): fingerprint of the build; None if no bit depends on it.
         source (*dict*, *optional*): where the tasks' data came from, see `load_tasks`.
         fresh (*dict* of `str` to `torch.Tensor`): parameters that the base checkpoint lacks.
         localized_in (`Environment`, *optional*): where clusters, masks and scores were derived, if elsewhere.
@@ -72,7 +72,7 @@ class Checkpoint:
 
     config: ClamuConfig
     state: MergedState
-    environment: Environment
+    environment: Environment | None
     source: dict[str, Any] | None
     fresh: dict[str, torch.Tensor]
     localized_in: Environment | None = None
@@ -125,7 +125,7 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint, card: str, write_othe
     files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     ledger = {
         "format_version": FORMAT_VERSION,
-        "environment": checkpoint.environment.to_dict(),
+        "environment": None if checkpoint.environment is None else checkpoint.environment.to_dict(),
         **({} if checkpoint.localized_in is None else {"localized_in": checkpoint.localized_in.to_dict()}),
         "source": checkpoint.source,
         # The card is for people to edit; it is compared by `verify` but not needed to load.
@@ -207,7 +207,8 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     )
     fresh = read_tensors(folder / FRESH_NAME) if (folder / FRESH_NAME).exists() else {}
     try:
-        environment = Environment.from_dict(ledger["environment"])
+        recorded = ledger["environment"]
+        environment = None if recorded is None else Environment.from_dict(recorded)
         localized_in = Environment.from_dict(ledger["localized_in"]) if "localized_in" in ledger else None
     except (KeyError, TypeError) as error:
         raise CheckpointFormatError(f"{LEDGER_NAME} lacks a part of the environment ({error!r}).") from error

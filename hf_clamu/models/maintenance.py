@@ -25,15 +25,22 @@ from hf_clamu.merging import (
     MergedState,
     add_tasks,
     check_data,
+    depends_on_environment,
     deriving_reads_data,
+    have_data,
     is_portable,
     merge_tasks,
     missing_tasks,
+    no_folder,
+    require_no_data,
     unmerge_tasks,
     update_tasks,
 )
+from hf_clamu.models.base import BaseModel
+from hf_clamu.models.card import CardSettings
 from hf_clamu.models.checkpoint import Checkpoint
 from hf_clamu.models.configuration_clamu import ClamuConfig
+from hf_clamu.models.local_models import LocalModels
 from hf_clamu.models.peft_space import PeftSpace
 from hf_clamu.tasks import TaskDataset, TaskSpec, load_tasks
 from hf_clamu.training import (
@@ -55,6 +62,7 @@ __all__ = [
     "build",
     "described",
     "find_tasks",
+    "first_config",
     "in_ledger",
     "open_trainer",
     "outdated",
@@ -96,6 +104,7 @@ class Request:
         task_id_key (`str`, *optional*): the key of the ledger's task ids, if they are keyed.
         journal (`Journal`, *optional*): keeps what is finished, for another start.
         archive (`Archive`, *optional*): has the vectors of the merged tasks.
+        local_models (`LocalModels`, *optional*): those that were finetuned elsewhere, under the ledger's ids.
         progress (`Progress`): shows how far it is.
     """
 
@@ -107,6 +116,7 @@ class Request:
     task_id_key: str | None = None
     journal: Journal | None = None
     archive: Archive | None = None
+    local_models: LocalModels | None = None
     progress: Progress = silent_progress
 
     @property
@@ -122,16 +132,18 @@ class Request:
     @property
     def environment(self) -> Environment:
         """The environment that a request would run in: the threads are those of the build."""
-        threads = self.checkpoint.environment.num_threads
+        recorded = self.checkpoint.environment
+        threads = self.arguments.num_threads or torch.get_num_threads() if recorded is None else recorded.num_threads
         return Environment.capture(Workers.current().device, threads, portable=self.arguments.portable)
 
     def require_environment(self) -> None:
-        """Check that this environment gives the bits of the build.
+        """Check that this environment gives the bits of the build, if they depend on it.
 
         Raises:
             EnvironmentMismatchError: naming the differences.
         """
-        self.environment.require(self.checkpoint.environment)
+        if self.checkpoint.environment is not None:
+            self.environment.require(self.checkpoint.environment)
 
     def require_data(self, task_ids: Sequence[str]) -> None:
         """Check that the data of merged tasks are those that were merged.
@@ -142,8 +154,25 @@ class Request:
         tasks = self.tasks()
         check_data(self.checkpoint.state, task_ids, tasks, lambda task_id: tasks.encode(task_id, self.processor))
 
+    def new_tasks(self) -> TaskDataset:
+        """Return the tasks, without rows, of which there are local models and that are not merged."""
+        state = self.checkpoint.state
+        new = [task_id for task_id in self.local_models or () if task_id not in state.records]
+        if not new:
+            raise TaskDataError("There is nothing to add: give tasks, or checkpoints of tasks that are not merged.")
+        keyed = self.checkpoint.config.task_ids != "plain"
+        return TaskDataset.without_rows(self._spec, new, keyed=keyed)
+
+    @property
+    def _spec(self) -> TaskSpec:
+        return TaskSpec.from_dict(self.checkpoint.config.task_spec or {})
+
     def tasks(self) -> TaskDataset:
-        """Return the data of the merged tasks."""
+        """Return the data of the merged tasks; their ids alone if they were merged without data."""
+        records = self.checkpoint.state.records
+        if records and not have_data(records):
+            keyed = self.checkpoint.config.task_ids != "plain"
+            return TaskDataset.without_rows(self._spec, records, keyed=keyed)
         return find_tasks(self.checkpoint, self.data, self.origin, self.task_id_key)
 
 
@@ -219,6 +248,7 @@ def build(
     space: PeftSpace | None = None,
     journal: Journal | None = None,
     archive: Archive | None = None,
+    local_models: LocalModels | None = None,
 ) -> Rebuilt:
     """Build a merged model from all tasks given, with all processes of the run.
 
@@ -234,10 +264,13 @@ def build(
         space (`PeftSpace`, *optional*): the adapter that tasks are finetuned through.
         journal (`Journal`, *optional*): keeps what is finished, for another start.
         archive (`Archive`, *optional*): gets the vectors of the tasks.
+        local_models (`LocalModels`, *optional*): of the tasks that are not to be finetuned here.
     """
     started = time.perf_counter()
     workers = Workers.current()
-    if workers.size > 1 and arguments.num_threads is None and workers.device.type == "cpu":
+    # Where local models are added up and nothing else is computed, threads do not show.
+    counts = tasks.has_rows or arguments.clustering == "task_vectors"
+    if counts and workers.size > 1 and arguments.num_threads is None and workers.device.type == "cpu":
         raise RecipeError(
             "num_threads must be set where several processes share the CPU: sums depend on the number of threads, and "
             f"launchers change it. Set it in the recipe's arguments, such as num_threads: 1 (now {workers.size} "
@@ -245,12 +278,12 @@ def build(
         )
     threads = arguments.num_threads or torch.get_num_threads()
     environment = Environment.capture(workers.device, threads, portable=arguments.portable)
-    stage = _Stage(base, processor, tasks, arguments, environment, progress, space, journal, archive)
+    stage = _Stage(base, processor, tasks, arguments, environment, progress, space, journal, archive, local_models)
     state, seconds = stage.run(lambda trainer: merge_tasks(trainer, arguments))
     checkpoint = Checkpoint(
         config=describe(state),
         state=state,
-        environment=environment,
+        environment=environment if depends_on_environment(state.records, arguments) else None,
         source=dict(source) if source is not None else None,
         fresh=fresh,
     )
@@ -271,6 +304,7 @@ class _Stage:
     space: PeftSpace | None
     journal: Journal | None
     archive: Archive | None
+    local_models: LocalModels | None
 
     def run(self, change: Callable[[TaskTrainer], MergedState]) -> tuple[MergedState, dict[str, float]]:
         workers = Workers.current()
@@ -299,6 +333,7 @@ class _Stage:
                 self.space,
                 self.journal,
                 self.archive,
+                self.local_models,
             )
             # After a mismatch, too: a rebuild starts from this model.
             stack.callback(trainer.workspace.release)
@@ -318,8 +353,17 @@ class _Stage:
 
 
 def rebuild(request: Request, tasks: TaskDataset) -> Rebuilt:
-    """Build anew from these tasks, under this environment."""
-    config = request.checkpoint.config
+    """Build anew from these tasks, under this environment.
+
+    Raises:
+        TaskDataError: if one was finetuned elsewhere and its local model is not given.
+    """
+    config, records = request.checkpoint.config, request.checkpoint.state.records
+    given = request.local_models or LocalModels({})
+    foreign = [one for one in tasks.task_ids if one in records and records[one].from_checkpoint]
+    absent = [one for one in foreign if one not in given]
+    if absent:
+        raise no_folder(absent, "to be added up anew")
 
     def describe(state: MergedState) -> ClamuConfig:
         return described(config, state)
@@ -336,6 +380,8 @@ def rebuild(request: Request, tasks: TaskDataset) -> Rebuilt:
         request.space,
         request.journal,
         request.archive,
+        # Of the others, too, a local model may be given; but a build finetunes them.
+        given.select(foreign),
     )
 
 
@@ -404,6 +450,14 @@ def add(request: Request, new: TaskDataset) -> Rebuilt:
             raise TaskAlreadyMergedError(
                 f"Task {task_id!r} is merged already. To replace its data, update it (update_task, clamu update)."
             )
+    strange = [one for one in request.local_models or () if one not in state.records and one not in new]
+    if strange:
+        raise TaskDataError(
+            f"There is a checkpoint of task {strange[0]!r}, which is neither merged nor among the tasks to add. Name "
+            "it as the task is, or leave it out."
+        )
+    if len(new) and not new.has_rows:
+        require_no_data(request.arguments)
     started = time.perf_counter()
     request.require_environment()
     tasks = new
@@ -426,6 +480,12 @@ def update(request: Request, new: TaskDataset, on_mismatch: str) -> Rebuilt:
         on_mismatch (`str`): `"error"` or `"rebuild"`.
     """
     state = request.checkpoint.state
+    foreign = [one for one in new.task_ids if state.records[one].from_checkpoint]
+    if foreign:
+        raise TaskDataError(
+            f"Task {foreign[0]!r} came from a checkpoint, so other data do not give another vector. Unmerge it, then "
+            "add its new checkpoint."
+        )
     old = request.tasks()
     others = [task_id for task_id in state.task_ids if task_id not in new]
     tasks = old.select([task_id for task_id in others if task_id in old]).merged_with(new)
@@ -470,7 +530,8 @@ def _changed(
 ) -> Rebuilt:
     """Subtract tasks and do what else a change needs, or build from `again()` if that is wanted and necessary."""
     started = time.perf_counter()
-    if on_mismatch == "rebuild" and request.archive is None and any(one not in tasks for one in leaving):
+    given = request.local_models or ()
+    if on_mismatch == "rebuild" and request.archive is None and any(one not in (*tasks, *given) for one in leaving):
         return rebuild(request, again())  # their owners' rows are deleted already
     try:
         require_environment()
@@ -481,6 +542,28 @@ def _changed(
         return rebuild(request, again())
     seconds["total"] = time.perf_counter() - started
     return _answer(request, after, kept, how, seconds)
+
+
+def first_config(
+    base: BaseModel, arguments: ClamuArguments, tasks: TaskDataset, card: CardSettings
+) -> Callable[[MergedState], ClamuConfig]:
+    """Return what makes the configuration of a build.
+
+    What is merged under which settings is the whole configuration; it names no machine.
+    """
+    config = ClamuConfig(
+        architecture=type(base.model).__name__,
+        base_model=base.reference(),
+        base_config=base.config_dict(),
+        generation_config=base.generation_dict(),
+        arguments=arguments.to_dict(),
+        task_spec=tasks.spec.to_dict(),
+        task_ids="hmac-sha256" if tasks.is_keyed else "plain",
+        peft_config=None if base.space is None else base.space.to_dict(),
+        peft_merging=None if base.space is None else base.space.merging,
+        card=card.to_dict(),
+    )
+    return lambda state: described(config, state)
 
 
 def described(config: ClamuConfig, state: MergedState) -> ClamuConfig:
@@ -505,20 +588,25 @@ def _derived(
         request.processor,
         tasks,
         request.arguments,
-        request.checkpoint.environment,
+        request.environment,
         request.progress,
         request.space,
         request.journal,
         request.archive,
+        request.local_models,
     ).run(change)
 
 
 def _answer(request: Request, state: MergedState, tasks: TaskDataset, how: str, seconds: dict[str, float]) -> Rebuilt:
     before = request.checkpoint
+    environment = before.environment
+    if state.records:
+        depends = depends_on_environment(state.records, request.arguments)
+        environment = (before.environment or request.environment) if depends else None
     checkpoint = Checkpoint(
         config=described(before.config, state),
         state=state,
-        environment=before.environment,
+        environment=environment,
         source=before.source,
         fresh=before.fresh,
     )
@@ -534,6 +622,7 @@ def open_trainer(
     space: PeftSpace | None = None,
     journal: Journal | None = None,
     archive: Archive | None = None,
+    local_models: LocalModels | None = None,
 ) -> TaskTrainer:
     """Return a `TaskTrainer` on a base model, as every stage uses it."""
     workers = Workers.current()
@@ -545,4 +634,6 @@ def open_trainer(
         bf16=arguments.bf16,
         adapter=None if space is None else space.local_adapter(arguments.seed),
     )
-    return TaskTrainer(workspace, tasks, processor, arguments, arguments.codec, progress, workers, journal, archive)
+    return TaskTrainer(
+        workspace, tasks, processor, arguments, arguments.codec, progress, workers, journal, archive, local_models
+    )

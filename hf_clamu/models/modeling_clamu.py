@@ -18,12 +18,18 @@ from typing import Any
 
 import torch
 
-from hf_clamu.errors import EnvironmentMismatchError, IncompatibleBaseError, TaskNotFoundError, WeightsChangedError
+from hf_clamu.errors import (
+    EnvironmentMismatchError,
+    IncompatibleBaseError,
+    TaskDataError,
+    TaskNotFoundError,
+    WeightsChangedError,
+)
 from hf_clamu.exact import ALL_WEIGHTS, NO_WEIGHTS, WeightSwitch, canonical_json
 from hf_clamu.merging import ClamuArguments, MergedState
 from hf_clamu.models import hub
 from hf_clamu.models.base import load_architecture, save_processor
-from hf_clamu.models.card import model_card
+from hf_clamu.models.card import CardSettings, model_card
 from hf_clamu.models.checkpoint import (
     BASE_FOLDER,
     Checkpoint,
@@ -35,6 +41,8 @@ from hf_clamu.models.checkpoint import (
 from hf_clamu.models.configuration_clamu import ClamuConfig
 from hf_clamu.models.ledger import ledger_entries
 from hf_clamu.models.loading import cast_others, fresh_base, kept_in_float32, load_base_of, place, saved_processor
+from hf_clamu.models.local_merge import LocalMerge
+from hf_clamu.models.local_models import LocalModels
 from hf_clamu.models.maintenance import (
     Rebuilt,
     Request,
@@ -197,6 +205,80 @@ class ClamuModel:
             loaded.set_cluster(cluster, task=task)
         return loaded
 
+    @classmethod
+    def merge(
+        cls,
+        base: Any,
+        checkpoints: Mapping[str, str | Path],
+        args: ClamuArguments | None = None,
+        *,
+        tasks: TaskDataset | None = None,
+        processing_class: Any = None,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        task_id_key: str | None = None,
+        card: CardSettings | Mapping[str, Any] | None = None,
+        journal_dir: str | Path | None = None,
+        archive_dir: str | Path | None = None,
+        progress: Progress = silent_progress,
+    ) -> Any:
+        """Merge local models that were finetuned elsewhere; they are read one after the other, tensor by tensor.
+
+        The result forgets and adds tasks, and is byte for byte a merge of those that are left, whatever their order.
+
+        Args:
+            base (`str`, `Path`, *dict* or `transformers.PreTrainedModel`): the model that they were finetuned from, as
+                in `ClamuTrainer`; in float32, unless it is a model in memory.
+            checkpoints (*mapping* of `str` to `str` or `Path`): task id to the folder of a plain transformers
+                checkpoint (safetensors, perhaps sharded, of any floating-point type), or to a Hub id.
+            args (`ClamuArguments`, *optional*): the settings. Those of finetuning have no effect. Without data the
+                default is `clustering="task_vectors", localization="emr"`.
+            tasks (`TaskDataset`, *optional*): the data of the tasks, for learned masks, clusters of features and
+                held-out scores. Tasks without a checkpoint take no part.
+            processing_class (*optional*): tokenizer or image processor; by default the base model's own.
+            revision (`str`, *optional*): branch, tag or commit of the base model on the Hub.
+            token (`str` or `bool`, *optional*): for private repos.
+            cache_dir (`str` or `Path`, *optional*): of huggingface_hub.
+            task_id_key (`str`, *optional*): a secret that keys the ids in the ledger, as in `ClamuTrainer`.
+            card (`CardSettings` or *dict*, *optional*): as in `ClamuTrainer`.
+            journal_dir (`str` or `Path`, *optional*): as in `ClamuTrainer`.
+            archive_dir (`str` or `Path`, *optional*): as in `ClamuTrainer`; requests with the archive do not need the
+                checkpoints again.
+            progress (`Progress`, *optional*): shows how far it is.
+
+        Returns:
+            `ClamuModel`: the global model selected.
+
+        Raises:
+            CheckpointFormatError: if a file of a checkpoint is missing or damaged.
+            FixedPointOverflowError: if a weight is NaN or infinite; the message names the task.
+            IncompatibleBaseError: if a checkpoint has another architecture, other tensors or other shapes than the
+                base; the message names file and parameter.
+            RecipeError: if a setting looks at data, and there are none.
+            TaskDataError: if a folder, or the data of a task, is missing.
+        """
+        journal = None if journal_dir is None else Journal(Path(journal_dir))
+        start = LocalMerge(
+            base=base,
+            checkpoints=checkpoints,
+            arguments=args,
+            tasks=tasks,
+            processor=processing_class,
+            revision=revision,
+            token=token,
+            cache_dir=cache_dir,
+            task_id_key=task_id_key,
+            card=card if isinstance(card, CardSettings) else CardSettings.from_dict(card or {}),
+        )
+        archive = None if archive_dir is None else Archive(Path(archive_dir))
+        built, loaded = start.run(journal, archive, progress)
+        kept = built.tasks if built.tasks is not None and built.tasks.has_rows else None
+        model = attach(built.base, built.checkpoint, processor=loaded.processor, tasks=kept)
+        model._attached.task_id_key = task_id_key
+        model._attached.journal = journal
+        return model
+
     # -- what is merged ------------------------------------------------------------------------------------------
 
     @property
@@ -224,7 +306,7 @@ class ClamuModel:
         """The merged tasks with digests, example counts, bounds and clusters, as in `ledger.json`."""
         checkpoint = self._attached.checkpoint
         return {
-            "environment": checkpoint.environment.to_dict(),
+            "environment": None if checkpoint.environment is None else checkpoint.environment.to_dict(),
             **({} if checkpoint.localized_in is None else {"localized_in": checkpoint.localized_in.to_dict()}),
             "source": checkpoint.source,
             **ledger_entries(checkpoint.state),
@@ -327,6 +409,7 @@ class ClamuModel:
         task_id: str | Sequence[str],
         *,
         data: TaskDataset | str | Path | None = None,
+        checkpoints: Mapping[str, str | Path] | None = None,
         on_mismatch: str = "error",
         receipt_dir: str | Path | None = None,
         journal_dir: str | Path | None = None,
@@ -343,6 +426,9 @@ class ClamuModel:
             task_id (`str` or *sequence* of `str`): the tasks to forget.
             data (`TaskDataset`, `str` or `Path`, *optional*): the data of all merged tasks; by default what the
                 model was trained with in this process, or the source that its ledger names.
+            checkpoints (*mapping* of `str` to `str` or `Path`, *optional*): folders or Hub ids of local models that
+                were finetuned elsewhere (see `merge`), as they were merged: of the named tasks, and where TALL or EMR
+                masks are derived anew, of the retained ones, too.
             on_mismatch (`str`): `"error"`, or `"rebuild"` to build anew from the retained tasks if data, bits or
                 environment differ from the ledger, or with an archive `"localize"` to derive clusters and masks in
                 this environment if it differs.
@@ -366,13 +452,15 @@ class ClamuModel:
             EnvironmentMismatchError: if the environment differs; nothing is changed then.
             TaskDataError: if data are missing.
         """
-        return self._unmerge({None: task_id}, data, on_mismatch, receipt_dir, journal_dir, archive, progress)
+        options = (on_mismatch, receipt_dir, journal_dir, archive, progress)
+        return self._unmerge({None: task_id}, data, checkpoints, *options)
 
     def unmerge_requests(
         self,
         requests: Mapping[str, str | Sequence[str]],
         *,
         data: TaskDataset | str | Path | None = None,
+        checkpoints: Mapping[str, str | Path] | None = None,
         on_mismatch: str = "error",
         receipt_dir: str | Path | None = None,
         journal_dir: str | Path | None = None,
@@ -384,17 +472,19 @@ class ClamuModel:
         Args:
             requests (*mapping* of `str` to `str` or *sequence* of `str`): the tasks that each request names, by what
                 the request is called. Its receipt has this name and commitments to these tasks alone.
-            data, on_mismatch, receipt_dir, journal_dir, archive, progress: as in `unmerge_task`.
+            data, checkpoints, on_mismatch, receipt_dir, journal_dir, archive, progress: as in `unmerge_task`.
 
         Raises:
             TaskNotFoundError: if a task of any request is not merged; nothing is changed then.
         """
-        return self._unmerge(dict(requests), data, on_mismatch, receipt_dir, journal_dir, archive, progress)
+        options = (on_mismatch, receipt_dir, journal_dir, archive, progress)
+        return self._unmerge(dict(requests), data, checkpoints, *options)
 
     def _unmerge(
         self,
         requests: Mapping[Any, str | Sequence[str]],
         data: TaskDataset | str | Path | None,
+        checkpoints: Mapping[str, str | Path] | None,
         on_mismatch: str,
         receipt_dir: str | Path | None,
         journal_dir: str | Path | None,
@@ -408,14 +498,15 @@ class ClamuModel:
         _check_way_out(on_mismatch, ("error", "rebuild", "localize"))
         if on_mismatch == "localize" and archive is None:
             raise ValueError("on_mismatch='localize' goes with an archive: without one, tasks are retrained here.")
-        request = self._request(data, progress, journal_dir, archive)
+        request = self._request(data, progress, journal_dir, archive, checkpoints)
         built = unmerge(request, [task_id for task_ids in named.values() for task_id in task_ids], on_mismatch)
         return self._replace_state("unmerge", named, built, request, receipt_dir)
 
     def add_task(
         self,
-        tasks: TaskDataset,
+        tasks: TaskDataset | None = None,
         *,
+        checkpoints: Mapping[str, str | Path] | None = None,
         data: TaskDataset | str | Path | None = None,
         receipt_dir: str | Path | None = None,
         journal_dir: str | Path | None = None,
@@ -425,7 +516,11 @@ class ClamuModel:
         """Merge more tasks: the result is byte for byte a build that had them from the start.
 
         Args:
-            tasks (`TaskDataset`): the new tasks, with the same columns, labels and template as the merged ones.
+            tasks (`TaskDataset`, *optional*): the new tasks, with the same columns, labels and template as the merged
+                ones. Without it the checkpoints of tasks that are not merged are added.
+            checkpoints (*mapping* of `str` to `str` or `Path`, *optional*): folders or Hub ids of local models that
+                were finetuned elsewhere: of new tasks, which are not finetuned then, and where TALL or EMR masks are
+                derived anew, of the merged ones, too.
             data (`TaskDataset`, `str` or `Path`, *optional*): the data of the merged tasks, as in `unmerge_task`.
             receipt_dir (`str` or `Path`, *optional*): as in `unmerge_task`.
             journal_dir (`str` or `Path`, *optional*): as in `unmerge_task`.
@@ -435,8 +530,10 @@ class ClamuModel:
         Raises:
             TaskAlreadyMergedError: if one is merged already.
             DigestMismatchError: if the data of a merged task has changed.
+            TaskDataError: if a folder is missing, or some tasks come with data and others without.
         """
-        request = self._request(data, progress, journal_dir, archive)
+        request = self._request(data, progress, journal_dir, archive, checkpoints, adds=True)
+        tasks = request.new_tasks() if tasks is None else tasks
         built = add(request, tasks)
         ids = in_ledger(request.checkpoint, tasks, request.task_id_key).task_ids
         return self._replace_state("add", {None: ids}, built, request, receipt_dir)
@@ -446,6 +543,7 @@ class ClamuModel:
         tasks: TaskDataset,
         *,
         data: TaskDataset | str | Path | None = None,
+        checkpoints: Mapping[str, str | Path] | None = None,
         on_mismatch: str = "error",
         receipt_dir: str | Path | None = None,
         journal_dir: str | Path | None = None,
@@ -462,6 +560,8 @@ class ClamuModel:
             tasks (`TaskDataset`): all rows that the tasks are to have from now on.
             data (`TaskDataset`, `str` or `Path`, *optional*): the data of all merged tasks as they were merged, as in
                 `unmerge_task`.
+            checkpoints (*mapping* of `str` to `str` or `Path`, *optional*): as in `unmerge_task`, of other tasks: one
+                that came from a checkpoint cannot be given other data.
             on_mismatch (`str`): as in `unmerge_task`; with `"rebuild"` the old rows need not be there any more.
             archive (`str` or `Path`, *optional*): the old vectors are taken from there, and the new ones go there.
             receipt_dir, journal_dir, progress: as in `unmerge_task`.
@@ -472,7 +572,7 @@ class ClamuModel:
             TaskDataError: if the old data are missing.
         """
         _check_way_out(on_mismatch, ("error", "rebuild"))
-        request = self._request(data, progress, journal_dir, archive)
+        request = self._request(data, progress, journal_dir, archive, checkpoints)
         new = outdated(request, tasks)
         if not len(new):
             return self
@@ -496,12 +596,17 @@ class ClamuModel:
         return in_ledger(self._attached.checkpoint, tasks, self._attached.task_id_key)
 
     def verify(
-        self, *, data: TaskDataset | str | Path | None = None, progress: Progress = silent_progress
+        self,
+        *,
+        data: TaskDataset | str | Path | None = None,
+        checkpoints: Mapping[str, str | Path] | None = None,
+        progress: Progress = silent_progress,
     ) -> VerificationReport:
         """Build anew from the data of the merged tasks and compare every byte of the saved model.
 
         Args:
             data (`TaskDataset`, `str` or `Path`, *optional*): as in `unmerge_task`.
+            checkpoints (*mapping* of `str` to `str` or `Path`, *optional*): of all tasks that came from checkpoints.
             progress (`Progress`, *optional*): shows how far it is.
 
         Returns:
@@ -512,7 +617,7 @@ class ClamuModel:
             DigestMismatchError: if the data of a merged task has changed.
         """
         started = time.perf_counter()
-        request = self._request(data, progress)
+        request = self._request(data, progress, checkpoints=checkpoints)
         request.require_environment()
         if request.checkpoint.localized_in is not None:
             raise EnvironmentMismatchError(
@@ -775,17 +880,36 @@ class ClamuModel:
         progress: Progress,
         journal_dir: str | Path | None = None,
         archive: str | Path | Archive | None = None,
+        checkpoints: Mapping[str, str | Path] | None = None,
+        *,
+        adds: bool = False,
     ) -> Request:
         attached = self._attached
+        local_models = None
+        if checkpoints:
+            token = None if attached.origin is None else attached.origin.token
+            given = {self.ledger_id(one): folder for one, folder in checkpoints.items()}
+            if not adds:  # of tasks that are gone there may be folders, too
+                given = {one: folder for one, folder in given.items() if one in attached.checkpoint.state.records}
+            if self._space() is not None:
+                raise TaskDataError(
+                    "This model merges the parameters of an adapter, and checkpoints are whole models. Give the data "
+                    "of the tasks; they are finetuned through the adapter."
+                )
+            local_models = LocalModels.find(given, token=token)
+        base = self._fresh_base()
+        if local_models is not None:
+            local_models.check(base)
         return Request(
             checkpoint=attached.checkpoint,
-            base=self._fresh_base(),
+            base=base,
             processor=attached.processor,
             data=data if data is not None else attached.tasks,
             origin=None if attached.origin is None else attached.origin.folder,
             task_id_key=attached.task_id_key,
             journal=None if journal_dir is None else Journal(Path(journal_dir)),
             archive=archive if archive is None or isinstance(archive, Archive) else Archive(Path(archive)),
+            local_models=local_models,
             progress=progress,
         )
 
@@ -810,9 +934,10 @@ class ClamuModel:
         attached = self._attached
         before = attached.checkpoint
         digests = {"before": state_digest(before.state), "after": state_digest(built.checkpoint.state)}
+        environment = built.checkpoint.environment
         facts = {
             "digests": digests,
-            "environment": built.checkpoint.environment.to_dict(),
+            "environment": None if environment is None else environment.to_dict(),
             "how": built.how,
             "num_requests": len(requests),
             "num_tasks": {"before": len(before.state.records), "after": len(built.checkpoint.state.records)},
@@ -852,7 +977,7 @@ class ClamuModel:
             live,
             built.checkpoint,
             processor=attached.processor,
-            tasks=built.tasks,
+            tasks=built.tasks if built.tasks is not None and built.tasks.has_rows else None,
             origin=attached.origin,
         )
         fresh._attached.receipts = [*attached.receipts, *receipts]

@@ -11,7 +11,7 @@ import pytest
 
 import hf_clamu
 
-COMMANDS = ("demo", "train", "info", "predict", "evaluate", "export", "unmerge", "add", "update", "verify")
+COMMANDS = ("demo", "train", "merge", "info", "predict", "evaluate", "export", "unmerge", "add", "update", "verify")
 NEAR = "Did you mean 'user_1'"
 
 
@@ -355,7 +355,7 @@ WRONG = {
     "unmerge text --from nowhere.jsonl": "nowhere.jsonl cannot be read",
     "unmerge text --from rows.jsonl": "line 1: a request needs an 'id'",
     "unmerge text user_1 --on-mismatch localize": "goes with --archive",
-    "add text": "Missing option '--new'",
+    "add text": "--new FILE",
     "add text user_1 --new rows.jsonl": "'user_1' is merged already",
     "add text --new nowhere.jsonl": "no data file nowhere.jsonl",
     "update text usr_1 --new rows.jsonl": "nearest: user_1",

@@ -1,0 +1,196 @@
+"""`clamu merge`, and how commands name checkpoints that were finetuned elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+
+from hf_clamu.cli.hub import task_id_key
+from hf_clamu.cli.output import journal_beside, quieten, require_room
+from hf_clamu.cli.train import Data, Json, done_before, save_build, say_merged
+from hf_clamu.errors import RecipeError, TaskDataError
+
+__all__ = ["CheckpointOption", "add_merge_command", "checkpoints_of"]
+
+CheckpointOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--checkpoint",
+        help="ID=FOLDER of a task that was finetuned elsewhere, or a folder of such folders named by ids; may be "
+        "repeated.",
+        show_default=False,
+    ),
+]
+
+
+def merge(
+    checkpoints: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="CHECKPOINT...",
+            help="Folder or Hub id of a local model, named as the task is or ID=FOLDER; or a folder of such folders.",
+            show_default=False,
+        ),
+    ],
+    output: Annotated[Path, typer.Option(help="Folder for the merged model.", show_default=False)],
+    base: Annotated[
+        str | None,
+        typer.Option(help="Hub id or folder of the model that they were finetuned from.", show_default=False),
+    ] = None,
+    revision: Annotated[
+        str | None, typer.Option(help="Branch, tag or commit of the base model.", show_default=False)
+    ] = None,
+    recipe: Annotated[
+        Path | None,
+        typer.Option(help="YAML file with the tasks' data, settings and base model.", show_default=False),
+    ] = None,
+    data: Data = None,
+    archive: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder that keeps each task's vector, for requests without the checkpoints; private.",
+            show_default=False,
+        ),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="A setting, such as localization=tall or num_clusters=4; may be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace a model that is in the folder.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Merge local models that were finetuned elsewhere; started again, it goes on from what is finished.
+
+    They are plain transformers checkpoints of one architecture, read one after the other. Without a recipe there are
+    no data: clustering is task_vectors, random or none, localization emr, tall or global.
+    """
+    import time
+
+    from hf_clamu.models.modeling_clamu import ClamuModel
+    from hf_clamu.trainer import progress_bars
+    from hf_clamu.training import Journal
+
+    given = checkpoints_of(checkpoints)
+    if base is None and recipe is None:
+        raise RecipeError("Name the model that the checkpoints were finetuned from: --base ID, or --recipe FILE.")
+    if data is not None and recipe is None:
+        raise RecipeError("--data goes with --recipe, which says how rows become tasks.")
+    journal = Journal(journal_beside(output))
+    text = recipe.read_text(encoding="utf-8", errors="replace") if recipe is not None and recipe.is_file() else None
+    command = ["merge", given, base, revision, text, None if data is None else str(data), sorted(settings or ())]
+    found = done_before(output, journal, command)
+    if found is not None:
+        say_merged(as_json, output, found, {"total": 0.0})
+        return
+    require_room(output, overwrite=overwrite)
+    started = time.perf_counter()
+    options = _options(base, revision, recipe, data, _settings(settings or ()))
+    if archive is not None:
+        options["archive_dir"] = archive
+    quieten()
+    model = ClamuModel.merge(
+        options.pop("base"),
+        given,
+        options.pop("args"),
+        **options,
+        task_id_key=task_id_key(),
+        journal_dir=journal.folder,
+        progress=progress_bars,
+    )
+    save_build(model, output, journal, command)
+    say_merged(as_json, output, model.clamu_config, {"total": time.perf_counter() - started})
+
+
+def _options(
+    base: str | None, revision: str | None, recipe: Path | None, data: Path | None, settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return what `ClamuModel.merge` is given beside the checkpoints."""
+    from hf_clamu.merging import ClamuArguments
+
+    if recipe is None:
+        own = {"clustering": "task_vectors", "localization": "emr", **settings}
+        return {"base": base, "revision": revision, "args": ClamuArguments.from_dict(own)}
+    from hf_clamu.recipe import Recipe
+
+    loaded = Recipe.load(recipe)
+    if loaded.peft_config is not None or loaded.dtype not in (None, "float32"):
+        raise RecipeError(
+            f"{recipe}: peft_config and dtype are about finetuning here, and checkpoints are whole models that are "
+            "read against a base in float32. Leave them out."
+        )
+    args = ClamuArguments.from_dict({**loaded.arguments, **settings})  # first: a wrong setting should show at once
+    tasks = loaded.tasks(data)
+    return {
+        "base": base or loaded.base(),
+        "revision": revision or (loaded.revision if base is None else None),
+        "args": args,
+        "tasks": tasks,
+        "processing_class": loaded.processor(tasks.spec.kind),
+        "card": loaded.card,
+        "archive_dir": None if loaded.archive is None else loaded.folder / loaded.archive,
+    }
+
+
+def _settings(words: Sequence[str]) -> dict[str, Any]:
+    found = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals:
+            raise RecipeError(f"--set takes NAME=VALUE, such as localization=tall; found {word!r}.")
+        try:
+            found[name.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise RecipeError(f"--set {word!r}: the value cannot be read ({' '.join(str(error).split())}).") from error
+    return found
+
+
+def checkpoints_of(words: Sequence[str]) -> dict[str, str]:
+    """Return the folders or Hub ids that words of a command line name, by task id.
+
+    A word is ID=FOLDER, FOLDER (its name is the id), or a folder of such folders.
+
+    Raises:
+        TaskDataError: if two have the same id.
+    """
+    found: dict[str, str] = {}
+    for word in words:
+        for task_id, folder in _expanded(word).items():
+            if task_id in found:
+                raise TaskDataError(
+                    f"Two checkpoints are to be task {task_id!r}: {found[task_id]} and {folder}. Give one another id "
+                    "(ID=FOLDER)."
+                )
+            found[task_id] = folder
+    return found
+
+
+def _expanded(word: str) -> dict[str, str]:
+    task_id, equals, folder = word.partition("=")
+    # A path may have the sign in it.
+    if equals and not Path(word).is_dir():
+        if not task_id or not folder:
+            raise TaskDataError(f"A checkpoint is named ID=FOLDER or FOLDER; found {word!r}.")
+        return {task_id: folder}
+    if _is_parent(word):
+        return {path.parent.name: str(path.parent) for path in sorted(Path(word).glob("*/config.json"))}
+    name = Path(word).name or Path(word).absolute().name
+    return {Path(word).absolute().name if name in (".", "..") else name: word}
+
+
+def _is_parent(word: str) -> bool:
+    """Whether a word names a folder that holds no checkpoint but folders of them."""
+    folder = Path(word)
+    return folder.is_dir() and not (folder / "config.json").exists() and any(folder.glob("*/config.json"))
+
+
+def add_merge_command(app: typer.Typer) -> None:
+    """Add `merge`."""
+    app.command()(merge)
