@@ -24,7 +24,7 @@ from hf_clamu.exact import (
     sha256_file,
     sha256_hex,
 )
-from hf_clamu.merging import ClamuArguments, MergedState
+from hf_clamu.merging import ClamuArguments, MergedState, depends_on_environment
 from hf_clamu.models.base import settled_bytes
 from hf_clamu.models.configuration_clamu import FORMAT_VERSION, ClamuConfig
 from hf_clamu.models.ledger import LEDGER_NAME, ledger_entries, read_json, read_ledger, records_of, sealed
@@ -212,6 +212,10 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         localized_in = Environment.from_dict(ledger["localized_in"]) if "localized_in" in ledger else None
     except (KeyError, TypeError) as error:
         raise CheckpointFormatError(f"{LEDGER_NAME} lacks a part of the environment ({error!r}).") from error
+    if environment is None and depends_on_environment(records, ClamuArguments.from_dict(config.arguments or {})):
+        raise CheckpointFormatError(
+            f"{LEDGER_NAME} names no environment, and the bits of this model depend on it. Take an undamaged copy."
+        )
     return Checkpoint(
         config=config,
         state=state,
