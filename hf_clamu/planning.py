@@ -36,7 +36,8 @@ class Plan:
         num_trained (`int`): weights that take part in merging.
         num_tasks, num_clusters, num_processes (`int`): of the build.
         memory_bytes (`int`): of each process, without activations: base weights, a copy of those that take part, their
-            gradients, and two more values for each (AdamW's state, or the merged weights and scores of mask training).
+            gradients, and two more values for each (AdamW's state, or the merged weights and scores of mask training);
+            with sift also a byte for its sign.
         model_bytes (`int`): the saved model.
         scratch_bytes (`int`): files beside it while the build runs, of all processes.
         seconds (*dict* of `str` to `float`, *optional*): `finetune`, `localize` and `total`, on this machine; `None`
@@ -83,6 +84,8 @@ def plan(
     arguments = recipe.clamu_arguments()
     tasks = recipe.tasks(data)
     base, space = recipe.base(), PeftSpace.of(recipe.peft_config, recipe.peft_merging)
+    if space is not None and arguments.has_fixed_signs:
+        space.require_fixed_signs()
     model = empty_model(base, tasks.spec, num_labels=tasks.num_labels, revision=recipe.revision)
     if space is not None:
         with torch.device("meta"):
@@ -92,7 +95,11 @@ def plan(
     count = num_tasks or len(tasks)
     clusters = _num_clusters(arguments, tasks, count)
     weights, part = sum(sizes.values()), sum(trained)
-    masks = 0 if arguments.localization == "global" else clusters * sum(map(packed_size, trained))
+    num_masks = 0 if arguments.localization == "global" else clusters
+    if arguments.has_fixed_signs and clusters < count:
+        num_masks += count  # of the tasks, beside those of the clusters
+    masks = num_masks * sum(map(packed_size, trained))
+    signs = part if arguments.has_fixed_signs else 0
     embedded = not isinstance(base, str) or Path(base).is_dir()
     # A sum in int64 and two versions of it in the journal; TALL and EMR also keep a sum per cluster.
     sums = 8 * part + 2 * 4 * part + (clusters * 4 * part if arguments.localization in ("tall", "emr") else 0)
@@ -102,7 +109,7 @@ def plan(
         num_tasks=count,
         num_clusters=clusters,
         num_processes=num_processes,
-        memory_bytes=_PROGRAM_BYTES + 4 * weights + 4 * 4 * part,
+        memory_bytes=_PROGRAM_BYTES + 4 * weights + 4 * 4 * part + signs,
         model_bytes=4 * part + masks + (4 * weights if embedded else 0),
         scratch_bytes=num_processes * sums + 4 * part + masks,
         seconds=_seconds(recipe, arguments, tasks, model, weights, count, clusters, num_processes, tokens),

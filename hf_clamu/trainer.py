@@ -90,6 +90,8 @@ class ClamuTrainer:
         self.revision = revision
         self.dtype = dtype
         self.space = PeftSpace.of(peft_config, peft_merging)
+        if self.space is not None and self.args.has_fixed_signs:
+            self.space.require_fixed_signs()
         self.card = card if isinstance(card, CardSettings) else CardSettings.from_dict(card or {})
         self.journal = None if journal_dir is None else Journal(Path(journal_dir))
         self.archive = None if archive_dir is None else Archive(Path(archive_dir))

@@ -14,7 +14,7 @@ import pytest
 from hf_clamu import ClamuModel
 
 TESTS = Path(__file__).parent
-LOCALIZATIONS = ("clamu", "tall", "emr", "global")
+LOCALIZATIONS = ("clamu", "sift", "tall", "emr", "global")
 SCALINGS = (4.0, "auto")
 # The kinds have five or four tasks; places in the sorted ids.
 FORGOTTEN = {"one": [1], "several": [0, 3], "all but one": [0, 1, 3, 4], "all": [0, 1, 2, 3, 4]}

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from hf_clamu.errors import RecipeError
 from hf_clamu.exact import DeltaAccumulator
 from hf_clamu.merging import ClamuArguments, Localizer
 from hf_clamu.models.base import BaseModel
@@ -54,12 +55,20 @@ def compare_methods(
         clusters (*tuple* of *tuple* of `str`): member ids.
         arguments (`ClamuArguments`): the settings of the build; `localization` is replaced by each method.
         held_out (*mapping* of `str` to *sequence* of `Example`): what is measured, per task.
-        methods (*sequence* of `str`): localizations.
+        methods (*sequence* of `str`): localizations; not `sift`, which finetunes tasks in a way of its own.
         progress (`Progress`, *optional*): shows how far it is.
 
     Returns:
         *dict* of `str` to `MethodScore`: `"base"`, `"local"` and each method.
+
+    Raises:
+        RecipeError: if a method cannot be compared on the same task vectors.
     """
+    if "sift" in methods:
+        raise RecipeError(
+            "Methods are compared on the same task vectors, and 'sift' needs vectors of its own: build with "
+            "localization='sift' and measure that (evaluate_model, clamu evaluate)."
+        )
     with deterministic(arguments.num_threads):
         trainer = open_trainer(base.model, base.processor, tasks, arguments, progress)
         workspace = trainer.workspace

@@ -5,8 +5,6 @@ from hf_clamu.merging.clustering import CLUSTERINGS, ClusteringArguments, canoni
 from hf_clamu.merging.engine import (
     add_tasks,
     check_data,
-    deriving_reads_data,
-    is_portable,
     merge_tasks,
     unmerge_tasks,
     update_tasks,
@@ -19,7 +17,15 @@ from hf_clamu.merging.localization import (
     Localizer,
     scaling_coefficient,
 )
-from hf_clamu.merging.sources import depends_on_environment, have_data, no_folder, require_no_data
+from hf_clamu.merging.sources import (
+    depends_on_environment,
+    deriving_reads_data,
+    have_data,
+    is_portable,
+    no_folder,
+    require_finetuning,
+    require_no_data,
+)
 from hf_clamu.merging.state import MergedState, TaskRecord, missing_tasks
 
 __all__ = [
@@ -44,6 +50,7 @@ __all__ = [
     "merge_tasks",
     "missing_tasks",
     "no_folder",
+    "require_finetuning",
     "require_no_data",
     "scaling_coefficient",
     "unmerge_tasks",

@@ -66,6 +66,11 @@ class ClamuArguments(FinetuningArguments, ClusteringArguments, LocalizationArgum
         """The integer grid."""
         return FixedPoint(fraction_bits=self.fraction_bits)
 
+    @property
+    def has_fixed_signs(self) -> bool:
+        """Whether the vectors of all tasks keep to one sign per weight."""
+        return self.localization == "sift"
+
     @classmethod
     def describe(cls) -> dict[str, str]:
         """Return each setting's name with what it means."""

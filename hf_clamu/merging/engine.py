@@ -18,7 +18,8 @@ from hf_clamu.merging.arguments import ClamuArguments
 from hf_clamu.merging.clustering import cluster_tasks, sketch
 from hf_clamu.merging.localization import ClusterVector, Localizer
 from hf_clamu.merging.scoring import score_clusters
-from hf_clamu.merging.sources import require_local_models
+from hf_clamu.merging.sift import TaskMasks
+from hf_clamu.merging.sources import deriving_reads_data, require_finetuning, require_local_models
 from hf_clamu.merging.stages import map_shared, sum_vectors
 from hf_clamu.merging.state import MergedState, TaskRecord, missing_tasks
 from hf_clamu.merging.vectors import REBUILD, merged_vector
@@ -28,8 +29,6 @@ from hf_clamu.training import TaskTrainer
 __all__ = [
     "add_tasks",
     "check_data",
-    "deriving_reads_data",
-    "is_portable",
     "merge_tasks",
     "unmerge_tasks",
     "update_tasks",
@@ -48,7 +47,7 @@ def merge_tasks(trainer: TaskTrainer, arguments: ClamuArguments) -> MergedState:
 
     Source: ClAMU, Algorithm 1.
     """
-    return _with(_Merged(total=None, records={}, rows={}), trainer.tasks.task_ids, trainer, arguments)
+    return _with(_Merged(total=None, records={}, rows={}, masks={}), trainer.tasks.task_ids, trainer, arguments)
 
 
 def add_tasks(
@@ -121,12 +120,14 @@ class _Merged:
     total: DeltaAccumulator | VectorSum | None
     records: dict[str, TaskRecord]
     rows: dict[str, torch.Tensor]
+    masks: dict[str, dict[str, torch.Tensor]]
 
     @classmethod
     def of(cls, state: MergedState) -> _Merged:
         rows = {} if state.vectors is None else dict(zip(state.task_ids, state.vectors, strict=True))
         total = VectorSum.of(state.delta, (record.bounds for record in state.records.values()))
-        return cls(total=total if state.records else None, records=dict(state.records), rows=rows)
+        masks = dict(zip(state.task_ids, state.task_masks, strict=True)) if state.task_masks else {}
+        return cls(total=total if state.records else None, records=dict(state.records), rows=rows, masks=masks)
 
 
 def _without(state: MergedState, task_ids: Sequence[str], trainer: TaskTrainer) -> _Merged:
@@ -153,6 +154,7 @@ def _without(state: MergedState, task_ids: Sequence[str], trainer: TaskTrainer) 
     for task_id in leaving:
         del merged.records[task_id]
         merged.rows.pop(task_id, None)
+        merged.masks.pop(task_id, None)
     return merged
 
 
@@ -173,7 +175,9 @@ def _check_retained(
 def _with(merged: _Merged, task_ids: Sequence[str], trainer: TaskTrainer, arguments: ClamuArguments) -> MergedState:
     """Finetune tasks, add their vectors, and derive the rest."""
     task_ids = tuple(sorted(task_ids))
+    require_finetuning(arguments, [task_id for task_id in task_ids if trainer.is_local(task_id)])
     rows = dict(merged.rows)
+    task_masks = TaskMasks(trainer) if arguments.localization == "sift" else None
     if arguments.clustering == "features":
         with trainer.timed("features"):
             rows |= _features(trainer, task_ids)
@@ -182,6 +186,8 @@ def _with(merged: _Merged, task_ids: Sequence[str], trainer: TaskTrainer, argume
         vector = trainer.vector(task_id)
         if trainer.archive is not None:
             trainer.archive.write(task_id, vector)
+        if task_masks is not None:
+            task_masks.keep(task_id, vector)
         data = trainer.encoded(task_id)
         record = TaskRecord(
             vector_digest=vector.digest,
@@ -202,6 +208,8 @@ def _with(merged: _Merged, task_ids: Sequence[str], trainer: TaskTrainer, argume
     def is_sound(task_id: str, entry: Mapping[str, Any]) -> bool:
         if trainer.archive is not None and not trainer.archive.holds(task_id, entry["vector_digest"]):
             return False
+        if task_masks is not None and not task_masks.holds(task_id, entry["vector_digest"]):
+            return False
         data, checkpoint = trainer.encoded(task_id), None
         if trainer.local_vectors is not None and trainer.is_local(task_id):
             checkpoint = trainer.local_vectors.fingerprint(task_id)
@@ -218,7 +226,11 @@ def _with(merged: _Merged, task_ids: Sequence[str], trainer: TaskTrainer, argume
                 rows |= {task_id: torch.tensor(sums.entries[task_id]["sketch"]) for task_id in task_ids}
             if merged.total is not None:
                 sums.total.add(merged.total)
-            whole = _Merged(total=sums.total, records=dict(sorted((merged.records | found).items())), rows=rows)
+            masks = dict(merged.masks)
+            if task_masks is not None:
+                masks |= task_masks.gathered({task_id: found[task_id].vector_digest for task_id in task_ids})
+            records = dict(sorted((merged.records | found).items()))
+            whole = _Merged(total=sums.total, records=records, rows=rows, masks=masks)
             return _derive(whole, trainer, arguments, sums.of if early else None)
 
 
@@ -262,7 +274,7 @@ def _derive(
 
     vector_source: ClusterVector = cluster_vector
     digests = {task_id: record.vector_digest for task_id, record in records.items()}
-    localizer = Localizer(trainer, delta, clusters, arguments, arguments.seed, vector_source, digests)
+    localizer = Localizer(trainer, delta, clusters, arguments, arguments.seed, vector_source, digests, merged.masks)
     with trainer.timed("localize"):
         alpha, masks = localizer.run()
     scores = None
@@ -270,7 +282,14 @@ def _derive(
         with trainer.timed("score"):
             scores = score_clusters(trainer, delta, alpha, clusters, masks)
     return MergedState(
-        delta=delta, records=records, vectors=vectors, clusters=clusters, alpha=alpha, masks=masks, scores=scores
+        delta=delta,
+        records=records,
+        vectors=vectors,
+        clusters=clusters,
+        alpha=alpha,
+        masks=masks,
+        scores=scores,
+        task_masks=tuple(merged.masks[task_id] for task_id in records) if merged.masks else (),
     )
 
 
@@ -304,24 +323,6 @@ def _early_clusters(
         return None
     vectors = torch.stack([rows[task_id] for task_id in task_ids]) if rows else None
     return _clusters({task_id: trainer.tasks.cluster_key(task_id) for task_id in task_ids}, vectors, arguments)
-
-
-def deriving_reads_data(state: MergedState, arguments: ClamuArguments) -> bool:
-    """Whether masks, alpha or scores are derived from the tasks' data."""
-    scored = arguments.score_validation and any(record.num_validation for record in state.records.values())
-    return scored or arguments.localization != "global" or arguments.scaling == "auto"
-
-
-def is_portable(records: Mapping[str, TaskRecord], arguments: ClamuArguments) -> bool:
-    """Whether what is derived from the vectors of these tasks has the same bits in every environment.
-
-    It has if it comes from integers, ids and settings alone: no model runs, and no affinities are decomposed.
-    """
-    count = min(arguments.num_clusters, len(records))
-    is_grouped = arguments.clustering in ("random", "column", "none") or count in (0, 1, len(records))
-    is_scored = arguments.score_validation and any(record.num_validation for record in records.values())
-    is_masked = arguments.localization not in ("global", "emr")
-    return is_grouped and not is_scored and not is_masked and arguments.scaling != "auto"
 
 
 def check_data(

@@ -1,4 +1,4 @@
-"""Localization: one binary mask per cluster, by four methods on the same clusters and the same merged delta."""
+"""Localization: one binary mask per cluster, by five methods on the same clusters and the same merged delta."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 
 from hf_clamu.errors import RecipeError
 from hf_clamu.exact import digest_json, digest_tensors, pack_mask, packed_size
+from hf_clamu.merging.sift import union
 from hf_clamu.merging.stages import map_shared
 from hf_clamu.training import MaskingArguments, TaskTrainer, train_mask
 from hf_clamu.training.determinism import derive_seed
@@ -25,7 +26,7 @@ __all__ = [
     "scaling_coefficient",
 ]
 
-Localization = Literal["clamu", "tall", "emr", "global"]
+Localization = Literal["clamu", "sift", "tall", "emr", "global"]
 LOCALIZATIONS: tuple[str, ...] = get_args(Localization)
 
 # Multiples of 1/T that "auto" chooses from, for every method alike; "sum" (alpha = 1) comes last.
@@ -39,13 +40,18 @@ class LocalizationArguments(MaskingArguments):
     """How masks are found and how strongly the merged delta is applied."""
 
     localization: Localization = field(
-        default="clamu", metadata={"help": "clamu (learned masks), tall, emr, or global (no masks)."}
+        default="clamu",
+        metadata={
+            "help": "clamu (learned masks), sift (finetuning under fixed random signs; an unmerge learns no mask), "
+            "tall, emr, or global (no masks)."
+        },
     )
     scaling: float | str = field(
         default=4.0,
         metadata={
             "help": "The scaling coefficient alpha: a multiple of 1/T (never above 1), 'sum' for alpha = 1, or 'auto' "
-            "to choose from a fixed grid by the score of the merged tasks (validation examples where there are any)."
+            "to choose from a fixed grid by the score of the merged tasks (validation examples where there are any). "
+            "The default is for clamu; the paper of sift takes 1."
         },
     )
 
@@ -105,6 +111,7 @@ class Localizer:
         cluster_vector (`ClusterVector`): gives the local vectors that TALL and EMR need.
         vector_digests (*mapping* of `str` to `str`, *optional*): SHA-256 of each task's vector, so that a mask in the
             journal is known to be of these vectors.
+        task_masks (*mapping* of `str` to *dict*, *optional*): packed mask of each task, for `sift`.
     """
 
     def __init__(
@@ -116,6 +123,7 @@ class Localizer:
         run_seed: int,
         cluster_vector: ClusterVector,
         vector_digests: Mapping[str, str] | None = None,
+        task_masks: Mapping[str, dict[str, torch.Tensor]] | None = None,
     ) -> None:
         self._trainer = trainer
         self._workspace = trainer.workspace
@@ -125,6 +133,7 @@ class Localizer:
         self._run_seed = run_seed
         self._cluster_vector = cluster_vector
         self._vector_digests = vector_digests or {}
+        self._task_masks = task_masks or {}
         self._merged_alpha: float | None = None
         self._theta_1: dict[str, torch.Tensor] = {}
         self._num_tasks = sum(len(members) for members in clusters)
@@ -158,6 +167,8 @@ class Localizer:
         method = self._arguments.localization
         if method == "global":
             return dict.fromkeys(alphas, ())
+        if method == "sift":
+            return dict.fromkeys(alphas, tuple(self._sift(members) for members in self._clusters))
         workers = self._trainer.workers
         own: dict[int, dict[str, torch.Tensor]] = {}
         numbers = workers.share(range(len(self._clusters)))
@@ -219,6 +230,16 @@ class Localizer:
         examples = tuple(example for task_id in members for example in self._trainer.encoded(task_id).train)
         seed = derive_seed(self._run_seed, "mask", *members)
         return train_mask(self._workspace, theta_1, examples, self._arguments, seed, self._trainer.accelerator)
+
+    def _sift(self, members: Sequence[str]) -> dict[str, torch.Tensor]:
+        """Join the members' masks; every process has them, and alpha does not matter.
+
+        Source: SIFT-Masks (arXiv 2504.04626), which has a mask per task; for several tasks it is their union here.
+        """
+        mask = union([self._task_masks[task_id] for task_id in members])
+        if len(members) == 1 or self._trainer.journal is None:
+            return mask
+        return self._trainer.journal.write("union", {}, mask, is_timed=False).tensors()
 
     def _emr(self, vector: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Keep the weights on which the cluster's merged model and the merged delta agree in sign.

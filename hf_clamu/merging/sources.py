@@ -6,10 +6,19 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from hf_clamu.errors import RecipeError, TaskDataError
 from hf_clamu.merging.arguments import ClamuArguments
-from hf_clamu.merging.state import TaskRecord
+from hf_clamu.merging.state import MergedState, TaskRecord
 from hf_clamu.training import TaskTrainer
 
-__all__ = ["depends_on_environment", "have_data", "no_folder", "require_local_models", "require_no_data"]
+__all__ = [
+    "depends_on_environment",
+    "deriving_reads_data",
+    "have_data",
+    "is_portable",
+    "no_folder",
+    "require_finetuning",
+    "require_local_models",
+    "require_no_data",
+]
 
 
 def have_data(records: Mapping[str, TaskRecord]) -> bool:
@@ -34,6 +43,41 @@ def require_no_data(arguments: ClamuArguments) -> None:
                 f"{name}={getattr(arguments, name)!r} looks at the tasks' data, and none are given: give them "
                 f"(tasks=, --recipe), or choose {others}."
             )
+
+
+def require_finetuning(arguments: ClamuArguments, from_checkpoints: Sequence[str]) -> None:
+    """Check that no task comes from a checkpoint where all have to be finetuned under fixed signs.
+
+    Args:
+        arguments (`ClamuArguments`): the settings.
+        from_checkpoints (*sequence* of `str`): tasks that come from checkpoints.
+
+    Raises:
+        RecipeError: naming the first one.
+    """
+    if arguments.has_fixed_signs and from_checkpoints:
+        raise RecipeError(
+            f"localization='sift' needs every task finetuned here under its fixed signs, but task "
+            f"{from_checkpoints[0]!r} comes from a checkpoint: give its data instead, or choose another localization."
+        )
+
+
+def deriving_reads_data(state: MergedState, arguments: ClamuArguments) -> bool:
+    """Whether masks, alpha or scores are derived from the tasks' data."""
+    scored = arguments.score_validation and any(record.num_validation for record in state.records.values())
+    return scored or arguments.localization not in ("global", "sift") or arguments.scaling == "auto"
+
+
+def is_portable(records: Mapping[str, TaskRecord], arguments: ClamuArguments) -> bool:
+    """Whether what is derived from the vectors of these tasks has the same bits in every environment.
+
+    It has if it comes from integers, ids and settings alone: no model runs, and no affinities are decomposed.
+    """
+    count = min(arguments.num_clusters, len(records))
+    is_grouped = arguments.clustering in ("random", "column", "none") or count in (0, 1, len(records))
+    is_scored = arguments.score_validation and any(record.num_validation for record in records.values())
+    is_masked = arguments.localization not in ("global", "emr", "sift")
+    return is_grouped and not is_scored and not is_masked and arguments.scaling != "auto"
 
 
 def depends_on_environment(records: Mapping[str, TaskRecord], arguments: ClamuArguments) -> bool:

@@ -78,6 +78,8 @@ class MergedState:
         masks (*tuple* of *dict* of `str` to `torch.Tensor`, uint8): packed mask of each cluster; empty if the
             localization is `global`.
         scores (*dict*, *optional*): held-out scores, see `score_clusters`.
+        task_masks (*tuple* of *dict* of `str` to `torch.Tensor`, uint8): packed mask of each task, by sorted id, of
+            which cluster masks are made; empty unless the localization is `sift`.
     """
 
     delta: dict[str, torch.Tensor]
@@ -87,11 +89,17 @@ class MergedState:
     alpha: float
     masks: tuple[dict[str, torch.Tensor], ...]
     scores: dict[str, Any] | None = None
+    task_masks: tuple[dict[str, torch.Tensor], ...] = ()
 
     @property
     def task_ids(self) -> tuple[str, ...]:
         """Ids of the merged tasks, sorted."""
         return tuple(self.records)
+
+    @property
+    def has_mask_per_task(self) -> bool:
+        """Whether each task is a cluster of its own, so that cluster masks are task masks."""
+        return len(self.clusters) == len(self.records)
 
     def cluster_of(self, task_id: str) -> int:
         """Return the number of the cluster that serves a task.

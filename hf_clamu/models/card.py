@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+import torch
+
 from hf_clamu.errors import RecipeError
 from hf_clamu.merging import ClamuArguments, MergedState, have_data
 from hf_clamu.models.configuration_clamu import ClamuConfig
@@ -221,9 +223,15 @@ def _storage(config: ClamuConfig, state: MergedState) -> str:
     rows = [
         ["base model", "in `base_model/`" if embedded else "on the Hub, not counted here"],
         ["merged delta", f"{sum(steps.nbytes for steps in state.delta.values()):,} bytes for {weights:,} weights"],
-        ["masks", f"{sum(bits.nbytes for mask in state.masks for bits in mask.values()):,} bytes, a bit per weight"],
+        ["masks", f"{_mask_bytes(state.masks):,} bytes, a bit per weight"],
     ]
+    if not state.has_mask_per_task and state.task_masks:
+        rows.append(["masks of the tasks", f"{_mask_bytes(state.task_masks):,} bytes, of which the others are made"])
     return f"## Storage\n\n{_table(['part', 'size'], rows)}"
+
+
+def _mask_bytes(masks: Sequence[Mapping[str, torch.Tensor]]) -> int:
+    return sum(bits.nbytes for mask in masks for bits in mask.values())
 
 
 def _recipe(config: ClamuConfig, state: MergedState) -> str:

@@ -46,6 +46,7 @@ CONFIG_NAME = "config.json"
 DELTA_NAME = "model.safetensors"
 FRESH_NAME = "base_init.safetensors"
 VECTORS_NAME = "features.safetensors"
+TASK_MASKS_FOLDER = "task_masks"
 BASE_FOLDER = "base_model"
 CARD_NAME = "README.md"
 MASK_CONFIG_NAME = "adapter_config.json"
@@ -55,6 +56,7 @@ MASK_NAME = "adapter_model.safetensors"
 MASK_KEY = "base_model.model.clamu_adapters.clamu_mask"
 PROCESSOR_FILES = ("tokenizer.json", "tokenizer_config.json", "preprocessor_config.json", "processor_config.json")
 _VECTORS_KEY = "vectors"
+_TASK_MASK_KEY = "mask"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,8 +85,19 @@ def mask_folder(cluster: int) -> str:
     return f"masks/cluster_{cluster:03d}"
 
 
+def task_mask_name(place: int) -> str:
+    """Return the file of a task's mask inside a saved model, by the task's place in the order of the ids."""
+    return f"{TASK_MASKS_FOLDER}/task_{place:03d}.safetensors"
+
+
+def _own_task_masks(state: MergedState) -> tuple[dict[str, torch.Tensor], ...]:
+    """Return the task masks that are stored beside the cluster masks: none where these are the same."""
+    return () if state.has_mask_per_task else state.task_masks
+
+
 def state_digest(state: MergedState) -> str:
     """Return the SHA-256 of everything that a merged state holds."""
+    task_masks = _own_task_masks(state)
     return digest_json(
         {
             "alpha": state.alpha,
@@ -92,6 +105,7 @@ def state_digest(state: MergedState) -> str:
             "ledger": ledger_entries(state),
             "masks": [digest_tensors(mask) for mask in state.masks],
             "scores": state.scores,
+            **({"task_masks": [digest_tensors(mask) for mask in task_masks]} if task_masks else {}),
             "vectors": None if state.vectors is None else digest_tensors({_VECTORS_KEY: state.vectors}),
         }
     )
@@ -122,6 +136,11 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint, card: str, write_othe
         target.mkdir(parents=True)
         (target / MASK_CONFIG_NAME).write_bytes(canonical_json(_mask_config(checkpoint, cluster)))
         _write_tensors(target / MASK_NAME, {MASK_KEY: join_mask(mask)})
+    for place, mask in enumerate(_own_task_masks(state)):
+        # A file for each: one mask at a time is in memory.
+        path = folder / task_mask_name(place)
+        path.parent.mkdir(exist_ok=True)
+        _write_tensors(path, {_TASK_MASK_KEY: join_mask(mask)})
     files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     ledger = {
         "format_version": FORMAT_VERSION,
@@ -185,8 +204,13 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     delta = read_tensors(folder / DELTA_NAME)
     if sorted(delta) != ledger["parameters"] or digest_tensors(delta) != config.delta_digest:
         raise CheckpointFormatError(f"{folder / DELTA_NAME} is not the delta that {CONFIG_NAME} names.")
-    has_masks = (config.arguments or {}).get("localization") != "global"
-    masks = tuple(_read_mask(folder, cluster, delta) for cluster in range(len(clusters))) if has_masks else ()
+    method = (config.arguments or {}).get("localization")
+    names = [f"{mask_folder(cluster)}/{MASK_NAME}" for cluster in range(len(clusters))]
+    masks = tuple(_read_mask(folder / name, MASK_KEY, delta) for name in names) if method != "global" else ()
+    task_masks = masks if method == "sift" else ()
+    if len(task_masks) < len(records) and method == "sift":
+        names = [task_mask_name(place) for place in range(len(records))]
+        task_masks = tuple(_read_mask(folder / name, _TASK_MASK_KEY, delta) for name in names)
     vectors = None
     if (folder / VECTORS_NAME).exists():
         vectors = read_tensors(folder / VECTORS_NAME).get(_VECTORS_KEY)
@@ -204,6 +228,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         alpha=config.alpha,
         masks=masks,
         scores=config.scores,
+        task_masks=task_masks,
     )
     fresh = read_tensors(folder / FRESH_NAME) if (folder / FRESH_NAME).exists() else {}
     try:
@@ -283,14 +308,13 @@ def _is_processor_with(path: Path, digest: Any) -> bool:
         return False
 
 
-def _read_mask(folder: Path, cluster: int, delta: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    found = read_tensors(folder / mask_folder(cluster) / MASK_NAME)
-    if sorted(found) != [MASK_KEY]:
+def _read_mask(path: Path, key: str, delta: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    found = read_tensors(path)
+    if sorted(found) != [key]:
         raise CheckpointFormatError(
-            f"The mask of cluster {cluster} must be one tensor {MASK_KEY!r}, found {sorted(found)[:3]}. Take an "
-            "undamaged copy."
+            f"{path} must hold one tensor {key!r}, found {sorted(found)[:3]}. Take an undamaged copy."
         )
-    mask = split_mask(found[MASK_KEY], {name: steps.numel() for name, steps in delta.items()})
+    mask = split_mask(found[key], {name: steps.numel() for name, steps in delta.items()})
     for name, bits in mask.items():
         check_padding(name, bits, delta[name].numel())
     return mask
@@ -347,7 +371,7 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
 
 # What an older save, or transformers' own, may have left here.
 _OURS = (
-    *(CONFIG_NAME, CARD_NAME, LEDGER_NAME, "masks", BASE_FOLDER, *PROCESSOR_FILES),
+    *(CONFIG_NAME, CARD_NAME, LEDGER_NAME, "masks", TASK_MASKS_FOLDER, BASE_FOLDER, *PROCESSOR_FILES),
     *(DELTA_NAME, "model-*-of-*.safetensors", "*.safetensors.index.json", FRESH_NAME, VECTORS_NAME),
 )
 

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from hf_clamu.errors import CheckpointFormatError, ClamuError, HubConflictError, HubError
 from hf_clamu.exact import sha256_file
-from hf_clamu.models.checkpoint import BASE_FOLDER, CARD_NAME, CONFIG_NAME, PROCESSOR_FILES
+from hf_clamu.models.checkpoint import BASE_FOLDER, CARD_NAME, CONFIG_NAME, PROCESSOR_FILES, TASK_MASKS_FOLDER
 from hf_clamu.models.ledger import LEDGER_NAME, read_ledger
 
 __all__ = ["ErasureReport", "PushResult", "download", "erase_history", "publish"]
@@ -24,7 +24,7 @@ _OURS_AT_THE_TOP = (
     *(CONFIG_NAME, CARD_NAME, LEDGER_NAME, *PROCESSOR_FILES, "*.safetensors", "*.safetensors.index.json"),
     *("special_tokens_map.json", "added_tokens.json", "chat_template.jinja", "vocab.json", "vocab.txt", "merges.txt"),
 )
-_OUR_FOLDERS = ("masks", BASE_FOLDER)
+_OUR_FOLDERS = ("masks", TASK_MASKS_FOLDER, BASE_FOLDER)
 # What a pull brings: data that cannot run code. Never *.py, *.bin, *.pt or *.pkl.
 _SAFE_PATTERNS = (
     *("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.tiktoken", "*.bpe", "*.codes", "*.spm"),

@@ -10,7 +10,7 @@ from typing import Any
 import transformers
 
 from hf_clamu.errors import IncompatibleBaseError, TaskDataError
-from hf_clamu.merging import ClamuArguments, require_no_data
+from hf_clamu.merging import ClamuArguments, require_finetuning, require_no_data
 from hf_clamu.models.base import AUTO_CLASSES, BaseModel, load_base
 from hf_clamu.models.card import CardSettings
 from hf_clamu.models.local_models import LocalModels
@@ -74,6 +74,7 @@ class LocalMerge:
         if not self.checkpoints:
             raise TaskDataError("There is nothing to merge: give at least one checkpoint.")
         arguments = self.arguments or ClamuArguments()
+        require_finetuning(arguments, sorted(map(str, self.checkpoints)))
         if self.tasks is None:
             arguments = self.arguments or ClamuArguments(clustering="task_vectors", localization="emr")
             require_no_data(arguments)

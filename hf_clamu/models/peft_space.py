@@ -98,6 +98,19 @@ class PeftSpace:
             raise RecipeError(f"peft_merging='frozen_a' is for LORA; for {kind} choose 'parameters' or 'product'.")
         return cls(peft_type=str(kind), options=_changed(made), merging=merging)
 
+    def require_fixed_signs(self) -> None:
+        """Check that task vectors can keep to fixed signs while they are finetuned.
+
+        Raises:
+            RecipeError: if the task vector is a product, whose signs follow from no signs of its factors.
+        """
+        if not self.is_live:
+            raise RecipeError(
+                f"localization='sift' holds trained parameters to fixed signs, and peft_merging={self.merging!r} "
+                "merges products of them, whose signs it cannot hold. Choose 'frozen_a' or 'parameters', or another "
+                "localization."
+            )
+
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-able values of the configuration that `of` reads."""
         return {"peft_type": self.peft_type, **self.options}

@@ -7,6 +7,7 @@ from hf_clamu.training.finetuning import FinetuningArguments, finetune
 from hf_clamu.training.journal import Journal, Part
 from hf_clamu.training.masking import MaskingArguments, train_mask
 from hf_clamu.training.measuring import Measurement, losses_and_scores, measure, task_feature
+from hf_clamu.training.signs import FixedSigns
 from hf_clamu.training.task_trainer import LocalVectors, Progress, TaskTrainer, silent_progress
 from hf_clamu.training.workers import Workers
 from hf_clamu.training.workspace import LiveModel, Workspace, trainable_names
@@ -15,6 +16,7 @@ __all__ = [
     "Archive",
     "Environment",
     "FinetuningArguments",
+    "FixedSigns",
     "Journal",
     "MaskingArguments",
     "LiveModel",

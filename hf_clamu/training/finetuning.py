@@ -13,6 +13,7 @@ from hf_clamu.exact import FixedPoint, TaskVector
 from hf_clamu.tasks import EncodedTask
 from hf_clamu.training.batching import sample_batches
 from hf_clamu.training.determinism import derive_seed, seeded
+from hf_clamu.training.signs import FixedSigns
 from hf_clamu.training.workspace import Workspace
 
 __all__ = ["FinetuningArguments", "finetune", "learning_rate_factor"]
@@ -63,6 +64,11 @@ class FinetuningArguments:
         kinds = ("constant", "linear", "cosine")
         _require(self, "lr_scheduler_type", self.lr_scheduler_type in kinds, f"one of {', '.join(kinds)}")
 
+    @property
+    def has_fixed_signs(self) -> bool:
+        """Whether the vectors of all tasks keep to one sign per weight, see `FixedSigns`."""
+        return False
+
 
 def _require(arguments: object, name: str, holds: bool, expected: str) -> None:
     if not holds:
@@ -82,7 +88,12 @@ def learning_rate_factor(arguments: FinetuningArguments, step: int) -> float:
 
 
 def finetune(
-    workspace: Workspace, task: EncodedTask, arguments: FinetuningArguments, codec: FixedPoint, accelerator: Any
+    workspace: Workspace,
+    task: EncodedTask,
+    arguments: FinetuningArguments,
+    codec: FixedPoint,
+    accelerator: Any,
+    signs: FixedSigns | None = None,
 ) -> TaskVector:
     """Finetune the base model on one task and return its task vector on the integer grid.
 
@@ -94,6 +105,8 @@ def finetune(
         arguments (`FinetuningArguments`): steps, optimizer, seed.
         codec (`FixedPoint`): the integer grid.
         accelerator (`accelerate.Accelerator`): runs backward and clips gradients.
+        signs (`FixedSigns`, *optional*): that the task vector keeps to after every step; the optimizer's state is left
+            as it is.
 
     Returns:
         `TaskVector`: `round((theta_t - theta_0) / q)`.
@@ -126,6 +139,8 @@ def finetune(
             if arguments.max_grad_norm:
                 accelerator.clip_grad_norm_(parameters, arguments.max_grad_norm)
             optimizer.step()
+            if signs is not None:
+                signs.project_(workspace.parameters)
             optimizer.zero_grad(set_to_none=True)
         # Its state is twice the weights, and what comes now needs room of its own.
         del optimizer, batch

@@ -110,13 +110,16 @@ class Journal:
         """Whether it is time to write what is finished."""
         return time.monotonic() - self._last > max(self.interval, 20 * self._took)
 
-    def write(self, stage: str, entries: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> Part:
+    def write(
+        self, stage: str, entries: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], *, is_timed: bool = True
+    ) -> Part:
         """Write a part; it is there as a whole or not at all.
 
         Args:
             stage (`str`): the kind of work, for `parts`.
             entries (*mapping*): JSON-able values by task or cluster.
             tensors (*mapping* of `str` to `torch.Tensor`): contiguous, on the CPU.
+            is_timed (`bool`): `is_due` counts the time from this write.
 
         Raises:
             OSError: if it cannot be written; earlier parts are as they were.
@@ -145,8 +148,9 @@ class Journal:
             partial.replace(path)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
-        self._last = time.monotonic()
-        self._took = self._last - started
+        if is_timed:
+            self._last = time.monotonic()
+            self._took = self._last - started
         return Part(path=path, entries=dict(entries))
 
     def parts(self, stage: str) -> list[Part]:

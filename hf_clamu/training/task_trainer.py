@@ -17,6 +17,7 @@ from hf_clamu.training.archive import Archive
 from hf_clamu.training.finetuning import FinetuningArguments, finetune
 from hf_clamu.training.journal import Journal
 from hf_clamu.training.measuring import Measurement, measure, task_feature
+from hf_clamu.training.signs import FixedSigns
 from hf_clamu.training.workers import Workers
 from hf_clamu.training.workspace import Workspace
 
@@ -102,6 +103,7 @@ class TaskTrainer:
         # The most recently used last.
         self._encoded: OrderedDict[str, EncodedTask] = OrderedDict()
         self._encoded_bytes = 0
+        self._signs: FixedSigns | None = None
         self.seconds: dict[str, float] = {}
 
     def on(self, tasks: TaskDataset) -> TaskTrainer:
@@ -134,7 +136,11 @@ class TaskTrainer:
 
     def finetune(self, task_id: str) -> TaskVector:
         """Finetune on one task; the live model holds its local model afterwards."""
-        return finetune(self.workspace, self.encoded(task_id), self._arguments, self.codec, self.accelerator)
+        if self._arguments.has_fixed_signs and self._signs is None:
+            self._signs = FixedSigns(self.workspace.theta_0, self._arguments.seed)
+        return finetune(
+            self.workspace, self.encoded(task_id), self._arguments, self.codec, self.accelerator, self._signs
+        )
 
     def is_local(self, task_id: str) -> bool:
         """Whether a task was finetuned elsewhere and its local model is at hand."""

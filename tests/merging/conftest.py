@@ -109,7 +109,9 @@ def _assert_same(found, expected) -> None:
         assert found.vectors.dtype == expected.vectors.dtype
         assert torch.equal(found.vectors, expected.vectors)
     assert len(found.masks) == len(expected.masks)
+    assert len(found.task_masks) == len(expected.task_masks)
     pairs = [(found.delta, expected.delta), *zip(found.masks, expected.masks, strict=True)]
+    pairs += zip(found.task_masks, expected.task_masks, strict=True)
     for ours, theirs in pairs:
         assert list(ours) == list(theirs)
         for name in theirs:

@@ -70,7 +70,7 @@ def test_a_folder_beside_the_recipe(tiny, recipe, tmp_path):
         ("finetune_steps: 2", "finetune_steps: 0", "finetune_steps must be at least 1, got 0"),
         ("finetune_steps: 2", "finetune_steps: many", "finetune_steps must be a"),
         ("finetune_steps: 2", "learning_rate: 5e-5", "In YAML write 5.0e-5"),
-        ("finetune_steps: 2", "localization: talls", "localization must be one of clamu, tall, emr, global"),
+        ("finetune_steps: 2", "localization: talls", "localization must be one of clamu, sift, tall, emr, global"),
         ("finetune_steps: 2", "clustering: 5", "clustering must be one of"),
         ("finetune_steps: 2", "scaling: big", "scaling"),
         ("num_threads: 1", "num_threads: 0", "num_threads must be at least 1"),
