@@ -174,6 +174,8 @@ def revised(tiny):
         ("text", {"localization": "tall", "scaling": "auto"}),
         ("text", {"localization": "global", "clustering": "task_vectors"}),
         ("text", {"clustering": "column"}),
+        ("text", {"localization": "sift"}),
+        ("lm", {"localization": "sift", "clustering": "none"}),
     ],
     ids=str,
 )
@@ -210,7 +212,7 @@ def test_adding_to_an_empty_model(tiny, built, check):
 
 
 @pytest.mark.parametrize("clustering", ["task_vectors", "random", "column", "none"])
-@pytest.mark.parametrize("localization", ["clamu", pytest.param("emr", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("localization", ["clamu", "sift", pytest.param("emr", marks=pytest.mark.slow)])
 def test_every_clustering(tiny, built, check, clustering, localization):
     changes = {"clustering": clustering, "localization": localization, "num_clusters": 2}
     forgotten = _forgotten(tiny, "text", "several")

@@ -38,11 +38,12 @@ def recipe(tiny, tmp_path):
         {},
         {"arguments": {**SETTINGS, "localization": "global"}},
         {"arguments": {**SETTINGS, "clustering": "column"}},
+        {"arguments": {**SETTINGS, "localization": "sift"}},
         {"arguments": {**SETTINGS, "clustering": "none", "freeze": ["transformer.wte.*"]}},
         {"peft_config": {"peft_type": "LORA", "r": 4, "target_modules": ["c_attn"]}},
         {"peft_config": {"peft_type": "LORA", "r": 4, "target_modules": ["c_attn"]}, "peft_merging": "product"},
     ],
-    ids=["plain", "global", "column", "freeze", "lora", "product"],
+    ids=["plain", "global", "column", "sift", "freeze", "lora", "product"],
 )
 def test_weights_clusters_and_disk_are_those_of_the_build(recipe, tmp_path, changes):
     made = recipe(**changes)
