@@ -118,6 +118,11 @@ WRONG = {
         2,
         "localization='clamu' looks at the tasks' data",
     ),
+    "fixed signs": (
+        ["merge", "local", "--base", "base", "--set", "localization=sift", "--set", "clustering=random"],
+        2,
+        "'sift' needs every task finetuned here",
+    ),
     "a base that is none": (["merge", "local", "--base", "rows.jsonl"], 2, "could not be loaded"),
     "a task without rows": (
         ["merge", "local", "strange=local/user_0", "--recipe", "recipe.yaml"],

@@ -184,3 +184,18 @@ def test_old_rows_that_are_gone(clamu, work, tiny):
     with (work / "rows.jsonl").open("a", encoding="utf-8") as file:
         file.write((work / "one.jsonl").read_text(encoding="utf-8"))
     assert clamu("verify", "text").code == 0
+
+
+def test_with_sift_the_rows_of_the_forgotten_are_enough(clamu, work, tiny):
+    settings = ("num_clusters: 2,", "num_clusters: 2, localization: sift, score_validation: false,")
+    (work / "sift.yaml").write_text((work / "text.yaml").read_text(encoding="utf-8").replace(*settings), "utf-8")
+    assert clamu("train", "sift.yaml", "--output", "sift").code == 0
+    assert clamu("train", "sift.yaml", "--output", "less", "--without", "user_1").code == 0
+    rows = (work / "rows.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    (work / "theirs.jsonl").write_text("".join(row for row in rows if '"user_1"' in row), encoding="utf-8")
+    found = clamu("unmerge", "sift", "user_1", "--data", "theirs.jsonl", "--json")
+    assert found.code == 0, found.out
+    assert tiny.digests(work / "sift") == tiny.digests(work / "less")
+    assert (work / "sift/task_masks/task_002.safetensors").is_file()
+    assert not (work / "sift/task_masks/task_003.safetensors").exists()
+    assert clamu("verify", "sift").code == 0

@@ -24,6 +24,6 @@ def write_work(folder: Path) -> None:
             text = f"{_WORDS[label].split()[user * number % 3]} {number} of {user}"
             lines.append(json.dumps({"user": f"user_{user}", "text": text, "label": label}) + "\n")
     (folder / "rows.jsonl").write_text("".join(lines), encoding="utf-8")
-    for name in ("clamu", "tall", "emr"):
+    for name in ("clamu", "sift", "tall", "emr"):
         recipe = RECIPE.replace("LOCALIZE", f"localization: {name}")
         (folder / f"{name}.yaml").write_text(recipe, encoding="utf-8")

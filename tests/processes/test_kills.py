@@ -48,7 +48,9 @@ def _kill(fork, work, seconds, seed, kills, *arguments):
 
 
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 5))])
-@pytest.mark.parametrize("method", ["clamu", pytest.param("tall", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "method", ["clamu", *(pytest.param(name, marks=pytest.mark.slow) for name in ("sift", "tall"))]
+)
 def test_a_build_survives_kills(fork, work, tiny, method, seed):
     seconds = _timed(fork(work, "train", f"{method}.yaml", "--output", "reference"))
     _kill(fork, work, seconds, seed, 5, "train", f"{method}.yaml", "--output", "out")
@@ -57,7 +59,9 @@ def test_a_build_survives_kills(fork, work, tiny, method, seed):
 
 
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 5))])
-@pytest.mark.parametrize("method", ["clamu", pytest.param("emr", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "method", ["clamu", *(pytest.param(name, marks=pytest.mark.slow) for name in ("emr", "sift"))]
+)
 def test_an_unmerge_survives_kills(fork, work, tiny, method, seed):
     assert fork(work, "train", f"{method}.yaml", "--output", "out").wait().code == 0
     without = ("--without", "user_1", "--without", "user_4", "--without", "user_6")

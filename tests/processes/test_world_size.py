@@ -53,7 +53,12 @@ def reference(fork, tiny, tmp_path_factory):
 
 @pytest.mark.parametrize(
     ("size", "method"),
-    [(2, "clamu"), (3, "clamu"), *(pytest.param(*case, marks=pytest.mark.slow) for case in ((3, "tall"), (2, "emr")))],
+    [
+        (2, "clamu"),
+        (3, "clamu"),
+        (2, "sift"),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in ((3, "tall"), (2, "emr"))),
+    ],
 )
 def test_the_number_of_processes_does_not_show(work, tiny, reference, size, method):
     done = _launch(size, work, "train", f"{method}.yaml", "--output", "out")
@@ -63,11 +68,12 @@ def test_the_number_of_processes_does_not_show(work, tiny, reference, size, meth
     assert [path.name for path in work.iterdir() if path.name.startswith(".out")] == []
 
 
-def test_unmerge_and_verify_with_two_processes(fork, work, tiny, reference):
-    assert fork(work, "train", "clamu.yaml", "--output", "out").wait().code == 0
+@pytest.mark.parametrize("method", ["clamu", pytest.param("sift", marks=pytest.mark.slow)])
+def test_unmerge_and_verify_with_two_processes(fork, work, tiny, reference, method):
+    assert fork(work, "train", f"{method}.yaml", "--output", "out").wait().code == 0
     done = _launch(2, work, "unmerge", "out", "user_2", "user_5", "user_7")
     assert done.returncode == 0, done.stderr
-    assert tiny.digests(work / "out") == reference("clamu", "user_2", "user_5", "user_7")
+    assert tiny.digests(work / "out") == reference(method, "user_2", "user_5", "user_7")
     assert len(list((work / "receipts").iterdir())) == 1
     done = _launch(2, work, "verify", "out")
     assert done.returncode == 0, done.stderr
@@ -95,17 +101,23 @@ def test_two_machines_without_a_shared_disk(work, tiny, reference, tmp_path):
     assert sorted(path.name for path in (tmp_path / "machine-1").iterdir()) == ["clamu.yaml", "rows.jsonl"]
 
 
-@pytest.mark.parametrize("fault", ["raised", "killed"])
-def test_a_process_that_fails_ends_the_run_which_goes_on_with_another_number(fork, work, tiny, reference, fault):
+@pytest.mark.parametrize(
+    ("fault", "method"),
+    [("raised", "clamu"), ("killed", "clamu"), pytest.param("killed", "sift", marks=pytest.mark.slow)],
+)
+def test_a_process_that_fails_ends_the_run_which_goes_on_with_another_number(
+    fork, work, tiny, reference, fault, method
+):
     journaled = {"CLAMU_JOURNAL_SECONDS": "0"}
-    done = _launch(2, work, "train", "clamu.yaml", "--output", "out", script=[str(FAULTS)], FAULT=fault, **journaled)
+    recipe = f"{method}.yaml"
+    done = _launch(2, work, "train", recipe, "--output", "out", script=[str(FAULTS)], FAULT=fault, **journaled)
     assert done.returncode != 0
     assert not (work / "out").exists()
     if fault == "raised":
         assert re.search(r"clamu \[process 1\]: Task 'user_\d' is not to be had\.", done.stderr)
-    ended = fork(work, "train", "clamu.yaml", "--output", "out").wait()
+    ended = fork(work, "train", recipe, "--output", "out").wait()
     assert ended.code == 0, ended.err
-    assert tiny.digests(work / "out") == reference("clamu")
+    assert tiny.digests(work / "out") == reference(method)
 
 
 def test_without_num_threads_several_processes_are_refused(work):
