@@ -312,7 +312,7 @@ def _read_mask(path: Path, key: str, delta: Mapping[str, torch.Tensor]) -> dict[
     found = read_tensors(path)
     if sorted(found) != [key]:
         raise CheckpointFormatError(
-            f"{path} must hold one tensor {key!r}, found {sorted(found)[:3]}. Take an undamaged copy."
+            f"The mask in {path} must be one tensor {key!r}, found {sorted(found)[:3]}. Take an undamaged copy."
         )
     mask = split_mask(found[key], {name: steps.numel() for name, steps in delta.items()})
     for name, bits in mask.items():

@@ -275,7 +275,7 @@ def test_resealed_nonsense_is_refused(tiny, sifted, tmp_path):
     mask = load_file(path)["mask"]
     for wrong, message in (
         ({"mask": mask[:-1].clone()}, "must be uint8 of shape"),
-        ({"bits": mask}, "must hold one tensor 'mask'"),
+        ({"bits": mask}, "must be one tensor 'mask'"),
     ):
         save_file(wrong, path, metadata={"format": "pt"})
         tiny.reseal(folder)
