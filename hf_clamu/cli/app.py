@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["app", "main"]
 
 _INTERRUPTED = 130
+_MOST_MEMBERS = 6  # of a cluster that the text of `info` names
 # Commands that go on from what is finished when they are started again.
 _RESUMABLE = (["train"], ["merge"], ["unmerge"], ["add"], ["update"])
 
@@ -155,8 +156,9 @@ def _info_text(folder: str, values: dict[str, Any]) -> str:
     )
 
 
-def _shortened(members: Sequence[str], most: int = 6) -> str:
-    return ", ".join(members[:most]) + (f", … ({len(members) - most} more)" if len(members) > most else "")
+def _shortened(members: Sequence[str]) -> str:
+    more = len(members) - _MOST_MEMBERS
+    return ", ".join(members[:_MOST_MEMBERS]) + (f", … and {more} more" if more > 0 else "")
 
 
 @app.command()

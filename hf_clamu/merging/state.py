@@ -118,19 +118,18 @@ class MergedState:
 def missing_tasks(wanted: Iterable[str], present: Iterable[str]) -> None:
     """Check that all wanted ids are present.
 
-    Raises:
-        TaskNotFoundError: naming the ids that are not, and near ones that are.
-    """
-    import difflib
+    Near ids are not suggested: they are those of other owners, whom the asker need not know of, and whose data would
+    be forgotten in place of the ones that were meant.
 
+    Raises:
+        TaskNotFoundError: naming the ids that are not.
+    """
     known = list(present)
     absent = [task_id for task_id in dict.fromkeys(wanted) if task_id not in known]
     if not absent:
         return
-    near = difflib.get_close_matches(absent[0], known, n=3)
-    hint = f" Did you mean {', '.join(map(repr, near))}?" if near else ""
     raise TaskNotFoundError(
         f"No merged task is called {', '.join(map(repr, absent[:5]))}{' …' if len(absent) > 5 else ''}; "
-        f"{len(known)} are merged. It was never merged, or is forgotten already.{hint} "
+        f"{len(known)} are merged. It was never merged, or is forgotten already. "
         "List the merged ones with model.tasks or `clamu info`."
     )

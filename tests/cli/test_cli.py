@@ -12,7 +12,7 @@ import pytest
 import hf_clamu
 
 COMMANDS = ("demo", "train", "merge", "info", "predict", "evaluate", "export", "unmerge", "add", "update", "verify")
-NEAR = "Did you mean 'user_1'"
+UNKNOWN = "No merged task is called 'usr_1'; 4 are merged. It was never merged, or is forgotten already. List"
 
 
 def _process(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -100,6 +100,18 @@ def test_info(clamu, work):
     text = clamu("info", "text").out
     assert f"state {found['state_digest']}" in text
     assert all(f"user_{n}" in text for n in range(4))
+
+
+def test_info_cuts_long_lists_of_members_and_json_does_not(clamu, work, monkeypatch):
+    from hf_clamu.cli import app
+
+    monkeypatch.setattr(app, "_MOST_MEMBERS", 1)
+    clusters = clamu("info", "text", "--json").json["clusters"]
+    assert sum(map(len, clusters)) == 4
+    largest = max(clusters, key=len)
+    text = clamu("info", "text").out
+    assert f"{largest[0]}, … and {len(largest) - 1} more" in text
+    assert largest[1] not in text
 
 
 @pytest.mark.parametrize("kind", ["text", "image"])
@@ -382,11 +394,11 @@ WRONG = {
     "predict image rows.jsonl": "'rows.jsonl' is no image file",
     # tasks and clusters
     "train text.yaml --output out --without usr_1": "nearest: user_1",
-    "unmerge text usr_1": NEAR,
-    "unmerge text user_0 usr_1": NEAR,
-    "evaluate text --task usr_1": NEAR,
-    "predict text a --task usr_1": NEAR,
-    "export text --output out --task usr_1": NEAR,
+    "unmerge text usr_1": UNKNOWN,
+    "unmerge text user_0 usr_1": UNKNOWN,
+    "evaluate text --task usr_1": UNKNOWN,
+    "predict text a --task usr_1": UNKNOWN,
+    "export text --output out --task usr_1": UNKNOWN,
     "evaluate text --cluster 2": "no cluster 2; this model has 2",
     "predict text a --cluster -1": "no cluster -1",
     "export text --output out --cluster 2": "no cluster 2",
@@ -400,7 +412,7 @@ WRONG = {
     "predict text --data numbers.jsonl": "expected a text, found 5",
     "predict lm --data numbers.jsonl": "expected a text, found 5",
     "predict text --data ids.jsonl": "a task id is a string, found 5",
-    "predict text --data strangers.jsonl": NEAR,
+    "predict text --data strangers.jsonl": UNKNOWN,
     "predict text --data long.jsonl": "has 100 tokens, the model takes 48",
     "predict lm --data long.jsonl": "fills the model's 48 positions",
 }

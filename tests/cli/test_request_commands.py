@@ -51,7 +51,7 @@ def test_one_bad_request_does_not_stop_the_others(clamu, work, queue):
     bad, good = found.json["requests"]
     assert (bad["status"], good["status"], found.json["num_tasks"]) == ("failed", "forgotten", 3)
     assert "'usr_2'" in bad["error"]
-    assert "Did you mean 'user_2'" in bad["error"]
+    assert "user_2" not in bad["error"]  # somebody else's id
     assert len(_receipts(work)) == 1
     assert "user_1" in json.dumps(clamu("info", "text", "--json").json["clusters"])
 

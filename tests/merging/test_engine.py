@@ -218,11 +218,12 @@ def test_other_settings_of_training_are_noticed(images, trainer_of, settings, me
         unmerge_tasks(state, ["owner_01"], trainer_of(images, other), arguments)
 
 
-def test_unknown_tasks_are_refused_with_near_names(images, trainer_of, merged):
+def test_unknown_tasks_are_refused_without_naming_other_owners(images, trainer_of, merged):
     arguments, state = merged
     trainer = trainer_of(images, arguments)
-    with pytest.raises(TaskNotFoundError, match=r"'owner_1'; 6 are merged.*Did you mean 'owner_01'"):
+    with pytest.raises(TaskNotFoundError, match=r"'owner_1'; 6 are merged") as refused:
         unmerge_tasks(state, ["owner_00", "owner_1"], trainer, arguments)
+    assert "owner_0" not in str(refused.value)
     with pytest.raises(TaskNotFoundError, match="'owner_9'"):
         state.cluster_of("owner_9")
     smaller = unmerge_tasks(state, ["owner_01"], trainer, arguments)

@@ -221,7 +221,7 @@ def test_a_forgotten_task_raises_or_falls_back(tiny, saved_text, expected, tmp_p
 
 def test_nothing_is_answered_if_one_task_is_missing(saved_text):
     pipe = _pipe("text", saved_text, cluster=1)
-    with pytest.raises(TaskNotFoundError, match="Did you mean 'user_4'"):
+    with pytest.raises(TaskNotFoundError, match="No merged task is called 'usr_4'"):
         pipe(TEXTS[:2], task=["user_0", "usr_4"])
     assert pipe.model.cluster == 1
 

@@ -87,7 +87,7 @@ def test_wrong_clusters_change_nothing(model):
     for wrong in (True, "1", 1.0, [1]):
         with pytest.raises(TypeError, match="whole number or None"):
             model.set_cluster(wrong)
-    with pytest.raises(TaskNotFoundError, match="Did you mean 'user_4'"):
+    with pytest.raises(TaskNotFoundError, match="No merged task is called 'usr_4'"):
         model.set_cluster(task="usr_4")
     with pytest.raises(TaskNotFoundError, match="user_9"):
         model.cluster_of("user_9")
