@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
-from hf_clamu.errors import TaskDataError
+from hf_clamu.errors import TaskDataError, TaskNotFoundError
 from hf_clamu.tasks import Example, TaskSpec, collate
 from hf_clamu.tasks.columns import require_words
 from hf_clamu.tasks.encoding import example_encoder, tokenizer_limit
@@ -15,6 +15,7 @@ from hf_clamu.tasks.encoding import example_encoder, tokenizer_limit
 __all__ = ["predict"]
 
 _BATCH = 32
+_Served = int | Literal["global", "base"]
 
 
 def predict(
@@ -23,6 +24,7 @@ def predict(
     *,
     cluster: int | None = None,
     task: str | None = None,
+    fallback: Literal["global", "base"] | None = None,
     max_new_tokens: int = 64,
 ) -> list[dict[str, Any]]:
     """Predict rows, in their order.
@@ -33,40 +35,59 @@ def predict(
         cluster (`int`, *optional*): serve all rows by this cluster.
         task (`str`, *optional*): serve all rows by this task's cluster. Without either, a row that has the task column
             is served by its task's cluster, any other by the global model.
+        fallback (`str`, *optional*): who serves a task that is not merged (never was, or is forgotten): `"global"` or
+            `"base"`; by default it raises.
         max_new_tokens (`int`): length of a generated completion.
 
     Returns:
-        *list* of *dict*: `{"label", "score", "cluster"}` for classifiers, `{"tags", "scores", "cluster"}` for
-        classifiers of words, `{"completion", "cluster"}` for language models. `cluster` is `None` for the global
-        model; tag and score are `None` for a word of which no token is left (an empty one, or beyond `max_length`).
+        *list* of *dict*: `{"label", "score"}` for classifiers, `{"tags", "scores"}` for classifiers of words,
+        `{"completion"}` for language models, each with `"served_by"` (`"cluster"`, `"global"` or `"base"`) and
+        `"cluster"` (its number, or `None`). Tag and score are `None` for a word of which no token is left (an empty
+        one, or beyond `max_length`).
 
     Raises:
         TaskDataError: if a row lacks the column.
-        TaskNotFoundError: if a task is not merged.
+        TaskNotFoundError: if a task is not merged and there is no fallback.
     """
     spec = TaskSpec.from_dict(model.clamu_config.task_spec)
-    if task is not None:
-        cluster = model.cluster_of(task)
-    groups: dict[int | None, list[int]] = {}
+    chosen = cluster if task is None else _served(model, task, fallback)
+    groups: dict[_Served, list[int]] = {}
     for index, row in enumerate(rows):
         named = row.get(spec.task_column)
         if not isinstance(named, (str, type(None))):
             raise TaskDataError(f"Row {index}, column {spec.task_column!r}: a task id is a string, found {named!r}.")
-        own = model.cluster_of(named) if cluster is None and named is not None else cluster
-        groups.setdefault(own, []).append(index)
+        served = chosen
+        if served is None:
+            served = "global" if named is None else _served(model, named, fallback)
+        groups.setdefault(served, []).append(index)
     selected = model.cluster
     answers: list[dict[str, Any]] = [{} for _ in rows]
     try:
-        for number, indices in groups.items():
-            model.set_cluster(number)
+        for served, indices in groups.items():
+            number = served if isinstance(served, int) else None
+            if served == "base":
+                model.set_base()
+            else:
+                model.set_cluster(number)
+            by = {"cluster": number, "served_by": "cluster" if isinstance(served, int) else served}
             for start in range(0, len(indices), _BATCH):
                 part = indices[start : start + _BATCH]
                 found = _answer(model, spec, [(index, rows[index]) for index in part], max_new_tokens)
                 for index, answer in zip(part, found, strict=True):
-                    answers[index] = {**answer, "cluster": number}
+                    answers[index] = {**answer, **by}
     finally:
         model.set_cluster(selected)
     return answers
+
+
+def _served(model: Any, task: str, fallback: Literal["global", "base"] | None) -> _Served:
+    task = model.ledger_id(task)  # without the ledger's key nothing is known of a task, and no fallback is right
+    try:
+        return int(model.cluster_of(task))
+    except TaskNotFoundError:
+        if fallback is None:
+            raise
+        return fallback
 
 
 @torch.no_grad()

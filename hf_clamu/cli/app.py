@@ -173,6 +173,13 @@ def predict(
         Path | None,
         typer.Option(help="File of rows (CSV, JSON, JSONL, Parquet) instead of inputs.", show_default=False),
     ] = None,
+    fallback: Annotated[
+        Literal["global", "base"] | None,
+        typer.Option(
+            help="Who serves a task that is not merged, or is forgotten; by default it is an error.",
+            show_default=False,
+        ),
+    ] = None,
     max_new_tokens: Annotated[int, typer.Option(help="Length of a generated completion.", min=1)] = 64,
     as_json: Json = False,
 ) -> None:
@@ -188,7 +195,13 @@ def predict(
     model = open_model(folder)
     spec = TaskSpec.from_dict(model.clamu_config.task_spec)
     rows = list(read_files([data], spec)) if data is not None else [_row(spec, value) for value in inputs or ()]
-    answers = predict_rows(model, rows, cluster=cluster, task=task, max_new_tokens=max_new_tokens)
+    answers = predict_rows(model, rows, cluster=cluster, task=task, fallback=fallback, max_new_tokens=max_new_tokens)
+    unchosen = sum(cluster is None and task is None and row.get(spec.task_column) is None for row in rows)
+    if unchosen and model.clusters:
+        note(
+            f"The global model serves {unchosen} of {len(rows)} inputs, which name no task. It has no mask and is "
+            "weaker than a cluster on its own tasks: choose one with --task or --cluster."
+        )
     emit(as_json, {"predictions": answers}, lambda: "\n".join(_answer_text(answer) for answer in answers))
 
 
@@ -207,7 +220,7 @@ def _row(spec: Any, value: str) -> dict[str, Any]:
 
 
 def _answer_text(answer: dict[str, Any]) -> str:
-    served = "global" if answer["cluster"] is None else f"cluster {answer['cluster']}"
+    served = answer["served_by"] if answer["cluster"] is None else f"cluster {answer['cluster']}"
     if "completion" in answer:
         return f"{answer['completion']}\t({served})"
     if "tags" in answer:
@@ -248,6 +261,9 @@ def evaluate(
         tasks = tasks.select([task_id for task_id in model.clusters[cluster] if task_id in tasks])
     chosen = split or ("all" if data is not None else "validation")
     report = evaluate_model(model, tasks, split=chosen, serving=serving, progress=progress_bars)
+    left_out = len(tasks) - len(report.tasks)
+    if left_out:
+        note(f"{left_out} of the {len(tasks)} tasks in the data are left out: not merged, or forgotten.")
     values = {**report.to_dict(), "split": chosen, "serving": serving}
     emit(as_json, values, lambda: _evaluation_text(values))
 

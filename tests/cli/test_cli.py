@@ -156,6 +156,40 @@ def test_predict_rows_each_by_its_cluster(clamu, work):
         assert 0 <= answer["score"] <= 1
 
 
+def test_predict_rows_of_a_forgotten_task_by_the_fallback(clamu, work):
+    assert clamu("unmerge", "text", "user_1").code == 0
+    assert "called 'user_1'" in clamu("predict", "text", "--data", "rows.jsonl").error
+    for who in ("global", "base"):
+        answers = clamu("predict", "text", "--data", "rows.jsonl", "--fallback", who, "--json").json["predictions"]
+        assert [answer["served_by"] for answer in answers] == ["cluster"] * 6 + [who] * 6 + ["cluster"] * 12
+        assert [answer["cluster"] is None for answer in answers] == [answer["served_by"] == who for answer in answers]
+        found = clamu("predict", "text", "great 1", "--task", "user_1", "--fallback", who)
+        assert found.out.endswith(f"({who})\n")
+        assert found.err == ""
+    base, merged = (
+        clamu("predict", "text", "a b", "--task", "x", "--fallback", who, "--json").json["predictions"][0]["score"]
+        for who in ("base", "global")
+    )
+    assert base != merged
+
+
+def test_predict_says_where_nobody_chose_who_serves(clamu, work):
+    told = clamu("predict", "text", "great 1", "dull 2", "--json")
+    assert told.err.startswith("The global model serves 2 of 2 inputs, which name no task.")
+    assert told.err.count("\n") == 1
+    assert set(told.json) == {"predictions"}
+    for chosen in (["great 1", "--task", "user_2"], ["great 1", "--cluster", "0"], ["--data", "rows.jsonl"]):
+        assert clamu("predict", "text", *chosen).err == ""
+
+
+def test_evaluate_says_how_many_tasks_it_left_out(clamu, work):
+    assert clamu("evaluate", "text").err == ""
+    assert clamu("unmerge", "text", "user_1").code == 0
+    found = clamu("evaluate", "text", "--json")
+    assert found.err == "1 of the 4 tasks in the data are left out: not merged, or forgotten.\n"
+    assert found.json["num_tasks"] == 3
+
+
 def test_predict_texts(clamu, work):
     assert clamu("predict", "text", "great 1", "dull 2").out.count("(global)") == 2
     assert clamu("predict", "text", "great 1", "--cluster", "1").out.endswith("(cluster 1)\n")
@@ -165,7 +199,7 @@ def test_predict_texts(clamu, work):
 
 def test_predict_completions(clamu, work):
     found = clamu("predict", "lm", "great 1", "dull 2", "--max-new-tokens", "3", "--task", "user_0", "--json").json
-    assert [set(answer) for answer in found["predictions"]] == [{"completion", "cluster"}] * 2
+    assert [set(answer) for answer in found["predictions"]] == [{"completion", "cluster", "served_by"}] * 2
     assert all(len(answer["completion"].encode()) <= 3 for answer in found["predictions"])
 
 
