@@ -17,7 +17,14 @@ from hf_clamu.cli.output import emit, emit_error, note, quieten, require_room, t
 from hf_clamu.cli.pending import settle_beside
 from hf_clamu.cli.requests import add_request_commands
 from hf_clamu.cli.train import add_train_commands
-from hf_clamu.errors import ClamuError, ExactnessError, RecipeError
+from hf_clamu.errors import (
+    CheckpointFormatError,
+    ClamuError,
+    DigestMismatchError,
+    EnvironmentMismatchError,
+    ExactnessError,
+    RecipeError,
+)
 from hf_clamu.portability import use_portable_kernels
 from hf_clamu.version import __version__
 
@@ -307,9 +314,19 @@ def verify(folder: ModelDir, data: Data = None, checkpoint: CheckpointOption = N
     from hf_clamu.trainer import progress_bars
 
     quieten()
-    model = open_model(folder)
-    report = model.verify(data=data, checkpoints=checkpoints_of(checkpoint or ()), progress=progress_bars)
-    verdict = "identical" if report else f"DIFFERENT in {', '.join(report.differences)}"
+    try:
+        model = open_model(folder)
+    except CheckpointFormatError as error:
+        if not (saved_folder(folder) / "ledger.json").is_file():
+            raise  # no saved model, so nothing was verified
+        emit_error(as_json, type(error).__name__, f"{folder} is no model that a build gives. {error}")
+        raise typer.Exit(1) from None
+    try:
+        report = model.verify(data=data, checkpoints=checkpoints_of(checkpoint or ()), progress=progress_bars)
+    except (DigestMismatchError, EnvironmentMismatchError) as error:
+        # What they advise is for requests.
+        raise type(error)(f"{error} (--on-mismatch is an option of clamu unmerge and clamu update.)") from None
+    verdict = "identical" if report else f"DIFFERENT in {_differences_text(report)}"
     emit(
         as_json,
         report.to_dict(),
@@ -317,6 +334,12 @@ def verify(folder: ModelDir, data: Data = None, checkpoint: CheckpointOption = N
     )
     if not report:
         raise typer.Exit(1)
+
+
+def _differences_text(report: Any) -> str:
+    ours = [name for name in report.differences if name not in report.additional]
+    more = "an additional file that a build does not write"
+    return ", ".join([*ours, *(f"{name} ({more})" for name in report.additional)])
 
 
 add_request_commands(app)

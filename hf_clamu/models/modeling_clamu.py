@@ -630,16 +630,17 @@ class ClamuModel:
         workers = Workers.current()
         with workers.watched():
             odd = self._differences(built) if workers.is_main else None
-            count, differences = workers.gather(odd)[0]
+            count, differences, additional = workers.gather(odd)[0]
         return VerificationReport(
             identical=not differences,
             files_compared=count,
             differences=tuple(differences),
+            additional=tuple(additional),
             seconds=time.perf_counter() - started,
         )
 
-    def _differences(self, built: Rebuilt) -> tuple[int, list[str]]:
-        """Compare the saved model with one built anew: how many files there are, and which differ."""
+    def _differences(self, built: Rebuilt) -> tuple[int, list[str], list[str]]:
+        """Compare the saved model with one built anew: how many files there are, which differ, and which are more."""
         with tempfile.TemporaryDirectory(prefix="clamu-verify-") as scratch:
             rebuilt = Path(scratch) / "rebuilt"
             self._wrap(built).save_pretrained(rebuilt)
@@ -648,7 +649,7 @@ class ClamuModel:
                 ours = Path(scratch) / "ours"
                 self.save_pretrained(ours, keep_origin=True)
             report = compare_folders(ours, rebuilt)
-        return report.files_compared, list(report.differences)
+        return report.files_compared, list(report.differences), list(report.additional)
 
     # -- files ---------------------------------------------------------------------------------------------------
 

@@ -19,12 +19,14 @@ class VerificationReport:
         identical (`bool`): every file is there in both, with the same bytes.
         files_compared (`int`): files of the first folder and the second together, each name once.
         differences (*tuple* of `str`): names of files that differ or are in one folder only.
+        additional (*tuple* of `str`): those of `differences` that a build does not write, such as notes of yours.
         seconds (`float`): how long building and comparing took.
     """
 
     identical: bool
     files_compared: int
     differences: tuple[str, ...]
+    additional: tuple[str, ...] = ()
     seconds: float
 
     def __bool__(self) -> bool:
@@ -32,7 +34,7 @@ class VerificationReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-able values."""
-        return {**asdict(self), "differences": list(self.differences)}
+        return {**asdict(self), "differences": list(self.differences), "additional": list(self.additional)}
 
 
 def compare_folders(ours: Path, rebuilt: Path, *, seconds: float = 0.0) -> VerificationReport:
@@ -46,7 +48,13 @@ def compare_folders(ours: Path, rebuilt: Path, *, seconds: float = 0.0) -> Verif
     left, right = _digests(ours), _digests(rebuilt)
     names = sorted(left.keys() | right.keys())
     odd = tuple(name for name in names if left.get(name) != right.get(name))
-    return VerificationReport(identical=not odd, files_compared=len(names), differences=odd, seconds=seconds)
+    return VerificationReport(
+        identical=not odd,
+        files_compared=len(names),
+        differences=odd,
+        additional=tuple(name for name in odd if name not in right),
+        seconds=seconds,
+    )
 
 
 def _digests(folder: Path) -> dict[str, str]:

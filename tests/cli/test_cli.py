@@ -286,7 +286,26 @@ def test_verify_says_yes_or_no(clamu, work):
     assert (found.code, found.json["identical"], found.json["differences"]) == (1, False, ["README.md"])
     found = clamu("verify", "text")
     assert found.code == 1
-    assert "DIFFERENT in README.md" in found.out
+    assert "DIFFERENT in README.md (" in found.out
+
+
+def test_verify_names_files_that_no_build_writes(clamu, work):
+    (work / "text" / "notes.txt").write_text("mine", encoding="utf-8")
+    found = clamu("verify", "text")
+    assert found.code == 1
+    assert "DIFFERENT in notes.txt (an additional file that a build does not write)" in found.out
+    assert clamu("verify", "text", "--json").json["additional"] == ["notes.txt"]
+
+
+def test_verify_finds_tampered_weights_not_identical(clamu, work):
+    weights = work / "text" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
+    found = clamu("verify", "text", "--json")
+    assert (found.code, found.json["error"]["type"]) == (1, "CheckpointFormatError")
+    assert "model.safetensors" in found.error
+    assert clamu("predict", "text", "a").code == 2
+    (work / "text" / "ledger.json").unlink()
+    assert clamu("verify", "text").code == 2
 
 
 def test_changed_data_stop_a_request_and_change_nothing(clamu, work, tiny):
@@ -298,6 +317,7 @@ def test_changed_data_stop_a_request_and_change_nothing(clamu, work, tiny):
         found = clamu(*arguments)
         assert found.code == 1
         assert "'user_1'" in found.error
+        assert ("is an option of clamu unmerge" in found.error) == (arguments[0] == "verify")
         assert clamu(*arguments, "--json").json["error"]["type"] == "DigestMismatchError"
     assert tiny.digests(work / "text") == before
     assert not (work / "receipts").exists()
