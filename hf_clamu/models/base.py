@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import inspect
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,10 @@ AUTO_CLASSES = {
 }
 # Not weights, or different in each release: they would change bytes without changing the model.
 _VOLATILE_CONFIG_KEYS = ("_name_or_path", "transformers_version", "_commit_hash", "_attn_implementation_autoset")
+# From this likeness on, a key of a configuration is a misspelling; "num_layers" is so near to "n_layer".
+_MISSPELT = 0.82
+# Nearer to another than that, but what older releases wrote.
+_OLD_CONFIG_KEYS = ("sep_token_id", "static_position_embeddings")
 # The same for processors, and what from_pretrained notes there of its own call.
 _VOLATILE_PROCESSOR_KEYS = (
     "_commit_hash",
@@ -198,8 +203,8 @@ def load_base(
         )
     if processor is None and spec.kind != "image-classification" and needs_processor:
         raise IncompatibleBaseError(
-            "The base model comes without a tokenizer, and text tasks need one: give processor= (a transformers "
-            "tokenizer)."
+            "The base model comes without a tokenizer, and text tasks need one: give processing_class= (in a "
+            "recipe: tokenizer), a transformers tokenizer."
         )
     if spec.kind == "seq2seq-lm" and processor is not None:
         _settle_start(model, processor)
@@ -279,7 +284,30 @@ def _config(values: dict[str, Any], labels: dict[str, Any]) -> Any:
         near = difflib.get_close_matches(str(model_type), list(known), n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise RecipeError(f"base_model needs a model_type that transformers knows, got {model_type!r}.{hint}")
+    _refuse_misspelt(transformers.CONFIG_MAPPING[model_type], values)
     return transformers.AutoConfig.for_model(model_type, **values, **labels)
+
+
+def _refuse_misspelt(kind: Any, values: dict[str, Any]) -> None:
+    """Refuse keys that are nearly one of a configuration class: transformers takes them in silence, to no effect.
+
+    Other strange keys pass: files of older releases have many, and so have those that name what `generate` does.
+    """
+    own, generic = set(kind.attribute_map), set(dir(kind))
+    for parent in kind.__mro__:
+        names = {*inspect.signature(parent.__init__).parameters, *vars(parent).get("__annotations__", {})}
+        if "PreTrainedConfig" in parent.__name__ or "PretrainedConfig" in parent.__name__ or parent is object:
+            generic |= names
+        else:
+            own |= names
+    for key in values:
+        if key in own or key in generic or key in _OLD_CONFIG_KEYS:
+            continue
+        near = difflib.get_close_matches(str(key), own, n=1, cutoff=_MISSPELT)
+        if near and not hasattr(kind(), str(key)):  # some attributes are only made with an object
+            raise RecipeError(
+                f"base_model has the unknown key {key!r}, which would have no effect. Did you mean {near[0]!r}?"
+            )
 
 
 def _commit_of(name: str, *, revision: str | None, token: str | None, cache_dir: str | None) -> str | None:

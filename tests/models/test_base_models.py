@@ -15,7 +15,7 @@ from datasets import Dataset
 from safetensors.torch import load_file
 
 from hf_clamu import ClamuModel, ClamuTrainer, IncompatibleBaseError, RecipeError
-from hf_clamu.models.base import base_digest, load_base
+from hf_clamu.models.base import _refuse_misspelt, base_digest, load_base
 from hf_clamu.tasks import TaskDataset
 
 TESTS = Path(__file__).parents[1]
@@ -266,12 +266,26 @@ def test_the_digest_of_a_base_sees_every_weight(plain):
     [
         ({"model_type": "gtp2"}, RecipeError, "Did you mean 'gpt2'"),
         ({"n_layer": 1}, RecipeError, "got None"),
+        ({"model_type": "gpt2", "n_layers": 1}, RecipeError, "unknown key 'n_layers'.* Did you mean 'n_layer'"),
+        ({"model_type": "gpt2", "num_layers": 1}, RecipeError, "Did you mean 'n_layer'"),
+        ({"model_type": "bert", "num_hidden_layer": 1}, RecipeError, "Did you mean 'num_hidden_layers'"),
+        ({"model_type": "vit", "hiden_size": 1}, RecipeError, "Did you mean 'hidden_size'"),
         ("does/not/exist", IncompatibleBaseError, "could not be loaded"),
     ],
 )
 def test_wrong_bases(tiny, base, error, message):
     with pytest.raises(error, match=message):
         tiny.train("text", base=base)
+
+
+@pytest.mark.parametrize("model_type", ["gpt2", "bert", "llama", "t5", "bart", "vit", "recurrent_gemma"])
+def test_generic_and_older_keys_of_a_configuration_pass(model_type):
+    values = transformers.AutoConfig.for_model(model_type).to_dict()
+    older = {"torch_dtype": "float32", "position_embedding_type": "absolute", "gradient_checkpointing": False}
+    older |= {"sep_token_id": 2, "rope_theta": 1e4, "static_position_embeddings": False, "temperature": 1.0}
+    generic = {"max_length": 20, "tie_word_embeddings": True, "attn_implementation": "eager", "use_return_dict": True}
+    kind = transformers.CONFIG_MAPPING[model_type]
+    _refuse_misspelt(kind, {**values, **older, **generic, **dict.fromkeys(kind.attribute_map)})
 
 
 def test_a_folder_without_a_model(tiny, tmp_path):
@@ -287,7 +301,9 @@ def test_a_model_with_another_head(tiny, plain):
 
 def test_text_without_a_tokenizer(tiny):
     spec = tiny.tasks("text").spec
-    with pytest.raises(IncompatibleBaseError, match="without a tokenizer"):
+    with pytest.raises(
+        IncompatibleBaseError, match=r"without a tokenizer.*processing_class= \(in a recipe: tokenizer\)"
+    ):
         load_base(tiny.config("text"), spec, num_labels=3)
 
 
