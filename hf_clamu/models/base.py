@@ -156,10 +156,13 @@ def load_base(
         needs_processor (`bool`): whether text has to be tokenised.
 
     Raises:
+        HubError: if the base is neither here nor in the cache, and the Hub cannot be reached.
         IncompatibleBaseError: if the base cannot be loaded, or has another number of labels.
         RecipeError: if the configuration names no known model type, or the adapter does not fit.
     """
     import transformers
+
+    from hf_clamu.models.hub import require_reachable
 
     labels = _labels(spec, num_labels)
     auto = getattr(transformers, AUTO_CLASSES[spec.kind])
@@ -169,6 +172,7 @@ def load_base(
     if not in_memory and not isinstance(base, dict):
         embedded = Path(base).is_dir()
         if not embedded:
+            require_reachable(str(base), revision=revision, token=token, cache_dir=cache_dir)
             # First, so that all files are of one commit, and the one that is recorded.
             commit = _commit_of(str(base), revision=revision, token=token, cache_dir=cache_dir) or revision
             name, revision = str(base), commit
@@ -243,15 +247,20 @@ def empty_model(base: Any, spec: TaskSpec, *, num_labels: int | None, revision: 
         revision (`str`, *optional*): branch, tag or commit on the Hub.
 
     Raises:
+        HubError: if the base is neither here nor in the cache, and the Hub cannot be reached.
         IncompatibleBaseError: if its configuration cannot be loaded.
         RecipeError: if the configuration names no known model type.
     """
     import transformers
 
+    from hf_clamu.models.hub import require_reachable
+
     labels = _labels(spec, num_labels)
     if isinstance(base, dict):
         config = _config(base, labels)
     else:
+        if not Path(base).is_dir():
+            require_reachable(str(base), revision=revision)
         try:
             config = transformers.AutoConfig.from_pretrained(base, revision=revision or "main", **labels)
         except (OSError, ValueError) as error:

@@ -17,7 +17,7 @@ from hf_clamu.exact import sha256_file
 from hf_clamu.models.checkpoint import BASE_FOLDER, CARD_NAME, CONFIG_NAME, PROCESSOR_FILES, TASK_MASKS_FOLDER
 from hf_clamu.models.ledger import LEDGER_NAME, read_ledger
 
-__all__ = ["ErasureReport", "PushResult", "download", "erase_history", "publish"]
+__all__ = ["ErasureReport", "PushResult", "download", "erase_history", "publish", "require_reachable"]
 
 # What a push may delete when the new state lacks it. Files of others (.gitattributes, figures, notes) stay.
 _OURS_AT_THE_TOP = (
@@ -317,7 +317,7 @@ def download(
         return Path(found)
 
     offline = local_files_only or bool(constants.HF_HUB_OFFLINE)
-    with _readable(f"load {repo_id}{f' at {revision}' if revision else ''}"):
+    with _named_as_folder(repo_id), _readable(f"load {repo_id}{f' at {revision}' if revision else ''}"):
         if offline:
             folder = fetch(revision)
             return folder, folder.name
@@ -327,6 +327,44 @@ def download(
             # The branch moved on in between, or the client fell back on an older state in the cache.
             folder = fetch(commit)
         return folder, commit
+
+
+@contextmanager
+def _named_as_folder(name: str) -> Iterator[None]:
+    """Say that a name is no folder either where the Hub does not know it: it may be a path, seen from elsewhere."""
+    from huggingface_hub import errors
+
+    try:
+        yield
+    except HubError as error:
+        cause = error.__cause__
+        absent = (errors.RepositoryNotFoundError, errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled)
+        if isinstance(cause, errors.GatedRepoError) or not (isinstance(cause, absent) or _is_unreachable(cause)):
+            raise
+        raise HubError(f"There is no such folder here, and not found on the Hub: {name}. {error}") from cause
+
+
+def require_reachable(
+    name: str, *, revision: str | None = None, token: str | bool | None = None, cache_dir: str | Path | None = None
+) -> None:
+    """Ask the Hub once for a model that is not in the cache: the client's loaders try an unreachable Hub many times.
+
+    Raises:
+        HubError: if the Hub cannot be reached. Whatever else is wrong, loading says.
+    """
+    from huggingface_hub import HfApi, constants, try_to_load_from_cache
+
+    try:
+        if constants.HF_HUB_OFFLINE or isinstance(
+            try_to_load_from_cache(name, CONFIG_NAME, cache_dir=cache_dir, revision=revision), str
+        ):
+            return
+        HfApi(token=token).model_info(name, revision=revision, timeout=_TIMEOUT_SECONDS)
+    except _client_errors() as error:
+        if _is_unreachable(error):
+            raise HubError(
+                f"Cannot load {name}: there is no such folder here, it is not in the cache, and {_reason(error)}"
+            ) from error
 
 
 # -- erasing ---------------------------------------------------------------------------------------------------------
@@ -668,7 +706,18 @@ def _reason(error: BaseException) -> str:
         return "the cache does not hold it completely, and nothing may be fetched. Load it once while online."
     if isinstance(error, RuntimeError) and error.__cause__ is not None:
         return f"{_first_line(error)} {_reason(error.__cause__)}"
+    if _is_unreachable(error):
+        return (
+            f"this machine cannot reach the Hub ({_first_line(error)}). Check the network, or set HF_HUB_OFFLINE=1 to "
+            "use what the cache holds."
+        )
     return f"{_first_line(error)} ({type(error).__name__})."
+
+
+def _is_unreachable(error: BaseException | None) -> bool:
+    """Whether there was no answer at all."""
+    http_error = _client_errors()[0]
+    return isinstance(error, (http_error, ConnectionError, TimeoutError)) and getattr(error, "response", None) is None
 
 
 def _first_line(error: BaseException) -> str:

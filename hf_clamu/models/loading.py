@@ -17,6 +17,7 @@ from hf_clamu.exact import sha256_file
 from hf_clamu.models.base import base_digest, load_architecture, load_processor, settled_bytes
 from hf_clamu.models.checkpoint import BASE_FOLDER, PROCESSOR_FILES, Checkpoint
 from hf_clamu.models.configuration_clamu import ClamuConfig
+from hf_clamu.models.hub import require_reachable
 from hf_clamu.models.ledger import LEDGER_NAME, read_ledger
 from hf_clamu.models.peft_space import PeftSpace
 from hf_clamu.training import seeded
@@ -47,6 +48,7 @@ def load_base_of(
         `transformers.PreTrainedModel`: holding the base weights, fresh ones included.
 
     Raises:
+        HubError: if it is not in the cache, and the Hub cannot be reached.
         IncompatibleBaseError: if it cannot be loaded or has other weights.
     """
     config = checkpoint.config
@@ -58,6 +60,8 @@ def load_base_of(
     if not reference.get("embedded"):
         options |= {"revision": reference.get("revision"), "token": token, "cache_dir": cache_dir}
         options["local_files_only"] = local_files_only
+        if not local_files_only:
+            require_reachable(name, revision=reference.get("revision"), token=token, cache_dir=cache_dir)
     try:
         with _without_report():
             model, info = architecture.from_pretrained(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -55,6 +56,25 @@ def test_a_process_refuses_with_its_exit_code(tmp_path):
     message = "There is no recipe nowhere.yaml. Give a YAML file with base_model, data and arguments."
     assert json.loads(done.stdout) == {"error": {"type": "RecipeError", "message": message}}
     assert done.stderr == f"clamu: {message}\n"
+
+
+def test_a_hub_that_cannot_be_reached_is_named_without_retries(tmp_path, work, monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    text = (work / "text.yaml").read_text(encoding="utf-8")
+    text = re.sub(r"base_model: .*\n", "base_model: org/base\n", text)
+    (work / "hub.yaml").write_text(text, encoding="utf-8")
+    done = _process("train", "hub.yaml", "--output", "out", cwd=work)
+    assert done.returncode == 2
+    assert "Cannot load org/base: there is no such folder here, it is not in the cache, and this" in done.stderr
+    assert "cannot reach the Hub" in done.stderr
+    assert "HF_HUB_OFFLINE=1" in done.stderr
+    assert "Retry" not in done.stderr
+    done = _process("info", "demo/model", cwd=work)
+    assert done.returncode == 2
+    assert "There is no such folder here, and not found on the Hub: demo/model." in done.stderr
+    assert "cannot reach the Hub" in done.stderr
 
 
 # -- results ---------------------------------------------------------------------------------------------------------
