@@ -81,7 +81,7 @@ def run_demo(
 
     Returns:
         *dict*: `num_tasks`, `num_clusters`, `num_parameters`, `accuracy`, `alpha`, `storage_bytes`, `unmerged_tasks`,
-        `identical`, `files_compared`, `seconds`, `figures`.
+        `retained_accuracy` (`before` and `after` the forgetting), `identical`, `files_compared`, `seconds`, `figures`.
     """
     output = Path(output)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
@@ -110,6 +110,11 @@ def run_demo(
     loaded.unmerge_task(_FORGOTTEN, receipt_dir=output / "receipts", progress=progress)
     loaded.save_pretrained(output / "unmerged")
     unmerge_seconds = time.perf_counter() - clock
+    retained = test.without(_FORGOTTEN)
+    retained_accuracy = {
+        "before": evaluate_model(model, retained).score,
+        "after": evaluate_model(loaded, retained).score,
+    }
 
     say("Building again without them, and comparing every byte")
     clock = time.perf_counter()
@@ -126,6 +131,7 @@ def run_demo(
         "alpha": {name: found.alpha for name, found in scores.items() if found.alpha is not None},
         "storage_bytes": {name: found.storage_bytes for name, found in scores.items()},
         "unmerged_tasks": list(_FORGOTTEN),
+        "retained_accuracy": retained_accuracy,
         "identical": report.identical,
         "files_compared": report.files_compared,
         "seconds": {

@@ -6,17 +6,19 @@ import json
 import subprocess
 import sys
 from collections import defaultdict
+from pathlib import Path
 
 import pytest
 
 from hf_clamu import RecipeError
+from hf_clamu.cli.app import _demo_text
 from hf_clamu.demo import _RECIPE, _write_data, run_demo
 from hf_clamu.recipe import Recipe
 from hf_clamu.tasks import load_tasks
 
 KEYS = {
     *("num_tasks", "num_clusters", "num_parameters", "accuracy", "alpha", "storage_bytes", "unmerged_tasks"),
-    *("identical", "files_compared", "seconds", "figures"),
+    *("retained_accuracy", "identical", "files_compared", "seconds", "figures"),
 }
 
 
@@ -61,6 +63,14 @@ def test_the_recipe_fits_the_data(prepared):
     held_out = load_tasks({**recipe.data, "files": "data/test.jsonl"}, base_dir=prepared)
     assert held_out.spec == tasks.spec
     assert held_out.task_ids == tasks.task_ids
+
+
+def test_the_text_says_how_well_the_others_are_served_after_the_forgetting():
+    result = {"num_tasks": 48, "num_clusters": 6, "num_parameters": 10, "accuracy": {"clamu": 0.9}, "alpha": {}}
+    result |= {"storage_bytes": {"clamu": 40}, "unmerged_tasks": ["owner_07"], "identical": True, "figures": []}
+    result |= {"retained_accuracy": {"before": 0.912, "after": 0.905}, "files_compared": 17, "seconds": {"total": 1.0}}
+    text = _demo_text(Path("demo"), result)
+    assert "Held-out accuracy of the other 47 tasks: 91.2 % before, 90.5 % after it." in text
 
 
 def test_the_demo_keeps_away_from_what_is_there(tmp_path):

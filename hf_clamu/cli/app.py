@@ -102,6 +102,7 @@ def _demo_text(output: Path, result: dict[str, Any]) -> str:
     ]
     seconds = ", ".join(f"{stage} {value:.0f}" for stage, value in result["seconds"].items())
     proof = "identical" if result["identical"] else "DIFFERENT"
+    retained = {when: f"{100 * score:.1f} %" for when, score in result["retained_accuracy"].items()}
     lines = [
         f"{result['num_tasks']} tasks with two labels each, {result['num_clusters']} clusters, "
         f"{result['num_parameters']:,} weights",
@@ -110,6 +111,8 @@ def _demo_text(output: Path, result: dict[str, Any]) -> str:
         "",
         f"Forgot {', '.join(result['unmerged_tasks'])}: {output / 'unmerged'} and {output / 'rebuilt'} (built without "
         f"them) are {proof} in all {result['files_compared']} files, byte for byte.",
+        f"Held-out accuracy of the other {result['num_tasks'] - len(result['unmerged_tasks'])} tasks: "
+        f"{retained['before']} before, {retained['after']} after it.",
         f"Seconds: {seconds}.",
     ]
     if result["figures"]:
