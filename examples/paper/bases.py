@@ -1,0 +1,172 @@
+"""Base models: what a setting names, and small ones for scales without network, pretrained on public halves."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from examples.paper.scale import Setting
+from hf_clamu.errors import RecipeError
+from hf_clamu.exact import digest_json
+from hf_clamu.models.base import BaseModel, load_base, load_processor
+from hf_clamu.models.byte_tokenizer import byte_tokenizer
+from hf_clamu.tasks import TaskDataset, digits_public, stdlib_public
+from hf_clamu.training import derive_seed, deterministic, sample_batches, seeded
+
+__all__ = ["BASES", "load_setting_base"]
+
+_WARMUP = 20
+
+
+def load_setting_base(setting: Setting, tasks: TaskDataset, folder: Path, seed: int) -> BaseModel:
+    """Load the base model of a setting.
+
+    Args:
+        setting (`Setting`): names it.
+        tasks (`TaskDataset`): say what head it needs.
+        folder (`Path`): keeps the models that are pretrained here.
+        seed (`int`): of a head that the checkpoint lacks.
+    """
+    base, kind = setting.base, tasks.spec.kind
+    if not isinstance(base, str):
+        options = dict(base)
+        source = options.pop("source")
+        if source not in BASES:
+            raise RecipeError(f"No base model is called {source!r}; there are {', '.join(BASES)}.")
+        place = folder / f"{source}-{digest_json(options)[:12]}"
+        if not place.is_dir():
+            # Whole or not at all; another process may make the same one meanwhile.
+            partial = place.with_name(f"{place.name}.{derive_seed(seed, setting.title)}.partial")
+            shutil.rmtree(partial, ignore_errors=True)
+            BASES[source](partial, tasks, **options)
+            if place.is_dir():
+                shutil.rmtree(partial)
+            else:
+                partial.rename(place)
+        base = str(place)
+    if setting.tokenizer is None:
+        processor = None
+    else:
+        processor = byte_tokenizer() if setting.tokenizer == "bytes" else load_processor(setting.tokenizer, kind)
+    return load_base(base, tasks.spec, num_labels=tasks.num_labels, processor=processor, run_seed=seed)
+
+
+def digits_vit(folder: Path, tasks: TaskDataset, *, steps: int, learning_rate: float, **config: Any) -> None:
+    """Pretrain a small ViT on the public half of scikit-learn's digits, head included.
+
+    Args:
+        folder (`Path`): receives it.
+        tasks (`TaskDataset`): name the labels.
+        steps (`int`): batches of 64.
+        learning_rate (`float`): peak of AdamW.
+        config: of the ViT.
+    """
+    import transformers
+
+    images, labels = digits_public()
+    pixels, targets = torch.from_numpy(images)[:, None], torch.from_numpy(labels)
+    names = list(tasks.spec.label_names or ())
+    labelled = {"num_labels": len(names), "id2label": dict(enumerate(names))}
+    made: Any = transformers.AutoConfig.for_model("vit", **config, **labelled, label2id={n: i for i, n in enumerate(names)})
+    with deterministic(1), seeded(derive_seed(0, "paper-digits-vit")):
+        model = transformers.ViTForImageClassification(made)
+
+        def loss(rows: torch.Tensor) -> torch.Tensor:
+            return model(pixel_values=pixels[rows], labels=targets[rows]).loss
+
+        _pretrain(model, loss, len(pixels), 64, steps, learning_rate)
+    model.save_pretrained(folder)
+
+
+def stdlib_gpt2(
+    folder: Path,
+    tasks: TaskDataset,
+    *,
+    steps: int,
+    learning_rate: float,
+    batch_size: int,
+    vocab_size: int,
+    n_positions: int,
+    **config: Any,
+) -> None:
+    """Pretrain a small GPT-2 on the public half of the standard library's docstrings, with a tokenizer of its own.
+
+    Args:
+        folder (`Path`): receives both.
+        tasks (`TaskDataset`): not used; every base model is made with them.
+        steps (`int`): batches.
+        learning_rate (`float`): peak of AdamW.
+        batch_size (`int`): rows of `n_positions` tokens.
+        vocab_size (`int`): of the byte-level BPE tokenizer.
+        n_positions (`int`): tokens of context.
+        config: of the GPT-2.
+    """
+    import transformers
+
+    texts = stdlib_public()
+    tokenizer = _bpe_tokenizer(texts, vocab_size)
+    tokens = [token for text in texts for token in [*tokenizer(text)["input_ids"], tokenizer.eos_token_id]]
+    rows = torch.tensor(tokens[: len(tokens) // n_positions * n_positions]).view(-1, n_positions)
+    end = tokenizer.eos_token_id
+    special = {"bos_token_id": end, "eos_token_id": end, "pad_token_id": end}
+    dropout = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+    made: Any = transformers.AutoConfig.for_model(
+        "gpt2", vocab_size=len(tokenizer), n_positions=n_positions, **special, **dropout, **config
+    )
+    with deterministic(1), seeded(derive_seed(0, "paper-stdlib-gpt2")):
+        model = transformers.GPT2LMHeadModel(made)
+
+        def loss(chosen: torch.Tensor) -> torch.Tensor:
+            return model(input_ids=rows[chosen], labels=rows[chosen]).loss
+
+        _pretrain(model, loss, len(rows), batch_size, steps, learning_rate)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _bpe_tokenizer(texts: list[str], vocab_size: int) -> Any:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        special_tokens=["<|endoftext|>"],
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token="<|endoftext|>", pad_token="<|endoftext|>", padding_side="right"
+    )
+
+
+def _pretrain(
+    model: Any,
+    loss: Callable[[torch.Tensor], torch.Tensor],
+    num_examples: int,
+    batch_size: int,
+    steps: int,
+    learning_rate: float,
+) -> None:
+    """Train on shuffled epochs, with a linear warmup and a cosine decay."""
+    model.train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.0, fused=True)
+    warmup = torch.optim.lr_scheduler.LinearLR(optimizer, start_factor=0.05, total_iters=_WARMUP)
+    decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
+    for batch in sample_batches(range(num_examples), batch_size, steps, derive_seed(0, "paper-pretrain")):
+        loss(torch.tensor(list(batch))).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        warmup.step()
+        decay.step()
+
+
+BASES: dict[str, Callable[..., None]] = {"digits_vit": digits_vit, "stdlib_gpt2": stdlib_gpt2}

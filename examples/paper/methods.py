@@ -1,0 +1,262 @@
+"""Every method of the paper's tables, on some tasks of a study."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from examples.paper.scale import Cell
+from examples.paper.study import Pool, Study
+from hf_clamu.exact import pack_mask
+from hf_clamu.merging import ALPHA_GRID, Localizer, scaling_coefficient
+from hf_clamu.tasks import EncodedTask
+from hf_clamu.training import finetune
+
+__all__ = ["Outcome", "run_cell"]
+
+_TIES_KEEP = 0.2
+Weights = dict[str, torch.Tensor]
+# Brings a model into the workspace, and the tasks that it serves.
+Served = tuple[Sequence[str], Callable[[], None]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a method gives.
+
+    Args:
+        scores (*dict* of `str` to `float`): per task, on its reported examples.
+        storage_bytes (`float`): weights that it keeps: fp32 models, and one bit per weight and mask.
+        alpha (`float`, *optional*): the scaling coefficient that it chose.
+        num_clusters (`int`, *optional*): clusters that there are.
+    """
+
+    scores: dict[str, float]
+    storage_bytes: float
+    alpha: float | None = None
+    num_clusters: int | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON-able values; the score is the mean over the tasks."""
+        return {
+            "score": math.fsum(self.scores.values()) / len(self.scores),
+            "storage_bytes": self.storage_bytes,
+            "alpha": self.alpha,
+            "num_clusters": self.num_clusters,
+            "scores": self.scores,
+        }
+
+
+def run_cell(study: Study, cell: Cell) -> Outcome:
+    """Measure a method on the tasks of a cell."""
+    return _Run(study, cell).outcome()
+
+
+class _Run:
+    def __init__(self, study: Study, cell: Cell) -> None:
+        self.study = study
+        self.cell = cell
+        self.task_ids = study.subset(cell.num_tasks)
+        self.pool: Pool = study.pool("sift" if cell.method.startswith("sift") else "global")
+        self.trainer = self.pool.trainer
+        self.workspace = self.trainer.workspace
+        self.model_bytes = 4.0 * self.workspace.num_parameters
+        self.clusters = (
+            study.clusters(self.task_ids, cell.clustering, cell.num_clusters) if cell.clustering else (self.task_ids,)
+        )
+
+    def outcome(self) -> Outcome:
+        found: Outcome = getattr(self, f"_{self.cell.method}")()
+        return found
+
+    def _zero_shot(self) -> Outcome:
+        return self._scored([(self.task_ids, self.workspace.reset)], storage=1)
+
+    def _local(self) -> Outcome:
+        scores = {task_id: self.pool.entries[task_id]["local"] for task_id in self.task_ids}
+        return Outcome(scores=scores, storage_bytes=self.model_bytes * len(self.task_ids))
+
+    def _central(self) -> Outcome:
+        """One model, finetuned on the data of all tasks for as many steps as all local models together."""
+        return self._scored([(self.task_ids, lambda: self._finetune(self.task_ids))], storage=1)
+
+    def _sisa(self) -> Outcome:
+        """A model per random shard of the tasks; the class with the highest mean probability wins.
+
+        Source: SISA training (Bourtoule et al., 2021), without slices.
+        """
+        if self.study.setting.metric != "accuracy":
+            raise ValueError("sisa votes over classes; leave it out of settings with a language model's head")
+        votes: dict[str, torch.Tensor] = {}
+        for members in self.clusters:
+            self._finetune(members)
+            for task_id in self.task_ids:
+                votes[task_id] = self._probabilities(task_id) + votes.get(task_id, 0.0)
+        scores = {}
+        for task_id, vote_BC in votes.items():
+            labels_B = torch.tensor([int(example["labels"]) for example in self.trainer.reported(task_id)])
+            scores[task_id] = (vote_BC.argmax(-1) == labels_B).float().mean().item()
+        return Outcome(
+            scores=scores, storage_bytes=self.model_bytes * len(self.clusters), num_clusters=len(self.clusters)
+        )
+
+    def _average(self) -> Outcome:
+        delta = self.pool.total(self.task_ids)
+        alpha = scaling_coefficient(1.0, len(self.task_ids))
+        return self._scored(self._merged(delta, alpha), storage=1, alpha=alpha)
+
+    def _task_arithmetic(self) -> Outcome:
+        delta = self.pool.total(self.task_ids)
+        return self._tuned(lambda factor: self._merged(delta, self._alpha(factor)), storage=1)
+
+    def _ties(self) -> Outcome:
+        """Keep the largest 20 % of each vector, elect signs, add what agrees.
+
+        Source: TIES-Merging (Yadav et al., 2023), trim, elect sign and disjoint sum.
+        """
+        elected = self._sum_of(self._trimmed())
+        agreed = self._sum_of(
+            {name: torch.where(torch.sign(n) == torch.sign(elected[name]), n, 0) for name, n in vector.items()}
+            for vector in self._trimmed()
+        )
+        return self._tuned(lambda factor: self._merged(agreed, self._alpha(factor)), storage=1)
+
+    def _trimmed(self) -> Iterator[Weights]:
+        for task_id in self.task_ids:
+            steps = self.pool.vector(task_id).steps
+            sizes = torch.cat([n.reshape(-1).abs() for n in steps.values()])
+            least = sizes.kthvalue(max(1, int(len(sizes) * (1 - _TIES_KEEP)))).values
+            yield {name: torch.where(n.abs() > least, n, 0) for name, n in steps.items()}
+
+    @staticmethod
+    def _sum_of(vectors: Iterator[Weights]) -> Weights:
+        total: Weights = {}
+        for vector in vectors:
+            for name, n in vector.items():
+                total[name] = n.to(torch.int64) + total[name] if name in total else n.to(torch.int64)
+        return total
+
+    def _cluster_merged(self) -> Outcome:
+        """A merged model per cluster; one multiple of 1/(members) for all of them."""
+        deltas = [self.pool.total(members) for members in self.clusters]
+
+        def served(factor: float | str) -> list[Served]:
+            return [
+                (members, self._loader(delta, scaling_coefficient(factor, len(members)), None))
+                for members, delta in zip(self.clusters, deltas, strict=True)
+            ]
+
+        return self._tuned(served, storage=len(self.clusters))
+
+    def _emr(self) -> Outcome:
+        return self._localized()
+
+    def _tall(self) -> Outcome:
+        return self._localized()
+
+    def _clamu(self) -> Outcome:
+        return self._localized()
+
+    def _localized(self) -> Outcome:
+        delta = self.pool.total(self.task_ids)
+        arguments = replace(self.study.arguments, localization=self.cell.method)
+        alpha, masks = Localizer(
+            self.trainer, delta, self.clusters, arguments, self.study.seed, self.pool.total
+        ).run()
+        return self._scored(
+            self._masked(delta, alpha, masks), storage=1 + len(masks) / 32, alpha=alpha, num_clusters=len(masks)
+        )
+
+    def _sift(self) -> Outcome:
+        """A mask per task: the support of its own vector, which was finetuned under the seed's signs."""
+        self.clusters = tuple((task_id,) for task_id in self.task_ids)
+        return self._by_support(stored=len(self.task_ids))
+
+    def _sift_union(self) -> Outcome:
+        """A mask per cluster, the union of its members'; theirs are kept, too, for unmerging without retraining."""
+        return self._by_support(stored=len(self.task_ids) + len(self.clusters))
+
+    def _by_support(self, stored: int) -> Outcome:
+        delta = self.pool.total(self.task_ids)
+        # All entries of a weight have one sign, so a sum is zero only where all of them are.
+        masks = tuple(
+            {name: pack_mask(n != 0) for name, n in self.pool.total(members).items()} for members in self.clusters
+        )
+        return self._tuned(lambda factor: self._masked(delta, self._alpha(factor), masks), storage=1 + stored / 32)
+
+    def _alpha(self, factor: float | str) -> float:
+        return scaling_coefficient(factor, len(self.task_ids))
+
+    def _merged(self, delta: Weights, alpha: float) -> list[Served]:
+        return [(self.task_ids, self._loader(delta, alpha, None))]
+
+    def _masked(self, delta: Weights, alpha: float, masks: Sequence[Weights]) -> list[Served]:
+        return [
+            (members, self._loader(delta, alpha, mask)) for members, mask in zip(self.clusters, masks, strict=True)
+        ]
+
+    def _loader(self, delta: Weights, alpha: float, mask: Weights | None) -> Callable[[], None]:
+        return lambda: self.trainer.load_masked(delta, alpha, mask)
+
+    def _finetune(self, members: Sequence[str]) -> None:
+        """Finetune the base on the data of all members together, for as many steps as they would take alone."""
+        name = "+".join(members)
+        together = EncodedTask(
+            task_id=name,
+            train=tuple(example for task_id in members for example in self.trainer.encoded(task_id).train),
+            validation=(),
+            digest=None,
+        )
+        steps = self.study.arguments.finetune_steps * len(members)
+        arguments = replace(self.pool.arguments, finetune_steps=steps)
+        finetune(self.workspace, together, arguments, arguments.codec, self.trainer.accelerator)
+
+    @torch.no_grad()
+    def _probabilities(self, task_id: str) -> torch.Tensor:
+        self.workspace.model.eval()
+        batch = self.workspace.batch(self.trainer.reported(task_id))
+        del batch["labels"]
+        return self.workspace.forward(batch).logits.float().softmax(-1).cpu()
+
+    def _tuned(self, served: Callable[[float | str], list[Served]], *, storage: float) -> Outcome:
+        """Choose the multiple of 1/T from the grid as a build does: by the mean score on the tuning examples.
+
+        A draw takes the lower loss, then the smaller alpha.
+        """
+        best: tuple[tuple[float, float], float | str] | None = None
+        for factor in _distinct(len(self.task_ids)):
+            found = []
+            for members, load in served(factor):
+                load()
+                found += [self.trainer.measure_held_out(task_id) for task_id in members]
+            quality = (math.fsum(one.score for one in found), -math.fsum(one.loss for one in found))
+            if best is None or quality > best[0]:
+                best = (quality, factor)
+        assert best is not None, "the grid is not empty"
+        return self._scored(
+            served(best[1]), storage=storage, alpha=self._alpha(best[1]), num_clusters=len(self.clusters)
+        )
+
+    def _scored(self, served: list[Served], *, storage: float, **facts: Any) -> Outcome:
+        """Measure the reported examples of all tasks.
+
+        Args:
+            served (*list* of `Served`): models with the tasks that they serve.
+            storage (`float`): in fp32 models.
+            facts: see `Outcome`.
+        """
+        scores = {}
+        for members, load in served:
+            load()
+            scores |= {task_id: self.study.score(self.trainer, task_id) for task_id in members}
+        return Outcome(scores=dict(sorted(scores.items())), storage_bytes=storage * self.model_bytes, **facts)
+
+
+def _distinct(num_tasks: int) -> list[float | str]:
+    """Return the multiples of the grid that give different alphas, by rising alpha."""
+    by_alpha = {scaling_coefficient(factor, num_tasks): factor for factor in reversed(ALPHA_GRID)}
+    return [by_alpha[alpha] for alpha in sorted(by_alpha)]

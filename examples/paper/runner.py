@@ -1,0 +1,137 @@
+"""Measures cells and keeps what was measured, so that a run that was stopped goes on where it was."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from examples.paper.scale import Cell, Scale, Setting
+from hf_clamu.exact import canonical_json
+
+__all__ = ["Results", "measure_cells"]
+
+
+class Results:
+    """Measured cells, a JSON file for each setting and seed.
+
+    Args:
+        folder (`Path`): of one scale.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def path(self, setting: str, seed: int) -> Path:
+        """Return the file of a setting and seed."""
+        return self.folder / "cells" / f"{setting}-{seed}.json"
+
+    def read(self, name: str, setting: Setting, seed: int) -> dict[str, dict[str, Any]]:
+        """Return what was measured under exactly this recipe, by the keys of the cells."""
+        path = self.path(name, seed)
+        if not path.is_file():
+            return {}
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return dict(found["cells"]) if found["setting_digest"] == setting.digest else {}
+
+    def write(self, name: str, setting: Setting, seed: int, cells: Mapping[str, Any]) -> None:
+        """Keep what was measured, with everything that it depends on."""
+        import torch
+
+        from hf_clamu.training import Environment
+
+        threads = setting.settings(seed).num_threads
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        write_json(
+            self.path(name, seed),
+            {
+                "setting": asdict(setting),
+                "setting_digest": setting.digest,
+                "seed": seed,
+                "environment": Environment.capture(device, threads).to_dict(),
+                "cells": dict(sorted(cells.items())),
+            },
+        )
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Write JSON as a whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(json.loads(canonical_json(values)), indent=1, sort_keys=True), encoding="utf-8")
+    partial.replace(path)
+
+
+def measure_cells(scale: Scale, cells: Iterable[Cell], folder: Path, paths: dict[str, str], jobs: int) -> float:
+    """Measure the cells that are not measured yet, a process for each setting and seed.
+
+    Args:
+        scale (`Scale`): has the settings.
+        cells (*iterable* of `Cell`): what is wanted.
+        folder (`Path`): keeps results and task vectors.
+        paths (*dict* of `str` to `str`): local files of sources.
+        jobs (`int`): processes at a time; each sees one of the GPUs, if there are any.
+
+    Returns:
+        `float`: seconds that it took.
+    """
+    started = time.perf_counter()
+    groups: dict[tuple[str, int], list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault((cell.setting, cell.seed), []).append(cell)
+    results, left = Results(folder), []
+    for (name, seed), wanted in groups.items():
+        done = results.read(name, scale.settings[name], seed)
+        missing = sorted({cell for cell in wanted if cell.key not in done})
+        if missing:
+            left.append((name, scale.settings[name], seed, missing, folder, paths))
+    if jobs == 1 or len(left) <= 1:
+        for group in left:
+            _measure_group(*group)
+        return time.perf_counter() - started
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_settle, initargs=(jobs,)) as pool:
+        futures = [pool.submit(_measure_group, *group) for group in left]
+        for future in as_completed(futures):
+            future.result()
+    return time.perf_counter() - started
+
+
+def _settle(jobs: int) -> None:
+    """Give a process its GPU, in turn; without GPUs nothing happens."""
+    from multiprocessing import current_process
+
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    devices = visible.split(",") if visible else [str(number) for number in range(jobs)]
+    os.environ["CUDA_VISIBLE_DEVICES"] = devices[(current_process()._identity[0] - 1) % len(devices)]
+
+
+def _measure_group(
+    name: str, setting: Setting, seed: int, cells: Sequence[Cell], folder: Path, paths: dict[str, str]
+) -> None:
+    from examples.paper.methods import run_cell
+    from examples.paper.study import Study
+    from hf_clamu.cli.output import quieten
+    from hf_clamu.training import deterministic, silent_progress
+
+    quieten()
+    results = Results(folder)
+    found = results.read(name, setting, seed)
+    with deterministic(setting.settings(seed).num_threads):
+        work = folder / "work" / f"{name}-{seed}-{setting.digest[:12]}"
+        study = Study(setting, seed, work, paths, silent_progress)
+        for cell in cells:
+            started = time.perf_counter()
+            found[cell.key] = {**run_cell(study, cell).to_dict(), "seconds": time.perf_counter() - started}
+            results.write(name, setting, seed, found)
+            say(f"{name} seed {seed}: {cell.key} {found[cell.key]['score']:.3f} ({found[cell.key]['seconds']:.0f} s)")
+
+
+def say(text: str) -> None:
+    """Print a line at once, whichever process it comes from."""
+    print(text, flush=True)
