@@ -10,11 +10,12 @@ from typing import Any
 import torch
 
 from examples.paper.scale import Setting
+from examples.paper.sources import ANSWER, VIEWS
 from hf_clamu.errors import RecipeError
 from hf_clamu.exact import digest_json
 from hf_clamu.models.base import BaseModel, load_base, load_processor
 from hf_clamu.models.byte_tokenizer import byte_tokenizer
-from hf_clamu.tasks import TaskDataset, digits_public, stdlib_public
+from hf_clamu.tasks import STDLIB_PACKAGES, TaskDataset, digits_public, stdlib_public
 from hf_clamu.training import derive_seed, deterministic, sample_batches, seeded
 
 __all__ = ["BASES", "load_setting_base"]
@@ -56,7 +57,7 @@ def load_setting_base(setting: Setting, tasks: TaskDataset, folder: Path, seed: 
 
 
 def digits_vit(folder: Path, tasks: TaskDataset, *, steps: int, learning_rate: float, **config: Any) -> None:
-    """Pretrain a small ViT on the public half of scikit-learn's digits, head included.
+    """Pretrain a small ViT on the public half of scikit-learn's digits in all their views, head included.
 
     Args:
         folder (`Path`): receives it.
@@ -68,10 +69,11 @@ def digits_vit(folder: Path, tasks: TaskDataset, *, steps: int, learning_rate: f
     import transformers
 
     images, labels = digits_public()
-    pixels, targets = torch.from_numpy(images)[:, None], torch.from_numpy(labels)
-    names = list(tasks.spec.label_names or ())
-    labelled = {"num_labels": len(names), "id2label": dict(enumerate(names))}
-    made: Any = transformers.AutoConfig.for_model("vit", **config, **labelled, label2id={n: i for i, n in enumerate(names)})
+    pixels = torch.cat([seen(torch.from_numpy(images)) for _, seen in VIEWS])[:, None]
+    targets = torch.from_numpy(labels).repeat(len(VIEWS))
+    names = dict(enumerate(tasks.spec.label_names or ()))
+    labelled = {"id2label": names, "label2id": {name: number for number, name in names.items()}}
+    made: Any = transformers.AutoConfig.for_model("vit", **config, **labelled)
     with deterministic(1), seeded(derive_seed(0, "paper-digits-vit")):
         model = transformers.ViTForImageClassification(made)
 
@@ -90,7 +92,7 @@ def stdlib_gpt2(
     learning_rate: float,
     batch_size: int,
     vocab_size: int,
-    n_positions: int,
+    row_length: int,
     **config: Any,
 ) -> None:
     """Pretrain a small GPT-2 on the public half of the standard library's docstrings, with a tokenizer of its own.
@@ -100,28 +102,34 @@ def stdlib_gpt2(
         tasks (`TaskDataset`): not used; every base model is made with them.
         steps (`int`): batches.
         learning_rate (`float`): peak of AdamW.
-        batch_size (`int`): rows of `n_positions` tokens.
+        batch_size (`int`): docstrings per batch.
         vocab_size (`int`): of the byte-level BPE tokenizer.
-        n_positions (`int`): tokens of context.
+        row_length (`int`): tokens of a docstring and its package that are kept.
         config: of the GPT-2.
     """
     import transformers
 
-    texts = stdlib_public()
+    texts, labels = stdlib_public()
     tokenizer = _bpe_tokenizer(texts, vocab_size)
-    tokens = [token for text in texts for token in [*tokenizer(text)["input_ids"], tokenizer.eos_token_id]]
-    rows = torch.tensor(tokens[: len(tokens) // n_positions * n_positions]).view(-1, n_positions)
+    # In the form of the tasks, so that the model knows what is asked for before it sees any of them.
+    rows = torch.full((len(texts), row_length), tokenizer.eos_token_id)
+    targets = torch.full_like(rows, -100)
+    for number, (text, label) in enumerate(zip(texts, labels, strict=True)):
+        answer = tokenizer(f"{ANSWER} {STDLIB_PACKAGES[label]}")["input_ids"] + [tokenizer.eos_token_id]
+        tokens = tokenizer(text)["input_ids"][: row_length - len(answer)] + answer
+        rows[number, : len(tokens)] = torch.tensor(tokens)
+        targets[number, : len(tokens)] = torch.tensor(tokens)
     end = tokenizer.eos_token_id
     special = {"bos_token_id": end, "eos_token_id": end, "pad_token_id": end}
     dropout = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
     made: Any = transformers.AutoConfig.for_model(
-        "gpt2", vocab_size=len(tokenizer), n_positions=n_positions, **special, **dropout, **config
+        "gpt2", vocab_size=len(tokenizer), **special, **dropout, **config
     )
     with deterministic(1), seeded(derive_seed(0, "paper-stdlib-gpt2")):
         model = transformers.GPT2LMHeadModel(made)
 
         def loss(chosen: torch.Tensor) -> torch.Tensor:
-            return model(input_ids=rows[chosen], labels=rows[chosen]).loss
+            return model(input_ids=rows[chosen], labels=targets[chosen]).loss
 
         _pretrain(model, loss, len(rows), batch_size, steps, learning_rate)
     model.save_pretrained(folder)

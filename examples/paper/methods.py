@@ -30,13 +30,13 @@ class Outcome:
 
     Args:
         scores (*dict* of `str` to `float`): per task, on its reported examples.
-        storage_bytes (`float`): weights that it keeps: fp32 models, and one bit per weight and mask.
+        storage (`float`): weights that it keeps, in fp32 models; a mask is one bit per weight, 1/32 of a model.
         alpha (`float`, *optional*): the scaling coefficient that it chose.
         num_clusters (`int`, *optional*): clusters that there are.
     """
 
     scores: dict[str, float]
-    storage_bytes: float
+    storage: float
     alpha: float | None = None
     num_clusters: int | None = None
 
@@ -44,7 +44,7 @@ class Outcome:
         """Return JSON-able values; the score is the mean over the tasks."""
         return {
             "score": math.fsum(self.scores.values()) / len(self.scores),
-            "storage_bytes": self.storage_bytes,
+            "storage": self.storage,
             "alpha": self.alpha,
             "num_clusters": self.num_clusters,
             "scores": self.scores,
@@ -64,7 +64,6 @@ class _Run:
         self.pool: Pool = study.pool("sift" if cell.method.startswith("sift") else "global")
         self.trainer = self.pool.trainer
         self.workspace = self.trainer.workspace
-        self.model_bytes = 4.0 * self.workspace.num_parameters
         self.clusters = (
             study.clusters(self.task_ids, cell.clustering, cell.num_clusters) if cell.clustering else (self.task_ids,)
         )
@@ -78,7 +77,7 @@ class _Run:
 
     def _local(self) -> Outcome:
         scores = {task_id: self.pool.entries[task_id]["local"] for task_id in self.task_ids}
-        return Outcome(scores=scores, storage_bytes=self.model_bytes * len(self.task_ids))
+        return Outcome(scores=scores, storage=len(self.task_ids))
 
     def _central(self) -> Outcome:
         """One model, finetuned on the data of all tasks for as many steps as all local models together."""
@@ -100,9 +99,7 @@ class _Run:
         for task_id, vote_BC in votes.items():
             labels_B = torch.tensor([int(example["labels"]) for example in self.trainer.reported(task_id)])
             scores[task_id] = (vote_BC.argmax(-1) == labels_B).float().mean().item()
-        return Outcome(
-            scores=scores, storage_bytes=self.model_bytes * len(self.clusters), num_clusters=len(self.clusters)
-        )
+        return Outcome(scores=scores, storage=len(self.clusters), num_clusters=len(self.clusters))
 
     def _average(self) -> Outcome:
         delta = self.pool.total(self.task_ids)
@@ -253,7 +250,7 @@ class _Run:
         for members, load in served:
             load()
             scores |= {task_id: self.study.score(self.trainer, task_id) for task_id in members}
-        return Outcome(scores=dict(sorted(scores.items())), storage_bytes=storage * self.model_bytes, **facts)
+        return Outcome(scores=dict(sorted(scores.items())), storage=storage, **facts)
 
 
 def _distinct(num_tasks: int) -> list[float | str]:

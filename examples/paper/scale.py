@@ -96,6 +96,22 @@ class Cell:
     num_clusters: int
     method: str
 
+    @classmethod
+    def of(cls, setting: str, seed: int, num_tasks: int, clustering: str, num_clusters: int, method: str) -> Cell:
+        """Return a cell without what does not matter to its method."""
+        is_clustered = METHODS[method]
+        # Shards are drawn at random, whatever clusters the others have.
+        kind = "random" if method == "sisa" else clustering
+        return cls(
+            setting=setting,
+            seed=seed,
+            num_tasks=num_tasks,
+            clustering=kind if is_clustered else "",
+            # More clusters than tasks are as many as there are tasks.
+            num_clusters=min(num_clusters, num_tasks) if is_clustered else 0,
+            method=method,
+        )
+
     @property
     def key(self) -> str:
         """The cell's name among the results of its setting and seed."""
@@ -124,25 +140,8 @@ class Experiment:
 
     def cells(self, seeds: Sequence[int]) -> Iterator[Cell]:
         """Return its cells under some seeds, each once."""
-        found = set()
         lists = (self.settings, seeds, self.num_tasks, self.clusterings, self.num_clusters, self.methods)
-        for setting, seed, num_tasks, clustering, num_clusters, method in itertools.product(*lists):
-            by_clusters = METHODS[method]
-            # Shards are drawn at random, whatever clusters the others have.
-            kind = "random" if method == "sisa" else clustering
-            # More clusters than tasks are as many as there are tasks.
-            count = min(num_clusters, num_tasks)
-            cell = Cell(
-                setting=setting,
-                seed=seed,
-                num_tasks=num_tasks,
-                clustering=kind if by_clusters else "",
-                num_clusters=count if by_clusters else 0,
-                method=method,
-            )
-            if cell not in found:
-                found.add(cell)
-                yield cell
+        yield from dict.fromkeys(Cell.of(*values) for values in itertools.product(*lists))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,10 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
+
 from hf_clamu.errors import RecipeError
 from hf_clamu.tasks import TaskDataset, digits, stdlib_text
 
-__all__ = ["SOURCES", "load_setting_tasks"]
+__all__ = ["ANSWER", "SOURCES", "VIEWS", "load_setting_tasks"]
+
+# What comes between a docstring and the name of its package.
+ANSWER = "\nPackage:"
+# What stands in for three data sets: the same digits, seen in three ways.
+VIEWS: tuple[tuple[str, Callable[[torch.Tensor], torch.Tensor]], ...] = (
+    ("upright", lambda image: image),
+    ("turned", lambda image: image.rot90(1, (-2, -1))),
+    ("inverted", lambda image: 1.0 - image),
+)
 
 
 def load_setting_tasks(data: Mapping[str, Any], seed: int, paths: Mapping[str, str]) -> TaskDataset:
@@ -29,12 +40,29 @@ def load_setting_tasks(data: Mapping[str, Any], seed: int, paths: Mapping[str, s
 
 
 def _digits(*, seed: int, num_tasks: int, labels_per_task: int, validation_fraction: float) -> TaskDataset:
+    """Digits in three views, which stand in for three data sets; a task has digits of one view."""
+    from datasets import concatenate_datasets
+
+    views = []
+    for name, seen in VIEWS:
+        rows = digits(num_tasks // len(VIEWS), labels_per_task, seed)
+        columns = {
+            "task": [f"{name}_{task.rpartition('_')[2]}" for task in rows["task"]],
+            "id": [f"{name}/{one}" for one in rows["id"]],
+            "image": [seen(torch.tensor(image)).tolist() for image in rows["image"]],
+            "view": [name] * len(rows),
+        }
+        rows = rows.remove_columns(["task", "id", "image"])
+        for column, values in columns.items():
+            rows = rows.add_column(column, values)
+        views.append(rows)
     return TaskDataset.from_dataset(
-        digits(num_tasks, labels_per_task, seed),
+        concatenate_datasets(views),
         task_column="task",
         image_column="image",
         label_column="label",
         id_column="id",
+        cluster_column="view",
         validation_fraction=validation_fraction,
         split_seed=seed,
     )
@@ -57,7 +85,7 @@ def _stdlib(
     names = rows.features["label"].names
     rows = rows.map(lambda row: {"label": f" {names[row['label']]}"}, features=None).cast_column("label", _text())
     return TaskDataset.from_dataset(
-        rows, prompt_column="text", completion_column="label", template="{prompt}\nPackage:", **common
+        rows, prompt_column="text", completion_column="label", template=f"{{prompt}}{ANSWER}", **common
     )
 
 

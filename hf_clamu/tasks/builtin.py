@@ -121,11 +121,16 @@ def stdlib_text(num_tasks: int = 24, labels_per_task: int = 2, seed: int = 0) ->
     )
 
 
-def stdlib_public() -> list[str]:
-    """Return the public half of the docstrings, to pretrain a base model on."""
+def stdlib_public() -> tuple[list[str], list[int]]:
+    """Return the public half of the docstrings, to pretrain a base model on.
+
+    Returns:
+        *tuple* of *list*: texts, and the number of each one's package in `STDLIB_PACKAGES`.
+    """
     docstrings = _docstrings()
     public, _ = _halves(_docstring_rows(), "stdlib")
-    return [docstrings[row][1] for row in sorted(row for rows in public.values() for row in rows)]
+    rows = sorted(row for rows in public.values() for row in rows)
+    return [docstrings[row][1] for row in rows], [docstrings[row][0] for row in rows]
 
 
 def _load_digits() -> tuple[np.ndarray[Any, np.dtype[np.float32]], np.ndarray[Any, np.dtype[np.int64]]]:

@@ -1,0 +1,117 @@
+"""What was measured, as tables, figures and claims ask for it."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from examples.paper.runner import Results
+from examples.paper.scale import Cell, Experiment, Scale
+
+__all__ = ["LABELS", "Measured", "Value"]
+
+LABELS = {
+    "zero_shot": "zero-shot",
+    "local": "local models",
+    "central": "central finetuning",
+    "sisa": "SISA shards",
+    "average": "average",
+    "task_arithmetic": "task arithmetic",
+    "ties": "TIES",
+    "cluster_merged": "model per cluster",
+    "emr": "EMR",
+    "tall": "TALL",
+    "clamu": "ClAMU",
+    "sift": "SIFT, mask per task",
+    "sift_union": "SIFT, mask per cluster",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Value:
+    """A number under each seed.
+
+    Args:
+        values (*tuple* of `float`): by seed.
+    """
+
+    values: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        """Over the seeds."""
+        return statistics.fmean(self.values)
+
+    @property
+    def spread(self) -> float:
+        """Standard deviation over the seeds."""
+        return statistics.pstdev(self.values)
+
+    def percent(self) -> str:
+        """Return mean and spread in percent."""
+        spread = f" ± {100 * self.spread:.1f}" if len(self.values) > 1 else ""
+        return f"{100 * self.mean:.1f}{spread}"
+
+
+class Measured:
+    """All measured cells of a scale.
+
+    Args:
+        scale (`Scale`): its recipe.
+        folder (`Path`): its results.
+    """
+
+    def __init__(self, scale: Scale, folder: Path) -> None:
+        self.scale = scale
+        self.folder = folder
+        results = Results(folder)
+        self._found = {
+            (name, seed): results.read(name, setting, seed)
+            for name, setting in scale.settings.items()
+            for seed in scale.seeds
+        }
+
+    def environments(self) -> list[dict[str, Any]]:
+        """Return the environments that the cells were measured in, each once."""
+        found: list[dict[str, Any]] = []
+        for name, seed in self._found:
+            path = Results(self.folder).path(name, seed)
+            if path.is_file():
+                environment = json.loads(path.read_text(encoding="utf-8"))["environment"]
+                if environment not in found:
+                    found.append(environment)
+        return found
+
+    def missing(self, experiment: Experiment) -> list[Cell]:
+        """Return cells that an experiment needs and that are not measured."""
+        return [
+            cell for cell in experiment.cells(self.scale.seeds) if cell.key not in self._found[cell.setting, cell.seed]
+        ]
+
+    def value(
+        self,
+        setting: str,
+        num_tasks: int,
+        method: str,
+        *,
+        num_clusters: int = 0,
+        clustering: str = "features",
+        entry: str = "score",
+    ) -> Value | None:
+        """Return a number of a cell under every seed; None if it was not measured under all of them.
+
+        Args:
+            setting, num_tasks, method, num_clusters, clustering: see `Cell`.
+            entry (`str`): of its result.
+        """
+        found = []
+        for seed in self.scale.seeds:
+            cell = Cell.of(setting, seed, num_tasks, clustering, num_clusters, method)
+            result = self._found[setting, seed].get(cell.key)
+            if result is None or result[entry] is None:
+                return None
+            found.append(float(result[entry]))
+        return Value(values=tuple(found))
