@@ -61,7 +61,9 @@ def test_stdlib_text():
     assert all(15 <= len(task) <= 80 for task in labels.values())
     texts = dataset["text"]
     assert len(set(texts)) == len(set(dataset["id"])) == len(dataset)
-    public = stdlib_public()
+    public, labels = stdlib_public()
+    assert len(labels) == len(public)
+    assert set(labels) == set(range(len(STDLIB_PACKAGES)))
     assert not set(public) & set(texts)
     assert abs(len(public) - len(dataset)) <= len(STDLIB_PACKAGES)
     for name, label in zip(dataset["id"], dataset["label"], strict=True):
