@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from examples.paper.data import tofu
 from hf_clamu.errors import RecipeError
 from hf_clamu.tasks import TaskDataset, digits, stdlib_text
 
@@ -95,4 +96,12 @@ def _text() -> Any:
     return Value("string")
 
 
-SOURCES: dict[str, Callable[..., TaskDataset]] = {"digits": _digits, "stdlib": _stdlib}
+def _tasks_of(load: Callable[..., tuple[TaskDataset, Any]]) -> Callable[..., TaskDataset]:
+    return lambda **options: load(**options)[0]
+
+
+SOURCES: dict[str, Callable[..., TaskDataset]] = {
+    "digits": _digits,
+    "stdlib": _stdlib,
+    "tofu": _tasks_of(tofu),
+}
