@@ -1,33 +1,66 @@
-"""`python -m examples.paper`."""
+"""`python -m examples.paper`: measure tables and figures, draw them, and write docs/paper.md."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import sys
+import time
 from pathlib import Path
 
+from examples.paper.runner import Results, measure_cells, measure_extra, say
+from examples.paper.scale import SCALES, Cell, Scale
 from hf_clamu.errors import ClamuError
 
-from examples.paper.runner import measure_cells, say
-from examples.paper.scale import SCALES, Scale
+_DOCS = Path(__file__).parents[2] / "docs"
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Measure tables and figures of a scale."""
+def main(words: list[str] | None = None) -> int:
+    """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m examples.paper", description=__doc__)
-    parser.add_argument("what")
-    parser.add_argument("--scale", default="local")
-    parser.add_argument("--data", action="append", default=[])
-    parser.add_argument("--output", type=Path, default=Path("paper-results"))
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
-    options = parser.parse_args(arguments)
-    scale = Scale.load(options.scale)
-    folder = options.output / scale.name
-    names = list(scale.experiments) if options.what == "all" else [options.what]
-    cells = [cell for name in names for cell in scale.experiments[name].cells(scale.seeds)]
-    seconds = measure_cells(scale, cells, folder, {}, options.jobs)
-    say(f"{len(set(cells))} cells, {seconds:.0f} s")
+    parser.add_argument(
+        "what", nargs="+", help="all, report, or names of tables and figures (figure2, table1, cost …)"
+    )
+    parser.add_argument("--scale", default="local", help=f"one of {', '.join(SCALES)}, or a YAML file")
+    parser.add_argument(
+        "--data",
+        action="append",
+        default=[],
+        metavar="SOURCE=FILE",
+        help="a local file of a source that is not read from the Hub; a FILE alone is TOFU's",
+    )
+    parser.add_argument(
+        "--output", type=Path, default=Path("paper-results"), help="keeps results; a run goes on there"
+    )
+    parser.add_argument("--page", type=Path, default=_DOCS / "paper.md", help="the page that `report` and `all` write")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes at a time")
+    options = parser.parse_args(words)
+    try:
+        scale = Scale.load(options.scale)
+        paths = dict(word.split("=", 1) if "=" in word else ("tofu", word) for word in options.data)
+        names = [*scale.experiments] if "all" in options.what else [one for one in options.what if one != "report"]
+        unknown = [one for one in names if one not in scale.experiments]
+        if unknown:
+            parser.error(f"scale {scale.name} has no {unknown[0]!r}; it has {', '.join(scale.experiments)}")
+        folder = options.output / scale.name
+        started = time.perf_counter()
+        # Cells that several tables share are measured once.
+        cells: dict[Cell, None] = {}
+        for name in names:
+            cells |= dict.fromkeys(scale.experiments[name].cells(scale.seeds))
+        measure_cells(scale, cells, folder, paths, options.jobs)
+        for name in names:
+            measure_extra(name, scale, folder, paths)
+        if names:
+            say(f"{', '.join(names)}: {time.perf_counter() - started:.0f} s; results are in {Results(folder).folder}")
+        if {"all", "report"} & set(options.what):
+            from examples.paper.page import write_page
+
+            left_out = write_page(options.page, options.page.parent / "images" / "paper", scale, folder)
+            say(f"wrote {options.page}" + (f" without {', '.join(left_out)} (not measured)" if left_out else ""))
+    except ClamuError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     return 0
 
 

@@ -122,9 +122,7 @@ def stdlib_gpt2(
     end = tokenizer.eos_token_id
     special = {"bos_token_id": end, "eos_token_id": end, "pad_token_id": end}
     dropout = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
-    made: Any = transformers.AutoConfig.for_model(
-        "gpt2", vocab_size=len(tokenizer), **special, **dropout, **config
-    )
+    made: Any = transformers.AutoConfig.for_model("gpt2", vocab_size=len(tokenizer), **special, **dropout, **config)
     with deterministic(1), seeded(derive_seed(0, "paper-stdlib-gpt2")):
         model = transformers.GPT2LMHeadModel(made)
 

@@ -85,6 +85,24 @@ class Measured:
                     found.append(environment)
         return found
 
+    def is_done(self, name: str, experiment: Experiment) -> bool:
+        """Whether all that an experiment needs was measured."""
+        if name in ("cost", "table6"):
+            return set(experiment.settings) <= self.extra(name).keys()
+        return not self.missing(experiment)
+
+    def extra(self, name: str) -> dict[str, Any]:
+        """Return the results of an experiment that has no cells, by setting."""
+        path = self.folder / f"{name}.json"
+        if not path.is_file():
+            return {}
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return {
+            setting: one["result"]
+            for setting, one in found.items()
+            if setting in self.scale.settings and one["setting_digest"] == self.scale.settings[setting].digest
+        }
+
     def missing(self, experiment: Experiment) -> list[Cell]:
         """Return cells that an experiment needs and that are not measured."""
         return [

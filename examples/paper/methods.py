@@ -161,9 +161,7 @@ class _Run:
     def _localized(self) -> Outcome:
         delta = self.pool.total(self.task_ids)
         arguments = replace(self.study.arguments, localization=self.cell.method)
-        alpha, masks = Localizer(
-            self.trainer, delta, self.clusters, arguments, self.study.seed, self.pool.total
-        ).run()
+        alpha, masks = Localizer(self.trainer, delta, self.clusters, arguments, self.study.seed, self.pool.total).run()
         return self._scored(
             self._masked(delta, alpha, masks), storage=1 + len(masks) / 32, alpha=alpha, num_clusters=len(masks)
         )

@@ -15,7 +15,7 @@ from typing import Any
 from examples.paper.scale import Cell, Scale, Setting
 from hf_clamu.exact import canonical_json
 
-__all__ = ["Results", "measure_cells"]
+__all__ = ["Results", "measure_cells", "measure_extra", "say", "write_json"]
 
 
 class Results:
@@ -100,6 +100,42 @@ def measure_cells(scale: Scale, cells: Iterable[Cell], folder: Path, paths: dict
         for future in as_completed(futures):
             future.result()
     return time.perf_counter() - started
+
+
+def measure_extra(name: str, scale: Scale, folder: Path, paths: dict[str, str]) -> None:
+    """Run an experiment that has no cells: `table6` counts, `cost` times requests (alone, so that times count)."""
+    from examples.paper.bases import load_setting_base
+    from examples.paper.requests import time_requests
+    from examples.paper.sources import load_setting_tasks
+    from examples.paper.statistics import count_data
+
+    if name not in ("cost", "table6"):
+        return
+    experiment, path = scale.experiments[name], folder / f"{name}.json"
+    found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    for setting_name in experiment.settings:
+        setting = scale.settings[setting_name]
+        if found.get(setting_name, {}).get("setting_digest") == setting.digest:
+            continue
+        if name == "table6":
+            tasks = load_setting_tasks(setting.data, scale.seeds[0], paths)
+            base = load_setting_base(setting, tasks, folder / "work" / "bases", scale.seeds[0])
+            result: Any = count_data(tasks, base.processor)
+        else:
+            result = [
+                time_requests(
+                    setting,
+                    seed,
+                    folder / "work",
+                    paths,
+                    num_requests=experiment.requests,
+                    num_clusters=experiment.num_clusters[0],
+                )
+                for seed in scale.seeds
+            ]
+        found[setting_name] = {"setting_digest": setting.digest, "result": result}
+        write_json(path, found)
+        say(f"{name}: {setting_name}")
 
 
 def _settle(jobs: int) -> None:

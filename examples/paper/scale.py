@@ -1,4 +1,4 @@
-"""What a scale runs: settings (data, base model, how tasks are finetuned) and experiments (which cells they measure)."""
+"""What a scale runs: settings (data, base model, finetuning) and experiments (which cells they measure)."""
 
 from __future__ import annotations
 
