@@ -29,10 +29,14 @@ _TITLES = {
     "cost": "Section 4.4: forgetting against training again",
 }
 _BUDGET = (
-    "Every method chooses its scaling coefficient from the same grid (1, 2, 4, 8 and 16 times 1/T, and the plain "
+    "**Tuning.** Every method chooses its scaling coefficient from the same grid (1, 2, 4, 8 and 16 times 1/T, and the plain "
     "sum) by the mean score of the tuning examples of the retained tasks, and TALL beside it its lambda from 0.2 to "
     "0.6 per cluster. The average, local models, central finetuning and SISA have none to choose. Reported are other "
-    "examples, that neither training nor tuning has seen{memorised}; ± is the standard deviation over {seeds} seeds."
+    "examples, that neither training nor tuning has seen (TOFU measures what is remembered: there both are halves of "
+    "the training examples)."
+)
+_BESIDE = "Every method's alpha from one grid of six, TALL's lambda from its own, by the tuning examples; {seeds} seeds."
+    "Alpha for every method from the same grid of six on the tuning examples, TALL also lambda; ± over {seeds} seeds."
 )
 
 
@@ -80,9 +84,10 @@ def _head(scale: Scale, measured: Measured, claims: Sequence[Claim]) -> Iterator
     rows = [[f"`{name}`", one.title, one.of_paper or "–"] for name, one in scale.settings.items()]
     yield _table(["setting", "here", "in the paper"], rows)
     for environment in measured.environments():
-        libraries = ", ".join([environment["framework"], f"transformers {environment['models']}"])
+        libraries = ", ".join([environment["framework"], environment["models"]])
         seeds = ", ".join(map(str, scale.seeds))
         yield f"Measured on {environment['device']} ({libraries}), {environment['num_threads']} thread, seeds {seeds}."
+    yield _BUDGET
     if claims:
         yield "## Do the paper's orderings hold?"
         statements = dict.fromkeys((claim.name, claim.statement.partition(", K = ")[0]) for claim in claims)
@@ -125,10 +130,8 @@ def _shown(claim: Claim, value: Value) -> str:
     return value.percent() if claim.is_percent else f"{value.mean:.2f} models"
 
 
-def _budget(measured: Measured, settings: Sequence[str]) -> str:
-    remembered = [one for one in settings if measured.scale.settings[one].metric == "answer_probability"]
-    memorised = " (TOFU measures what is remembered: there they are training examples)" if remembered else ""
-    return _BUDGET.format(memorised=memorised, seeds=len(measured.scale.seeds))
+def _budget(measured: Measured) -> str:
+    return _BESIDE.format(seeds=len(measured.scale.seeds))
 
 
 def _by_tasks(experiment: Experiment, measured: Measured) -> Iterator[str]:
@@ -143,7 +146,7 @@ def _by_tasks(experiment: Experiment, measured: Measured) -> Iterator[str]:
         ]
         yield f"{_named(measured, setting)}, K = {experiment.num_clusters[0]}:"
         yield _table(["merged tasks", *map(str, experiment.num_tasks)], rows)
-    yield _budget(measured, experiment.settings)
+    yield _budget(measured)
 
 
 def _by_storage(experiment: Experiment, measured: Measured) -> Iterator[str]:
@@ -163,7 +166,7 @@ def _by_storage(experiment: Experiment, measured: Measured) -> Iterator[str]:
                 rows.append([LABELS[method], clusters, f"{storage.mean:.2f}", score.percent()])
         yield f"{measured.scale.settings[setting].title}, {num_tasks} tasks:"
         yield _table(["method", "clusters", "stored, in fp32 models", _metric(measured, setting)], rows)
-    yield _budget(measured, experiment.settings)
+    yield _budget(measured)
 
 
 def _by_clustering(experiment: Experiment, measured: Measured) -> Iterator[str]:
@@ -180,7 +183,7 @@ def _by_clustering(experiment: Experiment, measured: Measured) -> Iterator[str]:
         ]
         yield f"{measured.scale.settings[setting].title}, {num_tasks} tasks, {_metric(measured, setting)}:"
         yield _table(["method", "clusters by", *(f"K = {count}" for count in experiment.num_clusters)], rows)
-    yield _budget(measured, experiment.settings)
+    yield _budget(measured)
 
 
 def _after_forgetting(experiment: Experiment, measured: Measured) -> Iterator[str]:
@@ -200,7 +203,7 @@ def _after_forgetting(experiment: Experiment, measured: Measured) -> Iterator[st
         ]
         yield f"{_named(measured, setting)}, K = {experiment.num_clusters[0]}:"
         yield _table([f"forgotten of {most}", *(str(most - count) for count in experiment.num_tasks)], rows)
-    yield _budget(measured, experiment.settings)
+    yield _budget(measured)
 
 
 def _cost_table(experiment: Experiment, measured: Measured) -> Iterator[str]:
@@ -233,7 +236,7 @@ def _cost_table(experiment: Experiment, measured: Measured) -> Iterator[str]:
 
 
 def _statistics(experiment: Experiment, measured: Measured) -> Iterator[str]:
-    results = measured.extra("table6")
+    results = {name: dict(found) for name, found in measured.extra("table6").items()}
     columns = list(dict.fromkeys(column for name in experiment.settings for column in results[name]))
     rows = [
         [measured.scale.settings[name].title, *(_number(results[name].get(column)) for column in columns)]

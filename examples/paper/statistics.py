@@ -24,10 +24,10 @@ def count_data(tasks: TaskDataset, processor: Any) -> dict[str, float]:
     counts = [len(one.train) for one in encoded]
     found: dict[str, float] = {
         "tasks": len(encoded),
-        "training examples per task, least": min(counts),
+        "training examples of a task, least": min(counts),
         "mean": statistics.fmean(counts),
         "most": max(counts),
-        "validation examples per task": statistics.fmean(len(one.validation) for one in encoded),
+        "validation examples of a task, mean": statistics.fmean(len(one.validation) for one in encoded),
     }
     examples = [example for one in encoded for example in one.train]
     if "input_ids" in examples[0]:

@@ -1,0 +1,227 @@
+"""`python -m examples.paper`: the smoke scale from end to end, and what can be worked out by hand."""
+
+import json
+import re
+import shutil
+
+import pytest
+import torch
+
+from examples.paper.__main__ import main
+from examples.paper.claims import Claim, claims_of
+from examples.paper.costs import mean_retained, unlearning_cost
+from examples.paper.measured import LABELS, Measured, Value
+from examples.paper.measures import first_answers
+from examples.paper.methods import _Run, run_cell
+from examples.paper.runner import measure_cells
+from examples.paper.scale import METHODS, SCALES, Cell, Scale
+from examples.paper.study import Study
+from hf_clamu.errors import RecipeError
+from hf_clamu.training import deterministic, silent_progress
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory):
+    """Everything of the smoke scale: where its results and its page are."""
+    folder = tmp_path_factory.mktemp("paper")
+    words = ["--scale", "smoke", "--output", str(folder / "results"), "--page", str(folder / "docs" / "paper.md")]
+    assert main(["all", *words, "--jobs", "1"]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def study(ran):
+    """A setting of it, whose tasks are finetuned already."""
+    setting = Scale.load("smoke").settings["images_label"]
+    work = ran / "results" / "smoke" / "work" / f"images_label-0-{setting.digest[:12]}"
+    with deterministic(1):
+        yield Study(setting, 0, work, {}, silent_progress)
+
+
+def test_the_page_has_every_table_and_figure(ran):
+    page = (ran / "docs" / "paper.md").read_text()
+    scale = Scale.load("smoke")
+    for name in scale.experiments:
+        assert f"`python -m examples.paper {name} --scale smoke`" in page
+    for setting in scale.settings.values():
+        assert setting.title in page
+    for method in METHODS:
+        assert LABELS[method] in page
+    assert "374.5 times" in page
+    images = sorted(path.name for path in (ran / "docs" / "images" / "paper").iterdir())
+    assert images == ["figure2.png", "figure3.png", "figure4.png", "figure5.png", "table1.png"]
+    assert all(f"](images/paper/{name})" in page for name in images)
+    # Each request was compared with a build, byte for byte.
+    assert re.findall(r"\| (\d+), (\S+) \|", page) == [("2", "yes")] * 3
+
+
+def test_results_say_what_they_depend_on(ran):
+    path = ran / "results" / "smoke" / "cells" / "images_label-0.json"
+    found = json.loads(path.read_text())
+    setting = Scale.load("smoke").settings["images_label"]
+    assert found["setting_digest"] == setting.digest
+    assert found["seed"] == 0
+    assert found["environment"]["num_threads"] == 1
+    for cell in found["cells"].values():
+        assert cell["score"] == pytest.approx(sum(cell["scores"].values()) / len(cell["scores"]))
+        assert 0 <= cell["score"] <= 1
+
+
+def test_what_is_measured_is_not_measured_again(ran, capsys):
+    scale = Scale.load("smoke")
+    cells = [cell for experiment in scale.experiments.values() for cell in experiment.cells(scale.seeds)]
+    measure_cells(scale, cells, ran / "results" / "smoke", {}, 1)
+    assert capsys.readouterr().out == ""
+
+
+def test_results_of_another_recipe_are_not_used(ran, tmp_path):
+    shutil.copytree(ran / "results" / "smoke" / "cells", tmp_path / "cells")
+    scale = Scale.load("smoke")
+    changed = scale.settings["images_label"].__class__(
+        **{**vars(scale.settings["images_label"]), "arguments": {"finetune_steps": 3}}
+    )
+    assert Measured(scale, tmp_path).missing(scale.experiments["table2"]) == []
+    scale.settings["images_label"] = changed
+    left = Measured(scale, tmp_path).missing(scale.experiments["table2"])
+    assert len(left) == len(list(scale.experiments["table2"].cells(scale.seeds)))
+
+
+def test_a_measured_cell_is_measured_the_same_again(ran, study):
+    found = json.loads((ran / "results" / "smoke" / "cells" / "images_label-0.json").read_text())["cells"]
+    for key in ("4/-/0/ties", "4/features/2/clamu", "4/-/0/sift", "4/random/2/sisa"):
+        num_tasks, clustering, count, method = key.split("/")
+        cell = Cell.of("images_label", 0, int(num_tasks), clustering.replace("-", ""), int(count), method)
+        assert cell.key == key
+        with deterministic(1):
+            assert run_cell(study, cell).to_dict()["scores"] == found[key]["scores"]
+
+
+def test_tuning_and_reporting_see_different_examples(study):
+    trainer = study.pool().trainer
+    for task_id in study.tasks:
+        tuning, reported = trainer.encoded(task_id).validation, trainer.reported(task_id)
+        assert len(tuning) + len(reported) == len(study.tasks.encode(task_id, None).validation)
+        seen = {example["pixel_values"].numpy().tobytes() for example in (*tuning, *trainer.encoded(task_id).train)}
+        assert not any(example["pixel_values"].numpy().tobytes() in seen for example in reported)
+
+
+def test_fewer_tasks_are_the_start_of_more(study):
+    assert set(study.subset(2)) < set(study.subset(4))
+    with pytest.raises(ValueError, match="7 tasks are asked for, and 6 are there"):
+        study.subset(7)
+
+
+def test_ties_by_hand(study):
+    run = _Run(study, Cell.of("images_label", 0, 3, "", 0, "ties"))
+    vectors = [torch.cat([n.reshape(-1) for n in study.pool().vector(one).steps.values()]) for one in run.task_ids]
+    trimmed = []
+    for n in vectors:
+        least = n.abs().sort().values[int(len(n) * 0.8) - 1]
+        trimmed.append(torch.where(n.abs() > least, n, 0))
+        assert (trimmed[-1] != 0).float().mean().item() == pytest.approx(0.2, abs=1e-3)
+    stacked = torch.stack(trimmed).long()
+    agrees = torch.sign(stacked) == torch.sign(stacked.sum(0))
+    expected = torch.where(agrees, stacked, 0).sum(0)
+    elected = run._sum_of(run._trimmed())
+    agreed = run._sum_of(
+        {name: torch.where(torch.sign(n) == torch.sign(elected[name]), n, 0) for name, n in vector.items()}
+        for vector in run._trimmed()
+    )
+    assert torch.equal(torch.cat([n.reshape(-1) for n in agreed.values()]), expected)
+
+
+def test_sift_vectors_have_one_sign_per_weight(study):
+    vectors = [study.pool("sift").vector(one).steps for one in study.subset(4)]
+    for name in vectors[0]:
+        stacked = torch.stack([vector[name] for vector in vectors])
+        assert not ((stacked > 0).any(0) & (stacked < 0).any(0)).any()
+    free = [study.pool().vector(one).steps for one in study.subset(4)]
+    stacked = torch.stack([torch.cat([n.reshape(-1) for n in vector.values()]) for vector in free])
+    assert ((stacked > 0).any(0) & (stacked < 0).any(0)).any()
+
+
+def test_labels_that_begin_alike_are_refused():
+    def example(*tokens):
+        return {"labels": torch.tensor([-100, -100, *tokens])}
+
+    assert first_answers([example(5, 7), example(6, 7), example(5, 7)]) == [5, 6]
+    with pytest.raises(ValueError, match="2 labels begin with 1 different tokens"):
+        first_answers([example(5, 7), example(5, 8)])
+
+
+def test_costs_by_hand():
+    settings = {"finetune_steps": 20, "mask_steps": 50, "num_tasks": 500, "retained": 250, "num_clusters": 4}
+
+    def steps(method):
+        cost = unlearning_cost(method, **settings)
+        return cost.gradient, cost.parallel
+
+    assert steps("clamu") == (250 * 20 + 4 * 50, 20 + 50)
+    assert steps("sift") == steps("task_arithmetic") == (250 * 20, 20)
+    assert steps("central") == (250 * 20, 250 * 20)
+    assert steps("sisa") == (250 * 20, 250 * 20 / 4)
+    assert steps("tall") == (250 * 20, 20)
+    assert steps("local") == (0, 0)
+    one = unlearning_cost("sisa", **{**settings, "retained": 499})
+    assert one.gradient == one.parallel == 499 * 20 / 4
+    assert all(unlearning_cost(method, **{**settings, "retained": 500}).gradient == 0 for method in METHODS)
+    assert mean_retained(500, 250) == 374.5
+
+
+def test_a_claim_compares_means():
+    claim = Claim(
+        name="x",
+        statement="x",
+        setting="y",
+        higher=("a", Value(values=(0.5, 0.9))),
+        lower=("b", Value(values=(0.6, 0.7))),
+    )
+    assert claim.holds
+    assert claim.num_seeds == 1
+    assert Value(values=(0.25, 0.75)).percent() == "50.0 ± 25.0"
+
+
+def test_claims_are_read_from_the_cells(ran):
+    scale = Scale.load("smoke")
+    measured = Measured(scale, ran / "results" / "smoke")
+    found = claims_of("figure3", scale.experiments["figure3"], measured)
+    assert [claim.name for claim in found] == ["sift_over_clamu"]
+    assert found[0].higher[1] == measured.value("images_label", 4, "sift")
+    assert found[0].lower[1] == measured.value("images_label", 4, "clamu", num_clusters=2)
+    assert measured.value("images_label", 3, "sift") is None
+
+
+@pytest.mark.parametrize("name", SCALES)
+def test_recipes_of_all_scales_can_be_read(name):
+    scale = Scale.load(name)
+    for setting in scale.settings.values():
+        assert setting.settings(0).scaling == "auto"
+    assert {"figure2", "figure3", "figure4", "figure5", "cost"} <= scale.experiments.keys()
+    assert all(list(one.cells(scale.seeds)) for key, one in scale.experiments.items() if key not in ("table6", "cost"))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["all", "--scale", "huge"], "There is no scale 'huge'. Choose one of smoke, local, small, paper"),
+        (["all", "--scale", "{path}"], "unknown method 'clams'"),
+    ],
+)
+def test_wrong_use(tmp_path, capsys, words, message):
+    path = tmp_path / "own.yaml"
+    path.write_text("about: x\nseeds: [0]\nsettings: {}\nexperiments: {a: {settings: [], methods: [clams]}}\n")
+    assert main([word.format(path=path) for word in words]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_an_unknown_table(capsys):
+    with pytest.raises(SystemExit):
+        main(["table9", "--scale", "smoke"])
+    assert "scale smoke has no 'table9'" in capsys.readouterr().err
+
+
+def test_an_unknown_source_is_named():
+    from examples.paper.sources import load_setting_tasks
+
+    with pytest.raises(RecipeError, match="No source of tasks is called 'digit'"):
+        load_setting_tasks({"source": "digit"}, 0, {})
