@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from examples.paper.data import TOFU_TEMPLATE, tofu_public
 from examples.paper.scale import Setting
 from examples.paper.sources import ANSWER, VIEWS
 from hf_clamu.errors import RecipeError
@@ -23,7 +24,9 @@ __all__ = ["BASES", "load_setting_base"]
 _WARMUP = 20
 
 
-def load_setting_base(setting: Setting, tasks: TaskDataset, folder: Path, seed: int) -> BaseModel:
+def load_setting_base(
+    setting: Setting, tasks: TaskDataset, folder: Path, seed: int, paths: Mapping[str, str]
+) -> BaseModel:
     """Load the base model of a setting.
 
     Args:
@@ -31,6 +34,7 @@ def load_setting_base(setting: Setting, tasks: TaskDataset, folder: Path, seed: 
         tasks (`TaskDataset`): say what head it needs.
         folder (`Path`): keeps the models that are pretrained here.
         seed (`int`): of a head that the checkpoint lacks.
+        paths (*mapping* of `str` to `str`): local files, by source.
     """
     base, kind = setting.base, tasks.spec.kind
     if not isinstance(base, str):
@@ -43,6 +47,8 @@ def load_setting_base(setting: Setting, tasks: TaskDataset, folder: Path, seed: 
             # Whole or not at all; another process may make the same one meanwhile.
             partial = place.with_name(f"{place.name}.{derive_seed(seed, setting.title)}.partial")
             shutil.rmtree(partial, ignore_errors=True)
+            if source == "tofu_gpt2" and "tofu" in paths:
+                options["path"] = paths["tofu"]
             BASES[source](partial, tasks, **options)
             if place.is_dir():
                 shutil.rmtree(partial)
@@ -84,46 +90,73 @@ def digits_vit(folder: Path, tasks: TaskDataset, *, steps: int, learning_rate: f
     model.save_pretrained(folder)
 
 
-def stdlib_gpt2(
-    folder: Path,
-    tasks: TaskDataset,
-    *,
-    steps: int,
-    learning_rate: float,
-    batch_size: int,
-    vocab_size: int,
-    row_length: int,
-    **config: Any,
-) -> None:
+def stdlib_gpt2(folder: Path, tasks: TaskDataset, *, vocab_size: int, row_length: int, **settings: Any) -> None:
     """Pretrain a small GPT-2 on the public half of the standard library's docstrings, with a tokenizer of its own.
 
     Args:
         folder (`Path`): receives both.
         tasks (`TaskDataset`): not used; every base model is made with them.
-        steps (`int`): batches.
-        learning_rate (`float`): peak of AdamW.
-        batch_size (`int`): docstrings per batch.
         vocab_size (`int`): of the byte-level BPE tokenizer.
         row_length (`int`): tokens of a docstring and its package that are kept.
-        config: of the GPT-2.
+        settings: see `_gpt2`.
     """
+    texts, labels = stdlib_public()
+    # In the form of the tasks, so that the model knows what is asked for before it sees any of them.
+    pairs = [(text, f"{ANSWER} {STDLIB_PACKAGES[label]}") for text, label in zip(texts, labels, strict=True)]
+    _gpt2(folder, _bpe_tokenizer(texts, vocab_size), pairs, row_length, **settings)
+
+
+def tofu_gpt2(
+    folder: Path,
+    tasks: TaskDataset,
+    *,
+    path: str | None = None,
+    public_authors: int,
+    vocab_size: int,
+    row_length: int,
+    **settings: Any,
+) -> None:
+    """Pretrain a small GPT-2 on the TOFU authors that no task is made of, with a tokenizer of its own.
+
+    Args:
+        folder (`Path`): receives both.
+        tasks (`TaskDataset`): not used.
+        path (`str`, *optional*): TOFU's file; by default from the Hub.
+        public_authors (`int`): how many there are, as `tofu` leaves them out.
+        vocab_size (`int`): of the byte-level BPE tokenizer.
+        row_length (`int`): tokens of a question and its answer that are kept.
+        settings: see `_gpt2`.
+    """
+    rows = tofu_public(public_authors, path)
+    pairs = [(TOFU_TEMPLATE.format(prompt=row["question"]), row["answer"]) for row in rows]
+    _gpt2(folder, _bpe_tokenizer([a + b for a, b in pairs], vocab_size), pairs, row_length, **settings)
+
+
+def _gpt2(
+    folder: Path,
+    tokenizer: Any,
+    pairs: list[tuple[str, str]],
+    row_length: int,
+    *,
+    steps: int,
+    learning_rate: float,
+    batch_size: int,
+    **config: Any,
+) -> None:
+    """Pretrain a GPT-2 on prompts with their completions; prompts are cut where a row is too long."""
     import transformers
 
-    texts, labels = stdlib_public()
-    tokenizer = _bpe_tokenizer(texts, vocab_size)
-    # In the form of the tasks, so that the model knows what is asked for before it sees any of them.
-    rows = torch.full((len(texts), row_length), tokenizer.eos_token_id)
-    targets = torch.full_like(rows, -100)
-    for number, (text, label) in enumerate(zip(texts, labels, strict=True)):
-        answer = tokenizer(f"{ANSWER} {STDLIB_PACKAGES[label]}")["input_ids"] + [tokenizer.eos_token_id]
-        tokens = tokenizer(text)["input_ids"][: row_length - len(answer)] + answer
-        rows[number, : len(tokens)] = torch.tensor(tokens)
-        targets[number, : len(tokens)] = torch.tensor(tokens)
     end = tokenizer.eos_token_id
+    rows = torch.full((len(pairs), row_length), end)
+    targets = torch.full_like(rows, -100)
+    for number, (prompt, completion) in enumerate(pairs):
+        answer = (tokenizer(completion)["input_ids"] + [end])[:row_length]
+        tokens = tokenizer(prompt)["input_ids"][: row_length - len(answer)] + answer
+        rows[number, : len(tokens)] = targets[number, : len(tokens)] = torch.tensor(tokens)
     special = {"bos_token_id": end, "eos_token_id": end, "pad_token_id": end}
     dropout = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
     made: Any = transformers.AutoConfig.for_model("gpt2", vocab_size=len(tokenizer), **special, **dropout, **config)
-    with deterministic(1), seeded(derive_seed(0, "paper-stdlib-gpt2")):
+    with deterministic(1), seeded(derive_seed(0, "paper-gpt2")):
         model = transformers.GPT2LMHeadModel(made)
 
         def loss(chosen: torch.Tensor) -> torch.Tensor:
@@ -175,4 +208,4 @@ def _pretrain(
         decay.step()
 
 
-BASES: dict[str, Callable[..., None]] = {"digits_vit": digits_vit, "stdlib_gpt2": stdlib_gpt2}
+BASES: dict[str, Callable[..., None]] = {"digits_vit": digits_vit, "stdlib_gpt2": stdlib_gpt2, "tofu_gpt2": tofu_gpt2}

@@ -15,8 +15,9 @@ from hf_clamu.errors import RecipeError, TaskDataError
 from hf_clamu.exact import canonical_json, sha256_hex
 from hf_clamu.tasks import TaskDataset
 
-__all__ = ["LoadReport", "open_rows", "tofu"]
+__all__ = ["TOFU_TEMPLATE", "LoadReport", "open_rows", "tofu", "tofu_public"]
 
+TOFU_TEMPLATE = "Question:{prompt}\nAnswer:"
 _ROWS_PER_AUTHOR = 20
 
 
@@ -88,6 +89,7 @@ def tofu(
     seed: int,
     path: str | Path | None = None,
     num_tasks: int | None = None,
+    public_authors: int = 0,
     max_length: int | None = None,
     validation_fraction: float | None = None,
 ) -> tuple[TaskDataset, LoadReport]:
@@ -102,6 +104,7 @@ def tofu(
         seed (`int`): of the choice of authors, and of the validation examples where there is a fraction.
         path (`str` or `Path`, *optional*): a file with columns "question" and "answer", 20 rows per author in a row.
         num_tasks (`int`, *optional*): how many authors; by default all (200).
+        public_authors (`int`): authors that are no tasks, to pretrain a base model on (`tofu_public`).
         max_length (`int`, *optional*): tokens per example.
         validation_fraction (`float`, *optional*): part of each author's rows that is kept out of training instead.
 
@@ -116,36 +119,66 @@ def tofu(
     """
     from datasets import DatasetDict
 
-    rows = open_rows("locuslab/TOFU", path, config="full")
-    _require_columns(rows, ("question", "answer"), "locuslab/TOFU")
-    if len(rows) == 0 or len(rows) % _ROWS_PER_AUTHOR:
-        raise TaskDataError(f"TOFU has {_ROWS_PER_AUTHOR} rows per author, but {len(rows)} rows were found.")
-    authors = [f"author_{number:03d}" for number in range(len(rows) // _ROWS_PER_AUTHOR)]
+    rows = _tofu_rows(path)
+    everybody = len(rows) // _ROWS_PER_AUTHOR
+    public = set(_public_authors(everybody, public_authors))
+    authors = [author for author in map(_author, range(everybody)) if author not in public]
     found = len(authors) if num_tasks is None else num_tasks
     if not 1 <= found <= len(authors):
         raise RecipeError(f"num_tasks must be 1 to {len(authors)}, the number of authors; found {num_tasks!r}.")
     chosen = set(sorted(authors, key=lambda author: sha256_hex(canonical_json(["tofu", seed, author])))[:found])
-    rows = rows.select_columns(["question", "answer"])
-    rows = rows.add_column("author", [authors[row // _ROWS_PER_AUTHOR] for row in range(len(rows))])
-    rows = rows.select([row for row in range(len(rows)) if authors[row // _ROWS_PER_AUTHOR] in chosen])
+    rows = rows.select([row for row in range(len(rows)) if rows[row]["author"] in chosen])
     is_split = validation_fraction is not None
     tasks = TaskDataset.from_dataset(
         rows if is_split else DatasetDict({"train": rows, "validation": rows}),
         task_column="author",
         prompt_column="question",
         completion_column="answer",
-        template="Question:{prompt}\nAnswer:",
+        template=TOFU_TEMPLATE,
         max_length=max_length,
         validation_fraction=validation_fraction or 0.0,
         split_seed=seed,
     )
-    left_out = (len(authors) - len(chosen)) * _ROWS_PER_AUTHOR
+    left_out = (everybody - len(chosen)) * _ROWS_PER_AUTHOR
     return tasks, LoadReport(
         source="locuslab/TOFU" if path is None else str(path),
-        rows=len(authors) * _ROWS_PER_AUTHOR,
+        rows=everybody * _ROWS_PER_AUTHOR,
         dropped={"author not drawn": left_out} if left_out else {},
         remarks=() if is_split else ("validation examples are the training examples: scores are of memorisation",),
     )
+
+
+def tofu_public(num_authors: int, path: str | Path | None = None) -> Any:
+    """Return the rows of TOFU authors that `tofu` leaves out, whatever its seed.
+
+    Args:
+        num_authors (`int`): how many.
+        path (`str` or `Path`, *optional*): see `tofu`.
+
+    Returns:
+        `datasets.Dataset`: columns "question", "answer" and "author".
+    """
+    rows = _tofu_rows(path)
+    public = set(_public_authors(len(rows) // _ROWS_PER_AUTHOR, num_authors))
+    return rows.select([row for row in range(len(rows)) if rows[row]["author"] in public])
+
+
+def _tofu_rows(path: str | Path | None) -> Any:
+    rows = open_rows("locuslab/TOFU", path, config="full")
+    _require_columns(rows, ("question", "answer"), "locuslab/TOFU")
+    if len(rows) == 0 or len(rows) % _ROWS_PER_AUTHOR:
+        raise TaskDataError(f"TOFU has {_ROWS_PER_AUTHOR} rows per author, but {len(rows)} rows were found.")
+    rows = rows.select_columns(["question", "answer"])
+    return rows.add_column("author", [_author(row // _ROWS_PER_AUTHOR) for row in range(len(rows))])
+
+
+def _author(number: int) -> str:
+    return f"author_{number:03d}"
+
+
+def _public_authors(everybody: int, num_authors: int) -> list[str]:
+    authors = sorted(map(_author, range(everybody)), key=lambda one: sha256_hex(canonical_json(["tofu-public", one])))
+    return authors[:num_authors]
 
 
 def _require_columns(rows: Any, names: tuple[str, ...], hub_id: str) -> None:

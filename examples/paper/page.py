@@ -29,15 +29,13 @@ _TITLES = {
     "cost": "Section 4.4: forgetting against training again",
 }
 _BUDGET = (
-    "**Tuning.** Every method chooses its scaling coefficient from the same grid (1, 2, 4, 8 and 16 times 1/T, and the plain "
+    "**Tuning.** Every method takes its scaling coefficient from the same grid (1, 2, 4, 8 and 16 times 1/T, and the "
     "sum) by the mean score of the tuning examples of the retained tasks, and TALL beside it its lambda from 0.2 to "
     "0.6 per cluster. The average, local models, central finetuning and SISA have none to choose. Reported are other "
     "examples, that neither training nor tuning has seen (TOFU measures what is remembered: there both are halves of "
     "the training examples)."
 )
-_BESIDE = "Every method's alpha from one grid of six, TALL's lambda from its own, by the tuning examples; {seeds} seeds."
-    "Alpha for every method from the same grid of six on the tuning examples, TALL also lambda; ± over {seeds} seeds."
-)
+_BESIDE = "Every method's alpha is from one grid of six, TALL's lambda from its own, by the tuning examples; {} seeds."
 
 
 def write_page(path: Path, images: Path, scale: Scale, folder: Path) -> list[str]:
@@ -131,7 +129,7 @@ def _shown(claim: Claim, value: Value) -> str:
 
 
 def _budget(measured: Measured) -> str:
-    return _BESIDE.format(seeds=len(measured.scale.seeds))
+    return _BESIDE.format(len(measured.scale.seeds))
 
 
 def _by_tasks(experiment: Experiment, measured: Measured) -> Iterator[str]:

@@ -48,7 +48,7 @@ def time_requests(
         requests, rebuilds, same = [], [], []
 
         def build(chosen: Any, arguments: Any = arguments) -> Any:
-            base = load_setting_base(setting, tasks, folder / "bases", seed)
+            base = load_setting_base(setting, tasks, folder / "bases", seed, paths)
             return ClamuTrainer(
                 base.model, chosen, arguments, processing_class=base.processor, progress=silent_progress
             ).train()

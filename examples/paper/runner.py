@@ -119,7 +119,7 @@ def measure_extra(name: str, scale: Scale, folder: Path, paths: dict[str, str]) 
             continue
         if name == "table6":
             tasks = load_setting_tasks(setting.data, scale.seeds[0], paths)
-            base = load_setting_base(setting, tasks, folder / "work" / "bases", scale.seeds[0])
+            base = load_setting_base(setting, tasks, folder / "work" / "bases", scale.seeds[0], paths)
             # As pairs, because JSON here is sorted by name.
             result: Any = list(count_data(tasks, base.processor).items())
         else:

@@ -84,7 +84,7 @@ class Study:
         self.progress = progress
         self.arguments = setting.settings(seed)
         self.tasks: TaskDataset = load_setting_tasks(setting.data, seed, paths)
-        self.base = load_setting_base(setting, self.tasks, folder.parent / "bases", seed)
+        self.base = load_setting_base(setting, self.tasks, folder.parent / "bases", seed, paths)
         # One for all pools: what the model holds when it is made is M0.
         self._workspace = open_trainer(
             self.base.model, self.base.processor, self.tasks, self.arguments, progress
