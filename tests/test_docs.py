@@ -38,7 +38,10 @@ def _blocks(page: Path) -> Iterator[tuple[str, str, str]]:
 
 @pytest.mark.parametrize(
     "name",
-    ["quickstart.md", "concepts.md", "how-to.md", "reference.md", "file-format.md", "compatibility.md", "scaling.md"],
+    [
+        *("quickstart.md", "concepts.md", "how-to.md", "reference.md", "file-format.md", "compatibility.md"),
+        *("scaling.md", "paper.md"),
+    ],
     ids=lambda name: name,
 )
 def test_pages_exist(name):
