@@ -1,8 +1,10 @@
 """Data sets cut into tasks: what each row means, its tokenised form, and digests that no row order can change."""
 
 from hf_clamu.tasks.builtin import STDLIB_PACKAGES, digits, digits_public, stdlib_public, stdlib_text
+from hf_clamu.tasks.cuts import PartitionReport
 from hf_clamu.tasks.dataset import TaskDataset, keyed_id
 from hf_clamu.tasks.encoding import EncodedTask, Example, collate
+from hf_clamu.tasks.partition import partition_by_column, partition_by_labels, partition_uniform
 from hf_clamu.tasks.sources import load_tasks
 from hf_clamu.tasks.spec import TaskKind, TaskSpec
 
@@ -15,6 +17,10 @@ __all__ = [
     "collate",
     "keyed_id",
     "load_tasks",
+    "PartitionReport",
+    "partition_by_column",
+    "partition_by_labels",
+    "partition_uniform",
     "STDLIB_PACKAGES",
     "digits",
     "digits_public",
