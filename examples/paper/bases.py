@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from examples.paper.clip_head import clip_classifier
 from examples.paper.data import TOFU_TEMPLATE, tofu_public
 from examples.paper.scale import Setting
 from examples.paper.sources import ANSWER, VIEWS
@@ -208,4 +209,9 @@ def _pretrain(
         decay.step()
 
 
-BASES: dict[str, Callable[..., None]] = {"digits_vit": digits_vit, "stdlib_gpt2": stdlib_gpt2, "tofu_gpt2": tofu_gpt2}
+BASES: dict[str, Callable[..., None]] = {
+    "digits_vit": digits_vit,
+    "stdlib_gpt2": stdlib_gpt2,
+    "clip_classifier": clip_classifier,
+    "tofu_gpt2": tofu_gpt2,
+}

@@ -13,9 +13,18 @@ from typing import Any
 
 from hf_clamu.errors import RecipeError, TaskDataError
 from hf_clamu.exact import canonical_json, sha256_hex
-from hf_clamu.tasks import TaskDataset
+from hf_clamu.tasks import PartitionReport, TaskDataset
 
-__all__ = ["TOFU_TEMPLATE", "LoadReport", "open_rows", "tofu", "tofu_public"]
+__all__ = [
+    "TOFU_TEMPLATE",
+    "LoadReport",
+    "Statistics",
+    "open_rows",
+    "require_columns",
+    "statistics",
+    "tofu",
+    "tofu_public",
+]
 
 TOFU_TEMPLATE = "Question:{prompt}\nAnswer:"
 _ROWS_PER_AUTHOR = 20
@@ -29,16 +38,20 @@ class LoadReport:
         source (`str`): a Hub id or a file.
         rows (`int`): rows read.
         dropped (*dict* of `str` to `int`): reasons, and how many rows each cost.
+        partitions (*dict* of `str` to `PartitionReport`): what the cuts gave, by data set.
         remarks (*tuple* of `str`): what a reader of the numbers should know.
     """
 
     source: str
     rows: int
     dropped: Mapping[str, int] = field(default_factory=dict)
+    partitions: Mapping[str, PartitionReport] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
 
 
-def open_rows(hub_id: str, path: str | Path | None = None, *, config: str | None = None, split: str = "train") -> Any:
+def open_rows(
+    hub_id: str, path: str | Path | None = None, *, config: str | None = None, split: str | None = "train"
+) -> Any:
     """Read rows from the Hub, or from a local copy.
 
     Args:
@@ -46,7 +59,8 @@ def open_rows(hub_id: str, path: str | Path | None = None, *, config: str | None
         path (`str` or `Path`, *optional*): a Parquet, CSV, JSON (rows or columns) or JSON lines file, or a folder that
             `Dataset.save_to_disk` wrote.
         config (`str`, *optional*): the Hub data set's configuration.
-        split (`str`, defaults to `"train"`): the Hub data set's split.
+        split (`str`, *optional*, defaults to `"train"`): the data set's split; `None` for all of them, one after the
+            other.
 
     Returns:
         `datasets.Dataset`: the rows.
@@ -54,17 +68,16 @@ def open_rows(hub_id: str, path: str | Path | None = None, *, config: str | None
     Raises:
         TaskDataError: if the local copy is missing or no table.
     """
-    from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
+    from datasets import Dataset, load_from_disk
 
     if path is None:
-        return load_dataset(hub_id, config, split=split)
+        return _one(_from_hub(hub_id, config), split)
     path = Path(path)
     if not path.exists():
         raise TaskDataError(f"There is no local copy of {hub_id} at {path}.")
     try:
         if path.is_dir():
-            found = load_from_disk(str(path))
-            return found[split] if isinstance(found, DatasetDict) else found
+            return _one(load_from_disk(str(path)), split)
         if path.suffix == ".parquet":
             from pyarrow import parquet
 
@@ -82,6 +95,26 @@ def open_rows(hub_id: str, path: str | Path | None = None, *, config: str | None
     # Arrow's, JSON's and UTF-8's errors are all ValueErrors.
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise TaskDataError(f"The local copy of {hub_id} at {path} is no table: {error}") from error
+
+
+def _from_hub(hub_id: str, config: str | None) -> Any:
+    from datasets import load_dataset
+
+    try:
+        return load_dataset(hub_id, config)
+    except RuntimeError as error:
+        if "script" not in str(error):
+            raise
+        # Loading scripts are no longer run; the Hub keeps what they gave as Parquet on a branch of its own.
+        return load_dataset(hub_id, config, revision="refs/convert/parquet")
+
+
+def _one(found: Any, split: str | None) -> Any:
+    from datasets import DatasetDict, concatenate_datasets
+
+    if not isinstance(found, DatasetDict):
+        return found
+    return concatenate_datasets([found[name] for name in sorted(found)]) if split is None else found[split]
 
 
 def tofu(
@@ -165,7 +198,7 @@ def tofu_public(num_authors: int, path: str | Path | None = None) -> Any:
 
 def _tofu_rows(path: str | Path | None) -> Any:
     rows = open_rows("locuslab/TOFU", path, config="full")
-    _require_columns(rows, ("question", "answer"), "locuslab/TOFU")
+    require_columns(rows, ("question", "answer"), "locuslab/TOFU")
     if len(rows) == 0 or len(rows) % _ROWS_PER_AUTHOR:
         raise TaskDataError(f"TOFU has {_ROWS_PER_AUTHOR} rows per author, but {len(rows)} rows were found.")
     rows = rows.select_columns(["question", "answer"])
@@ -181,7 +214,71 @@ def _public_authors(everybody: int, num_authors: int) -> list[str]:
     return authors[:num_authors]
 
 
-def _require_columns(rows: Any, names: tuple[str, ...], hub_id: str) -> None:
+def require_columns(rows: Any, names: tuple[str, ...], hub_id: str) -> None:
+    """Raise a `TaskDataError` for the first column that is missing."""
     missing = [name for name in names if name not in rows.column_names]
     if missing:
         raise TaskDataError(f"{hub_id} needs the column {missing[0]!r}; it has {', '.join(rows.column_names)}.")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Statistics:
+    """A row of the paper's table of data sets.
+
+    Args:
+        num_tasks (`int`): tasks.
+        examples (*tuple* of numbers): minimum, mean and maximum of the training examples per task.
+        validation_examples (*tuple* of numbers): the same of the validation examples.
+        num_labels (`int`, *optional*): different labels, or different completions of a language model; `None` where
+            most completions occur once, as free answers do.
+        mean_tokens (`float`, *optional*): tokens per training example, prompt and completion together; `None` of
+            images.
+        single_label_share (`float`, *optional*): share of tasks whose examples all have one label; `None` where
+            `num_labels` is.
+    """
+
+    num_tasks: int
+    examples: tuple[int, float, int]
+    validation_examples: tuple[int, float, int]
+    num_labels: int | None
+    mean_tokens: float | None
+    single_label_share: float | None
+
+
+def statistics(tasks: TaskDataset, processor: Any) -> Statistics:
+    """Count what is in some tasks; every example is encoded.
+
+    Args:
+        tasks (`TaskDataset`): the tasks.
+        processor (`transformers.PreTrainedTokenizerBase`, image processor or None): as the model takes its examples.
+
+    Source: the ClAMU paper, Table 6.
+    """
+    sizes, held_out, kinds = [], [], []
+    num_tokens, num_examples = 0, 0
+    for task_id in tasks:
+        encoded = tasks.encode(task_id, processor)
+        sizes.append(len(encoded.train))
+        held_out.append(len(encoded.validation))
+        kinds.append({_label(example) for example in (*encoded.train, *encoded.validation)})
+        num_examples += len(encoded.train)
+        num_tokens += sum(len(example["input_ids"]) for example in encoded.train if "input_ids" in example)
+    found = set().union(*kinds)
+    is_free = tasks.spec.label_column is None and len(found) > num_examples / 2
+    return Statistics(
+        num_tasks=len(tasks),
+        examples=_spread(sizes),
+        validation_examples=_spread(held_out),
+        num_labels=None if is_free else len(found),
+        mean_tokens=num_tokens / num_examples if num_tokens else None,
+        single_label_share=None if is_free else sum(len(labels) == 1 for labels in kinds) / len(kinds),
+    )
+
+
+def _label(example: Mapping[str, Any]) -> tuple[int, ...]:
+    labels = example["labels"]
+    return (int(labels),) if labels.dim() == 0 else tuple(labels[labels != -100].tolist())
+
+
+def _spread(numbers: list[int]) -> tuple[int, float, int]:
+    return min(numbers), sum(numbers) / len(numbers), max(numbers)

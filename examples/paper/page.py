@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -234,13 +233,24 @@ def _cost_table(experiment: Experiment, measured: Measured) -> Iterator[str]:
 
 
 def _statistics(experiment: Experiment, measured: Measured) -> Iterator[str]:
-    results = {name: dict(found) for name, found in measured.extra("table6").items()}
-    columns = list(dict.fromkeys(column for name in experiment.settings for column in results[name]))
-    rows = [
-        [measured.scale.settings[name].title, *(_number(results[name].get(column)) for column in columns)]
-        for name in experiment.settings
-    ]
-    yield _table(["setting", *columns], rows)
+    rows = []
+    for name in experiment.settings:
+        found = measured.extra("table6")[name]
+        share = found["single_label_share"]
+        rows.append(
+            [
+                measured.scale.settings[name].title,
+                str(found["num_tasks"]),
+                " / ".join(f"{number:.4g}" for number in found["examples"]),
+                " / ".join(f"{number:.4g}" for number in found["validation_examples"]),
+                "–" if found["num_labels"] is None else str(found["num_labels"]),
+                "–" if share is None else f"{100 * share:.0f} %",
+                "–" if found["mean_tokens"] is None else f"{found['mean_tokens']:.1f}",
+            ]
+        )
+    yield "Counted on the tokenised data under the first seed; examples as least / mean / most per task."
+    columns = ["setting", "tasks", "training examples", "validation examples", "labels"]
+    yield _table([*columns, "tasks with one label", "tokens per example"], rows)
 
 
 def _cost(experiment: Experiment, measured: Measured) -> Iterator[str]:
@@ -295,12 +305,6 @@ def _metric(measured: Measured, setting: str) -> str:
 
 def _percent(value: Value | None) -> str:
     return "–" if value is None else value.percent()
-
-
-def _number(value: float | None) -> str:
-    if value is None:
-        return "–"
-    return f"{value:,.1f}" if isinstance(value, float) and not math.isclose(value, round(value)) else f"{value:,.0f}"
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

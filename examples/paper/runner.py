@@ -105,9 +105,9 @@ def measure_cells(scale: Scale, cells: Iterable[Cell], folder: Path, paths: dict
 def measure_extra(name: str, scale: Scale, folder: Path, paths: dict[str, str]) -> None:
     """Run an experiment that has no cells: `table6` counts, `cost` times requests (alone, so that times count)."""
     from examples.paper.bases import load_setting_base
+    from examples.paper.data import statistics
     from examples.paper.requests import time_requests
     from examples.paper.sources import load_setting_tasks
-    from examples.paper.statistics import count_data
 
     if name not in ("cost", "table6"):
         return
@@ -120,8 +120,7 @@ def measure_extra(name: str, scale: Scale, folder: Path, paths: dict[str, str]) 
         if name == "table6":
             tasks = load_setting_tasks(setting.data, scale.seeds[0], paths)
             base = load_setting_base(setting, tasks, folder / "work" / "bases", scale.seeds[0], paths)
-            # As pairs, because JSON here is sorted by name.
-            result: Any = list(count_data(tasks, base.processor).items())
+            result: Any = asdict(statistics(tasks, base.processor))
         else:
             result = [
                 time_requests(

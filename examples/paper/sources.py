@@ -8,6 +8,8 @@ from typing import Any
 import torch
 
 from examples.paper.data import tofu
+from examples.paper.images import clip_label_level, clip_task_level
+from examples.paper.texts import reddit, sent140
 from hf_clamu.errors import RecipeError
 from hf_clamu.tasks import TaskDataset, digits, stdlib_text
 
@@ -104,4 +106,8 @@ SOURCES: dict[str, Callable[..., TaskDataset]] = {
     "digits": _digits,
     "stdlib": _stdlib,
     "tofu": _tasks_of(tofu),
+    "sent140": _tasks_of(sent140),
+    "reddit": _tasks_of(reddit),
+    "clip_task_level": _tasks_of(clip_task_level),
+    "clip_label_level": _tasks_of(clip_label_level),
 }

@@ -78,8 +78,9 @@ def partition_by_column(
     most = len(dataset) if max_examples is None else max_examples
     found = [value for value, numbers in rows.items() if min_examples <= len(numbers) <= most]
     if not found:
+        limit = "" if max_examples is None else f" and at most {max_examples}"
         raise TaskDataError(
-            f"No value of column {column!r} has {min_examples} to {most} rows; there are {len(rows)} values."
+            f"No value of column {column!r} has at least {min_examples}{limit} rows; there are {len(rows)} values."
         )
     drawn = sorted(_ranked(found, "task", seed)[:num_tasks])
     dealt = {task: _ranked(rows[task], "row", seed)[:whole] for task in drawn}

@@ -97,8 +97,10 @@ def test_fewer_tasks_where_fewer_users_qualify_is_said(tweets):
     _, report = partition_by_column(tweets, "user", num_tasks=50, min_examples=10)
     assert (report.num_tasks, report.num_tasks_wanted, report.is_short) == (3, 50, True)
     assert "3 tasks (asked for: 50) of 10 to 12 (median 11) examples" in str(report)
-    with pytest.raises(TaskDataError, match="No value of column 'user' has 13 to 80 rows; there are 12 values"):
+    with pytest.raises(TaskDataError, match="No value of column 'user' has at least 13 rows; there are 12 values"):
         partition_by_column(tweets, "user", min_examples=13)
+    with pytest.raises(TaskDataError, match="has at least 13 and at most 20 rows"):
+        partition_by_column(tweets, "user", min_examples=13, max_examples=20)
 
 
 def test_numbers_become_ids():
