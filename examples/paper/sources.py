@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import wraps
 from typing import Any
 
 import torch
@@ -99,7 +100,11 @@ def _text() -> Any:
 
 
 def _tasks_of(load: Callable[..., tuple[TaskDataset, Any]]) -> Callable[..., TaskDataset]:
-    return lambda **options: load(**options)[0]
+    @wraps(load)
+    def tasks(**options: Any) -> TaskDataset:
+        return load(**options)[0]
+
+    return tasks
 
 
 SOURCES: dict[str, Callable[..., TaskDataset]] = {

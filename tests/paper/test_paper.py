@@ -1,5 +1,6 @@
 """`python -m examples.paper`: the smoke scale from end to end, and what can be worked out by hand."""
 
+import inspect
 import json
 import re
 import shutil
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from examples.paper.__main__ import main
+from examples.paper.bases import BASES
 from examples.paper.claims import Claim, claims_of
 from examples.paper.costs import mean_retained, unlearning_cost
 from examples.paper.measured import LABELS, Measured, Value
@@ -15,6 +17,7 @@ from examples.paper.measures import first_answers
 from examples.paper.methods import _Run, run_cell
 from examples.paper.runner import measure_cells
 from examples.paper.scale import METHODS, SCALES, Cell, Scale
+from examples.paper.sources import SOURCES, load_setting_tasks
 from examples.paper.study import Study
 from hf_clamu.errors import RecipeError
 from hf_clamu.training import deterministic, silent_progress
@@ -196,6 +199,11 @@ def test_recipes_of_all_scales_can_be_read(name):
     scale = Scale.load(name)
     for setting in scale.settings.values():
         assert setting.settings(0).scaling == "auto"
+        options = dict(setting.data)
+        inspect.signature(SOURCES[options.pop("source")]).bind(seed=0, **options)
+        if not isinstance(setting.base, str):
+            options = dict(setting.base)
+            inspect.signature(BASES[options.pop("source")]).bind(None, None, **options)
     assert {"figure2", "figure3", "figure4", "figure5", "cost"} <= scale.experiments.keys()
     assert all(list(one.cells(scale.seeds)) for key, one in scale.experiments.items() if key not in ("table6", "cost"))
 
@@ -221,7 +229,5 @@ def test_an_unknown_table(capsys):
 
 
 def test_an_unknown_source_is_named():
-    from examples.paper.sources import load_setting_tasks
-
     with pytest.raises(RecipeError, match="No source of tasks is called 'digit'"):
         load_setting_tasks({"source": "digit"}, 0, {})
