@@ -61,7 +61,11 @@ def draw(folder: Path, name: str, experiment: Experiment, measured: Measured) ->
         _PANELS[name](axes, setting, experiment, measured)
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)
-    figure.legend(handles.values(), handles.keys(), frameon=False, fontsize=8, loc="outside lower center", ncols=5)
+    # As many columns as the longest name leaves room for.
+    room = int(figure.get_figwidth() * 15 / (max(map(len, handles)) + 8))
+    figure.legend(
+        handles.values(), handles.keys(), frameon=False, fontsize=8, loc="outside lower center", ncols=max(1, room)
+    )
     folder.mkdir(parents=True, exist_ok=True)
     figure.savefig(folder / f"{name}.png")
     return f"{name}.png"
@@ -101,6 +105,7 @@ def _by_storage(axes: Any, setting: str, experiment: Experiment, measured: Measu
             if score is not None and storage is not None:
                 points.append((storage.mean, score))
         if points:
+            points.sort(key=lambda point: point[0])
             _line(axes, [x for x, _ in points], [score for _, score in points], method)
     axes.set_xscale("log", base=2)
     axes.set_xlabel("stored weights, in fp32 models")

@@ -10,7 +10,7 @@ from examples.paper.claims import Claim, claims_of
 from examples.paper.costs import mean_retained, unlearning_cost
 from examples.paper.figures import draw
 from examples.paper.measured import LABELS, Measured, Value
-from examples.paper.scale import Experiment, Scale
+from examples.paper.scale import METHODS, Experiment, Scale
 
 __all__ = ["write_page"]
 
@@ -152,14 +152,14 @@ def _by_storage(experiment: Experiment, measured: Measured) -> Iterator[str]:
         rows = []
         for method in experiment.methods:
             shown = set()
-            for count in experiment.num_clusters:
+            for count in sorted(experiment.num_clusters):
                 score = measured.value(setting, num_tasks, method, num_clusters=count)
                 storage = measured.value(setting, num_tasks, method, num_clusters=count, entry="storage")
                 if score is None or storage is None or (storage.mean, score) in shown:
                     continue
                 shown.add((storage.mean, score))
                 has_clusters = measured.value(setting, num_tasks, method, num_clusters=count, entry="num_clusters")
-                clusters = "–" if has_clusters is None or method == "sift" else f"{has_clusters.mean:g}"
+                clusters = f"{has_clusters.mean:g}" if has_clusters is not None and METHODS[method] else "–"
                 rows.append([LABELS[method], clusters, f"{storage.mean:.2f}", score.percent()])
         yield f"{measured.scale.settings[setting].title}, {num_tasks} tasks:"
         yield _table(["method", "clusters", "stored, in fp32 models", _metric(measured, setting)], rows)
@@ -186,8 +186,8 @@ def _by_clustering(experiment: Experiment, measured: Measured) -> Iterator[str]:
 def _after_forgetting(experiment: Experiment, measured: Measured) -> Iterator[str]:
     most = max(experiment.num_tasks)
     yield (
-        "Unlearning is exact, so a method's accuracy after forgetting is its accuracy on the tasks that are left, "
-        "merged from the start; that it is, byte for byte, the tests show."
+        "Unlearning is exact, so what a method gives after forgetting is what it gives on the tasks that are left, "
+        "merged from the start. (That the bytes are the same the tests show, and the requests of section 4.4 below.)"
     )
     for setting in experiment.settings:
         rows = [
