@@ -47,7 +47,8 @@ class Recipe:
         peft_config (*dict*, *optional*): the PEFT adapter to finetune through, with its `peft_type`.
         peft_merging (`str`, *optional*): how adapters are added, see `ClamuTrainer`.
         card (*dict*): licence, languages, tags and more for the model card, see `CardSettings`.
-        archive (`str`, *optional*): a folder for the integer vectors of the tasks, see `ClamuTrainer`.
+        archive (`str`, *optional*): a folder (relative to the recipe) or `hf://ORG/NAME` for the integer vectors of
+            the tasks, see `ClamuTrainer`.
         folder (`Path`): relative paths start here.
 
     Raises:
@@ -154,8 +155,14 @@ class Recipe:
             peft_config=self.peft_config,
             peft_merging=self.peft_merging,
             card=self.card,
-            **{"archive_dir": None if self.archive is None else self.folder / self.archive, **options},
+            **{"archive_dir": self.archive_place(), **options},
         )
+
+    def archive_place(self) -> str | Path | None:
+        """Return where the archive is, as `ClamuTrainer` takes it."""
+        if self.archive is None or self.archive.startswith("hf://"):
+            return self.archive
+        return self.folder / self.archive
 
     def base(self) -> str | dict[str, Any]:
         """Return the base model as `ClamuTrainer` takes it: a Hub id, a folder or a configuration."""

@@ -10,11 +10,12 @@ from hf_clamu.errors import RecipeError
 from hf_clamu.merging import ClamuArguments
 from hf_clamu.models.base import load_base
 from hf_clamu.models.card import CardSettings
+from hf_clamu.models.hub_archive import archive_at
 from hf_clamu.models.maintenance import build, first_config
 from hf_clamu.models.modeling_clamu import attach
 from hf_clamu.models.peft_space import PeftSpace
 from hf_clamu.tasks import TaskDataset
-from hf_clamu.training import Archive, Journal, Progress
+from hf_clamu.training import Journal, Progress
 
 __all__ = ["ClamuTrainer", "progress_bars"]
 
@@ -46,9 +47,10 @@ class ClamuTrainer:
         journal_dir (`str` or `Path`, *optional*): a folder for what is finished, so that an interrupted `train()` goes
             on from there when it is called again, with any number of processes. The first `save_pretrained` of the
             model removes it.
-        archive_dir (`str` or `Path`, *optional*): a folder that keeps the integer vector of each task, so that
-            requests need not retrain it (`unmerge_task(..., archive=...)`). It is not part of the model, which is the
-            same without it; keep it private.
+        archive_dir (`str` or `Path`, *optional*): a folder, or `"hf://ORG/NAME"` for a private repository on the Hub,
+            that keeps the integer vector of each task, so that requests need not retrain it
+            (`unmerge_task(..., archive=...)`). It is not part of the model, which is the same without it; keep it
+            private.
         progress (`Progress`, *optional*): shows how far it is; by default bars on stderr.
 
     Example:
@@ -94,7 +96,7 @@ class ClamuTrainer:
             self.space.require_fixed_signs()
         self.card = card if isinstance(card, CardSettings) else CardSettings.from_dict(card or {})
         self.journal = None if journal_dir is None else Journal(Path(journal_dir))
-        self.archive = None if archive_dir is None else Archive(Path(archive_dir))
+        self.archive = archive_at(archive_dir)
         self.progress: Progress = progress or progress_bars
         self.seconds: dict[str, float] = {}
 

@@ -50,9 +50,9 @@ def merge(
     ] = None,
     data: Data = None,
     archive: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
-            help="Folder that keeps each task's vector, for requests without the checkpoints; private.",
+            help="Folder or private hf://ORG/NAME that keeps each task's vector, for requests without checkpoints.",
             show_default=False,
         ),
     ] = None,
@@ -135,7 +135,7 @@ def _options(
         "tasks": tasks,
         "processing_class": loaded.processor(tasks.spec.kind),
         "card": loaded.card,
-        "archive_dir": None if loaded.archive is None else loaded.folder / loaded.archive,
+        "archive_dir": loaded.archive_place(),
     }
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_clamu.cli.output import is_main_process, journal_beside, note
-from hf_clamu.errors import RunInProgressError
+from hf_clamu.errors import HubError, RunInProgressError
 
 if TYPE_CHECKING:
     from hf_clamu.training import Journal
@@ -40,12 +40,12 @@ class Place:
         """Where the result goes."""
         return str(self.output or self.source)
 
-    def options(self, archive: Path | None) -> dict[str, Any]:
+    def options(self, archive: str | None) -> dict[str, Any]:
         """Return what every request on this model is given."""
-        from hf_clamu.training import Archive
+        from hf_clamu.models.hub_archive import archive_at
 
         # The source still has the tasks where the result goes elsewhere.
-        kept = None if archive is None else Archive(archive, is_kept=self.output is not None)
+        kept = None if archive is None else archive_at(archive, is_kept=self.output is not None)
         return {"journal_dir": self.journal.folder, "receipt_dir": self.receipts, "archive": kept}
 
     def save(self, model: Any, erase_history: bool | None) -> None:
@@ -107,7 +107,7 @@ def settle_beside(folder: Path) -> None:
     try:
         with journal.locked():
             _settle(journal, str(folder), finish=False)
-    except (OSError, RunInProgressError):
+    except (OSError, HubError, RunInProgressError):
         return  # a command that only reads is not stopped by this
 
 

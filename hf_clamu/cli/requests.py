@@ -41,10 +41,12 @@ EraseHistory = Annotated[
 Receipts = Annotated[
     Path | None, typer.Option(help="Folder for receipts [default: 'receipts' beside DIR].", show_default=False)
 ]
-ArchiveDir = Annotated[
-    Path | None,
+ArchivePlace = Annotated[
+    str | None,
     typer.Option(
-        "--archive", help="Folder of task vectors that the build kept: used, kept up to date.", show_default=False
+        "--archive",
+        help="Folder or hf://ORG/NAME of task vectors that the build kept: used, kept up to date.",
+        show_default=False,
     ),
 ]
 OnMismatch = Annotated[
@@ -69,7 +71,7 @@ def unmerge(
     output: Output = None,
     erase_history: EraseHistory = None,
     receipts: Receipts = None,
-    archive: ArchiveDir = None,
+    archive: ArchivePlace = None,
     on_mismatch: Annotated[
         Literal["error", "rebuild", "localize"],
         typer.Option(
@@ -225,7 +227,7 @@ def add(
     output: Output = None,
     erase_history: EraseHistory = None,
     receipts: Receipts = None,
-    archive: ArchiveDir = None,
+    archive: ArchivePlace = None,
     as_json: Json = False,
 ) -> None:
     """Merge more tasks: the result is byte for byte a build that had them from the start.
@@ -277,7 +279,7 @@ def update(
     output: Output = None,
     erase_history: EraseHistory = None,
     receipts: Receipts = None,
-    archive: ArchiveDir = None,
+    archive: ArchivePlace = None,
     on_mismatch: OnMismatch = "error",
     as_json: Json = False,
 ) -> None:
@@ -333,7 +335,7 @@ def _change(
     model: Any,
     left: list[str],
     change: Callable[[Mapping[str, Any]], Any],
-    archive: Path | None,
+    archive: str | None,
     erase_history: bool | None,
 ) -> None:
     from hf_clamu.training import Workers

@@ -32,9 +32,10 @@ def train(
         list[str] | None, typer.Option(help="Leave this task out; may be repeated.", show_default=False)
     ] = None,
     archive: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
-            help="Folder that keeps each task's vector, for requests without retraining; private.", show_default=False
+            help="Folder or private hf://ORG/NAME that keeps each task's vector, for requests without retraining.",
+            show_default=False,
         ),
     ] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace a model that is in the folder.")] = False,

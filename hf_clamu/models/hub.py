@@ -17,7 +17,16 @@ from hf_clamu.exact import sha256_file
 from hf_clamu.models.checkpoint import BASE_FOLDER, CARD_NAME, CONFIG_NAME, PROCESSOR_FILES, TASK_MASKS_FOLDER
 from hf_clamu.models.ledger import LEDGER_NAME, read_ledger
 
-__all__ = ["ErasureReport", "PushResult", "download", "erase_history", "publish", "require_reachable"]
+__all__ = [
+    "ErasureReport",
+    "PushResult",
+    "download",
+    "erase_history",
+    "publish",
+    "readable",
+    "repo_files",
+    "require_reachable",
+]
 
 # What a push may delete when the new state lacks it. Files of others (.gitattributes, figures, notes) stay.
 _OURS_AT_THE_TOP = (
@@ -94,7 +103,7 @@ def publish(
     wanted = _files_to_push(folder)
     api = HfApi(token=token)
     branch = revision or "main"
-    with _readable(f"push to {repo_id}"):
+    with readable(f"push to {repo_id}"):
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
         head, is_private = _open_branch(api, repo_id, branch, may_create=not create_pr)
     if private and not is_private:
@@ -109,10 +118,10 @@ def publish(
             push.conflict(head)
         return found
     push.parent = head
-    with _readable(f"push to {repo_id}"):
+    with readable(f"push to {repo_id}"):
         push.known_pull_requests = push.pull_requests()
         additions = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=path) for name, (path, _) in wanted.items()]
-        vanished = sorted(name for name in _tree(api, repo_id, head) if _is_ours(name) and name not in wanted)
+        vanished = sorted(name for name in repo_files(api, repo_id, head) if _is_ours(name) and name not in wanted)
         api.preupload_lfs_files(repo_id, additions, revision=branch, create_pr=create_pr, free_memory=False)
     ignored = [addition.path_in_repo for addition in additions if getattr(addition, "_should_ignore", False)]
     if ignored:
@@ -175,7 +184,7 @@ def _open_branch(api: Any, repo_id: str, branch: str, *, may_create: bool) -> tu
     return info.sha, bool(info.private)
 
 
-def _tree(api: Any, repo_id: str, revision: str) -> dict[str, Any]:
+def repo_files(api: Any, repo_id: str, revision: str) -> dict[str, Any]:
     """Return the files of a commit by name, without folders."""
     found = api.list_repo_tree(repo_id, recursive=True, revision=revision)
     return {entry.path: entry for entry in found if hasattr(entry, "blob_id")}
@@ -202,7 +211,7 @@ class _Push:
 
     def find(self) -> PushResult | None:
         """Return the commit that follows the parent if it holds exactly what is to be pushed."""
-        with _readable(f"find out whether the push to {self.repo_id} arrived"):
+        with readable(f"find out whether the push to {self.repo_id} arrived"):
             if not self.create_pr:
                 return self._find_on(self.branch)
             for ref in sorted(self.pull_requests().keys() - self.known_pull_requests.keys()):
@@ -223,7 +232,7 @@ class _Push:
         return None
 
     def _is_held_by(self, commit: str) -> bool:
-        tree = _tree(self.api, self.repo_id, commit)
+        tree = repo_files(self.api, self.repo_id, commit)
         if any(_is_ours(name) and name not in self.wanted for name in tree):
             return False
         for name, (path, sha256) in self.wanted.items():
@@ -238,7 +247,7 @@ class _Push:
         """Look at the Hub after a commit without a good answer: it may have arrived all the same."""
         try:
             found = self.find()
-            with _readable(f"read the head of {self.repo_id}"):
+            with readable(f"read the head of {self.repo_id}"):
                 head = self.api.model_info(self.repo_id, revision=self.branch, timeout=_TIMEOUT_SECONDS).sha
         except HubError:
             raise HubError(
@@ -317,7 +326,7 @@ def download(
         return Path(found)
 
     offline = local_files_only or bool(constants.HF_HUB_OFFLINE)
-    with _named_as_folder(repo_id), _readable(f"load {repo_id}{f' at {revision}' if revision else ''}"):
+    with _named_as_folder(repo_id), readable(f"load {repo_id}{f' at {revision}' if revision else ''}"):
         if offline:
             folder = fetch(revision)
             return folder, folder.name
@@ -438,7 +447,7 @@ def erase_history(
     from huggingface_hub import HfApi
 
     erasure = _Erasure(HfApi(token=token), repo_id, keep_revision, cache_dir, keep_pull_requests)
-    with _readable(f"read the history of {repo_id}"):
+    with readable(f"read the history of {repo_id}"):
         erasure.collect(old_commits)
     for on_the_hub, step in (
         (True, erasure.delete_tags),
@@ -480,7 +489,7 @@ class _Erasure:
     def carry_out(self, step: Callable[[], None]) -> None:
         name = step.__name__.replace("_", " ")
         try:
-            with _readable(name):
+            with readable(name):
                 step()
         except HubError as error:
             self.failed.append({"step": name, "reason": str(error)})
@@ -506,7 +515,7 @@ class _Erasure:
             commits |= dict.fromkeys(commit.commit_id for commit in found)
         for revision in [*commits, *names, *self.pull_requests]:
             try:
-                self.old[revision] = _tree(self.api, self.repo_id, revision)
+                self.old[revision] = repo_files(self.api, self.repo_id, revision)
             except HfHubHTTPError as error:
                 if error.response.status_code not in _GONE or revision in (*names, *self.pull_requests):
                     raise
@@ -535,7 +544,7 @@ class _Erasure:
         live = {
             entry.lfs.sha256
             for commit in {ref.target_commit for ref in kept}
-            for entry in _tree(self.api, self.repo_id, commit).values()
+            for entry in repo_files(self.api, self.repo_id, commit).values()
             if entry.lfs
         }
         # By the object's digest alone: the listing's file names and refs are guesses of the Hub.
@@ -548,7 +557,7 @@ class _Erasure:
         """Read the new head: a squash gives it another SHA."""
         info = self.api.model_info(self.repo_id, revision=self.keep, timeout=_TIMEOUT_SECONDS)
         self.kept_commit = info.sha
-        self.kept_contents = {_content(entry) for entry in _tree(self.api, self.repo_id, info.sha).values()}
+        self.kept_contents = {_content(entry) for entry in repo_files(self.api, self.repo_id, info.sha).values()}
 
     def clean_cache(self) -> None:
         from huggingface_hub import scan_cache_dir
@@ -668,7 +677,7 @@ def _client_errors() -> tuple[type[BaseException], ...]:
 
 
 @contextmanager
-def _readable(what: str) -> Iterator[None]:
+def readable(what: str) -> Iterator[None]:
     """Turn errors of the client into one sentence."""
     try:
         yield

@@ -279,7 +279,7 @@ def build(
     threads = arguments.num_threads or torch.get_num_threads()
     environment = Environment.capture(workers.device, threads, portable=arguments.portable)
     stage = _Stage(base, processor, tasks, arguments, environment, progress, space, journal, archive, local_models)
-    state, seconds = stage.run(lambda trainer: merge_tasks(trainer, arguments))
+    state, seconds = stage.run(lambda trainer: merge_tasks(trainer, arguments), adds=True)
     checkpoint = Checkpoint(
         config=describe(state),
         state=state,
@@ -306,7 +306,7 @@ class _Stage:
     archive: Archive | None
     local_models: LocalModels | None
 
-    def run(self, change: Callable[[TaskTrainer], MergedState]) -> tuple[MergedState, dict[str, float]]:
+    def run(self, change: Callable[[TaskTrainer], MergedState], *, adds: bool) -> tuple[MergedState, dict[str, float]]:
         workers = Workers.current()
         with workers.watched(), contextlib.ExitStack() as stack:
             key = "" if self.journal is None and workers.size == 1 else self._key()
@@ -314,6 +314,8 @@ class _Stage:
                 if workers.is_main:
                     stack.enter_context(self.journal.locked())
                 self.journal.open(key)
+            if self.archive is not None and workers.is_main:
+                self.archive.open(may_create=adds)
             # Nobody goes on where the main process was refused, and nobody with other weights or libraries.
             keys = workers.gather(key)
             if len(set(keys)) > 1:
@@ -337,7 +339,13 @@ class _Stage:
             )
             # After a mismatch, too: a rebuild starts from this model.
             stack.callback(trainer.workspace.release)
-            return change(trainer), trainer.seconds
+            state = change(trainer)
+            if self.archive is not None:
+                for rank in range(workers.size):  # in turn: they may share a disk, and a repository on the Hub
+                    if rank == workers.rank:
+                        self.archive.flush()
+                    workers.meet()
+            return state, trainer.seconds
 
     def _key(self) -> str:
         """Return the digest of what the bits depend on besides the tasks' data."""
@@ -465,7 +473,7 @@ def add(request: Request, new: TaskDataset) -> Rebuilt:
         old = request.tasks()
         tasks = old.select([task_id for task_id in state.task_ids if task_id in old]).merged_with(new)
     after, seconds = _derived(
-        request, tasks, lambda trainer: add_tasks(state, new.task_ids, trainer, request.arguments)
+        request, tasks, lambda trainer: add_tasks(state, new.task_ids, trainer, request.arguments), adds=True
     )
     seconds["total"] = time.perf_counter() - started
     return _answer(request, after, tasks, "added", seconds)
@@ -581,7 +589,7 @@ def described(config: ClamuConfig, state: MergedState) -> ClamuConfig:
 
 
 def _derived(
-    request: Request, tasks: TaskDataset, change: Callable[[TaskTrainer], MergedState]
+    request: Request, tasks: TaskDataset, change: Callable[[TaskTrainer], MergedState], *, adds: bool = False
 ) -> tuple[MergedState, dict[str, float]]:
     return _Stage(
         request.base,
@@ -594,7 +602,7 @@ def _derived(
         request.journal,
         request.archive,
         request.local_models,
-    ).run(change)
+    ).run(change, adds=adds)
 
 
 def _answer(request: Request, state: MergedState, tasks: TaskDataset, how: str, seconds: dict[str, float]) -> Rebuilt:

@@ -39,6 +39,7 @@ from hf_clamu.models.checkpoint import (
     write_checkpoint,
 )
 from hf_clamu.models.configuration_clamu import ClamuConfig
+from hf_clamu.models.hub_archive import archive_at
 from hf_clamu.models.ledger import ledger_entries
 from hf_clamu.models.loading import cast_others, fresh_base, kept_in_float32, load_base_of, place, saved_processor
 from hf_clamu.models.local_merge import LocalMerge
@@ -271,8 +272,7 @@ class ClamuModel:
             task_id_key=task_id_key,
             card=card if isinstance(card, CardSettings) else CardSettings.from_dict(card or {}),
         )
-        archive = None if archive_dir is None else Archive(Path(archive_dir))
-        built, loaded = start.run(journal, archive, progress)
+        built, loaded = start.run(journal, archive_at(archive_dir), progress)
         kept = built.tasks if built.tasks is not None and built.tasks.has_rows else None
         model = attach(built.base, built.checkpoint, processor=loaded.processor, tasks=kept)
         model._attached.task_id_key = task_id_key
@@ -437,9 +437,10 @@ class ClamuModel:
             journal_dir (`str` or `Path`, *optional*): a folder for what is finished, so that an interrupted request
                 goes on from there when it is repeated. It holds vectors of the named tasks, and the receipt, until
                 the next `save_pretrained` or `push_to_hub` removes it.
-            archive (`str` or `Path`, *optional*): a folder that `ClamuTrainer(archive_dir=...)` filled: the vectors
-                are taken from there instead of retraining, so the rows of the named tasks are not needed. The next
-                `save_pretrained` or `push_to_hub` destroys them there, and then receipts are written.
+            archive (`str` or `Path`, *optional*): a folder, or `"hf://ORG/NAME"`, that
+                `ClamuTrainer(archive_dir=...)` filled: the vectors are taken from there instead of retraining, so the
+                rows of the named tasks are not needed. The next `save_pretrained` or `push_to_hub` destroys them
+                there, and then receipts are written.
             progress (`Progress`, *optional*): shows how far it is.
 
         Returns:
@@ -524,7 +525,7 @@ class ClamuModel:
             data (`TaskDataset`, `str` or `Path`, *optional*): the data of the merged tasks, as in `unmerge_task`.
             receipt_dir (`str` or `Path`, *optional*): as in `unmerge_task`.
             journal_dir (`str` or `Path`, *optional*): as in `unmerge_task`.
-            archive (`str` or `Path`, *optional*): a folder that gets the vectors of the new tasks.
+            archive (`str` or `Path`, *optional*): a folder or `"hf://ORG/NAME"` that gets the new vectors.
             progress (`Progress`, *optional*): shows how far it is.
 
         Raises:
@@ -909,7 +910,7 @@ class ClamuModel:
             origin=None if attached.origin is None else attached.origin.folder,
             task_id_key=attached.task_id_key,
             journal=None if journal_dir is None else Journal(Path(journal_dir)),
-            archive=archive if archive is None or isinstance(archive, Archive) else Archive(Path(archive)),
+            archive=archive_at(archive),
             local_models=local_models,
             progress=progress,
         )
@@ -950,7 +951,7 @@ class ClamuModel:
         if request.archive is not None:
             old, new = _archived(before.state), _archived(built.checkpoint.state)
             spent = [] if request.archive.is_kept else sorted(old - new)
-            archived = {"archive_dir": str(request.archive.folder.absolute()), "written": sorted(new - old)}
+            archived = {"archive_dir": request.archive.place, "written": sorted(new - old)}
             archived["spent"] = spent
             facts["archive"] = PENDING if spent else "kept" if old - new else "written"
             if built.how in ("subtracted", "updated"):

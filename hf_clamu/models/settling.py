@@ -13,8 +13,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hf_clamu.errors import HubError
+from hf_clamu.models.hub_archive import archive_at, is_on_hub
 from hf_clamu.models.receipts import write_receipt
-from hf_clamu.training import Archive, Journal
+from hf_clamu.training import Journal
 
 __all__ = ["PENDING", "Change", "announce", "announced", "carry_out", "settle"]
 
@@ -32,7 +34,7 @@ class Change:
         after (`str`): state digest of the result.
         receipts (*list* of *dict*): one for each request.
         receipt_dir (`str`, *optional*): where they go.
-        archive_dir (`str`, *optional*): folder of an archive.
+        archive_dir (`str`, *optional*): folder of an archive, or where it is on the Hub.
         written (*list* of `str`): files that the archive has since this change.
         spent (*list* of `str`): files in the archive of vectors that are no longer merged; they are to be destroyed.
     """
@@ -70,13 +72,13 @@ def announced(journal: Journal) -> list[Change]:
 
 def _relative(folder: str | None, start: Path) -> str | None:
     try:
-        return None if folder is None else os.path.relpath(folder, start)
+        return folder if folder is None or is_on_hub(folder) else os.path.relpath(folder, start)
     except ValueError:  # on another drive
         return folder
 
 
 def _absolute(folder: str | None, start: Path) -> str | None:
-    return None if folder is None else os.path.normpath(start.absolute() / folder)
+    return folder if folder is None or is_on_hub(folder) else os.path.normpath(start.absolute() / folder)
 
 
 def carry_out(changes: Sequence[Change]) -> list[Path]:
@@ -86,21 +88,24 @@ def carry_out(changes: Sequence[Change]) -> list[Path]:
         *list* of `Path`: the receipts that were written.
 
     Raises:
-        OSError: if a vector in an archive cannot be destroyed; then no receipt is written, for it would say so.
+        OSError, HubError: if a vector in an archive cannot be destroyed; then no receipt is written, for it would say
+            so.
     """
-    doomed: dict[tuple[str, str], None] = {}
+    doomed: dict[str, dict[str, None]] = {}
     for change in changes:
         if change.archive_dir is not None:
-            doomed |= {(change.archive_dir, name): None for name in change.spent}
+            names = doomed.setdefault(change.archive_dir, {})
+            names |= dict.fromkeys(change.spent)
             for name in change.written:  # what was forgotten may have come back
-                doomed.pop((change.archive_dir, name), None)
-    for folder, name in doomed:
+                names.pop(name, None)
+    for place, names in doomed.items():
         try:
-            Archive(Path(folder)).destroy(name)
-        except OSError as error:
-            raise OSError(
-                f"The model is saved, but {Path(folder) / name}, the archived vector of a task that left it, could "
-                f"not be destroyed ({error}). Repeat the command once that is possible; its receipt waits for it."
+            if names:
+                archive_at(place).destroy_all(list(names))
+        except (OSError, HubError) as error:
+            raise (HubError if isinstance(error, HubError) else OSError)(
+                f"The model is saved, but an archived vector of a task that left it could not be destroyed in {place} "
+                f"({error}). Repeat the command once that is possible; its receipt waits for it."
             ) from error
     for change in changes:
         for receipt in change.receipts:

@@ -1,6 +1,6 @@
 """Deterministic training on one device: finetuning of tasks, training of masks, measuring."""
 
-from hf_clamu.training.archive import Archive
+from hf_clamu.training.archive import ARCHIVE_SUFFIX, Archive, destroy_folder, scratch_of
 from hf_clamu.training.batching import sample_batches
 from hf_clamu.training.determinism import Environment, derive_seed, deterministic, seeded
 from hf_clamu.training.finetuning import FinetuningArguments, finetune
@@ -13,6 +13,7 @@ from hf_clamu.training.workers import Workers
 from hf_clamu.training.workspace import LiveModel, Workspace, trainable_names
 
 __all__ = [
+    "ARCHIVE_SUFFIX",
     "Archive",
     "Environment",
     "FinetuningArguments",
@@ -28,11 +29,13 @@ __all__ = [
     "Workers",
     "Workspace",
     "derive_seed",
+    "destroy_folder",
     "deterministic",
     "finetune",
     "losses_and_scores",
     "measure",
     "sample_batches",
+    "scratch_of",
     "seeded",
     "silent_progress",
     "task_feature",

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +21,9 @@ from safetensors.torch import save_file
 from hf_clamu.errors import ArchiveError
 from hf_clamu.exact import TaskVector, digest_json, narrowest_dtype
 
-__all__ = ["Archive"]
+__all__ = ["ARCHIVE_SUFFIX", "Archive", "destroy_folder", "scratch_of"]
 
-_SUFFIX = ".safetensors"
+ARCHIVE_SUFFIX = ".safetensors"
 _VERSION = "1"
 _OVERWRITTEN_AT_ONCE = 1 << 24
 
@@ -39,10 +40,30 @@ class Archive:
         self.folder = folder
         self.is_kept = is_kept
 
+    @property
+    def place(self) -> str:
+        """Where it is, as another process finds it again."""
+        return str(self.folder.absolute())
+
+    def open(self, *, may_create: bool) -> None:
+        """Check, before anything is computed, that it can be used; the main process calls it.
+
+        Args:
+            may_create (`bool`): whether vectors come in, so that it may be a new one.
+        """
+
+    def flush(self) -> None:
+        """Bring what was written to its place; every process calls it, one after the other."""
+
+    @contextmanager
+    def fetched(self, name: str) -> Iterator[Path]:
+        """Give the path of a file while it is read; there is none at it if the archive lacks the file."""
+        yield self.folder / name
+
     @staticmethod
     def file_name(task_id: str, vector_digest: str) -> str:
         """Return the name of a vector's file, a hash: another vector of the same task has another."""
-        return digest_json(["archive", task_id, vector_digest]) + _SUFFIX
+        return digest_json(["archive", task_id, vector_digest]) + ARCHIVE_SUFFIX
 
     def write(self, task_id: str, vector: TaskVector) -> None:
         """Keep a task's vector; its file is there as a whole or not at all.
@@ -53,8 +74,8 @@ class Archive:
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / self.file_name(task_id, vector.digest)
         codes = {name: _encoded(steps) for name, steps in vector.steps.items()}
-        scratch = _scratch(path)
-        _destroy_folder(scratch)
+        scratch = scratch_of(path)
+        destroy_folder(scratch)
         scratch.mkdir(mode=0o700)
         try:
             partial = scratch / path.name
@@ -67,7 +88,7 @@ class Archive:
                 os.fsync(file.fileno())
             partial.replace(path)
         finally:
-            _destroy_folder(scratch)
+            destroy_folder(scratch)
 
     def holds(self, task_id: str, vector_digest: str) -> bool:
         """Whether there is a file for a task's vector."""
@@ -87,20 +108,34 @@ class Archive:
         Raises:
             ArchiveError: if the file is missing, damaged, or holds other bits.
         """
-        path = self.folder / self.file_name(task_id, vector_digest)
+        name = self.file_name(task_id, vector_digest)
+        with self.fetched(name) as path:
+            return self._read(path, f"{self.place}/{name}", task_id, vector_digest, bounds, shapes)
+
+    def _read(
+        self,
+        path: Path,
+        where: str,
+        task_id: str,
+        vector_digest: str,
+        bounds: Mapping[str, int],
+        shapes: Mapping[str, torch.Size],
+    ) -> TaskVector:
         ways_out = (
             "Nothing was changed. Bring back an undamaged file, leave the archive out to retrain the task, or rebuild "
             "from the retained tasks (on_mismatch='rebuild', --on-mismatch rebuild)."
         )
         if not path.is_file():
-            raise ArchiveError(f"The archive has no vector of task {task_id!r} as it was merged ({path}). {ways_out}")
+            raise ArchiveError(f"The archive has no vector of task {task_id!r} as it was merged ({where}). {ways_out}")
         try:
             vector = TaskVector.of(_decoded(path, bounds, shapes))
         except (OSError, SafetensorError, KeyError, ValueError, TypeError, zlib.error) as error:
-            raise ArchiveError(f"The vector of task {task_id!r} in {path} is damaged ({error}). {ways_out}") from error
+            raise ArchiveError(
+                f"The vector of task {task_id!r} in {where} is damaged ({error}). {ways_out}"
+            ) from error
         if vector.digest != vector_digest or vector.bounds != dict(bounds):
             raise ArchiveError(
-                f"The vector of task {task_id!r} in {path} is not the one that was merged: its SHA-256 is "
+                f"The vector of task {task_id!r} in {where} is not the one that was merged: its SHA-256 is "
                 f"{vector.digest[:16]}…, the ledger says {vector_digest[:16]}…. {ways_out}"
             )
         return vector
@@ -112,10 +147,22 @@ class Archive:
             OSError: if it cannot be overwritten or deleted.
         """
         _destroy(self.folder / name)
-        _destroy_folder(_scratch(self.folder / name))
+        destroy_folder(scratch_of(self.folder / name))
+
+    def destroy_all(self, names: Sequence[str]) -> None:
+        """Destroy several files; those that are not there are fine.
+
+        Raises:
+            OSError: if one cannot be overwritten or deleted.
+        """
+        for name in names:
+            try:
+                self.destroy(name)
+            except OSError as error:
+                raise OSError(f"{self.folder / name}: {error}") from error
 
 
-def _scratch(path: Path) -> Path:
+def scratch_of(path: Path) -> Path:
     """Return the folder that a file is written in, before it comes to its place.
 
     safetensors writes beside a file, under a name that only it knows. In a folder of its own, whose name follows from
@@ -136,10 +183,11 @@ def _destroy(path: Path) -> None:
     path.unlink()
 
 
-def _destroy_folder(folder: Path) -> None:
+def destroy_folder(folder: Path) -> None:
+    """Overwrite with zeros and delete everything in a folder, and the folder; none is fine."""
     if folder.is_dir():
         for path in folder.iterdir():
-            _destroy(path)
+            (destroy_folder if path.is_dir() else _destroy)(path)
         folder.rmdir()
 
 
