@@ -356,13 +356,15 @@ def _named_as_folder(name: str) -> Iterator[None]:
 def require_reachable(
     name: str, *, revision: str | None = None, token: str | bool | None = None, cache_dir: str | Path | None = None
 ) -> None:
-    """Ask the Hub once for a model that is not in the cache: the client's loaders try an unreachable Hub many times.
+    """Ask the Hub once for a model that is neither here nor in the cache; loaders ask an unreachable Hub many times.
 
     Raises:
         HubError: if the Hub cannot be reached. Whatever else is wrong, loading says.
     """
     from huggingface_hub import HfApi, constants, try_to_load_from_cache
 
+    if Path(name).exists():
+        return  # the user means what is here
     try:
         if constants.HF_HUB_OFFLINE or isinstance(
             try_to_load_from_cache(name, CONFIG_NAME, cache_dir=cache_dir, revision=revision), str
