@@ -60,14 +60,7 @@ def _over_masks(experiment: Experiment, measured: Measured) -> Iterator[Claim]:
         }
         if None not in found.values():
             own = found.pop("clamu")
-            best = max(found, key=lambda method: found[method].mean)
-            yield Claim(
-                name="clamu_over_masks",
-                statement="ClAMU over TALL and EMR",
-                setting=setting,
-                higher=("ClAMU", own),
-                lower=(LABELS[best], found[best]),
-            )
+            yield _over_best("clamu_over_masks", "ClAMU over TALL and EMR", setting, own, found)
 
 
 def _over_single(experiment: Experiment, measured: Measured) -> Iterator[Claim]:
@@ -78,14 +71,14 @@ def _over_single(experiment: Experiment, measured: Measured) -> Iterator[Claim]:
         found = {method: measured.value(setting, _most(experiment), method) for method in singles}
         found = {method: value for method, value in found.items() if value is not None}
         if own is not None and found:
-            best = max(found, key=lambda method: found[method].mean)
-            yield Claim(
-                name="clamu_over_single",
-                statement="ClAMU over one merged model",
-                setting=setting,
-                higher=("ClAMU", own),
-                lower=(LABELS[best], found[best]),
-            )
+            yield _over_best("clamu_over_single", "ClAMU over one merged model", setting, own, found)
+
+
+def _over_best(name: str, statement: str, setting: str, own: Value, others: dict[str, Value]) -> Claim:
+    best = max(others, key=lambda method: others[method].mean)
+    return Claim(
+        name=name, statement=statement, setting=setting, higher=("ClAMU", own), lower=(LABELS[best], others[best])
+    )
 
 
 def _figure2(experiment: Experiment, measured: Measured) -> Iterator[Claim]:

@@ -160,7 +160,7 @@ def tofu(
     if not 1 <= found <= len(authors):
         raise RecipeError(f"num_tasks must be 1 to {len(authors)}, the number of authors; found {num_tasks!r}.")
     chosen = set(sorted(authors, key=lambda author: sha256_hex(canonical_json(["tofu", seed, author])))[:found])
-    rows = rows.select([row for row in range(len(rows)) if rows[row]["author"] in chosen])
+    rows = _of_authors(rows, chosen)
     is_split = validation_fraction is not None
     tasks = TaskDataset.from_dataset(
         rows if is_split else DatasetDict({"train": rows, "validation": rows}),
@@ -193,7 +193,7 @@ def tofu_public(num_authors: int, path: str | Path | None = None) -> Any:
     """
     rows = _tofu_rows(path)
     public = set(_public_authors(len(rows) // _ROWS_PER_AUTHOR, num_authors))
-    return rows.select([row for row in range(len(rows)) if rows[row]["author"] in public])
+    return _of_authors(rows, public)
 
 
 def _tofu_rows(path: str | Path | None) -> Any:
@@ -203,6 +203,10 @@ def _tofu_rows(path: str | Path | None) -> Any:
         raise TaskDataError(f"TOFU has {_ROWS_PER_AUTHOR} rows per author, but {len(rows)} rows were found.")
     rows = rows.select_columns(["question", "answer"])
     return rows.add_column("author", [_author(row // _ROWS_PER_AUTHOR) for row in range(len(rows))])
+
+
+def _of_authors(rows: Any, authors: set[str]) -> Any:
+    return rows.select([row for row, author in enumerate(rows["author"]) if author in authors])
 
 
 def _author(number: int) -> str:

@@ -11,8 +11,8 @@ import torch
 
 from examples.paper.scale import Cell
 from examples.paper.study import Pool, Study
-from hf_clamu.exact import pack_mask
 from hf_clamu.merging import ALPHA_GRID, Localizer, scaling_coefficient
+from hf_clamu.merging.sift import support, union
 from hf_clamu.tasks import EncodedTask
 from hf_clamu.training import finetune
 
@@ -103,7 +103,7 @@ class _Run:
 
     def _average(self) -> Outcome:
         delta = self.pool.total(self.task_ids)
-        alpha = scaling_coefficient(1.0, len(self.task_ids))
+        alpha = self._alpha(1.0)
         return self._scored(self._merged(delta, alpha), storage=1, alpha=alpha)
 
     def _task_arithmetic(self) -> Outcome:
@@ -149,15 +149,6 @@ class _Run:
 
         return self._tuned(served, storage=len(self.clusters))
 
-    def _emr(self) -> Outcome:
-        return self._localized()
-
-    def _tall(self) -> Outcome:
-        return self._localized()
-
-    def _clamu(self) -> Outcome:
-        return self._localized()
-
     def _localized(self) -> Outcome:
         delta = self.pool.total(self.task_ids)
         arguments = replace(self.study.arguments, localization=self.cell.method)
@@ -165,6 +156,8 @@ class _Run:
         return self._scored(
             self._masked(delta, alpha, masks), storage=1 + len(masks) / 32, alpha=alpha, num_clusters=len(masks)
         )
+
+    _emr = _tall = _clamu = _localized
 
     def _sift(self) -> Outcome:
         """A mask per task: the support of its own vector, which was finetuned under the seed's signs."""
@@ -177,10 +170,7 @@ class _Run:
 
     def _by_support(self, stored: int) -> Outcome:
         delta = self.pool.total(self.task_ids)
-        # All entries of a weight have one sign, so a sum is zero only where all of them are.
-        masks = tuple(
-            {name: pack_mask(n != 0) for name, n in self.pool.total(members).items()} for members in self.clusters
-        )
+        masks = tuple(union([support(self.pool.vector(task_id)) for task_id in members]) for members in self.clusters)
         return self._tuned(lambda factor: self._masked(delta, self._alpha(factor), masks), storage=1 + stored / 32)
 
     def _alpha(self, factor: float | str) -> float:

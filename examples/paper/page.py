@@ -132,6 +132,11 @@ def _budget(measured: Measured) -> str:
 
 
 def _by_tasks(experiment: Experiment, measured: Measured) -> Iterator[str]:
+    yield from _scores(experiment, measured, ["merged tasks", *map(str, experiment.num_tasks)])
+
+
+def _scores(experiment: Experiment, measured: Measured, columns: Sequence[str]) -> Iterator[str]:
+    """A table for each setting: the methods by the number of tasks, which `columns` name."""
     for setting in experiment.settings:
         rows = [
             [LABELS[method]]
@@ -142,7 +147,7 @@ def _by_tasks(experiment: Experiment, measured: Measured) -> Iterator[str]:
             for method in experiment.methods
         ]
         yield f"{_named(measured, setting)}, K = {experiment.num_clusters[0]}:"
-        yield _table(["merged tasks", *map(str, experiment.num_tasks)], rows)
+        yield _table(columns, rows)
     yield _budget(measured)
 
 
@@ -189,18 +194,8 @@ def _after_forgetting(experiment: Experiment, measured: Measured) -> Iterator[st
         "Unlearning is exact, so what a method gives after forgetting is what it gives on the tasks that are left, "
         "merged from the start. (That the bytes are the same the tests show, and the requests of section 4.4 below.)"
     )
-    for setting in experiment.settings:
-        rows = [
-            [LABELS[method]]
-            + [
-                _percent(measured.value(setting, count, method, num_clusters=experiment.num_clusters[0]))
-                for count in experiment.num_tasks
-            ]
-            for method in experiment.methods
-        ]
-        yield f"{_named(measured, setting)}, K = {experiment.num_clusters[0]}:"
-        yield _table([f"forgotten of {most}", *(str(most - count) for count in experiment.num_tasks)], rows)
-    yield _budget(measured)
+    forgotten = [str(most - count) for count in experiment.num_tasks]
+    yield from _scores(experiment, measured, [f"forgotten of {most}", *forgotten])
 
 
 def _cost_table(experiment: Experiment, measured: Measured) -> Iterator[str]:

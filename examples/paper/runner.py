@@ -68,7 +68,7 @@ def write_json(path: Path, values: Any) -> None:
     partial.replace(path)
 
 
-def measure_cells(scale: Scale, cells: Iterable[Cell], folder: Path, paths: dict[str, str], jobs: int) -> float:
+def measure_cells(scale: Scale, cells: Iterable[Cell], folder: Path, paths: dict[str, str], jobs: int) -> None:
     """Measure the cells that are not measured yet, a process for each setting and seed.
 
     Args:
@@ -77,11 +77,7 @@ def measure_cells(scale: Scale, cells: Iterable[Cell], folder: Path, paths: dict
         folder (`Path`): keeps results and task vectors.
         paths (*dict* of `str` to `str`): local files of sources.
         jobs (`int`): processes at a time; each sees one of the GPUs, if there are any.
-
-    Returns:
-        `float`: seconds that it took.
     """
-    started = time.perf_counter()
     groups: dict[tuple[str, int], list[Cell]] = {}
     for cell in cells:
         groups.setdefault((cell.setting, cell.seed), []).append(cell)
@@ -94,12 +90,11 @@ def measure_cells(scale: Scale, cells: Iterable[Cell], folder: Path, paths: dict
     if jobs == 1 or len(left) <= 1:
         for group in left:
             _measure_group(*group)
-        return time.perf_counter() - started
+        return
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_settle, initargs=(jobs,)) as pool:
         futures = [pool.submit(_measure_group, *group) for group in left]
         for future in as_completed(futures):
             future.result()
-    return time.perf_counter() - started
 
 
 def measure_extra(name: str, scale: Scale, folder: Path, paths: dict[str, str]) -> None:
