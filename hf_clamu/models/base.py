@@ -302,7 +302,10 @@ def _refuse_misspelt(kind: Any, values: dict[str, Any]) -> None:
 
     Other strange keys pass: files of older releases have many, and so have those that name what `generate` does.
     """
-    own, generic = set(kind.attribute_map), set(dir(kind))
+    import transformers
+
+    # A configuration may say what `generate` is to do, whether its class knows the name or not.
+    own, generic = set(kind.attribute_map), {*dir(kind), *vars(transformers.GenerationConfig())}
     for parent in kind.__mro__:
         names = {*inspect.signature(parent.__init__).parameters, *vars(parent).get("__annotations__", {})}
         if "PreTrainedConfig" in parent.__name__ or "PretrainedConfig" in parent.__name__ or parent is object:
