@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from hf_clamu.exact import packed_size
-from hf_clamu.merging import ClamuArguments
+from hf_clamu.merging import ALPHA_GRID, ClamuArguments, scaling_coefficient
 from hf_clamu.models.base import empty_model, load_processor
 from hf_clamu.models.peft_space import PeftSpace
 from hf_clamu.recipe import Recipe
@@ -24,6 +24,8 @@ __all__ = ["Plan", "plan"]
 _PROGRAM_BYTES = 1_500_000_000
 # What training reaches of the speed of one large matrix product.
 _EFFICIENCY = 0.5
+# What a step takes however small the model is: Python, the optimizer, many small operations. Measured on one core.
+_STEP_SECONDS = 0.005
 _SAMPLE_TASKS = 4
 
 
@@ -142,10 +144,16 @@ def _seconds(
         return None
     # Forward 2, backward 4 operations per weight and token (Kaplan et al., 2020, section 2.1).
     step = 6 * weights * tokens / (_EFFICIENCY * _operations_per_second())
-    batch = min(arguments.batch_size, examples)
-    finetune = count * arguments.finetune_steps * batch * step / num_processes
+
+    def seconds(steps: int, batch: float) -> float:
+        return steps * (_STEP_SECONDS + batch * step) / num_processes
+
+    finetune = seconds(count * arguments.finetune_steps, min(arguments.batch_size, examples))
+    # Every alpha of the grid is localized in full.
+    values = ALPHA_GRID if arguments.scaling == "auto" else (arguments.scaling,)
+    alphas = len({scaling_coefficient(value, count) for value in values})
     batch = min(arguments.mask_batch_size, examples * count / clusters)
-    localize = clusters * arguments.mask_steps * batch * step / num_processes
+    localize = seconds(alphas * clusters * arguments.mask_steps, batch)
     if arguments.localization != "clamu":
         localize = 0.0
     return {"finetune": finetune, "localize": localize, "total": finetune + localize}

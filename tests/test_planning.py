@@ -74,6 +74,17 @@ def test_gpt2_xl_is_planned_without_its_weights(recipe):
     ).seconds["total"]  # fmt: skip
 
 
+def test_small_models_take_their_steps_and_auto_takes_every_alpha(recipe, monkeypatch):
+    monkeypatch.setattr("hf_clamu.planning._operations_per_second", lambda: float("inf"))
+    once = plan(recipe()).seconds
+    # Five tasks of two steps, three clusters of two steps; 1/5, 2/5, 4/5 and 1 of six values that the grid names.
+    assert once["finetune"] == pytest.approx(5 * 2 * 0.005)
+    assert once["localize"] == pytest.approx(3 * 2 * 0.005)
+    auto = plan(recipe(arguments={**SETTINGS, "scaling": "auto"})).seconds
+    assert auto["localize"] == pytest.approx(4 * once["localize"])
+    assert auto["finetune"] == once["finetune"]
+
+
 def test_without_a_tokenizer_the_time_is_not_known(recipe):
     assert plan(recipe(tokenizer=None)).seconds is None
 
