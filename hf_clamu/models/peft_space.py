@@ -40,6 +40,8 @@ _VOLATILE = ("peft_type", "peft_version", "base_model_name_or_path", "revision",
 # They need steps of their own while training (a rank schedule, routing) or parameters that are added in another way.
 _REFUSED_TYPES = ("ADALORA", "XLORA", "CLAMU_MASK")
 _REFUSED_FIELDS = ("target_parameters", "trainable_token_indices", "layer_replication", "megatron_config")
+# They train with hooks and starting values that no state dict has, so a saved model could not train on.
+_PRODUCT_ALONE = ("OSF",)
 _HEADS = ("classifier", "score", "head", "fc")
 
 
@@ -90,6 +92,11 @@ class PeftSpace:
         for name in _REFUSED_FIELDS:
             if getattr(made, name, None):
                 raise RecipeError(f"peft_config: {name} cannot be merged by adding. Leave it out.")
+        if kind in _PRODUCT_ALONE and merging != "product":
+            raise RecipeError(
+                f"Parameters of {kind} cannot be trained again after a model was saved, so no task could be "
+                "forgotten. Choose peft_merging='product'."
+            )
         if merging is None:
             merging = "frozen_a" if kind == "LORA" else "parameters"
         if merging not in PEFT_MERGING:

@@ -163,6 +163,8 @@ def test_a_frozen_a_adds_products(tiny, tmp_path):
 def test_peft_is_told_that_masks_of_an_adapter_need_clamu(tiny, tmp_path):
     import transformers
 
+    import hf_clamu.models.mask_adapter  # noqa: F401 (before this PEFT does not know the type of masks)
+
     _train(tiny, "text", LORA, "frozen_a").save_pretrained(tmp_path / "model")
     base = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "model" / "base_model")
     with pytest.raises(IncompatibleBaseError, match="of a LORA adapter's parameters"):
@@ -177,6 +179,14 @@ def test_the_base_inside_has_no_adapter(tiny, tmp_path):
     fresh = load_file(tmp_path / "model/base_init.safetensors")
     assert fresh
     assert all(".lora_" in name for name in fresh)
+
+
+@pytest.mark.parametrize("merging", [None, "parameters"])
+def test_what_cannot_train_on_after_it_was_saved_is_refused(merging):
+    osf = {"peft_type": "OSF", "target_modules": ["q_proj"]}
+    with pytest.raises(RecipeError, match=r"Parameters of OSF .*peft_merging='product'"):
+        PeftSpace.of(osf, merging)
+    assert PeftSpace.of(osf, "product").peft_type == "OSF"
 
 
 def test_settings_are_kept_in_full(tiny):
