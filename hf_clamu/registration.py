@@ -1,7 +1,7 @@
-"""Registers with transformers' Auto classes as soon as, and only if, they are imported.
+"""Registers with transformers' Auto classes and with PEFT as soon as, and only if, they are imported.
 
-`import hf_clamu` must cost nothing, yet `AutoModelFor...` and `pipeline` must know saved models after it, whichever of
-the two packages comes first. So a finder waits for transformers' two registries and lets ours follow each.
+`import hf_clamu` must cost nothing, yet `AutoModelFor...` and `pipeline` must know saved models after it, and PEFT
+their masks, whichever of the packages comes first. So a finder waits for their registries and lets ours follow each.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ __all__ = ["register_when_imported"]
 _FOLLOWERS = {
     "transformers.models.auto.configuration_auto": "hf_clamu.models.configuration_clamu",
     "transformers.models.auto.modeling_auto": "hf_clamu.models.auto",
+    "peft": "hf_clamu.models.mask_adapter",
 }
 
 

@@ -130,6 +130,12 @@ def test_importing_the_root_loads_nothing_heavy():
     assert loaded & heavy == set()
 
 
+@pytest.mark.parametrize("first", ["hf_clamu, peft", "peft, hf_clamu"])
+def test_peft_knows_masks_whichever_comes_first(first):
+    code = f"import json, {first}; from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING as known"
+    assert "CLAMU_MASK" in _fresh(f"{code}; print(json.dumps(list(known)))")
+
+
 def test_errors_and_recipe_load_no_framework():
     code = "import hf_clamu.errors, hf_clamu.recipe, json, sys; print(json.dumps(dict.fromkeys(sys.modules)))"
     assert {name.split(".")[0] for name in _fresh(code)} & {"torch", "transformers", "datasets", "numpy"} == set()

@@ -179,9 +179,21 @@ Each mask is a PEFT adapter of the base model; the import of hf_clamu makes its 
 ```python
 import hf_clamu
 from peft import PeftModel
+from transformers import {config.architecture}
 
+base_model = {config.architecture}.from_pretrained({_base_arguments(config)})
 model = PeftModel.from_pretrained(base_model, "ORG/NAME", subfolder="masks/cluster_000")
 ```"""
+
+
+def _base_arguments(config: ClamuConfig) -> str:
+    """Return what transformers loads the base model with, as code."""
+    base: Mapping[str, Any] = config.base_model or {}
+    if base.get("embedded"):
+        return '"ORG/NAME", subfolder="base_model"'
+    labels = (config.base_config or {}).get("id2label")
+    count = f", num_labels={len(labels)}" if labels and "Classification" in config.architecture else ""
+    return f'"{base.get("name_or_path")}", revision="{base.get("revision")}"{count}'
 
 
 def _clusters(config: ClamuConfig, state: MergedState, settings: CardSettings) -> str:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
+import torch
 from datasets import Dataset
 from huggingface_hub import ModelCard
 
 from hf_clamu import ClamuModel, ClamuTrainer, Recipe, RecipeError, TaskDataset
 from hf_clamu.evaluation import evaluate_model
-from hf_clamu.models.card import CardSettings
+from hf_clamu.models.card import CardSettings, model_card
+from hf_clamu.models.checkpoint import read_checkpoint
+from hf_clamu.models.configuration_clamu import ClamuConfig
 from hf_clamu.training import silent_progress
 
 
@@ -94,6 +98,25 @@ def test_a_recipe_has_them_too():
     assert recipe.card == {"license": "mit"}
     with pytest.raises(RecipeError, match="card must be a mapping"):
         Recipe.from_dict({"base_model": "x", "data": {"files": "y"}, "card": "mit"})
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
+def test_the_snippet_for_peft_runs(saved_text):
+    text = (saved_text / "README.md").read_text(encoding="utf-8")
+    (code,) = [one for one in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "PeftModel" in one]
+    names = {}
+    exec(code.replace("ORG/NAME", saved_text.as_posix()), names)
+    given = torch.tensor([[72, 101, 108]])
+    ours = ClamuModel.from_pretrained(saved_text).set_cluster(0)
+    assert torch.equal(names["model"](input_ids=given).logits, ours(input_ids=given).logits)
+
+
+def test_the_snippet_for_peft_names_a_base_on_the_hub(saved_text):
+    values = json.loads((saved_text / "config.json").read_bytes())
+    values["base_model"] = {"name_or_path": "org/base", "revision": "0" * 40, "embedded": False}
+    found = read_checkpoint(saved_text)
+    card = model_card(ClamuConfig(**values), found.state, None)
+    assert f'from_pretrained("org/base", revision="{"0" * 40}", num_labels=3)' in card
 
 
 def test_a_global_model_has_no_masks_to_load(tiny, tmp_path):

@@ -163,8 +163,6 @@ def test_a_frozen_a_adds_products(tiny, tmp_path):
 def test_peft_is_told_that_masks_of_an_adapter_need_clamu(tiny, tmp_path):
     import transformers
 
-    import hf_clamu.models.mask_adapter  # noqa: F401 (before this PEFT does not know the type of masks)
-
     _train(tiny, "text", LORA, "frozen_a").save_pretrained(tmp_path / "model")
     base = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "model" / "base_model")
     with pytest.raises(IncompatibleBaseError, match="of a LORA adapter's parameters"):

@@ -1,6 +1,7 @@
 """Mask adapters for PEFT: each `masks/cluster_XXX/` of a saved model is an adapter of the type `CLAMU_MASK`.
 
-Importing this package registers the type. Without it PEFT does not know the type and raises `KeyError: 'CLAMU_MASK'`.
+Importing this package registers the type; `import hf_clamu` sees to that as soon as PEFT is imported. Without it PEFT
+raises `KeyError: 'CLAMU_MASK'`.
 """
 
 from typing import Any
