@@ -112,5 +112,5 @@ def _clusters(axes: Any, result: dict[str, Any], model: Any) -> None:
         )
     axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     axes.set_xlabel("first principal component of the tasks' features")
-    axes.set_ylabel("second")
+    axes.set_ylabel("second principal component")
     axes.set_title("Tasks by cluster", loc="left")

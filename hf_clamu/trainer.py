@@ -19,6 +19,9 @@ from hf_clamu.training import Journal, Progress
 
 __all__ = ["ClamuTrainer", "progress_bars"]
 
+# The loops that go over clusters; all others go over tasks.
+_BY_CLUSTER = ("localize", "evaluate")
+
 
 class ClamuTrainer:
     """Builds a merged model: finetune each task, add, cluster, localize.
@@ -142,8 +145,9 @@ class ClamuTrainer:
 
 
 def progress_bars(items: Any, description: str) -> Any:
-    """Show a bar on stderr: tasks per second and time left."""
+    """Show a bar on stderr: tasks, or clusters, per second and time left."""
     # The Hub client's bars honour HF_HUB_DISABLE_PROGRESS_BARS.
     from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]
 
-    return tqdm(items, desc=description, unit="task", leave=False)
+    unit = "cluster" if description.startswith(_BY_CLUSTER) else "task"
+    return tqdm(items, desc=description, unit=unit, leave=False)

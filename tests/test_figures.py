@@ -1,0 +1,18 @@
+"""What the figures of the demo say."""
+
+from __future__ import annotations
+
+from hf_clamu.figures import draw_demo
+
+
+def test_both_axes_of_the_clusters_name_themselves(tiny, tmp_path, monkeypatch):
+    from matplotlib.figure import Figure
+
+    drawn = {}
+    monkeypatch.setattr(Figure, "savefig", lambda figure, path: drawn.setdefault(path.name, figure.axes[0]))
+    sizes = {"accuracy": {"base": 0.1, "clamu": 0.5}, "storage_bytes": {"base": 4, "clamu": 9}}
+    result = {**sizes, "num_parameters": 1, "num_tasks": 5, "num_clusters": 3}
+    draw_demo(tmp_path / "figures", result, tiny.train("text"))
+    axes = drawn["clusters.png"]
+    assert axes.get_xlabel().startswith("first principal component")
+    assert axes.get_ylabel() == "second principal component"
