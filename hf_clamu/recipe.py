@@ -86,6 +86,13 @@ class Recipe:
             raise RecipeError(
                 f"There is no recipe {path}. Give a YAML file with base_model, data and arguments."
             ) from None
+        except yaml.MarkedYAMLError as error:
+            mark = error.problem_mark or error.context_mark
+            line = "" if mark is None else f", line {mark.line + 1}"
+            during = f" {error.context}" if error.context else ""
+            raise RecipeError(
+                f"The recipe {path}{line}, cannot be read as YAML: {error.problem or 'wrong syntax'}{during}."
+            ) from error
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             problem = " ".join(str(error).split())
             raise RecipeError(f"The recipe {path} cannot be read as YAML: {problem}") from error

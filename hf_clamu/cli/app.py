@@ -212,7 +212,15 @@ def predict(
             f"The global model serves {unchosen} of {len(rows)} inputs, which name no task. It has no mask and is "
             "weaker than a cluster on its own tasks: choose one with --task or --cluster."
         )
-    emit(as_json, {"predictions": answers}, lambda: "\n".join(_answer_text(answer) for answer in answers))
+    heads = [""] * len(rows) if data is None else [_row_head(spec, *numbered) for numbered in enumerate(rows)]
+    lines = (f"{head}{_answer_text(answer)}" for head, answer in zip(heads, answers, strict=True))
+    emit(as_json, {"predictions": answers}, lambda: "\n".join(lines))
+
+
+def _row_head(spec: Any, number: int, row: dict[str, Any]) -> str:
+    """Return which row of a file an answer is to, counted from 0 as in errors, and whose it is."""
+    task = row.get(spec.task_column)
+    return f"row {number}\t{'-' if task is None else task}\t"
 
 
 def _row(spec: Any, value: str) -> dict[str, Any]:

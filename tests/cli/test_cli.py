@@ -210,6 +210,13 @@ def test_evaluate_says_how_many_tasks_it_left_out(clamu, work):
     assert found.json["num_tasks"] == 3
 
 
+def test_predicted_rows_are_named(clamu, work):
+    lines = clamu("predict", "text", "--data", "rows.jsonl").out.splitlines()
+    assert len(lines) == 24
+    for number, line in enumerate(lines):
+        assert line.split("\t")[:2] == [f"row {number}", f"user_{number // 6}"]
+
+
 def test_predict_texts(clamu, work):
     assert clamu("predict", "text", "great 1", "dull 2").out.count("(global)") == 2
     assert clamu("predict", "text", "great 1", "--cluster", "1").out.endswith("(cluster 1)\n")

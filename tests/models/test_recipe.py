@@ -111,6 +111,16 @@ def test_missing_keys(key):
         Recipe.from_dict(values)
 
 
+def test_wrong_syntax_is_one_sentence_with_its_line(tmp_path):
+    (tmp_path / "r.yaml").write_text("base_model: gpt2\ndata: {files: [\n", encoding="utf-8")
+    with pytest.raises(RecipeError) as caught:
+        Recipe.load(tmp_path / "r.yaml")
+    where = f"The recipe {tmp_path / 'r.yaml'}, line 3, cannot be read as YAML: "
+    assert str(caught.value).startswith(where)
+    assert "<unicode string>" not in str(caught.value)
+    assert str(caught.value).count("\n") == 0
+
+
 def test_unreadable_files(tmp_path):
     with pytest.raises(RecipeError, match=r"There is no recipe .*absent.yaml"):
         Recipe.load(tmp_path / "absent.yaml")
