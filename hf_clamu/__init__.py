@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         ArchiveError,
         CheckpointFormatError,
         ClamuError,
+        ClusterNotFoundError,
         DigestMismatchError,
         EnvironmentMismatchError,
         ExactnessError,
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 _ERRORS = (
     "ArchiveError",
     "CheckpointFormatError",
+    "ClusterNotFoundError",
     "ClamuError",
     "DigestMismatchError",
     "EnvironmentMismatchError",
@@ -79,6 +81,7 @@ _HOME = {
 __all__ = [
     "ArchiveError",
     "CheckpointFormatError",
+    "ClusterNotFoundError",
     "ClamuArguments",
     "ClamuConfig",
     "ClamuError",

@@ -9,6 +9,7 @@
     │ ├ StaleMaskError                   a mask was made for another merged delta
     │ └ WeightsChangedError              live weights were changed by somebody else
     ├ TaskNotFoundError (LookupError)    no merged task has this id
+    ├ ClusterNotFoundError (LookupError) the model has no cluster of this number
     ├ TaskAlreadyMergedError (ValueError)
     ├ TaskDataError (ValueError)         the data of a task cannot be used
     ├ RecipeError (ValueError)           a setting is missing, unknown or out of range
@@ -34,6 +35,7 @@ __all__ = [
     "StaleMaskError",
     "WeightsChangedError",
     "TaskNotFoundError",
+    "ClusterNotFoundError",
     "TaskAlreadyMergedError",
     "TaskDataError",
     "RecipeError",
@@ -80,6 +82,10 @@ class WeightsChangedError(ExactnessError):
 
 class TaskNotFoundError(ClamuError, LookupError):
     """No merged task has this id."""
+
+
+class ClusterNotFoundError(ClamuError, LookupError):
+    """The model has no cluster of this number; the message names those that it has."""
 
 
 class TaskAlreadyMergedError(ClamuError, ValueError):

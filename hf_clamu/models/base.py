@@ -15,6 +15,7 @@ import torch
 from hf_clamu.errors import IncompatibleBaseError, RecipeError
 from hf_clamu.exact import canonical_json, digest_tensors
 from hf_clamu.models.peft_space import PeftSpace, plain_name
+from hf_clamu.models.quiet import without_report
 from hf_clamu.tasks import TaskSpec
 from hf_clamu.training import derive_seed, seeded
 
@@ -348,14 +349,15 @@ def _from_pretrained(
 
     source: dict[str, Any] = {"revision": revision or "main", "token": token, "cache_dir": cache_dir}
     try:
-        model, info = auto.from_pretrained(
-            name,
-            config=_padded(AutoConfig.from_pretrained(name, **source, **labels), padding),
-            dtype=torch.float32,
-            output_loading_info=True,
-            ignore_mismatched_sizes=bool(labels),
-            **source,
-        )
+        with without_report():
+            model, info = auto.from_pretrained(
+                name,
+                config=_padded(AutoConfig.from_pretrained(name, **source, **labels), padding),
+                dtype=torch.float32,
+                output_loading_info=True,
+                ignore_mismatched_sizes=bool(labels),
+                **source,
+            )
     except (OSError, ValueError) as error:
         raise IncompatibleBaseError(
             f"The base model {name!r} could not be loaded: {str(error).splitlines()[0]} Give a Hub id (org/name), a "

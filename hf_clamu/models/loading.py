@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import re
 import tempfile
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,7 @@ from hf_clamu.models.configuration_clamu import ClamuConfig
 from hf_clamu.models.hub import require_reachable
 from hf_clamu.models.ledger import LEDGER_NAME, read_ledger
 from hf_clamu.models.peft_space import PeftSpace
+from hf_clamu.models.quiet import without_report
 from hf_clamu.training import seeded
 
 __all__ = ["fresh_base", "load_base_of", "saved_processor"]
@@ -63,7 +62,7 @@ def load_base_of(
         if not local_files_only:
             require_reachable(name, revision=reference.get("revision"), token=token, cache_dir=cache_dir)
     try:
-        with _without_report():
+        with without_report():
             model, info = architecture.from_pretrained(
                 name,
                 config=base_config,
@@ -94,21 +93,6 @@ def load_base_of(
     if space is not None:
         space.restore(model, checkpoint.fresh)
     return model
-
-
-@contextmanager
-def _without_report() -> Iterator[None]:
-    # It says that a head is new and wants training, but the saved model brings the head, and the digest is checked.
-    logger = logging.getLogger("transformers.modeling_utils")
-
-    def keep(record: logging.LogRecord) -> bool:
-        return "LOAD REPORT" not in record.getMessage()
-
-    logger.addFilter(keep)
-    try:
-        yield
-    finally:
-        logger.removeFilter(keep)
 
 
 def fresh_base(live: Any, checkpoint: Checkpoint) -> Any:

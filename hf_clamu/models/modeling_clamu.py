@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from hf_clamu.errors import (
+    ClusterNotFoundError,
     EnvironmentMismatchError,
     IncompatibleBaseError,
     TaskDataError,
@@ -56,6 +57,7 @@ from hf_clamu.models.maintenance import (
     update,
 )
 from hf_clamu.models.peft_space import PeftSpace
+from hf_clamu.models.quiet import without_report
 from hf_clamu.models.receipts import make_receipt
 from hf_clamu.models.replace import staged_folder
 from hf_clamu.models.settling import PENDING, Change, announce, carry_out
@@ -374,7 +376,8 @@ class ClamuModel:
             `ClamuModel`: the model itself.
 
         Raises:
-            TaskNotFoundError: if no such task or cluster is there.
+            TaskNotFoundError: if no such task is merged.
+            ClusterNotFoundError: if there is no such cluster.
             WeightsChangedError: if a weight was changed since the last switch; nothing is touched then.
         """
         attached = self._attached
@@ -389,9 +392,9 @@ class ClamuModel:
             if isinstance(cluster, bool) or not isinstance(cluster, int):
                 raise TypeError(f"cluster must be a whole number or None, got {cluster!r}; for a task use task=.")
             if not 0 <= cluster < len(state.clusters):
-                raise TaskNotFoundError(
-                    f"There is no cluster {cluster}; this model has {len(state.clusters)}, numbered from 0."
-                )
+                count = len(state.clusters)
+                known = f"this model has {count}, numbered from 0 to {count - 1}" if count else "this model has none"
+                raise ClusterNotFoundError(f"There is no cluster {cluster}; {known}.")
             attached.switch.select(self._parameters_by_name(), state.mask(cluster))
         attached.cluster = cluster
         return self
@@ -843,10 +846,11 @@ class ClamuModel:
     def _save_plain(self, folder: Path, *, merge: bool) -> None:
         base: Any = type(self).__mro__[2]
         space = self._space()
-        if space is None:
-            base.save_pretrained(self, folder)
-        else:
-            space.plain_model(self, base, merge=merge).save_pretrained(folder)
+        with without_report():
+            if space is None:
+                base.save_pretrained(self, folder)
+            else:
+                space.plain_model(self, base, merge=merge).save_pretrained(folder)
 
     def _space(self) -> PeftSpace | None:
         """Return the adapter that the live model has inside."""

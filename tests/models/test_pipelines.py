@@ -14,7 +14,14 @@ from datasets import Dataset
 from transformers.pipelines.pt_utils import KeyDataset
 
 import hf_clamu
-from hf_clamu import ClamuModel, ClamuPipeline, ClamuTrainer, IncompatibleBaseError, TaskNotFoundError
+from hf_clamu import (
+    ClamuModel,
+    ClamuPipeline,
+    ClamuTrainer,
+    ClusterNotFoundError,
+    IncompatibleBaseError,
+    TaskNotFoundError,
+)
 from hf_clamu.models.base import save_processor
 
 TEXTS = ["great 3 of 4", "dull 1 of 0", "fair", "broken 6 of 2", "whole 2 of 1"]
@@ -396,7 +403,7 @@ def test_wrong_pipelines(model):
         _pipe("text", model, fallback="none")
     with pytest.raises(ValueError, match="not both"):
         _pipe("text", model, cluster=1, task="user_1")
-    with pytest.raises(TaskNotFoundError, match="numbered from 0"):
+    with pytest.raises(ClusterNotFoundError, match="numbered from 0"):
         _pipe("text", model, cluster=3)
     for name, value in (("revision", "v1"), ("dtype", torch.bfloat16), ("local_files_only", True)):
         with pytest.raises(TypeError, match=f"{name}= is for loading"):

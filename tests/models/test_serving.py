@@ -13,7 +13,7 @@ import torch
 import transformers
 from safetensors.torch import load_file
 
-from hf_clamu import ClamuModel, TaskNotFoundError, WeightsChangedError
+from hf_clamu import ClamuModel, ClusterNotFoundError, TaskNotFoundError, WeightsChangedError
 
 
 def _bits(model):
@@ -82,7 +82,7 @@ def test_wrong_clusters_change_nothing(model):
     model.set_cluster(1)
     before = _bits(model)
     for wrong in (3, -1, 10**9):
-        with pytest.raises(TaskNotFoundError, match=r"this model has 3, numbered from 0"):
+        with pytest.raises(ClusterNotFoundError, match=r"this model has 3, numbered from 0 to 2"):
             model.set_cluster(wrong)
     for wrong in (True, "1", 1.0, [1]):
         with pytest.raises(TypeError, match="whole number or None"):
@@ -103,7 +103,7 @@ def test_load_with_a_cluster(saved_text, model):
     assert by_number.cluster == by_task.cluster == 2
     assert _same(_bits(by_number), _reference(saved_text, 2))
     assert _same(_bits(by_number), _bits(by_task))
-    with pytest.raises(TaskNotFoundError):
+    with pytest.raises(ClusterNotFoundError):
         ClamuModel.from_pretrained(saved_text, cluster=3)
 
 
