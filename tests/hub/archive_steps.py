@@ -44,3 +44,9 @@ def settle(journal: str, after: str) -> bool:
     from hf_clamu.training import Journal
 
     return settling.settle(Journal(Path(journal)), after)
+
+
+def command(*words: str) -> int:
+    from hf_clamu.cli import main
+
+    return main(words)

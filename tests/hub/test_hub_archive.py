@@ -177,3 +177,30 @@ def test_a_recipe_names_one():
     values = {"base_model": "gpt2", "data": {"name": "digits"}}
     assert Recipe.from_dict({**values, "archive": PLACE}).archive_place() == PLACE
     assert Recipe.from_dict({**values, "archive": "kept"}, folder=Path("there")).archive_place() == Path("there/kept")
+
+
+def test_commands_take_one(tiny, double, steps, home, tmp_path):
+    rows = tiny.rows("text")
+    lines = [json.dumps({key: rows[key][number] for key in rows}) for number in range(len(rows["user"]))]
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    recipe = {
+        "base_model": tiny.config("text"),
+        "tokenizer": "bytes",
+        "data": {"files": "rows.jsonl", "task_column": "user", "text_column": "text", "label_column": "label"},
+        "arguments": {"finetune_steps": 2, "mask_steps": 2, "num_clusters": 2, "num_threads": 1},
+    }
+    (tmp_path / "recipe.yaml").write_text(json.dumps(recipe), encoding="utf-8")
+    model = tmp_path / "model"
+    assert steps("command", "train", tmp_path / "recipe.yaml", "--output", model, "--archive", PLACE) == 0
+    gone = _name(model, "user_1")
+    assert gone in _vectors(double)
+    # With --output the model in DIR still has the task.
+    apart = ("--output", tmp_path / "apart")
+    assert steps("command", "unmerge", model, "user_1", "--archive", PLACE, *apart) == 0
+    assert gone in _vectors(double)
+    assert steps("command", "unmerge", model, "user_1", "--archive", PLACE) == 0
+    assert gone not in _vectors(double)
+    assert tiny.digests(model) == tiny.digests(tmp_path / "apart")
+    receipts = [json.loads(path.read_bytes()) for path in (tmp_path / "receipts").glob("*unmerge*.json")]
+    assert sorted(receipt["archive"] for receipt in receipts) == ["destroyed", "kept"]
+    assert _is_bare(home)
