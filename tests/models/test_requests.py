@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from hf_clamu import (
     ClamuModel,
+    ClusterNotFoundError,
     DigestMismatchError,
     EnvironmentMismatchError,
     TaskAlreadyMergedError,
@@ -187,7 +188,7 @@ def test_a_model_that_forgot_all_is_its_base(tiny, tmp_path, localization):
         for name, weight in base.state_dict().items():
             assert torch.equal(empty.state_dict()[name].view(torch.int32), weight.view(torch.int32))
         assert torch.equal(empty(**inputs).logits, base(**inputs).logits)
-        with pytest.raises(TaskNotFoundError):
+        with pytest.raises(ClusterNotFoundError):
             empty.set_cluster(0)
         assert empty.verify(data=tiny.tasks("text"))
 
