@@ -397,6 +397,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if any(_asks_for_portable_bits(Path(word)) for word in arguments[1:]):
             use_portable_kernels()  # before a command imports torch
         code = app(args=arguments, standalone_mode=False)
+    except KeyboardInterrupt:  # before typer, which makes its code of it, began to run the command
+        code = _INTERRUPTED
     except ExactnessError as error:
         emit_error(as_json, type(error).__name__, str(error))
         return 1
