@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile, ZipFile
 
 from examples.paper.data import LoadReport, open_rows, require_columns
 from hf_clamu.errors import RecipeError, TaskDataError
 from hf_clamu.tasks import PartitionReport, TaskDataset, partition_by_labels, partition_uniform
 
-__all__ = ["CLIP_SETS", "clip_label_level", "clip_task_level"]
+__all__ = ["CLIP_SETS", "clip_label_level", "clip_task_level", "images_of_zip"]
 
 CLIP_SETS = {"dtd": "tanganke/dtd", "resisc45": "torchgeo/resisc45", "mnist": "ylecun/mnist"}
+# Repositories that hold an archive of images in place of a table (`load_dataset` finds lists of file names beside it).
+_ARCHIVES = {"resisc45": "NWPU-RESISC45.zip"}
+_IMAGES = (".jpg", ".jpeg", ".png")
 
 _Cut = Callable[..., tuple[Any, PartitionReport]]
 
@@ -34,7 +38,8 @@ def clip_task_level(
     Args:
         seed (`int`): of the cut.
         path (`str` or `Path`, *optional*): a folder with `dtd`, `resisc45` and `mnist`, each a folder of
-            `save_to_disk` or a Parquet file, with columns "image" and "label" (a `ClassLabel`).
+            `save_to_disk` or a Parquet file, with columns "image" and "label" (a `ClassLabel`), or a ZIP file with a
+            folder of images for each label.
         num_tasks (`int`, defaults to 500): tasks over all three sets.
         examples_per_task (`int`, defaults to 100): training examples.
         num_validation (`int`, defaults to 10): validation examples.
@@ -175,11 +180,7 @@ def _open(name: str, hub_id: str, path: str | Path | None, offset: int) -> tuple
     """Return a set's rows with labels counted from the offset, its label names, and how many rows had no label."""
     from datasets import Image, Value
 
-    local = None
-    if path is not None:
-        local = Path(path) / name
-        local = local if local.is_dir() else local.with_suffix(".parquet")
-    rows = open_rows(hub_id, local, split=None)
+    rows = _rows_of(name, hub_id, path)
     require_columns(rows, ("image", "label"), hub_id)
     names = getattr(rows.features["label"], "names", None)
     if names is None:
@@ -197,6 +198,49 @@ def _open(name: str, hub_id: str, path: str | Path | None, offset: int) -> tuple
     rows = rows.add_column("label", [offset + labels[row] for row in known], feature=Value("int64"))
     rows = rows.add_column("set", [name] * len(known), feature=Value("string"))
     return rows, [str(one).replace("_", " ") for one in names], unlabelled
+
+
+def _rows_of(name: str, hub_id: str, path: str | Path | None) -> Any:
+    if path is None:
+        if name not in _ARCHIVES:
+            return open_rows(hub_id, split=None)
+        from huggingface_hub import hf_hub_download
+
+        return images_of_zip(hf_hub_download(hub_id, _ARCHIVES[name], repo_type="dataset"))
+    local = Path(path) / name
+    if local.with_suffix(".zip").is_file():
+        return images_of_zip(local.with_suffix(".zip"))
+    return open_rows(hub_id, local if local.is_dir() else local.with_suffix(".parquet"), split=None)
+
+
+def images_of_zip(path: str | Path) -> Any:
+    """Read images from an archive with a folder for each label.
+
+    Args:
+        path (`str` or `Path`): a ZIP file.
+
+    Returns:
+        `datasets.Dataset`: columns "image" and "label" (the names of the folders, sorted), in the order of the names.
+
+    Raises:
+        TaskDataError: if it is no such archive.
+    """
+    from datasets import ClassLabel, Dataset, Features, Image
+
+    try:
+        with ZipFile(path) as archive:
+            names = sorted(name for name in archive.namelist() if name.lower().endswith(_IMAGES))
+            images = [{"bytes": archive.read(name), "path": Path(name).name} for name in names]
+    except (OSError, BadZipFile) as error:
+        raise TaskDataError(f"Cannot read images from {path}: {error}.") from error
+    folders = [Path(name).parent.name for name in names]
+    labels = sorted(set(folders))
+    if not images or "" in labels:
+        raise TaskDataError(f"{path} needs a folder of images for each label; it has {len(images)} images.")
+    return Dataset.from_dict(
+        {"image": images, "label": [labels.index(folder) for folder in folders]},
+        features=Features({"image": Image(), "label": ClassLabel(names=labels)}),
+    )
 
 
 def share_out(num_tasks: int, capacities: Mapping[str, int]) -> dict[str, int]:

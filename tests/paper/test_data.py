@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
+import shutil
 from collections import Counter
+from zipfile import ZipFile
 
 import numpy as np
 import pytest
@@ -12,7 +15,7 @@ from PIL import Image as Picture
 
 from examples.paper import data
 from examples.paper.data import open_rows, statistics, tofu
-from examples.paper.images import clip_label_level, clip_task_level, share_out
+from examples.paper.images import CLIP_SETS, clip_label_level, clip_task_level, images_of_zip, share_out
 from examples.paper.sources import SOURCES, load_setting_tasks
 from examples.paper.texts import reddit, sent140
 from hf_clamu.errors import RecipeError, TaskDataError
@@ -279,6 +282,59 @@ def test_images_say_what_is_missing(tmp_path, pictures):
     Dataset.from_dict(one, features=features).to_parquet(tmp_path / "dtd.parquet")
     with pytest.raises(TaskDataError, match=r"must be a datasets\.ClassLabel"):
         clip_task_level(seed=0, path=tmp_path)
+
+
+def _zip_of(folder, pictures):
+    """The RESISC45 of `pictures` as its repository has it: JPEG files in folders, in an archive."""
+    path = folder / "resisc45.zip"
+    with ZipFile(path, "w") as archive:
+        archive.writestr("NWPU-RESISC45/about.txt", "no image")
+        for number, row in enumerate(DatasetDict.load_from_disk(pictures / "resisc45")["train"]):
+            data = io.BytesIO()
+            row["image"].save(data, "JPEG")
+            archive.writestr(f"NWPU-RESISC45/{('sea_ice', 'airport')[row['label']]}/{number:03d}.jpg", data.getvalue())
+    return path
+
+
+def test_images_of_an_archive(tmp_path, pictures, monkeypatch):
+    for name in ("dtd", "mnist"):
+        shutil.copy(pictures / f"{name}.parquet", tmp_path)
+    options = {"seed": 0, "num_tasks": 9, "examples_per_task": 8, "num_validation": 2}
+    archive = _zip_of(tmp_path, pictures)
+    tasks, report = clip_task_level(path=tmp_path, **options)
+    assert tasks.spec.label_names[3:5] == ("airport", "sea ice")
+    assert report.partitions["resisc45"].num_tasks == 4
+    assert len(tasks.encode("resisc45_00", None).train) == 8
+    found = images_of_zip(archive)
+    assert Counter(found["label"]) == {0: 20, 1: 20}
+    assert found[0]["image"].size == (4, 4)
+
+    # From the Hub: the archive itself, where load_dataset would find the lists of file names.
+    asked = []
+
+    def download(repo, file, *, repo_type):
+        asked.append((repo, file, repo_type))
+        return str(archive)
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    tables = {CLIP_SETS[name]: Dataset.from_parquet(str(tmp_path / f"{name}.parquet")) for name in ("dtd", "mnist")}
+    monkeypatch.setattr("datasets.load_dataset", lambda hub_id, config: DatasetDict({"train": tables[hub_id]}))
+    of_hub, _ = clip_task_level(**options)
+    assert asked == [("torchgeo/resisc45", "NWPU-RESISC45.zip", "dataset")]
+    assert of_hub.task_ids == tasks.task_ids
+    for task in ("resisc45_00", "mnist_00"):
+        found, own = (cut.encode(task, None).train for cut in (of_hub, tasks))
+        assert [int(e["labels"]) for e in found] == [int(e["labels"]) for e in own]
+
+
+def test_an_archive_without_labels(tmp_path):
+    with ZipFile(tmp_path / "flat.zip", "w") as archive:
+        archive.writestr("a.jpg", b"")
+    with pytest.raises(TaskDataError, match="needs a folder of images for each label; it has 1 images"):
+        images_of_zip(tmp_path / "flat.zip")
+    (tmp_path / "torn.zip").write_bytes(b"PK")
+    with pytest.raises(TaskDataError, match=r"Cannot read images from .*torn\.zip"):
+        images_of_zip(tmp_path / "torn.zip")
 
 
 # -- reading and counting --------------------------------------------------------------------------------------------
