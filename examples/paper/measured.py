@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from examples.paper.runner import Results
+from examples.paper.runner import Results, extra_digest
 from examples.paper.scale import Cell, Experiment, Scale
 
 __all__ = ["LABELS", "Measured", "Value"]
@@ -92,7 +92,7 @@ class Measured:
         return not self.missing(experiment)
 
     def extra(self, name: str) -> dict[str, Any]:
-        """Return the results of an experiment that has no cells, by setting."""
+        """Return the results of an experiment that has no cells, by setting; those of another recipe are left out."""
         path = self.folder / f"{name}.json"
         if not path.is_file():
             return {}
@@ -100,7 +100,8 @@ class Measured:
         return {
             setting: one["result"]
             for setting, one in found.items()
-            if setting in self.scale.settings and one["setting_digest"] == self.scale.settings[setting].digest
+            if setting in self.scale.settings
+            and one.get("digest") == extra_digest(self.scale.settings[setting], self.scale.experiments[name])
         }
 
     def missing(self, experiment: Experiment) -> list[Cell]:

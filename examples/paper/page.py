@@ -10,6 +10,7 @@ from examples.paper.claims import Claim, claims_of
 from examples.paper.costs import mean_retained, unlearning_cost
 from examples.paper.figures import draw
 from examples.paper.measured import LABELS, Measured, Value
+from examples.paper.quoted import quoted_rows
 from examples.paper.scale import METHODS, Experiment, Scale
 
 __all__ = ["write_page"]
@@ -20,6 +21,7 @@ _TITLES = {
     "figure4": "Figure 4: how tasks are clustered",
     "figure5": "Figure 5: how many clusters, and masks against a model per cluster",
     "table1": "Table 1: TOFU",
+    "mask_per_task": "SIFT-Masks beside a learned mask for each task",
     "table2": "Table 2: accuracy after forgetting",
     "table3": "Table 3: what forgetting costs",
     "table4": "Table 4: Sent140, classification head or language-model head",
@@ -97,9 +99,12 @@ def _head(scale: Scale, measured: Measured, claims: Sequence[Claim]) -> Iterator
             rows.append([statement, answer, f"{held} of {len(unique)}"])
         yield _table(["ordering", "holds", "comparisons in its favour"], rows)
         yield (
-            "By the means over the seeds; each comparison is below. The numbers of the paper are of other and far "
-            "larger models and data, so that only orderings can be compared."
+            "By the means over the seeds; each comparison is below. The scores of the paper are of other and far "
+            "larger models and data, so that only orderings can be compared. What the paper and its follow-up sum up "
+            "in a number, and the same here:"
         )
+        yield _table(["statement", "the paper's number", "here"], list(quoted_rows(measured)))
+        yield from (scale.remarks[name].strip() for name in ("quoted",) if name in scale.remarks)
 
 
 def _verdicts(claims: Sequence[Claim], scale: Scale) -> Iterator[str]:
@@ -313,6 +318,7 @@ _SECTIONS: dict[str, Callable[[Experiment, Measured], Iterator[str]]] = {
     "figure4": _by_clustering,
     "figure5": _by_clustering,
     "table1": _by_tasks,
+    "mask_per_task": _by_storage,
     "table2": _after_forgetting,
     "table3": _cost_table,
     "table4": _by_tasks,

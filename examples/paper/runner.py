@@ -12,10 +12,10 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from examples.paper.scale import Cell, Scale, Setting
-from hf_clamu.exact import canonical_json
+from examples.paper.scale import Cell, Experiment, Scale, Setting
+from hf_clamu.exact import canonical_json, digest_json
 
-__all__ = ["Results", "measure_cells", "measure_extra", "say", "write_json"]
+__all__ = ["Results", "extra_digest", "measure_cells", "measure_extra", "say", "write_json"]
 
 
 class Results:
@@ -110,7 +110,8 @@ def measure_extra(name: str, scale: Scale, folder: Path, paths: dict[str, str]) 
     found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     for setting_name in experiment.settings:
         setting = scale.settings[setting_name]
-        if found.get(setting_name, {}).get("setting_digest") == setting.digest:
+        digest = extra_digest(setting, experiment)
+        if found.get(setting_name, {}).get("digest") == digest:
             continue
         if name == "table6":
             tasks = load_setting_tasks(setting.data, scale.seeds[0], paths)
@@ -128,9 +129,14 @@ def measure_extra(name: str, scale: Scale, folder: Path, paths: dict[str, str]) 
                 )
                 for seed in scale.seeds
             ]
-        found[setting_name] = {"setting_digest": setting.digest, "result": result}
+        found[setting_name] = {"digest": digest, "result": result}
         write_json(path, found)
         say(f"{name}: {setting_name}")
+
+
+def extra_digest(setting: Setting, experiment: Experiment) -> str:
+    """Return the SHA-256 of everything that a result without cells depends on."""
+    return digest_json([setting.digest, list(experiment.num_clusters), experiment.requests])
 
 
 def _settle(jobs: int) -> None:

@@ -4,6 +4,7 @@ import inspect
 import json
 import re
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from examples.paper.costs import mean_retained, unlearning_cost
 from examples.paper.measured import LABELS, Measured, Value
 from examples.paper.measures import first_answers
 from examples.paper.methods import _Run, run_cell
+from examples.paper.quoted import quoted_rows
 from examples.paper.runner import measure_cells
 from examples.paper.scale import METHODS, SCALES, Cell, Scale
 from examples.paper.sources import SOURCES, load_setting_tasks
@@ -87,6 +89,30 @@ def test_results_of_another_recipe_are_not_used(ran, tmp_path):
     scale.settings["images_label"] = changed
     left = Measured(scale, tmp_path).missing(scale.experiments["table2"])
     assert len(left) == len(list(scale.experiments["table2"].cells(scale.seeds)))
+
+
+def test_timed_requests_of_another_recipe_are_not_used(ran):
+    scale = Scale.load("smoke")
+    measured = Measured(scale, ran / "results" / "smoke")
+    assert measured.extra("cost").keys() == {"images_label"}
+    scale.experiments["cost"] = replace(scale.experiments["cost"], requests=3)
+    assert measured.extra("cost") == {}
+
+
+def test_the_papers_numbers_are_beside_ours(ran):
+    scale = Scale.load("smoke")
+    measured = Measured(scale, ran / "results" / "smoke")
+    rows = {row[1]: row[2] for row in quoted_rows(measured)}
+    assert rows["374.5x"] == "374.5x, counted"
+    # Three of four tasks are left, and TALL trains each again.
+    assert rows["up to 250x (500 tasks)"] == "3x, counted (TALL and EMR, 4 tasks)"
+    gains = [
+        100 * (measured.value(setting, 4, "sift").mean - measured.value(setting, 4, "average").mean)
+        for setting in ("images_label", "users_cls", "users_lm")
+    ]
+    assert rows["5 to 80"] == f"{min(gains):.1f} to {max(gains):.1f}"
+    page = (ran / "docs" / "paper.md").read_text()
+    assert all(f"| {number} | {ours} |" in page for number, ours in rows.items())
 
 
 def test_a_measured_cell_is_measured_the_same_again(ran, study):
