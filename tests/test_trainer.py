@@ -3,8 +3,19 @@
 from __future__ import annotations
 
 import pytest
+from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
 from hf_clamu.trainer import progress_bars
+
+
+@pytest.fixture(autouse=True)
+def _bars():
+    """Turned on, whatever a test before has left."""
+    were_off = are_progress_bars_disabled()
+    enable_progress_bars()
+    yield
+    if were_off:
+        disable_progress_bars()
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ handed out one item at a time from a shared counter, sums are of integers, and n
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import threading
@@ -54,7 +55,10 @@ class Workers:
             # Integer sums are on the CPU, whatever device trains.
             self._group = dist.new_group(backend="gloo", timeout=_TRANSPORT)
             self._stopped = threading.Event()
-            threading.Thread(target=self._beat, daemon=True, name="clamu-heartbeat").start()
+            self._heartbeat = threading.Thread(target=self._beat, daemon=True, name="clamu-heartbeat")
+            self._heartbeat.start()
+            # A thread that comes back from the store while the interpreter ends would abort the process.
+            atexit.register(self._stop_beating)
 
     _current: Workers | None = None
 
@@ -192,6 +196,10 @@ class Workers:
                     f"Process {rank} of {self.size} has not answered for {_SILENCE:.0f} seconds: it was killed or its "
                     "machine is gone. Start the run again; it goes on from what is finished."
                 )
+
+    def _stop_beating(self) -> None:
+        self._stopped.set()
+        self._heartbeat.join(_BEAT)
 
     def _beat(self) -> None:
         while not self._stopped.wait(_BEAT):
