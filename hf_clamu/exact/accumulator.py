@@ -19,6 +19,8 @@ __all__ = ["DeltaAccumulator", "IntegerSum", "TaskVector", "VectorSum", "narrowe
 
 _INT32_MAX = 2**31 - 1
 _INT64_MAX = 2**63 - 1
+# Entries per pass.
+_CHUNK = 1 << 16
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -137,7 +139,8 @@ class DeltaAccumulator:
         Raises:
             FixedPointOverflowError: if the sum could have left int64.
         """
-        return cls.adopt({name: n.to(torch.int64, copy=True) for name, n in total.items()}, bounds)
+        own = {name: torch.empty(n.shape, dtype=torch.int64).copy_(n) for name, n in total.items()}
+        return cls.adopt(own, bounds)
 
     @classmethod
     def adopt(cls, total: Mapping[str, torch.Tensor], bounds: Iterable[Mapping[str, int]]) -> DeltaAccumulator:
@@ -177,14 +180,14 @@ class DeltaAccumulator:
         for name, bound in vector.bounds.items():
             _require_range(name, self._bounds[name] + bound)
         for name, n in vector.steps.items():
-            self._total[name].add_(n.to(self._total[name].device))
+            _add(self._total[name], n)
             self._bounds[name] += vector.bounds[name]
 
     def subtract(self, vector: IntegerSum) -> None:
         """Take a task vector, or a sum of them, out again; the exact inverse of `add`."""
         self._check_fit(vector)
         for name, n in vector.steps.items():
-            self._total[name].sub_(n.to(self._total[name].device))
+            _add(self._total[name], n, sign=-1)
             self._bounds[name] -= vector.bounds[name]
 
     def release(self) -> None:
@@ -210,6 +213,15 @@ class DeltaAccumulator:
                     f"The task vector of {name!r} has shape {tuple(n.shape)}, the sum has "
                     f"{tuple(self._total[name].shape)}."
                 )
+
+
+def _add(total: torch.Tensor, n: torch.Tensor, sign: int = 1) -> None:
+    # In passes that stay in the cache: torch would widen a whole int32 tensor first, in memory that is new each time.
+    flat, flat_n = total.view(-1), n.reshape(-1)
+    wide = torch.empty(min(flat.numel(), _CHUNK), dtype=torch.int64, device=total.device)
+    for start in range(0, flat.numel(), _CHUNK):
+        part = flat[start : start + _CHUNK]
+        part.add_(wide[: part.numel()].copy_(flat_n[start : start + _CHUNK]), alpha=sign)
 
 
 def _zeros(size: int) -> torch.Tensor:

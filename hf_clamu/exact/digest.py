@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
 
-__all__ = ["canonical_json", "digest_json", "digest_tensor", "digest_tensors", "sha256_file", "sha256_hex"]
+__all__ = [
+    "TensorsDigest",
+    "canonical_json",
+    "digest_json",
+    "digest_tensor",
+    "digest_tensors",
+    "sha256_file",
+    "sha256_hex",
+]
 
 _CHUNK_BYTES = 1 << 24
+# From here on a tensor is worth a thread.
+_BESIDE_BYTES = 1 << 18
 
 
 def canonical_json(value: Any) -> bytes:
@@ -87,13 +98,58 @@ def digest_tensors(tensors: Mapping[str, torch.Tensor]) -> str:
 
     ```
     """
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        digest.update(_header(name, tensor))
-        for chunk in _raw_chunks(tensor):
-            digest.update(chunk)
+    digest = TensorsDigest(tensors)
+    for name, tensor in tensors.items():
+        digest.put(name, tensor)
     return digest.hexdigest()
+
+
+class TensorsDigest:
+    """The digest of named tensors that come one by one, see `digest_tensors`.
+
+    Large ones are read by a thread of its own, while the caller computes the next.
+
+    Args:
+        names (*iterable* of `str`): of all tensors that will come.
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._left = sorted(names, reverse=True)
+        self._early: dict[str, torch.Tensor] = {}
+        self._digest = hashlib.sha256()
+        self._thread: ThreadPoolExecutor | None = None
+        self._reading: list[Future[None]] = []
+
+    def put(self, name: str, tensor: torch.Tensor) -> None:
+        """Take a tensor, in any order; it must stay as it is until `hexdigest` has returned."""
+        self._early[name] = tensor
+        while self._left and self._left[-1] in self._early:
+            name = self._left.pop()
+            tensor = self._early.pop(name)
+            if self._thread is None and tensor.nbytes < _BESIDE_BYTES:
+                self._read(name, tensor)
+                continue
+            self._thread = self._thread or ThreadPoolExecutor(1, "clamu-digest")
+            self._reading.append(self._thread.submit(self._read, name, tensor))
+
+    def hexdigest(self) -> str:
+        """Wait for what is still read, and return 64 hexadecimal digits."""
+        assert not self._left, "every tensor came"
+        self.close()
+        for done in self._reading:
+            done.result()
+        return self._digest.hexdigest()
+
+    def close(self) -> None:
+        """End the thread; what it has not begun to read is left out."""
+        if self._thread is not None:
+            self._thread.shutdown(cancel_futures=bool(self._left))
+            self._thread = None
+
+    def _read(self, name: str, tensor: torch.Tensor) -> None:
+        self._digest.update(_header(name, tensor))
+        for chunk in _raw_chunks(tensor):
+            self._digest.update(chunk)
 
 
 def _header(name: str, tensor: torch.Tensor) -> bytes:

@@ -6,6 +6,7 @@ entries differ from a sum that never held it. Sums of integers are associative, 
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field
 
 import torch
@@ -18,6 +19,14 @@ __all__ = ["FixedPoint"]
 _LIMIT = float(2**62)
 # Elements per pass: the float64 temporaries of a pass stay in the cache.
 _CHUNK = 1 << 16
+# Elements per pass of `encode_int32`: below what torch splits over its threads, which leaves the others to whatever
+# runs beside it; on an accelerator nothing is gained by small passes.
+_NARROW_CHUNK, _NARROW_CHUNK_ON_DEVICE = 1 << 14, 1 << 24
+_INT32_MAX = 2**31 - 1
+# Added to a float64 below 2**51, it leaves no bits behind the point: the sum is rounded to an integer, halves to even,
+# which stands in its low bits.
+_ROUNDER = 1.5 * 2.0**52
+_LOW_WORD = 0 if sys.byteorder == "little" else 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,6 +103,41 @@ class FixedPoint:
                 )
             flat_n[part] = steps.to(torch.int64)
         return n
+
+    def encode_int32(
+        self, theta: torch.Tensor, theta_0: torch.Tensor, *, out: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, int] | None:
+        """As `encode`, for steps that fit into int32: a third of the time, and half the memory.
+
+        Args:
+            theta (`torch.Tensor` of shape `(*)`, floating point): the finetuned parameter.
+            theta_0 (`torch.Tensor` of shape `(*)`, floating point): the parameter of the base model.
+            out (`torch.Tensor` of shape `(*)`, int32, contiguous, *optional*): receives the result.
+
+        Returns:
+            *tuple* of `torch.Tensor` of shape `(*)`, int32, and `int`: grid steps and the largest of them, `max |n|`;
+            `None` if one of them does not fit (or is none), and `encode` is to be asked.
+        """
+        n = torch.empty(theta.shape, dtype=torch.int32, device=theta.device) if out is None else out
+        flat_n, flat, flat_0 = n.view(-1), theta.detach().reshape(-1), theta_0.detach().reshape(-1)
+        if not flat_n.numel():
+            return n, 0
+        size = min(flat_n.numel(), _NARROW_CHUNK if theta.device.type == "cpu" else _NARROW_CHUNK_ON_DEVICE)
+        steps, base = torch.empty(2, size, dtype=torch.float64, device=theta.device)
+        rounder = torch.tensor(_ROUNDER, dtype=torch.float64)
+        bound = 0
+        for start in range(0, flat_n.numel(), size):
+            stop = min(start + size, flat_n.numel())
+            own, other = steps[: stop - start], base[: stop - start]
+            # As in `encode`: the difference and its scaling are exact in float64.
+            own.copy_(flat[start:stop]).sub_(other.copy_(flat_0[start:stop]))
+            torch.add(rounder, own, alpha=2.0**self.fraction_bits, out=own)
+            low, high = (float(value) - _ROUNDER for value in own.aminmax())
+            if not (-_INT32_MAX <= low and high <= _INT32_MAX):  # also for NaN
+                return None
+            bound = max(bound, int(high), -int(low))
+            flat_n[start:stop].copy_(own.view(torch.int32)[_LOW_WORD::2])
+        return n, bound
 
     def decode(self, n: torch.Tensor) -> torch.Tensor:
         """Return grid steps as weight units.

@@ -184,6 +184,7 @@ class _Summing:
             # Interrupted or not: what is finished is kept.
             if self._journal is not None:
                 self._save(current)
+        self._trainer.release_vectors()
         return self._gathered()
 
     def _size(self, task_id: str) -> int:

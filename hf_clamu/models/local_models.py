@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from hf_clamu.errors import FixedPointOverflowError, IncompatibleBaseError, TaskDataError
-from hf_clamu.exact import FixedPoint, TaskVector, digest_json, digest_tensors, narrowest_dtype, sha256_file
+from hf_clamu.exact import FixedPoint, TaskVector, digest_json, encode_vector, sha256_file
 from hf_clamu.models.hub import download, is_repo_id
 from hf_clamu.models.plain_checkpoint import ModelNames, PlainCheckpoint, open_tensors
 from hf_clamu.training import Workspace
@@ -32,8 +32,7 @@ class LocalModels:
         self._checkpoints = {task_id: PlainCheckpoint(task_id, folders[task_id]) for task_id in sorted(folders)}
         self._fingerprints: dict[str, str] = {}
         self._names: tuple[Any, ModelNames] | None = None
-        self._wide = torch.empty(0, dtype=torch.int64)
-        self._steps: dict[str, torch.Tensor] = {}
+        self._room: dict[str, torch.Tensor] = {}
 
     @classmethod
     def find(
@@ -131,42 +130,25 @@ class LocalModels:
         checkpoint.check(names, type(workspace.model).__name__, workspace.model.config.to_dict())
         own_names = checkpoint.own_names(names)
         chosen = _one_of_each(names, own_names)
-        steps: dict[str, torch.Tensor] = {}
-        bounds: dict[str, int] = {}
-        for path, found in checkpoint.by_file:
-            with open_tensors(path) as file:
-                for name in found:
-                    own = own_names.get(name, "")
-                    if own in names.buffers:
-                        _require_buffer(task_id, path, name, file.get_tensor(name), names.buffers[own])
-                    elif name in chosen and chosen[name] in workspace.theta_0:
-                        own = chosen[name]
-                        theta_0 = workspace.theta_0[own].cpu()
-                        try:
-                            n = codec.encode(own, file.get_tensor(name), theta_0, out=self._room(theta_0.shape))
-                        except FixedPointOverflowError as error:
-                            raise FixedPointOverflowError(f"Task {task_id!r}, {path}: {error}") from None
-                        steps[own], bounds[own] = self._narrowed(own, n)
+        at: list[Path] = []
+
+        def weights() -> Iterator[tuple[str, torch.Tensor]]:
+            for path, found in checkpoint.by_file:
+                at.append(path)
+                with open_tensors(path) as file:
+                    for name in found:
+                        own = own_names.get(name, "")
+                        if own in names.buffers:
+                            _require_buffer(task_id, path, name, file.get_tensor(name), names.buffers[own])
+                        elif name in chosen and chosen[name] in workspace.theta_0:
+                            yield chosen[name], file.get_tensor(name)
+
+        try:
+            vector = encode_vector(codec, weights(), workspace.theta_0, room=self._room)
+        except FixedPointOverflowError as error:
+            raise FixedPointOverflowError(f"Task {task_id!r}, {at[-1]}: {error}") from None
         _require_ties(checkpoint, names, own_names, chosen)
-        order = list(workspace.theta_0)
-        steps = {name: steps[name] for name in order}
-        return TaskVector(steps=steps, digest=digest_tensors(steps), bounds={name: bounds[name] for name in order})
-
-    def _room(self, shape: torch.Size) -> torch.Tensor:
-        if self._wide.numel() < shape.numel():
-            self._wide = torch.empty(shape.numel(), dtype=torch.int64)
-        return self._wide[: shape.numel()].view(shape)
-
-    def _narrowed(self, name: str, n: torch.Tensor) -> tuple[torch.Tensor, int]:
-        """Return a tensor in the narrowest type, in a buffer that stays, and its bound."""
-        bound = 0
-        if n.numel():
-            low, high = n.aminmax()
-            bound = max(int(high), -int(low))
-        dtype = narrowest_dtype(bound)
-        if name not in self._steps or self._steps[name].shape != n.shape or self._steps[name].dtype != dtype:
-            self._steps[name] = torch.empty(n.shape, dtype=dtype)
-        return self._steps[name].copy_(n), bound
+        return vector
 
 
 def _require_buffer(task_id: str, path: Path, name: str, found: torch.Tensor, expected: torch.Tensor) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 
 from hf_clamu.errors import FixedPointOverflowError, RecipeError
-from hf_clamu.exact import FixedPoint, TaskVector
+from hf_clamu.exact import FixedPoint, TaskVector, encode_vector
 from hf_clamu.tasks import EncodedTask
 from hf_clamu.training.batching import sample_batches
 from hf_clamu.training.determinism import derive_seed, seeded
@@ -94,6 +94,7 @@ def finetune(
     codec: FixedPoint,
     accelerator: Any,
     signs: FixedSigns | None = None,
+    room: dict[str, torch.Tensor] | None = None,
 ) -> TaskVector:
     """Finetune the base model on one task and return its task vector on the integer grid.
 
@@ -107,6 +108,7 @@ def finetune(
         accelerator (`accelerate.Accelerator`): runs backward and clips gradients.
         signs (`FixedSigns`, *optional*): that the task vector keeps to after every step; the optimizer's state is left
             as it is.
+        room (*dict* of `str` to `torch.Tensor`, *optional*): memory of an earlier vector, which is overwritten.
 
     Returns:
         `TaskVector`: `round((theta_t - theta_0) / q)`.
@@ -145,9 +147,6 @@ def finetune(
         # Its state is twice the weights, and what comes now needs room of its own.
         del optimizer, batch
     try:
-        return TaskVector.of(
-            (name, codec.encode(name, parameter, workspace.theta_0[name]).cpu())
-            for name, parameter in workspace.parameters.items()
-        )
+        return encode_vector(codec, workspace.parameters.items(), workspace.theta_0, room=room)
     except FixedPointOverflowError as error:
         raise FixedPointOverflowError(f"Task {task.task_id!r}: {error}") from None

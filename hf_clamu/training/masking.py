@@ -21,6 +21,9 @@ from hf_clamu.training.workspace import Workspace
 
 __all__ = ["MaskingArguments", "train_mask"]
 
+# Weights per pass.
+_CHUNK = 1 << 16
+
 
 @dataclass(frozen=True, kw_only=True)
 class MaskingArguments:
@@ -62,8 +65,7 @@ def train_mask(
     Source: ClAMU, Algorithm 1, lines 17-25. Scores start at 0, so the first mask is empty.
     """
     workspace.reset()
-    theta_0 = workspace.theta_0
-    scores = {name: torch.zeros_like(theta, dtype=torch.float32) for name, theta in theta_0.items()}
+    scores = {name: torch.zeros_like(theta, dtype=torch.float32) for name, theta in workspace.theta_0.items()}
     with seeded(seed), workspace.training():
         batch: dict[str, torch.Tensor] | None = None
         for batch_examples in sample_batches(examples, arguments.mask_batch_size, arguments.mask_steps, seed):
@@ -72,10 +74,19 @@ def train_mask(
             accelerator.backward(workspace.forward(batch).loss)
             with torch.no_grad():
                 for name, parameter in workspace.parameters.items():
-                    if parameter.grad is None:
-                        continue
-                    direction = theta_1[name].sub(theta_0[name]).mul_(parameter.grad)
-                    scores[name].sub_(direction)
-                    parameter.copy_(torch.where(scores[name] > 0, theta_1[name], theta_0[name]))
-                    parameter.grad = None
+                    if parameter.grad is not None:
+                        own, gradient = parameter.detach(), parameter.grad
+                        _step(own, gradient, scores[name], workspace.theta_0[name], theta_1[name])
+                        parameter.grad = None
     return {name: (score > 0).cpu() for name, score in scores.items()}
+
+
+def _step(
+    weights: torch.Tensor, gradient: torch.Tensor, scores: torch.Tensor, theta_0: torch.Tensor, theta_1: torch.Tensor
+) -> None:
+    """Move scores against their gradient and rewrite the weights, in passes whose temporaries stay in the cache."""
+    size = _CHUNK if weights.device.type == "cpu" else max(1, weights.numel())
+    whole = (weights, gradient.contiguous(), scores, theta_0, theta_1)
+    for own, slope, score, low, high in zip(*(x.view(-1).split(size) for x in whole), strict=True):
+        score.sub_(high.sub(low).mul_(slope))
+        torch.where(score > 0, high, low, out=own)

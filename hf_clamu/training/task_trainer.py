@@ -104,6 +104,7 @@ class TaskTrainer:
         self._encoded: OrderedDict[str, EncodedTask] = OrderedDict()
         self._encoded_bytes = 0
         self._signs: FixedSigns | None = None
+        self._room: dict[str, torch.Tensor] = {}
         self.seconds: dict[str, float] = {}
 
     def on(self, tasks: TaskDataset) -> TaskTrainer:
@@ -135,12 +136,25 @@ class TaskTrainer:
         return encoded
 
     def finetune(self, task_id: str) -> TaskVector:
-        """Finetune on one task; the live model holds its local model afterwards."""
+        """Finetune on one task; the live model holds its local model afterwards.
+
+        The next call overwrites the vector.
+        """
         if self._arguments.has_fixed_signs and self._signs is None:
             self._signs = FixedSigns(self.workspace.theta_0, self._arguments.seed)
         return finetune(
-            self.workspace, self.encoded(task_id), self._arguments, self.codec, self.accelerator, self._signs
+            self.workspace,
+            self.encoded(task_id),
+            self._arguments,
+            self.codec,
+            self.accelerator,
+            self._signs,
+            self._room,
         )
+
+    def release_vectors(self) -> None:
+        """Give back the memory that finetuning writes vectors to; the last vector is gone."""
+        self._room.clear()
 
     def is_local(self, task_id: str) -> bool:
         """Whether a task was finetuned elsewhere and its local model is at hand."""

@@ -1,0 +1,79 @@
+"""Weights to a task vector, in one pass over memory and with the digest computed beside."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+
+from hf_clamu.exact.accumulator import TaskVector, narrowest_dtype
+from hf_clamu.exact.digest import TensorsDigest
+from hf_clamu.exact.fixed_point import FixedPoint
+
+__all__ = ["encode_vector"]
+
+
+def encode_vector(
+    codec: FixedPoint,
+    weights: Iterable[tuple[str, torch.Tensor]],
+    theta_0: Mapping[str, torch.Tensor],
+    *,
+    room: dict[str, torch.Tensor] | None = None,
+) -> TaskVector:
+    """Round weights' distance from the base model to the grid, and bound and digest it.
+
+    Args:
+        codec (`FixedPoint`): the integer grid.
+        weights (*iterable* of *tuple* of `str` and `torch.Tensor`): every parameter that takes part, in any order;
+            each is read before the next one is asked for.
+        theta_0 (*mapping* of `str` to `torch.Tensor`): the base model's parameters.
+        room (*dict* of `str` to `torch.Tensor`, *optional*): memory of an earlier vector, which is overwritten; it
+            keeps what this one takes.
+
+    Raises:
+        FixedPointOverflowError: if a value is NaN, infinite or too far away; the message names the parameter.
+
+    Example:
+
+    ```python
+    >>> theta_0 = {"w": torch.zeros(2)}
+    >>> vector = encode_vector(FixedPoint(fraction_bits=2), [("w", torch.tensor([1.0, -0.5]))], theta_0)
+    >>> vector.steps["w"], vector.bounds
+    (tensor([ 4, -2], dtype=torch.int32), {'w': 4})
+
+    ```
+    """
+    steps: dict[str, torch.Tensor] = {}
+    bounds: dict[str, int] = {}
+    digest = TensorsDigest(theta_0)
+    try:
+        for name, theta in weights:
+            n, bounds[name] = _encode(codec, name, theta, theta_0[name], None if room is None else room.get(name))
+            if room is not None and n.dtype == torch.int32:
+                room[name] = n
+            steps[name] = n.cpu()
+            digest.put(name, steps[name])
+    finally:
+        digest.close()
+    order = sorted(steps)
+    return TaskVector(
+        steps={name: steps[name] for name in order},
+        digest=digest.hexdigest(),
+        bounds={name: bounds[name] for name in order},
+    )
+
+
+def _encode(
+    codec: FixedPoint, name: str, theta: torch.Tensor, theta_0: torch.Tensor, room: torch.Tensor | None
+) -> tuple[torch.Tensor, int]:
+    theta_0 = theta_0.to(theta.device)
+    if room is not None and (room.shape != theta.shape or room.device != theta.device):
+        room = None
+    if theta.shape == theta_0.shape:
+        found = codec.encode_int32(theta, theta_0, out=room)
+        if found is not None:
+            return found
+    n = codec.encode(name, theta, theta_0)
+    low, high = n.aminmax()
+    bound = max(int(high), -int(low))
+    return n.to(narrowest_dtype(bound)), bound

@@ -1,0 +1,114 @@
+"""`encode_vector` gives what `FixedPoint.encode`, bounds and `digest_tensors` give one after the other."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hf_clamu.errors import FixedPointOverflowError
+from hf_clamu.exact import FixedPoint, TaskVector, digest_tensors, encode_vector
+from hf_clamu.exact.digest import TensorsDigest
+
+EDGES = [2**31 - 1, -(2**31 - 1), 2**31 - 0.5, 2**31 - 0.75, 2**31, -(2**31), -(2**31) + 0.5, 2**51, 2**52, -(2**53)]
+EDGES += [2**60, -(2**60), 0.5, -0.5, 1.5, 2.5, -2.5, -0.0]
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    bits=st.integers(0, 52),
+    dtype=st.sampled_from([torch.float64, torch.float32, torch.bfloat16, torch.float16]),
+    steps=st.lists(st.one_of(st.floats(-(2.0**33), 2.0**33), st.sampled_from(EDGES)), min_size=1, max_size=20),
+)
+def test_int32_steps_are_those_of_encode(bits, dtype, steps):
+    codec = FixedPoint(fraction_bits=bits)
+    theta = torch.tensor(steps, dtype=torch.float64).mul(codec.step).to(dtype)
+    theta_0 = torch.full_like(theta, 0.125)
+    if not theta.isfinite().all():
+        assert codec.encode_int32(theta, theta_0) is None
+        return
+    expected = codec.encode("w", theta, theta_0)
+    bound = int(expected.abs().max())
+    found = codec.encode_int32(theta, theta_0)
+    if bound > 2**31 - 1:
+        assert found is None
+    else:
+        assert found[0].dtype == torch.int32
+        assert found[0].tolist() == expected.tolist()
+        assert found[1] == bound
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, 3e38, -3e38, 2.0**25, -(2.0**25)])
+@pytest.mark.parametrize("place", [0, 16383, 16384, 40000])
+def test_what_does_not_fit_into_int32_is_noticed(bad, place):
+    theta = torch.zeros(40001)
+    theta[place] = bad
+    assert FixedPoint().encode_int32(theta, torch.zeros(40001)) is None
+
+
+def _weights(scale=1e-3, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    shapes = {"b": (300, 400), "a": (70_000,), "c": (), "d": (0, 3), "e": (5, 7)}
+    theta_0 = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+    theta = {name: x + scale * torch.randn(x.shape, generator=generator) for name, x in theta_0.items()}
+    return theta, theta_0
+
+
+def _one_by_one(codec, theta, theta_0):
+    return TaskVector.of({name: codec.encode(name, theta[name], theta_0[name]) for name in sorted(theta)})
+
+
+def _equal(one, two):
+    assert one.digest == two.digest == digest_tensors(one.steps)
+    assert one.bounds == two.bounds
+    assert list(one.steps) == list(two.steps)
+    for name, n in one.steps.items():
+        assert n.dtype == two.steps[name].dtype
+        assert torch.equal(n, two.steps[name])
+
+
+@pytest.mark.parametrize("order", ["abcde", "edcba", "caebd"])
+def test_the_order_of_the_parameters_does_not_show(order):
+    theta, theta_0 = _weights()
+    expected = _one_by_one(FixedPoint(), theta, theta_0)
+    _equal(encode_vector(FixedPoint(), ((name, theta[name]) for name in order), theta_0), expected)
+
+
+def test_room_is_used_again_whatever_it_held():
+    room = {}
+    codec = FixedPoint()
+    for scale in (1e-3, 100.0, 1e-2):  # with 100, steps need int64
+        theta, theta_0 = _weights(scale)
+        _equal(encode_vector(codec, theta.items(), theta_0, room=room), _one_by_one(codec, theta, theta_0))
+    first = {name: n.data_ptr() for name, n in room.items() if n.numel()}
+    vector = encode_vector(codec, theta.items(), theta_0, room=room)
+    assert {name: n.data_ptr() for name, n in vector.steps.items() if n.numel()} == first
+
+
+def test_strides_do_not_show():
+    theta, theta_0 = _weights()
+    flipped = {name: x.t().contiguous().t() if x.dim() == 2 else x for name, x in theta.items()}
+    _equal(encode_vector(FixedPoint(), flipped.items(), theta_0), _one_by_one(FixedPoint(), theta, theta_0))
+
+
+def test_values_off_the_grid_name_the_parameter():
+    theta, theta_0 = _weights()
+    theta["e"][1, 2] = math.nan
+    with pytest.raises(FixedPointOverflowError, match="'e'"):
+        encode_vector(FixedPoint(), theta.items(), theta_0)
+
+
+def test_an_error_of_the_digest_is_raised(monkeypatch):
+    digest = TensorsDigest(["a", "b"])
+
+    def torn(name, tensor):
+        raise OSError("torn")
+
+    monkeypatch.setattr(digest, "_read", torn)
+    digest.put("a", torch.zeros(1 << 17))
+    digest.put("b", torch.zeros(1 << 17))
+    with pytest.raises(OSError, match="torn"):
+        digest.hexdigest()
