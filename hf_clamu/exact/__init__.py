@@ -4,7 +4,7 @@ Needs torch and numpy alone and knows nothing of models, data sets or files of o
 """
 
 from hf_clamu.exact.accumulator import DeltaAccumulator, TaskVector, VectorSum, narrowest_dtype
-from hf_clamu.exact.bitmask import check_padding, expand_bits, pack_mask, packed_size, unpack_mask
+from hf_clamu.exact.bitmask import check_padding, pack_mask, packed_size, unpack_mask
 from hf_clamu.exact.digest import canonical_json, digest_json, digest_tensor, digest_tensors, sha256_file, sha256_hex
 from hf_clamu.exact.encoding import encode_vector
 from hf_clamu.exact.fixed_point import FixedPoint
@@ -25,7 +25,6 @@ __all__ = [
     "digest_tensor",
     "digest_tensors",
     "encode_vector",
-    "expand_bits",
     "narrowest_dtype",
     "pack_mask",
     "packed_size",

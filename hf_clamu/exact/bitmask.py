@@ -7,7 +7,7 @@ import torch
 
 from hf_clamu.errors import CheckpointFormatError
 
-__all__ = ["check_padding", "expand_bits", "pack_mask", "packed_size", "unpack_mask"]
+__all__ = ["check_padding", "pack_mask", "packed_size", "unpack_mask"]
 
 
 def packed_size(num_weights: int) -> int:
@@ -49,22 +49,6 @@ def unpack_mask(packed: torch.Tensor, shape: torch.Size | tuple[int, ...]) -> to
     count = int(np.prod(shape, dtype=np.int64))
     bits = np.unpackbits(packed.cpu().numpy(), count=count, bitorder="little")
     return torch.from_numpy(bits).view(torch.bool).reshape(shape)
-
-
-def expand_bits(packed: torch.Tensor, start: int, stop: int) -> torch.Tensor:
-    """Return bits `start` to `stop` of a packed mask as 0 and 1, on the mask's device.
-
-    Args:
-        packed (`torch.Tensor` of shape `(bytes,)`, uint8): the packed mask.
-        start (`int`): the first bit, a multiple of 8.
-        stop (`int`): one behind the last bit.
-
-    Returns:
-        `torch.Tensor` of shape `(stop - start,)`, uint8.
-    """
-    chunk = packed[start // 8 : (stop + 7) // 8]
-    shifts = torch.arange(8, dtype=torch.uint8, device=packed.device)
-    return (chunk.unsqueeze(-1) >> shifts).bitwise_and_(1).view(-1)[: stop - start]
 
 
 def check_padding(name: str, packed: torch.Tensor, num_weights: int) -> None:

@@ -13,21 +13,24 @@ from __future__ import annotations
 import weakref
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from torch.autograd.graph import increment_version
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from hf_clamu.errors import CheckpointFormatError, IncompatibleBaseError, WeightsChangedError
-from hf_clamu.exact.bitmask import check_padding, expand_bits
+from hf_clamu.exact.bitmask import check_padding
 from hf_clamu.exact.digest import digest_tensor
 from hf_clamu.exact.fixed_point import FixedPoint
 
 __all__ = ["ALL_WEIGHTS", "NO_WEIGHTS", "PackedMask", "WeightSwitch"]
 
 _INTEGER_VIEW = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-# Weights per pass, a multiple of 8: the temporaries stay in the cache and no pass allocates much.
-_CHUNK = 1 << 16
+# Weights per pass, a multiple of 64: the temporaries stay in the cache, and a pass is long beside its start.
+_CHUNK = 1 << 19
+# Packed bits, or 0 or 255 for a mask without any.
+_Bits: TypeAlias = torch.Tensor | int
 # Parameters that a switch has stamped, by their id.
 _WATCHED: weakref.WeakValueDictionary[int, torch.Tensor] = weakref.WeakValueDictionary()
 
@@ -113,6 +116,7 @@ class WeightSwitch:
         self._base_digests: dict[str, str] = {}
         self._shapes: dict[str, torch.Size] = {}
         self._stamps: dict[str, tuple[object, ...]] = {}
+        self._rooms: dict[tuple[torch.dtype, torch.device], _Room] = {}
         self._selected = NO_WEIGHTS
         for name in sorted(delta):
             parameter = _find(parameters, name)
@@ -135,7 +139,7 @@ class WeightSwitch:
 
     def __getstate__(self) -> dict[str, object]:
         # A copy belongs to other parameters: it recognises them by digest.
-        return {**self.__dict__, "_stamps": {}}
+        return {**self.__dict__, "_stamps": {}, "_rooms": {}}
 
     @property
     def selected(self) -> PackedMask:
@@ -211,24 +215,63 @@ class WeightSwitch:
             return old.bits is new.bits and old.fill == new.fill
         return all(torch.equal(old.bits[name], new.bits[name].to(old.bits[name].device)) for name in self._flips)
 
-    @staticmethod
-    def _flip(parameter: torch.Tensor, flips: torch.Tensor, old: torch.Tensor | int, new: torch.Tensor | int) -> None:
+    def _flip(self, parameter: torch.Tensor, flips: torch.Tensor, old: _Bits, new: _Bits) -> None:
         if isinstance(old, int) and isinstance(new, int) and old == new:
             return
         live = parameter.detach()
-        old, new = (bits if isinstance(bits, int) else bits.to(flips.device) for bits in (old, new))
         flat = (live if live.is_contiguous() else live.contiguous()).view(-1).view(flips.dtype)
-        for start in range(0, flat.numel(), _CHUNK):
-            stop = min(start + _CHUNK, flat.numel())
-            part = flips[start:stop]
-            if isinstance(old, int) and isinstance(new, int):
-                flat[start:stop].bitwise_xor_(part)
-                continue
-            changed = _expand(old, start, stop, part).bitwise_xor(_expand(new, start, stop, part))
-            # 0 and 1 become no bits and all bits: -1 in two's complement.
-            flat[start:stop].bitwise_xor_(changed.to(flips.dtype).neg_().bitwise_and_(part))
+        if isinstance(old, int) and isinstance(new, int):
+            flat.bitwise_xor_(flips)
+        else:
+            key = (flips.dtype, flips.device)
+            if key not in self._rooms:
+                self._rooms[key] = _Room(*key)
+            self._rooms[key].flip(flat, flips, old, new)
         if not live.is_contiguous():
             live.copy_(flat.view(live.dtype).view(live.shape))
+
+
+class _Room:
+    """Memory that flips of one type and device use again and again, and what they are done with.
+
+    Args:
+        dtype (`torch.dtype`): the integer type of the weights' bits.
+        device (`torch.device`): where they are.
+    """
+
+    def __init__(self, dtype: torch.dtype, device: torch.device) -> None:
+        self._bytes = torch.zeros(_CHUNK // 8, dtype=torch.uint8, device=device)
+        # A word of mask bits for as many weights; shifted left by these, the bit of each weight becomes the sign.
+        self._words = self._bytes.view(dtype)
+        width = 8 * self._words.element_size()
+        self._shifts = torch.arange(width - 1, -1, -1, dtype=dtype, device=device)
+        self._spread = torch.empty((_CHUNK // width, width), dtype=dtype, device=device)
+
+    def flip(self, flat: torch.Tensor, flips: torch.Tensor, old: _Bits, new: _Bits) -> None:
+        """Flip the bits of weights whose mask changes.
+
+        Args:
+            flat (`torch.Tensor` of shape `(numel,)`, integer): bits of the weights.
+            flips (`torch.Tensor` of shape `(numel,)`, integer): what a change of the mask flips.
+            old (`torch.Tensor` of shape `(ceil(numel / 8),)`, uint8, or `int`): the packed mask before, or 0 or 255.
+            new: the packed mask afterwards.
+        """
+        if isinstance(new, int):
+            old, new = new, old
+        assert isinstance(new, torch.Tensor), "one of both masks has bits"
+        new, old = new.to(flips.device), old if isinstance(old, int) else old.to(flips.device)
+        width = self._shifts.numel()
+        for start in range(0, flat.numel(), _CHUNK):
+            stop = min(start + _CHUNK, flat.numel())
+            packed = slice(start // 8, (stop + 7) // 8)
+            own = new[packed]
+            bits, num_words = self._bytes[: own.numel()], -(-(stop - start) // width)
+            torch.bitwise_xor(own, old if isinstance(old, int) else old[packed], out=bits)
+            spread = self._spread[:num_words]
+            torch.bitwise_left_shift(self._words[:num_words].unsqueeze(1), self._shifts, out=spread)
+            # The sign, in all bits: none of a weight's bits or all of them change.
+            changed = spread.bitwise_right_shift_(width - 1).view(-1)[: stop - start]
+            flat[start:stop].bitwise_xor_(changed.bitwise_and_(flips[start:stop]))
 
 
 _WAY_OUT = (
@@ -263,9 +306,3 @@ def _stamp(parameter: torch.Tensor) -> tuple[object, ...]:
 
 def _bits_of(mask: PackedMask, name: str) -> torch.Tensor | int:
     return mask.fill if mask.bits is None else mask.bits[name]
-
-
-def _expand(bits: torch.Tensor | int, start: int, stop: int, like: torch.Tensor) -> torch.Tensor:
-    if isinstance(bits, int):
-        return torch.full((stop - start,), bits & 1, dtype=torch.uint8, device=like.device)
-    return expand_bits(bits, start, stop)

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_clamu.errors import CheckpointFormatError
-from hf_clamu.exact import check_padding, expand_bits, pack_mask, packed_size, unpack_mask
+from hf_clamu.exact import check_padding, pack_mask, packed_size, unpack_mask
 
 
 def random_mask(shape: tuple[int, ...], seed: int = 0) -> torch.Tensor:
@@ -57,16 +57,6 @@ def test_strides_do_not_show():
 def test_the_layout_is_fixed(mask, golden):
     packed = pack_mask(torch.tensor(mask, dtype=torch.bool))
     assert bytes(packed.tolist()) == golden
-
-
-@pytest.mark.parametrize("size", [1, 7, 8, 9, 63, 64, 65, 1003])
-@pytest.mark.parametrize("chunk", [8, 64, 256])
-def test_expand_bits_equals_unpack_at_the_borders_of_chunks(size, chunk):
-    mask = random_mask((size,), seed=size)
-    packed = pack_mask(mask)
-    parts = [expand_bits(packed, start, min(start + chunk, size)) for start in range(0, size, chunk)]
-    assert all(part.dtype == torch.uint8 for part in parts)
-    assert torch.equal(torch.cat(parts), unpack_mask(packed, (size,)).to(torch.uint8))
 
 
 @pytest.mark.parametrize("size", [0, 1, 7, 8, 9, 16])

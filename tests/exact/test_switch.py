@@ -15,7 +15,16 @@ from hf_clamu.exact import ALL_WEIGHTS, NO_WEIGHTS, FixedPoint, PackedMask, Weig
 CODEC = FixedPoint(fraction_bits=28)
 ALPHA = 0.3
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
+# Weights per pass here, so that small tensors take several.
+CHUNK = 1 << 12
 INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _short_passes():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hf_clamu.exact.switch._CHUNK", CHUNK)
+        yield
 
 
 class Model(torch.nn.Module):
@@ -28,7 +37,7 @@ class Model(torch.nn.Module):
         def parameter(*shape: int, grad: bool = True) -> torch.nn.Parameter:
             return torch.nn.Parameter(torch.randn(shape, generator=generator).to(dtype), requires_grad=grad)
 
-        self.long = parameter(65536 + 13)
+        self.long = parameter(3 * CHUNK + 13)
         self.odd = parameter(3, 5, 7)
         self.embedding = parameter(9, 9)
         self.head = torch.nn.Module()
@@ -192,7 +201,7 @@ def test_strides_do_not_matter(dtype, relay: Callable[[torch.Tensor], torch.Tens
     assert weight.stride() == stride
 
 
-@pytest.mark.parametrize("size", [0, 1, 7, 8, 9, 65535, 65536, 65537, 131072, 131079])
+@pytest.mark.parametrize("size", [0, 1, 7, 8, 9, 31, 33, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK, 2 * CHUNK + 7])
 def test_sizes_around_bytes_and_chunks(size):
     w0 = torch.randn(size, generator=torch.Generator().manual_seed(size))
     parameters = {"w": torch.nn.Parameter(w0.clone())}
@@ -425,7 +434,7 @@ def test_an_interrupted_switch_is_found_out(monkeypatch):
             raise KeyboardInterrupt
         flip(*args)
 
-    monkeypatch.setattr(WeightSwitch, "_flip", staticmethod(interrupted))
+    monkeypatch.setattr(WeightSwitch, "_flip", interrupted)
     with pytest.raises(KeyboardInterrupt):
         switch.select(parameters_of(model), packed(masks_for(delta, 1)))
     monkeypatch.undo()
