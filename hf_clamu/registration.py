@@ -42,16 +42,21 @@ class _Follow(MetaPathFinder):
 
     def __init__(self, waiting: dict[str, str]) -> None:
         self._waiting = waiting
+        self._asked: set[str] = set()
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if fullname not in self._waiting:
+        if fullname not in self._waiting or fullname in self._asked:
             return None
-        ours = self._waiting.pop(fullname)
-        spec = find_spec(fullname)
+        self._asked.add(fullname)
+        try:
+            spec = find_spec(fullname)
+        finally:
+            self._asked.remove(fullname)
+        # Who asks may only want to know whether there is such a module, so it stays on the list.
         if spec is not None and spec.loader is not None:
-            spec.loader = _Then(spec.loader, ours)
+            spec.loader = _Then(spec.loader, self._waiting[fullname])
         return spec
 
 

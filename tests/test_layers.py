@@ -136,6 +136,12 @@ def test_peft_knows_masks_whichever_comes_first(first):
     assert "CLAMU_MASK" in _fresh(f"{code}; print(json.dumps(list(known)))")
 
 
+def test_peft_knows_masks_after_somebody_asked_whether_it_is_installed():
+    code = "import hf_clamu, json; from importlib.util import find_spec; assert find_spec('peft').name == 'peft'"
+    code += "; import transformers, peft; from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING as known"
+    assert "CLAMU_MASK" in _fresh(f"{code}; print(json.dumps(list(known)))")
+
+
 def test_errors_and_recipe_load_no_framework():
     code = "import hf_clamu.errors, hf_clamu.recipe, json, sys; print(json.dumps(dict.fromkeys(sys.modules)))"
     assert {name.split(".")[0] for name in _fresh(code)} & {"torch", "transformers", "datasets", "numpy"} == set()
