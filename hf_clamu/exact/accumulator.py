@@ -20,7 +20,7 @@ __all__ = ["DeltaAccumulator", "IntegerSum", "TaskVector", "VectorSum", "narrowe
 _INT32_MAX = 2**31 - 1
 _INT64_MAX = 2**63 - 1
 # Entries per pass.
-_CHUNK = 1 << 16
+_CHUNK = 1 << 18
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 
@@ -48,7 +49,8 @@ def encode_vector(
     digest = TensorsDigest(theta_0)
     try:
         for name, theta in weights:
-            n, bounds[name] = _encode(codec, name, theta, theta_0[name], None if room is None else room.get(name))
+            with _one_thread():
+                n, bounds[name] = _encode(codec, name, theta, theta_0[name], None if room is None else room.get(name))
             if room is not None and n.dtype == torch.int32:
                 room[name] = n
             steps[name] = n.cpu()
@@ -61,6 +63,20 @@ def encode_vector(
         digest=digest.hexdigest(),
         bounds={name: bounds[name] for name in order},
     )
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Leave the other threads' cores to the digest, which takes longer than the encoding on one.
+
+    Each entry is computed by itself, so threads cannot show in the bits here.
+    """
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # noqa: TID251 - for a moment in which nothing is computed whose bits depend on it
+    try:
+        yield
+    finally:
+        torch.set_num_threads(num_threads)  # noqa: TID251
 
 
 def _encode(

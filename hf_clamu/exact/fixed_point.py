@@ -19,9 +19,8 @@ __all__ = ["FixedPoint"]
 _LIMIT = float(2**62)
 # Elements per pass: the float64 temporaries of a pass stay in the cache.
 _CHUNK = 1 << 16
-# Elements per pass of `encode_int32`: below what torch splits over its threads, which leaves the others to whatever
-# runs beside it; on an accelerator nothing is gained by small passes.
-_NARROW_CHUNK, _NARROW_CHUNK_ON_DEVICE = 1 << 14, 1 << 24
+# Elements per pass of `encode_int32`; on an accelerator nothing is gained by small passes.
+_NARROW_CHUNK, _NARROW_CHUNK_ON_DEVICE = 1 << 18, 1 << 24
 _INT32_MAX = 2**31 - 1
 # Added to a float64 below 2**51, it leaves no bits behind the point: the sum is rounded to an integer, halves to even,
 # which stands in its low bits.

@@ -28,7 +28,7 @@ __all__ = ["ALL_WEIGHTS", "NO_WEIGHTS", "PackedMask", "WeightSwitch"]
 
 _INTEGER_VIEW = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 # Weights per pass, a multiple of 64: the temporaries stay in the cache, and a pass is long beside its start.
-_CHUNK = 1 << 19
+_CHUNK = 1 << 20
 # Packed bits, or 0 or 255 for a mask without any.
 _Bits: TypeAlias = torch.Tensor | int
 # Parameters that a switch has stamped, by their id.
@@ -241,11 +241,18 @@ class _Room:
 
     def __init__(self, dtype: torch.dtype, device: torch.device) -> None:
         self._bytes = torch.zeros(_CHUNK // 8, dtype=torch.uint8, device=device)
-        # A word of mask bits for as many weights; shifted left by these, the bit of each weight becomes the sign.
-        self._words = self._bytes.view(dtype)
-        width = 8 * self._words.element_size()
-        self._shifts = torch.arange(width - 1, -1, -1, dtype=dtype, device=device)
-        self._spread = torch.empty((_CHUNK // width, width), dtype=dtype, device=device)
+        self._spread = torch.empty(_CHUNK, dtype=dtype, device=device)
+        self._table: torch.Tensor | None = None
+        if self._spread.element_size() <= 2:
+            # Shifts of short integers are slow: a row of this for every byte of mask bits.
+            byte = torch.arange(256).unsqueeze(1).bitwise_right_shift(torch.arange(8)).bitwise_and_(1)
+            self._table = byte.neg_().to(dtype).to(device)
+            self._index = torch.empty(_CHUNK // 8, dtype=torch.int32, device=device)
+        else:
+            # A word of mask bits for as many weights; shifted left by these, the bit of each weight becomes the sign.
+            self._words = self._bytes.view(dtype)
+            width = 8 * self._words.element_size()
+            self._shifts = torch.arange(width - 1, -1, -1, dtype=dtype, device=device)
 
     def flip(self, flat: torch.Tensor, flips: torch.Tensor, old: _Bits, new: _Bits) -> None:
         """Flip the bits of weights whose mask changes.
@@ -260,18 +267,24 @@ class _Room:
             old, new = new, old
         assert isinstance(new, torch.Tensor), "one of both masks has bits"
         new, old = new.to(flips.device), old if isinstance(old, int) else old.to(flips.device)
-        width = self._shifts.numel()
         for start in range(0, flat.numel(), _CHUNK):
             stop = min(start + _CHUNK, flat.numel())
             packed = slice(start // 8, (stop + 7) // 8)
-            own = new[packed]
-            bits, num_words = self._bytes[: own.numel()], -(-(stop - start) // width)
-            torch.bitwise_xor(own, old if isinstance(old, int) else old[packed], out=bits)
-            spread = self._spread[:num_words]
-            torch.bitwise_left_shift(self._words[:num_words].unsqueeze(1), self._shifts, out=spread)
-            # The sign, in all bits: none of a weight's bits or all of them change.
-            changed = spread.bitwise_right_shift_(width - 1).view(-1)[: stop - start]
+            bits = self._bytes[: packed.stop - packed.start]
+            torch.bitwise_xor(new[packed], old if isinstance(old, int) else old[packed], out=bits)
+            changed = self._spread_out(bits.numel())[: stop - start]
             flat[start:stop].bitwise_xor_(changed.bitwise_and_(flips[start:stop]))
+
+    def _spread_out(self, num_bytes: int) -> torch.Tensor:
+        """Return an integer for each bit: -1, which is all bits, for 1, and 0 for 0."""
+        if self._table is not None:
+            index, rows = self._index[:num_bytes], self._spread[: 8 * num_bytes].view(-1, 8)
+            torch.index_select(self._table, 0, index.copy_(self._bytes[:num_bytes]), out=rows)
+            return rows.view(-1)
+        width = self._shifts.numel()
+        words = self._words[: -(-8 * num_bytes // width)].unsqueeze(1)
+        spread = self._spread[: words.numel() * width].view(-1, width)
+        return torch.bitwise_left_shift(words, self._shifts, out=spread).bitwise_right_shift_(width - 1).view(-1)
 
 
 _WAY_OUT = (

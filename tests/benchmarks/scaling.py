@@ -14,44 +14,19 @@ import json
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 from typing import Any
 
 from tests.benchmarks import pages
+from tests.benchmarks.rows import Peak
 
 # A GPT-2 of 13 million weights: small enough for 500 tasks on two cores, large beside the interpreter's own objects.
 BASE = {"model_type": "gpt2", "n_layer": 4, "n_embd": 512, "n_head": 8, "n_positions": 64}
 CLUSTERS = 20
 
 
-def _anonymous() -> int:
-    """Bytes of memory of this process that no file stands behind."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("RssAnon:"):
-            return 1024 * int(line.split()[1])
-    raise SystemExit("This needs Linux, whose /proc tells anonymous memory.")
-
-
-class _Peak(threading.Thread):
-    def __init__(self) -> None:
-        super().__init__(daemon=True)
-        self.start_bytes = self.bytes = _anonymous()
-        self._stopped = threading.Event()
-        self.start()
-
-    def run(self) -> None:
-        while not self._stopped.wait(0.01):
-            self.bytes = max(self.bytes, _anonymous())
-
-    def above_start(self) -> int:
-        self._stopped.set()
-        self.join()
-        return self.bytes - self.start_bytes
-
-
-def build(num_tasks: int, localization: str) -> dict[str, Any]:
+def build(num_tasks: int, localization: str, clusters: int, base: dict[str, Any]) -> dict[str, Any]:
     """Build once in this process and measure it."""
     from datasets import Dataset
 
@@ -69,11 +44,11 @@ def build(num_tasks: int, localization: str) -> dict[str, Any]:
         Dataset.from_list(rows), task_column="user", text_column="text", label_column="label"
     )
     arguments = ClamuArguments(
-        num_clusters=CLUSTERS, finetune_steps=2, batch_size=4, mask_steps=2, mask_batch_size=8, num_threads=2,
+        num_clusters=clusters, finetune_steps=2, batch_size=4, mask_steps=2, mask_batch_size=8, num_threads=2,
         localization=localization, clustering="features",
     )  # fmt: skip
     tokenizer = byte_tokenizer()
-    base = {**BASE, "vocab_size": len(tokenizer), "bos_token_id": 256, "eos_token_id": 256}
+    base = {**base, "vocab_size": len(tokenizer), "bos_token_id": 256, "eos_token_id": 256}
     model = load_base(base, tasks.spec, num_labels=2, processor=tokenizer).model
     weights = sum(parameter.numel() for parameter in model.parameters())
     with tempfile.TemporaryDirectory() as folder:
@@ -81,33 +56,37 @@ def build(num_tasks: int, localization: str) -> dict[str, Any]:
             model, tasks, arguments, processing_class=tokenizer, journal_dir=f"{folder}/journal",
             progress=silent_progress,
         )  # fmt: skip
-        peak = _Peak()
+        peak = Peak()
         started = time.perf_counter()
         merged = trainer.train()
-        built = {"seconds": time.perf_counter() - started, "build": peak.above_start() / (4 * weights)}
-        peak = _Peak()
+        built = {"seconds": time.perf_counter() - started, "build": peak.above_first() / (4 * weights)}
+        peak = Peak()
         merged.save_pretrained(f"{folder}/model")
-        built["save"] = peak.above_start() / (4 * weights)
+        built["save"] = peak.above_first() / (4 * weights)
         size = sum(path.stat().st_size for path in Path(f"{folder}/model").rglob("*") if path.is_file())
+        parts, ledger_bytes = dict(trainer.seconds), Path(f"{folder}/model/ledger.json").stat().st_size
         del merged, trainer, model
-        peak = _Peak()
+        peak = Peak()
         ClamuModel.from_pretrained(f"{folder}/model")
-        built["load"] = peak.above_start() / (4 * weights)
+        built["load"] = peak.above_first() / (4 * weights)
         started = time.perf_counter()
         ClamuModel.from_pretrained(f"{folder}/model").unmerge_task("user_003", data=tasks)
         built["unmerge_seconds"] = time.perf_counter() - started
-    return {**built, "tasks": num_tasks, "weights": weights, "disk": size / (4 * weights), "method": localization}
+    built |= {"tasks": num_tasks, "clusters": clusters, "weights": weights, "method": localization}
+    return {**built, "disk": size / (4 * weights), "parts": parts, "ledger": ledger_bytes}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tasks", type=int, nargs="+", default=[10, 100, 500])
     parser.add_argument("--localization", nargs="+", default=["clamu"])
+    parser.add_argument("--clusters", type=int, default=CLUSTERS)
+    parser.add_argument("--base", type=json.loads, default=BASE, help="the GPT-2's configuration, in JSON")
     parser.add_argument("--json", action="store_true", help="print, and leave the docs alone")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
-        print(json.dumps(build(options.tasks[0], options.localization[0])))  # noqa: T201
+        print(json.dumps(build(options.tasks[0], options.localization[0], options.clusters, options.base)))  # noqa: T201
         return
     found = []
     for method in options.localization:

@@ -1,0 +1,112 @@
+"""`clamu merge` of saved checkpoints, as a process; against mergekit `linear` and a plain loop over the same files."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tests.benchmarks.rows import Peak, Row, Size, ratios, timed
+from tests.benchmarks.training import gpt2
+
+_LOOP = """
+import sys, torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+output, *folders = sys.argv[1:]
+merged = {}
+for folder in folders:
+    with safe_open(f"{folder}/model.safetensors", framework="pt") as file:
+        for name in file.keys():
+            tensor = file.get_tensor(name)
+            if name in merged:
+                merged[name].add_(tensor, alpha=1 / len(folders))
+            else:
+                merged[name] = tensor.mul(1 / len(folders))
+save_file(merged, output)
+"""
+
+
+def write_checkpoints(folder: Path, config: dict[str, Any], count: int) -> tuple[Path, list[Path]]:
+    """Write a base model and local models that differ from it a little."""
+    model = gpt2(config)
+    model.save_pretrained(folder / "base")
+    theta_0 = [parameter.detach().clone() for parameter in model.parameters()]
+    found = []
+    for number in range(count):
+        with torch.no_grad():
+            for parameter, theta in zip(model.parameters(), theta_0, strict=True):
+                parameter.copy_(theta).add_(torch.randn_like(theta), alpha=1e-4)
+        found.append(folder / "local" / f"user_{number:02d}")
+        model.save_pretrained(found[-1])
+    return folder / "base", found
+
+
+def mergekit() -> str | None:
+    """Return the path of mergekit's command: beside this Python, on the PATH, or in CLAMU_MERGEKIT."""
+    beside = Path(sys.executable).with_name("mergekit-yaml")
+    return os.environ.get("CLAMU_MERGEKIT") or (str(beside) if beside.is_file() else shutil.which("mergekit-yaml"))
+
+
+def measure(size: Size, rounds: int) -> list[Row]:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        base, local = write_checkpoints(folder, size.gpt2, size.checkpoints)
+        model_bytes = (base / "model.safetensors").stat().st_size
+        loop = [sys.executable, "-c", _LOOP, str(folder / "loop.safetensors"), *map(str, local)]
+        clamu = [sys.executable, "-m", "hf_clamu.cli", "merge", "--base", str(base), "--overwrite"]
+        clamu += [
+            "--output",
+            str(folder / "merged"),
+            "--json",
+            "--set",
+            "clustering=random",
+            str(base.parent / "local"),
+        ]
+        commands = {"loop": loop, "global": [*clamu, "--set", "localization=global"]}
+        commands["emr"] = [*clamu, "--set", "localization=emr", "--set", "num_clusters=4"]
+        found = mergekit()
+        if found is not None:
+            models = [{"model": str(path), "parameters": {"weight": 1 / len(local)}} for path in local]
+            recipe = {"models": models, "merge_method": "linear", "dtype": "float32"}
+            (folder / "mergekit.yaml").write_text(json.dumps(recipe), encoding="utf-8")
+            commands["mergekit"] = [found, str(folder / "mergekit.yaml"), str(folder / "mergekit"), "--quiet"]
+        seconds: dict[str, list[float]] = {name: [] for name in commands}
+        memory: dict[str, float] = {}
+        for number in range(rounds + 1):
+            for name, command in commands.items():
+                for old in ("merged", "mergekit"):
+                    shutil.rmtree(folder / old, ignore_errors=True)
+                taken = timed(lambda name=name, command=command: _run(command, name, memory))
+                if number:
+                    seconds[name].append(taken)
+    models = memory["global"] / model_bytes
+    count = f"`clamu merge` of {len(local)} checkpoints"
+    rows = [
+        Row(what=f"{count}, one model", against="a plain loop over the files",
+            values=ratios(seconds["global"], seconds["loop"]), target=1.3),
+        Row(what="… its memory", against="the model's size", values=[models], target=2.5),
+        Row(what=f"{count}, EMR masks for 4 clusters", against="a plain loop over the files",
+            values=ratios(seconds["emr"], seconds["loop"])),
+    ]  # fmt: skip
+    if found is not None:
+        faster = ratios(seconds["mergekit"], seconds["global"])
+        what = Row(what="mergekit `linear`", against=f"{count}, one model", values=faster, target=3, at_least=True)
+        rows.insert(0, what)
+    return rows
+
+
+def _run(command: list[str], name: str, memory: dict[str, float]) -> None:
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    peak = Peak(process.pid, every=0.02)
+    _, said = process.communicate()
+    memory[name] = max(memory.get(name, 0), peak.first + peak.above_first())
+    if process.returncode:
+        raise SystemExit(f"{' '.join(command[:6])} … ended with {process.returncode}: {said[-2000:]}")

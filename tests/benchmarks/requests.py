@@ -1,0 +1,64 @@
+"""Forgetting one of many tasks, by parts; against building again without it."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+from functools import partial
+from typing import Any
+
+import torch
+
+from hf_clamu import ClamuArguments, ClamuModel, ClamuTrainer, TaskDataset
+from hf_clamu.models.byte_tokenizer import byte_tokenizer
+from hf_clamu.training import silent_progress
+from tests.benchmarks.rows import Row, Size, timed
+from tests.benchmarks.training import gpt2, prompts
+
+_WAYS = {
+    "global": {"localization": "global", "clustering": "random"},
+    "sift": {"localization": "sift", "clustering": "none"},
+    "clamu": {"localization": "clamu", "clustering": "random"},
+}
+
+
+def measure(size: Size, rounds: int) -> list[Row]:
+    tokenizer, tasks = byte_tokenizer(), prompts(size.merged)
+    rows = []
+    for way, settings in _WAYS.items():
+        arguments = ClamuArguments(
+            num_clusters=20, finetune_steps=20, batch_size=8, mask_steps=20, num_threads=torch.get_num_threads(),
+            scaling=1.0, **settings,
+        )  # fmt: skip
+        found: list[float] = []
+        parts: dict[str, list[float]] = {}
+        with tempfile.TemporaryDirectory() as folder:
+            _build(size, tasks, arguments, tokenizer).save_pretrained(folder)
+            for number in range(rounds):
+                leaving = tasks.task_ids[number * len(tasks) // rounds]
+                left = partial(_build, size, tasks.without(leaving), arguments, tokenizer)
+                rebuild = timed(left)
+                model = ClamuModel.from_pretrained(folder)
+                # What the method itself asks for: without masks to learn, the rows of the forgotten task are enough.
+                given = tasks if way == "clamu" else tasks.select(leaving)
+                taken = timed(partial(model.unmerge_task, leaving, data=given))
+                found.append(taken / rebuild)
+                for part, seconds in model.receipts[-1]["seconds"].items():
+                    parts.setdefault(part, []).append(seconds / rebuild)
+        note = ", ".join(f"{part} {statistics.median(values):.3f}" for part, values in parts.items())
+        limit = None if way == "clamu" else 2 / size.merged
+        rows.append(
+            Row(
+                what=f"`unmerge_task` of one of {size.merged}, `{way}`",
+                against="building again without it",
+                values=found,
+                target=limit,
+                note=note,
+            )
+        )
+    return rows
+
+
+def _build(size: Size, tasks: TaskDataset, arguments: ClamuArguments, tokenizer: Any) -> ClamuModel:
+    model = gpt2({**size.small, "vocab_size": len(tokenizer)})
+    return ClamuTrainer(model, tasks, arguments, processing_class=tokenizer, progress=silent_progress).train()
