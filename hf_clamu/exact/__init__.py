@@ -5,7 +5,15 @@ Needs torch and numpy alone and knows nothing of models, data sets or files of o
 
 from hf_clamu.exact.accumulator import DeltaAccumulator, TaskVector, VectorSum, narrowest_dtype
 from hf_clamu.exact.bitmask import check_padding, pack_mask, packed_size, unpack_mask
-from hf_clamu.exact.digest import canonical_json, digest_json, digest_tensor, digest_tensors, sha256_file, sha256_hex
+from hf_clamu.exact.digest import (
+    canonical_json,
+    digest_json,
+    digest_tensor,
+    digest_tensors,
+    sha256_file,
+    sha256_files,
+    sha256_hex,
+)
 from hf_clamu.exact.encoding import encode_vector
 from hf_clamu.exact.fixed_point import FixedPoint
 from hf_clamu.exact.switch import ALL_WEIGHTS, NO_WEIGHTS, PackedMask, WeightSwitch
@@ -29,6 +37,7 @@ __all__ = [
     "pack_mask",
     "packed_size",
     "sha256_file",
+    "sha256_files",
     "sha256_hex",
     "unpack_mask",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -14,14 +15,18 @@ import torch
 __all__ = [
     "TensorsDigest",
     "canonical_json",
+    "digest_each",
     "digest_json",
     "digest_tensor",
     "digest_tensors",
     "sha256_file",
+    "sha256_files",
     "sha256_hex",
 ]
 
 _CHUNK_BYTES = 1 << 24
+# Beyond this, memory is what they wait for.
+_MOST_THREADS = 8
 # From here on a tensor is worth a thread.
 _BESIDE_BYTES = 1 << 18
 
@@ -64,6 +69,27 @@ def sha256_file(path: Path) -> str:
         while chunk := file.read(_CHUNK_BYTES):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def sha256_files(paths: Iterable[Path]) -> list[str]:
+    """Return the SHA-256 of each file, several at a time.
+
+    Raises:
+        OSError: if one cannot be read.
+    """
+    every = list(paths)
+    with _threads(len(every)) as threads:
+        return list(threads.map(sha256_file, every))
+
+
+def digest_each(tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
+    """Return `digest_tensor` of each tensor, computed several at a time."""
+    with _threads(len(tensors)) as threads:
+        return dict(zip(tensors, threads.map(digest_tensor, tensors.values()), strict=True))
+
+
+def _threads(most: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(max(1, min(most, os.cpu_count() or 1, _MOST_THREADS)), "clamu-digest")
 
 
 def digest_tensor(tensor: torch.Tensor) -> str:

@@ -13,6 +13,9 @@ from hf_clamu.exact.fixed_point import FixedPoint
 
 __all__ = ["encode_vector"]
 
+# Entries from which on a change of the number of threads costs less than it gains.
+_WORTH_IT = 1 << 18
+
 
 def encode_vector(
     codec: FixedPoint,
@@ -49,7 +52,7 @@ def encode_vector(
     digest = TensorsDigest(theta_0)
     try:
         for name, theta in weights:
-            with _one_thread():
+            with _one_thread(theta.numel()):
                 n, bounds[name] = _encode(codec, name, theta, theta_0[name], None if room is None else room.get(name))
             if room is not None and n.dtype == torch.int32:
                 room[name] = n
@@ -66,12 +69,15 @@ def encode_vector(
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def _one_thread(size: int) -> Iterator[None]:
     """Leave the other threads' cores to the digest, which takes longer than the encoding on one.
 
     Each entry is computed by itself, so threads cannot show in the bits here.
     """
     num_threads = torch.get_num_threads()
+    if size < _WORTH_IT:
+        yield
+        return
     torch.set_num_threads(1)  # noqa: TID251 - for a moment in which nothing is computed whose bits depend on it
     try:
         yield

@@ -21,7 +21,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from hf_clamu.errors import CheckpointFormatError, IncompatibleBaseError, WeightsChangedError
 from hf_clamu.exact.bitmask import check_padding
-from hf_clamu.exact.digest import digest_tensor
+from hf_clamu.exact.digest import digest_each, digest_tensor
 from hf_clamu.exact.fixed_point import FixedPoint
 
 __all__ = ["ALL_WEIGHTS", "NO_WEIGHTS", "PackedMask", "WeightSwitch"]
@@ -113,11 +113,11 @@ class WeightSwitch:
         uncast: Collection[str] = (),
     ) -> None:
         self._flips: dict[str, torch.Tensor] = {}
-        self._base_digests: dict[str, str] = {}
         self._shapes: dict[str, torch.Size] = {}
         self._stamps: dict[str, tuple[object, ...]] = {}
         self._rooms: dict[tuple[torch.dtype, torch.device], _Room] = {}
         self._selected = NO_WEIGHTS
+        bases: dict[str, torch.Tensor] = {}
         for name in sorted(delta):
             parameter = _find(parameters, name)
             if delta[name].shape != parameter.shape:
@@ -133,9 +133,10 @@ class WeightSwitch:
             # Only bits are compared and flipped, so -0.0 and NaN need no special care.
             flips = served.view(_view_of(parameter))
             self._flips[name] = flips.bitwise_xor_(flat.view(flips.dtype))
-            self._base_digests[name] = digest_tensor(flat)
+            bases[name] = flat
             self._shapes[name] = parameter.shape
             self._stamps[name] = _stamp(parameter)
+        self._base_digests = digest_each(bases)
 
     def __getstate__(self) -> dict[str, object]:
         # A copy belongs to other parameters: it recognises them by digest.

@@ -21,7 +21,7 @@ from hf_clamu.exact import (
     digest_json,
     digest_tensors,
     packed_size,
-    sha256_file,
+    sha256_files,
     sha256_hex,
 )
 from hf_clamu.merging import ClamuArguments, MergedState, depends_on_environment
@@ -142,13 +142,14 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint, card: str, write_othe
         path.parent.mkdir(exist_ok=True)
         _write_tensors(path, {_TASK_MASK_KEY: join_mask(mask)})
     files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    # The card is for people to edit; it is compared by `verify` but not needed to load.
+    listed = [name for name in files if name != CARD_NAME]
     ledger = {
         "format_version": FORMAT_VERSION,
         "environment": None if checkpoint.environment is None else checkpoint.environment.to_dict(),
         **({} if checkpoint.localized_in is None else {"localized_in": checkpoint.localized_in.to_dict()}),
         "source": checkpoint.source,
-        # The card is for people to edit; it is compared by `verify` but not needed to load.
-        "files": {name: sha256_file(folder / name) for name in files if name != CARD_NAME},
+        "files": dict(zip(listed, sha256_files(folder / name for name in listed), strict=True)),
         **ledger_entries(state),
     }
     (folder / LEDGER_NAME).write_bytes(canonical_json(sealed(ledger)))
@@ -282,14 +283,15 @@ def _config_of(values: Mapping[str, Any], num_tasks: int, num_clusters: int) -> 
 def _check_files(folder: Path, files: Any) -> None:
     if not isinstance(files, dict):
         raise CheckpointFormatError(f"{folder / LEDGER_NAME} lists no files. Take an undamaged copy.")
-    for name, expected in sorted(files.items()):
+    for name in sorted(files):
         path = folder / name
         # By its parts, not resolved: the files of a Hub cache are links to blobs elsewhere.
         if ".." in PurePosixPath(name).parts or PurePosixPath(name).is_absolute():
             raise CheckpointFormatError(f"{folder / LEDGER_NAME} names {name!r}, which is outside the folder.")
         if not path.is_file():
             raise CheckpointFormatError(f"{path} is missing: the ledger lists it. Take an undamaged copy.")
-        found = sha256_file(path)
+    for name, found in zip(sorted(files), sha256_files(folder / name for name in sorted(files)), strict=True):
+        path, expected = folder / name, files[name]
         if found != expected and not _is_processor_with(path, expected):
             raise CheckpointFormatError(
                 f"{path} has SHA-256 {found[:16]}…, the ledger says {str(expected)[:16]}…: it is truncated or was "

@@ -22,7 +22,7 @@ from hf_clamu.training.workspace import Workspace
 __all__ = ["MaskingArguments", "train_mask"]
 
 # Weights per pass.
-_CHUNK = 1 << 16
+_CHUNK = 1 << 19
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +66,7 @@ def train_mask(
     """
     workspace.reset()
     scores = {name: torch.zeros_like(theta, dtype=torch.float32) for name, theta in workspace.theta_0.items()}
+    step = _Step()
     with seeded(seed), workspace.training():
         batch: dict[str, torch.Tensor] | None = None
         for batch_examples in sample_batches(examples, arguments.mask_batch_size, arguments.mask_steps, seed):
@@ -76,17 +77,40 @@ def train_mask(
                 for name, parameter in workspace.parameters.items():
                     if parameter.grad is not None:
                         own, gradient = parameter.detach(), parameter.grad
-                        _step(own, gradient, scores[name], workspace.theta_0[name], theta_1[name])
+                        step(own, gradient, scores[name], workspace.theta_0[name], theta_1[name])
                         parameter.grad = None
     return {name: (score > 0).cpu() for name, score in scores.items()}
 
 
-def _step(
-    weights: torch.Tensor, gradient: torch.Tensor, scores: torch.Tensor, theta_0: torch.Tensor, theta_1: torch.Tensor
-) -> None:
-    """Move scores against their gradient and rewrite the weights, in passes whose temporaries stay in the cache."""
-    size = _CHUNK if weights.device.type == "cpu" else max(1, weights.numel())
-    whole = (weights, gradient.contiguous(), scores, theta_0, theta_1)
-    for own, slope, score, low, high in zip(*(x.view(-1).split(size) for x in whole), strict=True):
-        score.sub_(high.sub(low).mul_(slope))
-        torch.where(score > 0, high, low, out=own)
+class _Step:
+    """Moves scores against their gradient and rewrites the weights, in passes whose temporaries stay in the cache."""
+
+    def __init__(self) -> None:
+        self._rooms: dict[tuple[torch.dtype, torch.device], tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = {}
+
+    def __call__(
+        self,
+        weights: torch.Tensor,
+        gradient: torch.Tensor,
+        scores: torch.Tensor,
+        theta_0: torch.Tensor,
+        theta_1: torch.Tensor,
+    ) -> None:
+        direction, chosen, bits = self._room(weights.dtype, weights.device)
+        whole = (weights, gradient.contiguous(), scores, theta_0, theta_1)
+        for own, slope, score, low, high in zip(*(x.view(-1).split(_CHUNK) for x in whole), strict=True):
+            size = own.numel()
+            score.sub_(torch.sub(high, low, out=direction[:size]).mul_(slope))
+            # theta_1 where the score is above 0, else theta_0: torch.where takes several times as long.
+            moved = bits[:size].copy_(torch.gt(score, 0, out=chosen[:size])).neg_()
+            own_bits, low_bits = own.view(bits.dtype), low.view(bits.dtype)
+            torch.bitwise_xor(high.view(bits.dtype), low_bits, out=own_bits)
+            own_bits.bitwise_and_(moved).bitwise_xor_(low_bits)
+
+    def _room(self, dtype: torch.dtype, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        if (dtype, device) not in self._rooms:
+            direction = torch.empty(_CHUNK, dtype=dtype, device=device)
+            integer = {2: torch.int16, 4: torch.int32, 8: torch.int64}[direction.element_size()]
+            chosen = torch.empty(_CHUNK, dtype=torch.bool, device=device)
+            self._rooms[dtype, device] = (direction, chosen, torch.empty(_CHUNK, dtype=integer, device=device))
+        return self._rooms[dtype, device]

@@ -39,7 +39,7 @@ SIZES = {
     "gpt2": Size(
         gpt2={"n_layer": 12, "n_embd": 768, "n_head": 12, "n_positions": 1024, "vocab_size": 50257},
         small=_SMALL,
-        tokens=(8, 64),
+        tokens=(4, 64),
         checkpoints=16,
         tasks=500,
         merged=100,
