@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from hf_clamu.errors import FixedPointOverflowError, IncompatibleBaseError, TaskDataError
-from hf_clamu.exact import FixedPoint, TaskVector, digest_json, encode_vector, sha256_file
+from hf_clamu.exact import FixedPoint, TaskVector, digest_json, encode_vector
 from hf_clamu.models.hub import download, is_repo_id
 from hf_clamu.models.plain_checkpoint import ModelNames, PlainCheckpoint, open_tensors
 from hf_clamu.training import Workspace
@@ -87,11 +87,21 @@ class LocalModels:
         return LocalModels({one: self[one].folder for one in task_ids if one in self})
 
     def fingerprint(self, task_id: str) -> str:
-        """Return a digest of a checkpoint's weight files."""
+        """Return a digest of which weight files a checkpoint has, as the file system knows them.
+
+        Nothing can write to a file or replace it without a new time of change (ctime). A file that was only moved
+        counts as another one, and is read again.
+        """
         if task_id not in self._fingerprints:
-            paths = sorted(set(self[task_id].files.values()))
-            self._fingerprints[task_id] = digest_json([[path.name, sha256_file(path)] for path in paths])
+            states = [(path.name, path.stat()) for path in sorted(set(self[task_id].files.values()))]
+            self._fingerprints[task_id] = digest_json(
+                [[name, s.st_size, s.st_ino, s.st_mtime_ns, s.st_ctime_ns] for name, s in states]
+            )
         return self._fingerprints[task_id]
+
+    def release(self) -> None:
+        """Give back the memory that vectors are read to; the last vector is gone."""
+        self._room.clear()
 
     def check(self, model: Any) -> None:
         """Check by their headers that all local models are of a base model's kind, before any of them is read.

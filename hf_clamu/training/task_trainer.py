@@ -56,6 +56,10 @@ class LocalVectors(Protocol):
         """Return a task's vector; it may be overwritten by the next call."""
         ...
 
+    def release(self) -> None:
+        """Give back the memory that vectors are read to."""
+        ...
+
 
 class TaskTrainer:
     """Finetunes and measures tasks on one live model.
@@ -153,8 +157,10 @@ class TaskTrainer:
         )
 
     def release_vectors(self) -> None:
-        """Give back the memory that finetuning writes vectors to; the last vector is gone."""
+        """Give back the memory that vectors are written to; the last vector is gone."""
         self._room.clear()
+        if self.local_vectors is not None:
+            self.local_vectors.release()
 
     def is_local(self, task_id: str) -> bool:
         """Whether a task was finetuned elsewhere and its local model is at hand."""
