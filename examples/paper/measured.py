@@ -85,6 +85,11 @@ class Measured:
                     found.append(environment)
         return found
 
+    def effort(self) -> tuple[int, float]:
+        """Return how many cells were measured, and the seconds that they took one after the other."""
+        cells = [cell for found in self._found.values() for cell in found.values()]
+        return len(cells), sum(cell["seconds"] for cell in cells)
+
     def is_done(self, name: str, experiment: Experiment) -> bool:
         """Whether all that an experiment needs was measured."""
         if name in ("cost", "table6"):

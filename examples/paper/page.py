@@ -86,6 +86,8 @@ def _head(scale: Scale, measured: Measured, claims: Sequence[Claim]) -> Iterator
         libraries = ", ".join([environment["framework"], environment["models"]])
         seeds = ", ".join(map(str, scale.seeds))
         yield f"Measured on {environment['device']} ({libraries}), {environment['num_threads']} thread, seeds {seeds}."
+    count, seconds = measured.effort()
+    yield f"{count} numbers, which took {seconds / 60:.0f} minutes one after the other, finetuning included."
     yield _BUDGET
     if claims:
         yield "## Do the paper's orderings hold?"
