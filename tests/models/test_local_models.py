@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 
 import pytest
@@ -379,3 +380,21 @@ def test_an_adapter_space_takes_no_whole_models(tiny, tmp_path):
     ).train()
     with pytest.raises(TaskDataError, match="merges the parameters of an adapter, and checkpoints are whole models"):
         model.unmerge_task("user_0", checkpoints={"user_0": tmp_path})
+
+
+def test_a_file_that_was_written_again_is_another_one(tmp_path):
+    _made("gpt2", 0, tmp_path / "a")
+    path = tmp_path / "a" / "model.safetensors"
+
+    def fingerprint():
+        return LocalModels.find({"a": tmp_path / "a"}).fingerprint("a")
+
+    first, state = fingerprint(), path.stat()
+    assert fingerprint() == first
+    data = path.read_bytes()
+    # In place, of the same size, and with the old times: only the time of change tells.
+    with path.open("r+b") as file:
+        file.write(data)
+    os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
+    assert path.stat().st_mtime_ns == state.st_mtime_ns
+    assert fingerprint() != first
