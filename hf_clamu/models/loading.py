@@ -89,9 +89,6 @@ def load_base_of(
             f"The base model {name!r} (revision {reference.get('revision')}) has other weights than the one that was "
             "merged into: its digest differs. Restore the recorded revision."
         )
-    # Weights that are mapped from a file are copied page by page when they are first written, which takes far longer.
-    for parameter in model.parameters():
-        parameter.data = parameter.data.clone()
     space = PeftSpace.of(config.peft_config, config.peft_merging)
     if space is not None:
         space.restore(model, checkpoint.fresh)
