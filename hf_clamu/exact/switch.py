@@ -240,6 +240,7 @@ class _Room:
         device (`torch.device`): where they are.
     """
 
+    @torch.inference_mode(False)  # what is made in it could not be written to outside
     def __init__(self, dtype: torch.dtype, device: torch.device) -> None:
         self._bytes = torch.zeros(_CHUNK // 8, dtype=torch.uint8, device=device)
         self._spread = torch.empty(_CHUNK, dtype=dtype, device=device)
