@@ -45,8 +45,7 @@ class TaskVector:
         bounds: dict[str, int] = {}
         narrow: dict[str, torch.Tensor] = {}
         for name, n in pairs:
-            bounds[name] = max(int(n.max()), -int(n.min())) if n.numel() else 0
-            narrow[name] = n.to(narrowest_dtype(bounds[name]))
+            narrow[name], bounds[name] = narrowed(n)
         return cls(steps=narrow, digest=digest_tensors(narrow), bounds=bounds)
 
 
@@ -79,6 +78,12 @@ def narrowest_dtype(bound: int) -> torch.dtype:
     tasks, whatever the order in which they came and went.
     """
     return torch.int32 if bound <= _INT32_MAX else torch.int64
+
+
+def narrowed(n: torch.Tensor) -> tuple[torch.Tensor, int]:
+    """Return integers in the narrowest type that holds them, and the largest of them, `max |n|`."""
+    bound = max(int(n.max()), -int(n.min())) if n.numel() else 0
+    return n.to(narrowest_dtype(bound)), bound
 
 
 class IntegerSum(Protocol):

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
-from hf_clamu.exact.accumulator import TaskVector, narrowest_dtype
+from hf_clamu.exact.accumulator import TaskVector, narrowed
 from hf_clamu.exact.digest import TensorsDigest
 from hf_clamu.exact.fixed_point import FixedPoint
 
@@ -95,7 +95,4 @@ def _encode(
         found = codec.encode_int32(theta, theta_0, out=room)
         if found is not None:
             return found
-    n = codec.encode(name, theta, theta_0)
-    low, high = n.aminmax()
-    bound = max(int(high), -int(low))
-    return n.to(narrowest_dtype(bound)), bound
+    return narrowed(codec.encode(name, theta, theta_0))
