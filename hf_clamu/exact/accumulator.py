@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -101,7 +101,10 @@ class IntegerSum(Protocol):
 
 
 class DeltaAccumulator:
-    """Sum of task vectors in int64, with a bound per parameter that proves that nothing wrapped around.
+    """Sum of task vectors with a bound per parameter that proves that nothing wrapped around.
+
+    A parameter is summed in int32 while its bound says that int32 holds the sum, then in int64. The width cannot show
+    in the values.
 
     Args:
         shapes (*mapping* of `str` to `torch.Size`): the parameters that take part.
@@ -127,10 +130,8 @@ class DeltaAccumulator:
     """
 
     def __init__(self, shapes: Mapping[str, torch.Size], folder: Path | None = None) -> None:
-        sizes = [shapes[name].numel() for name in sorted(shapes)]
-        flat = _zeros(sum(sizes)) if folder is None else _mapped_zeros(sum(sizes), folder)
-        parts = flat.split(sizes)
-        self._total = {name: part.view(shapes[name]) for name, part in zip(sorted(shapes), parts, strict=True)}
+        self._folder = folder
+        self._total = _zeros(shapes, torch.int32, folder)
         self._bounds = dict.fromkeys(self._total, 0)
 
     @classmethod
@@ -144,25 +145,11 @@ class DeltaAccumulator:
         Raises:
             FixedPointOverflowError: if the sum could have left int64.
         """
-        own = {name: torch.empty(n.shape, dtype=torch.int64).copy_(n) for name, n in total.items()}
-        return cls.adopt(own, bounds)
-
-    @classmethod
-    def adopt(cls, total: Mapping[str, torch.Tensor], bounds: Iterable[Mapping[str, int]]) -> DeltaAccumulator:
-        """Go on with a sum that is the accumulator's own from now on; as `restore`, without a copy.
-
-        Args:
-            total (*mapping* of `str` to `torch.Tensor`, int64): the sum.
-            bounds (*iterable* of *mapping* of `str` to `int`): the bounds of each task in it.
-
-        Raises:
-            FixedPointOverflowError: if the sum could have left int64.
-        """
         accumulator = cls({})
-        accumulator._total = {name: total[name] for name in sorted(total)}
-        accumulator._bounds = dict(VectorSum.of(accumulator._total, bounds).bounds)
+        accumulator._bounds = dict(VectorSum.of({name: total[name] for name in sorted(total)}, bounds).bounds)
         for name, bound in accumulator._bounds.items():
             _require_range(name, bound)
+            accumulator._total[name] = total[name].to(narrowest_dtype(bound), copy=True)
         return accumulator
 
     @property
@@ -172,7 +159,7 @@ class DeltaAccumulator:
 
     @property
     def steps(self) -> dict[str, torch.Tensor]:
-        """The sum itself, int64 per parameter; not a copy."""
+        """The sum itself, int32 or int64 per parameter; not a copy."""
         return self._total
 
     def add(self, vector: IntegerSum) -> None:
@@ -182,8 +169,7 @@ class DeltaAccumulator:
             FixedPointOverflowError: if the sum could leave int64; nothing is added then.
         """
         self._check_fit(vector)
-        for name, bound in vector.bounds.items():
-            _require_range(name, self._bounds[name] + bound)
+        self._reserve({name: self._bounds[name] + bound for name, bound in vector.bounds.items()})
         for name, n in vector.steps.items():
             _add(self._total[name], n)
             self._bounds[name] += vector.bounds[name]
@@ -199,13 +185,45 @@ class DeltaAccumulator:
         """Give the memory back; the sum is gone."""
         self._total, self._bounds = {}, {}
 
-    def narrowed(self) -> dict[str, torch.Tensor]:
-        """Return a copy of the sum in the narrowest integer type that the bounds allow.
+    def reduce(
+        self, add_up: Callable[[Mapping[str, torch.Tensor]], None], bounds: Iterable[Mapping[str, int]]
+    ) -> None:
+        """Add the sums of other processes.
+
+        Args:
+            add_up (*callable*): adds integer tensors over all processes, in place.
+            bounds (*iterable* of *mapping* of `str` to `int`): the bounds of each task of all processes.
+
+        Raises:
+            FixedPointOverflowError: if the sum could leave int64; nothing is added then.
+        """
+        every = VectorSum.of(self._total, bounds).bounds
+        self._reserve(every)
+        # The bounds of all are the same everywhere, so the types are.
+        self._total = {name: total.to(narrowest_dtype(every[name])) for name, total in self._total.items()}
+        add_up(self._total)
+        self._bounds = dict(every)
+
+    def narrowed(self, *, copy: bool = True) -> dict[str, torch.Tensor]:
+        """Return the sum in the narrowest integer type that the bounds allow.
+
+        Args:
+            copy (`bool`): without it, what is in that type already is the sum itself.
 
         Returns:
             *dict* of `str` to `torch.Tensor`, int32 or int64 per parameter.
         """
-        return {name: n.to(narrowest_dtype(self._bounds[name]), copy=True) for name, n in self._total.items()}
+        return {name: n.to(narrowest_dtype(self._bounds[name]), copy=copy) for name, n in self._total.items()}
+
+    def _reserve(self, bounds: Mapping[str, int]) -> None:
+        """Make the sum wide enough for entries up to these bounds."""
+        for name, bound in bounds.items():
+            _require_range(name, bound)
+        for name, bound in bounds.items():
+            total = self._total[name]
+            if total.dtype != torch.int64 and narrowest_dtype(bound) == torch.int64:
+                wide = _zeros({name: total.shape}, torch.int64, self._folder)
+                self._total[name] = wide[name].copy_(total)
 
     def _check_fit(self, vector: IntegerSum) -> None:
         if vector.steps.keys() != self._total.keys():
@@ -221,26 +239,33 @@ class DeltaAccumulator:
 
 
 def _add(total: torch.Tensor, n: torch.Tensor, sign: int = 1) -> None:
+    if total.dtype == n.dtype:
+        total.add_(n, alpha=sign)
+        return
     # In passes that stay in the cache: torch would widen a whole int32 tensor first, in memory that is new each time.
     flat, flat_n = total.view(-1), n.reshape(-1)
-    wide = torch.empty(min(flat.numel(), _CHUNK), dtype=torch.int64, device=total.device)
+    wide = torch.empty(min(flat.numel(), _CHUNK), dtype=total.dtype, device=total.device)
     for start in range(0, flat.numel(), _CHUNK):
         part = flat[start : start + _CHUNK]
         part.add_(wide[: part.numel()].copy_(flat_n[start : start + _CHUNK]), alpha=sign)
 
 
-def _zeros(size: int) -> torch.Tensor:
-    return torch.zeros(size, dtype=torch.int64)
+def _zeros(shapes: Mapping[str, torch.Size], dtype: torch.dtype, folder: Path | None) -> dict[str, torch.Tensor]:
+    names = sorted(shapes)
+    sizes = [shapes[name].numel() for name in names]
+    # Elsewhere files cannot be reserved, or not without a name.
+    if folder is None or sum(sizes) == 0 or sys.platform != "linux":
+        return {name: torch.zeros(shapes[name], dtype=dtype) for name in names}
+    parts = _mapped(sum(sizes), dtype, folder).split(sizes)
+    return {name: part.view(shapes[name]) for name, part in zip(names, parts, strict=True)}
 
 
-def _mapped_zeros(size: int, folder: Path) -> torch.Tensor:
-    if size == 0 or sys.platform != "linux":  # elsewhere files cannot be reserved, or not without a name
-        return _zeros(size)
+def _mapped(size: int, dtype: torch.dtype, folder: Path) -> torch.Tensor:
     handle, path = tempfile.mkstemp(prefix=".part.", dir=folder)
     try:
         # Reserved now: a disk that fills up later would end the process at some write to memory.
-        os.posix_fallocate(handle, 0, 8 * size)
-        return torch.from_file(path, shared=True, size=size, dtype=torch.int64)
+        os.posix_fallocate(handle, 0, dtype.itemsize * size)
+        return torch.from_file(path, shared=True, size=size, dtype=dtype)
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(folder)) from error
     finally:

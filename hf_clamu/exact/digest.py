@@ -15,7 +15,7 @@ import torch
 __all__ = [
     "TensorsDigest",
     "canonical_json",
-    "digest_each",
+    "contents_of",
     "digest_json",
     "digest_tensor",
     "digest_tensors",
@@ -82,14 +82,16 @@ def sha256_files(paths: Iterable[Path]) -> list[str]:
         return list(threads.map(sha256_file, every))
 
 
-def digest_each(tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
-    """Return `digest_tensor` of each tensor, computed several at a time."""
-    with _threads(len(tensors)) as threads:
-        return dict(zip(tensors, threads.map(digest_tensor, tensors.values()), strict=True))
-
-
 def _threads(most: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(max(1, min(most, os.cpu_count() or 1, _MOST_THREADS)), "clamu-digest")
+
+
+def contents_of(tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
+    """Return the SHA-256 of each tensor's values alone, computed several at a time."""
+    with TensorsDigest() as digest:
+        for name, tensor in tensors.items():
+            digest.put(name, tensor)
+        return digest.contents()
 
 
 def digest_tensor(tensor: torch.Tensor) -> str:
@@ -99,11 +101,7 @@ def digest_tensor(tensor: torch.Tensor) -> str:
         tensor (`torch.Tensor` of any shape, dtype and device):
             Strides and device do not show in the digest.
     """
-    digest = hashlib.sha256()
-    digest.update(_header("", tensor))
-    for chunk in _raw_chunks(tensor):
-        digest.update(chunk)
-    return digest.hexdigest()
+    return digest_tensors({"": tensor})
 
 
 def digest_tensors(tensors: Mapping[str, torch.Tensor]) -> str:
@@ -124,64 +122,67 @@ def digest_tensors(tensors: Mapping[str, torch.Tensor]) -> str:
 
     ```
     """
-    digest = TensorsDigest(tensors)
-    for name, tensor in tensors.items():
-        digest.put(name, tensor)
-    return digest.hexdigest()
+    with TensorsDigest() as digest:
+        for name, tensor in tensors.items():
+            digest.put(name, tensor)
+        return digest.hexdigest()
 
 
 class TensorsDigest:
     """The digest of named tensors that come one by one, see `digest_tensors`.
 
-    Large ones are read by a thread of its own, while the caller computes the next.
-
-    Args:
-        names (*iterable* of `str`): of all tensors that will come.
+    It is the SHA-256 of a list: the header of each tensor and the SHA-256 of its values. So large tensors are read by
+    other threads, several at a time and while the caller computes the next.
     """
 
-    def __init__(self, names: Iterable[str]) -> None:
-        self._left = sorted(names, reverse=True)
-        self._early: dict[str, torch.Tensor] = {}
-        self._digest = hashlib.sha256()
-        self._thread: ThreadPoolExecutor | None = None
-        self._reading: list[Future[None]] = []
+    def __init__(self) -> None:
+        self._headers: dict[str, bytes] = {}
+        self._contents: dict[str, bytes | Future[bytes]] = {}
+        self._threads: ThreadPoolExecutor | None = None
+
+    def __enter__(self) -> TensorsDigest:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._threads is not None:
+            # What has not begun is only left if somebody else has failed.
+            self._threads.shutdown(cancel_futures=True)
+            self._threads = None
 
     def put(self, name: str, tensor: torch.Tensor) -> None:
         """Take a tensor, in any order; it must stay as it is until `hexdigest` has returned."""
-        self._early[name] = tensor
-        while self._left and self._left[-1] in self._early:
-            name = self._left.pop()
-            tensor = self._early.pop(name)
-            if self._thread is None and tensor.nbytes < _BESIDE_BYTES:
-                self._read(name, tensor)
-                continue
-            self._thread = self._thread or ThreadPoolExecutor(1, "clamu-digest")
-            self._reading.append(self._thread.submit(self._read, name, tensor))
+        self._headers[name] = _header(name, tensor)
+        if tensor.nbytes < _BESIDE_BYTES:
+            self._contents[name] = _content(tensor)
+            return
+        self._threads = self._threads or _threads(_MOST_THREADS)
+        self._contents[name] = self._threads.submit(_content, tensor)
+
+    def contents(self) -> dict[str, str]:
+        """Wait for what is still read, and return the SHA-256 of each tensor's values."""
+        return {name: self._content_of(name).hex() for name in self._contents}
 
     def hexdigest(self) -> str:
         """Wait for what is still read, and return 64 hexadecimal digits."""
-        assert not self._left, "every tensor came"
-        self.close()
-        for done in self._reading:
-            done.result()
-        return self._digest.hexdigest()
+        parts = (self._headers[name] + self._content_of(name) for name in sorted(self._headers))
+        return sha256_hex(b"".join(parts))
 
-    def close(self) -> None:
-        """End the thread; what it has not begun to read is left out."""
-        if self._thread is not None:
-            self._thread.shutdown(cancel_futures=bool(self._left))
-            self._thread = None
-
-    def _read(self, name: str, tensor: torch.Tensor) -> None:
-        self._digest.update(_header(name, tensor))
-        for chunk in _raw_chunks(tensor):
-            self._digest.update(chunk)
+    def _content_of(self, name: str) -> bytes:
+        found = self._contents[name]
+        return found if isinstance(found, bytes) else found.result()
 
 
 def _header(name: str, tensor: torch.Tensor) -> bytes:
     # The header is length-prefixed JSON, so no name or shape can imitate the bytes of a neighbour.
     header = json.dumps([name, str(tensor.dtype).removeprefix("torch."), list(tensor.shape)]).encode("utf-8")
     return len(header).to_bytes(8, "little") + header
+
+
+def _content(tensor: torch.Tensor) -> bytes:
+    digest = hashlib.sha256()
+    for chunk in _raw_chunks(tensor):
+        digest.update(chunk)
+    return digest.digest()
 
 
 def _raw_chunks(tensor: torch.Tensor) -> Iterator[memoryview]:

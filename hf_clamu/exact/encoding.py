@@ -49,8 +49,7 @@ def encode_vector(
     """
     steps: dict[str, torch.Tensor] = {}
     bounds: dict[str, int] = {}
-    digest = TensorsDigest(theta_0)
-    try:
+    with TensorsDigest() as digest:
         for name, theta in weights:
             with _one_thread(theta.numel()):
                 n, bounds[name] = _encode(codec, name, theta, theta_0[name], None if room is None else room.get(name))
@@ -58,19 +57,17 @@ def encode_vector(
                 room[name] = n
             steps[name] = n.cpu()
             digest.put(name, steps[name])
-    finally:
-        digest.close()
-    order = sorted(steps)
-    return TaskVector(
-        steps={name: steps[name] for name in order},
-        digest=digest.hexdigest(),
-        bounds={name: bounds[name] for name in order},
-    )
+        order = sorted(steps)
+        return TaskVector(
+            steps={name: steps[name] for name in order},
+            digest=digest.hexdigest(),
+            bounds={name: bounds[name] for name in order},
+        )
 
 
 @contextmanager
 def _one_thread(size: int) -> Iterator[None]:
-    """Leave the other threads' cores to the digest, which takes longer than the encoding on one.
+    """Leave the other threads' cores to the digest, which takes longer than the encoding.
 
     Each entry is computed by itself, so threads cannot show in the bits here.
     """

@@ -21,7 +21,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from hf_clamu.errors import CheckpointFormatError, IncompatibleBaseError, WeightsChangedError
 from hf_clamu.exact.bitmask import check_padding
-from hf_clamu.exact.digest import digest_each, digest_tensor
+from hf_clamu.exact.digest import contents_of
 from hf_clamu.exact.fixed_point import FixedPoint
 
 __all__ = ["ALL_WEIGHTS", "NO_WEIGHTS", "PackedMask", "WeightSwitch"]
@@ -113,7 +113,7 @@ class WeightSwitch:
         uncast: Collection[str] = (),
     ) -> None:
         self._flips: dict[str, torch.Tensor] = {}
-        self._shapes: dict[str, torch.Size] = {}
+        self._kinds: dict[str, tuple[torch.Size, torch.dtype]] = {}
         self._stamps: dict[str, tuple[object, ...]] = {}
         self._rooms: dict[tuple[torch.dtype, torch.device], _Room] = {}
         self._selected = NO_WEIGHTS
@@ -134,9 +134,9 @@ class WeightSwitch:
             flips = served.view(_view_of(parameter))
             self._flips[name] = flips.bitwise_xor_(flat.view(flips.dtype))
             bases[name] = flat
-            self._shapes[name] = parameter.shape
+            self._kinds[name] = (parameter.shape, parameter.dtype)
             self._stamps[name] = _stamp(parameter)
-        self._base_digests = digest_each(bases)
+        self._base_contents = contents_of(bases)
 
     def __getstate__(self) -> dict[str, object]:
         # A copy belongs to other parameters: it recognises them by digest.
@@ -194,7 +194,7 @@ class WeightSwitch:
             parameter = _find(parameters, name)
             if _stamp(parameter) == self._stamps.get(name):
                 continue
-            if parameter.shape != self._shapes[name] or _view_of(parameter) != flips.dtype:
+            if (parameter.shape, parameter.dtype) != self._kinds[name]:
                 raise WeightsChangedError(
                     f"The parameter {name!r} now has shape {tuple(parameter.shape)} and type {parameter.dtype}, which "
                     f"is not what the merged delta was attached to. {_WAY_OUT}"
@@ -203,7 +203,7 @@ class WeightSwitch:
                 self._flips[name] = flips = flips.to(parameter.device)
             base = parameter.detach().clone(memory_format=torch.contiguous_format)
             self._flip(base, flips, _bits_of(self._selected, name), 0)
-            if digest_tensor(base.reshape(-1)) != self._base_digests[name]:
+            if contents_of({name: base})[name] != self._base_contents[name]:
                 raise WeightsChangedError(
                     f"The parameter {name!r} was changed since the last switch (training, in-place edits or a cast?), "
                     f"so its base weights can no longer be recovered. {_WAY_OUT}"

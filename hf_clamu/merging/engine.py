@@ -251,7 +251,7 @@ def _derive(
 ) -> MergedState:
     """Derive clusters, alpha and masks from the tasks that are there; the sum is released."""
     assert isinstance(merged.total, DeltaAccumulator), "something was added or subtracted"
-    delta, records = merged.total.narrowed(), merged.records
+    delta, records = merged.total.narrowed(copy=False), merged.records
     merged.total.release()
     if trainer.journal is not None:
         # Mapped from a file: while masks are trained, memory is for what every step touches.
@@ -270,7 +270,7 @@ def _derive(
         own = DeltaAccumulator(trainer.workspace.shapes)
         for task_id in members:
             own.add(merged_vector(trainer, task_id, records[task_id]))
-        return own.narrowed()
+        return own.narrowed(copy=False)
 
     vector_source: ClusterVector = cluster_vector
     digests = {task_id: record.vector_digest for task_id, record in records.items()}

@@ -242,7 +242,7 @@ class _Summing:
         """Write the group that is worked on; earlier parts of it are covered then."""
         if self._journal is None or not (self._is_unsaved and self._is_whole):
             return
-        part = self._journal.write(self._stage(group), self._entries, self._sum.narrowed())
+        part = self._journal.write(self._stage(group), self._entries, self._sum.narrowed(copy=False))
         self._parts[group] = _superseded(self._journal, self._parts[group], part)
         self._is_unsaved = False
 
@@ -255,21 +255,19 @@ class _Summing:
             entries |= others
         if len(self._groups) == 1:
             # In memory already, and with it what was adopted.
-            return TaskSums(entries, self._everybody(self._sum, self._groups[0], entries), {})
+            self._reduce(self._groups[0], entries)
+            return TaskSums(entries, self._sum, {})
         assert self._scratch is not None, "several groups are summed on disk"
         total = self._empty()
         found: dict[tuple[str, ...], Callable[[], dict[str, torch.Tensor]]] = {}
         for group, members in enumerate(self._groups):
             self._load(group)
-            mine = self._everybody(self._sum, members, entries)
-            total.add(mine)
-            found[members] = self._scratch.write(f"group/{group}", {}, mine.narrowed()).tensors
+            self._reduce(members, entries)
+            total.add(self._sum)
+            found[members] = self._scratch.write(f"group/{group}", {}, self._sum.narrowed(copy=False)).tensors
         return TaskSums(entries, total, found)
 
-    def _everybody(
-        self, mine: DeltaAccumulator, members: Sequence[str], entries: Mapping[str, Mapping[str, Any]]
-    ) -> DeltaAccumulator:
+    def _reduce(self, members: Sequence[str], entries: Mapping[str, Mapping[str, Any]]) -> None:
         """Add up the sums of all processes."""
-        self._workers.sum_(mine.steps)
         bounds = (dict(zip(self._parameters, entries[task_id]["bounds"], strict=True)) for task_id in members)
-        return DeltaAccumulator.adopt(mine.steps, bounds)
+        self._sum.reduce(self._workers.sum_, bounds)

@@ -10,8 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_clamu.errors import FixedPointOverflowError
-from hf_clamu.exact import FixedPoint, TaskVector, digest_tensors, encode_vector
-from hf_clamu.exact.digest import TensorsDigest
+from hf_clamu.exact import FixedPoint, TaskVector, digest, digest_tensors, encode_vector
 
 EDGES = [2**31 - 1, -(2**31 - 1), 2**31 - 0.5, 2**31 - 0.75, 2**31, -(2**31), -(2**31) + 0.5, 2**51, 2**52, -(2**53)]
 EDGES += [2**60, -(2**60), 0.5, -0.5, 1.5, 2.5, -2.5, -0.0]
@@ -102,13 +101,11 @@ def test_values_off_the_grid_name_the_parameter():
 
 
 def test_an_error_of_the_digest_is_raised(monkeypatch):
-    digest = TensorsDigest(["a", "b"])
-
-    def torn(name, tensor):
+    def torn(tensor):
         raise OSError("torn")
 
-    monkeypatch.setattr(digest, "_read", torn)
-    digest.put("a", torch.zeros(1 << 17))
-    digest.put("b", torch.zeros(1 << 17))
-    with pytest.raises(OSError, match="torn"):
-        digest.hexdigest()
+    monkeypatch.setattr(digest, "_content", torn)
+    with digest.TensorsDigest() as parts:
+        parts.put("a", torch.zeros(1 << 17))
+        with pytest.raises(OSError, match="torn"):
+            parts.hexdigest()
