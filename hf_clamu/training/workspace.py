@@ -79,9 +79,10 @@ class TaskAdapter(Protocol):
 
 
 class Workspace(LiveModel):
-    """A base model on a device, with a copy of its weights to come back to.
+    """A base model on a device, whose weights are changed and brought back.
 
-    One workspace serves all tasks: the model is never built anew, its weights are copied back.
+    One workspace serves all tasks: the model is never built anew. While tasks train, it has memory of its own, and
+    `theta_0` is the base model's as it came (perhaps mapped from a file).
 
     Args:
         model (`transformers.PreTrainedModel`): the base model, holding `theta_0`. It is changed while training.
@@ -107,17 +108,16 @@ class Workspace(LiveModel):
         names = set(trainable_names(model, freeze))
         model.to(self.device)
         self.parameters: dict[str, nn.Parameter] = {}
+        self.theta_0: dict[str, torch.Tensor] = {}
         self._frozen: list[nn.Parameter] = []
+        self._has_own_memory = False
         for name, parameter in sorted(model.named_parameters()):
             if name in names:
-                # Weights that were mapped from a file can start at any byte; matrix products may take another path
-                # for them than for memory that torch aligned.
-                parameter.data = parameter.data.clone(memory_format=torch.contiguous_format)
                 self.parameters[name] = parameter
+                self.theta_0[name] = parameter.data.contiguous()
             elif parameter.requires_grad:
                 parameter.requires_grad_(False)
                 self._frozen.append(parameter)
-        self.theta_0 = {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
 
     @property
     def shapes(self) -> dict[str, torch.Size]:
@@ -132,24 +132,42 @@ class Workspace(LiveModel):
     @torch.no_grad()
     def load(self, weights: Mapping[str, torch.Tensor]) -> None:
         """Copy weights (*mapping* of `str` to `torch.Tensor`) into the live model."""
+        self._take_memory()
         for name, parameter in self.parameters.items():
             parameter.copy_(weights[name])
 
     def reset(self) -> None:
         """Bring the base model's weights back."""
-        self.load(self.theta_0)
+        if not self._take_memory():
+            self.load(self.theta_0)
 
     def release(self) -> None:
         """Leave the model as it came: base weights, on the CPU, every parameter trainable."""
-        self.reset()
+        for name, parameter in self.parameters.items():
+            parameter.data = self.theta_0[name]
+        self._has_own_memory = False
         self.model.to("cpu")
         for parameter in self._frozen:
             parameter.requires_grad_(True)
         self.model.eval()
 
+    def _take_memory(self) -> bool:
+        """Give the live model memory of its own; return whether it had none, and holds the base weights now.
+
+        Only now: merging models from files trains nothing. And weights that are mapped from a file can start at any
+        byte; matrix products may take another path for them than for memory that torch aligned.
+        """
+        if self._has_own_memory:
+            return False
+        for name, parameter in self.parameters.items():
+            parameter.data = self.theta_0[name].clone()
+        self._has_own_memory = True
+        return True
+
     @contextmanager
     def finetuning(self) -> Iterator[list[nn.Parameter]]:
         """Put the model into training mode and yield the parameters that a task trains."""
+        self._take_memory()
         if self._adapter is None:
             with self.training():
                 yield list(self.parameters.values())
@@ -164,6 +182,7 @@ class Workspace(LiveModel):
         Running statistics are buffers that depend on the order of the batches and are not part of a task vector, so
         they stay those of the base model.
         """
+        self._take_memory()
         self.model.train()
         # A gradient that the model came with would be added to the first one.
         self.model.zero_grad(set_to_none=True)

@@ -87,6 +87,24 @@ def test_release_leaves_the_model_as_it_came(build):
     assert not model.training
 
 
+def test_memory_is_taken_when_something_trains_and_given_back(build):
+    model = build["vit"]()
+    places = {name: p.data_ptr() for name, p in model.named_parameters()}
+    workspace = Workspace(model)
+    assert {name: p.data_ptr() for name, p in model.named_parameters()} == places
+    workspace.reset()
+    assert all(p.data_ptr() != places[name] for name, p in workspace.parameters.items())
+    assert {name: theta.data_ptr() for name, theta in workspace.theta_0.items()} == places
+    with torch.no_grad():
+        for parameter in workspace.parameters.values():
+            parameter.add_(1)
+    workspace.release()
+    assert {name: p.data_ptr() for name, p in model.named_parameters()} == places
+    # Training takes it, too, whatever was called before.
+    with workspace.training():
+        assert all(p.data_ptr() != places[name] for name, p in workspace.parameters.items())
+
+
 def test_batch_norm_statistics_do_not_move_while_training(build, encoded):
     model = build["resnet"]()
     workspace = Workspace(model)
