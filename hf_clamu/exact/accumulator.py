@@ -135,21 +135,22 @@ class DeltaAccumulator:
         self._bounds = dict.fromkeys(self._total, 0)
 
     @classmethod
-    def restore(cls, total: Mapping[str, torch.Tensor], bounds: Iterable[Mapping[str, int]]) -> DeltaAccumulator:
+    def restore(
+        cls, total: Mapping[str, torch.Tensor], bounds: Iterable[Mapping[str, int]], folder: Path | None = None
+    ) -> DeltaAccumulator:
         """Go on with a saved sum.
 
         Args:
-            total (*mapping* of `str` to `torch.Tensor`, integer): the saved sum.
+            total (*mapping* of `str` to `torch.Tensor`, integer): the saved sum; it is copied.
             bounds (*iterable* of *mapping* of `str` to `int`): the bounds of each task in it.
+            folder (`Path`, *optional*): keep the sum in a file there.
 
         Raises:
             FixedPointOverflowError: if the sum could have left int64.
+            OSError: if there is no room for the file.
         """
-        accumulator = cls({})
-        accumulator._bounds = dict(VectorSum.of({name: total[name] for name in sorted(total)}, bounds).bounds)
-        for name, bound in accumulator._bounds.items():
-            _require_range(name, bound)
-            accumulator._total[name] = total[name].to(narrowest_dtype(bound), copy=True)
+        accumulator = cls({name: n.shape for name, n in total.items()}, folder)
+        accumulator.add(VectorSum.of(total, bounds))
         return accumulator
 
     @property

@@ -147,7 +147,8 @@ def _without(state: MergedState, task_ids: Sequence[str], trainer: TaskTrainer) 
     merged = _Merged.of(state)
     summed = sum_vectors(trainer, [tuple(leaving)], again, is_sound=is_sound, description="retrain")
     with trainer.timed("finetune"), summed as sums:
-        total = DeltaAccumulator.restore(state.delta, [record.bounds for record in state.records.values()])
+        folder = None if trainer.journal is None else trainer.journal.folder
+        total = DeltaAccumulator.restore(state.delta, [r.bounds for r in state.records.values()], folder)
         total.subtract(sums.total)
         sums.total.release()
     merged.total = total
@@ -251,11 +252,9 @@ def _derive(
 ) -> MergedState:
     """Derive clusters, alpha and masks from the tasks that are there; the sum is released."""
     assert isinstance(merged.total, DeltaAccumulator), "something was added or subtracted"
+    # With a journal it is mapped from a file: while masks are trained, memory is for what every step touches.
     delta, records = merged.total.narrowed(copy=False), merged.records
     merged.total.release()
-    if trainer.journal is not None:
-        # Mapped from a file: while masks are trained, memory is for what every step touches.
-        delta = trainer.journal.write("delta", {}, delta).tensors()
     vectors = torch.stack([merged.rows[task_id] for task_id in records]) if merged.rows else None
     if not records:
         return MergedState(delta=delta, records={}, vectors=None, clusters=(), alpha=0.0, masks=())

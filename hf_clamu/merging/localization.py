@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -137,7 +138,10 @@ class Localizer:
         self._merged_alpha: float | None = None
         self._theta_1: dict[str, torch.Tensor] = {}
         self._num_tasks = sum(len(members) for members in clusters)
-        self._delta_digest = digest_tensors(delta)
+
+    @cached_property
+    def _delta_digest(self) -> str:
+        return digest_tensors(self._delta)
 
     def run(self) -> tuple[float, tuple[dict[str, torch.Tensor], ...]]:
         """Return alpha and the packed mask of each cluster (none if the method is `global`).

@@ -6,6 +6,7 @@ whatever their number.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -146,7 +147,8 @@ class LocalModels:
             for path, found in checkpoint.by_file:
                 at.append(path)
                 with open_tensors(path) as file:
-                    for name in found:
+                    # Large ones first, so that the threads that digest them end together.
+                    for name in sorted(found, key=lambda one: -math.prod(file.get_slice(one).get_shape())):
                         own = own_names.get(name, "")
                         if own in names.buffers:
                             _require_buffer(task_id, path, name, file.get_tensor(name), names.buffers[own])
