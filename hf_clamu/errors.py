@@ -59,6 +59,9 @@ class ExactnessError(ClamuError):
 class FixedPointOverflowError(ExactnessError):
     """A value is NaN, infinite, or does not fit the integer grid."""
 
+    #: The parameter that has it, where it is one's.
+    parameter: str | None = None
+
 
 class ArchiveError(ExactnessError):
     """An archive of task vectors lacks one, or holds another one than was merged."""

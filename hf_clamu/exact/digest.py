@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from hf_clamu.exact.threads import Beside
+
 __all__ = [
-    "TensorsDigest",
     "canonical_json",
+    "content_of",
     "contents_of",
     "digest_json",
     "digest_tensor",
@@ -25,10 +25,6 @@ __all__ = [
 ]
 
 _CHUNK_BYTES = 1 << 24
-# Beyond this, memory is what they wait for.
-_MOST_THREADS = 8
-# From here on a tensor is worth a thread.
-_BESIDE_BYTES = 1 << 18
 
 
 def canonical_json(value: Any) -> bytes:
@@ -77,21 +73,14 @@ def sha256_files(paths: Iterable[Path]) -> list[str]:
     Raises:
         OSError: if one cannot be read.
     """
-    every = list(paths)
-    with _threads(len(every)) as threads:
-        return list(threads.map(sha256_file, every))
-
-
-def _threads(most: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(max(1, min(most, os.cpu_count() or 1, _MOST_THREADS)), "clamu-digest")
+    with Beside() as beside:
+        found = [beside.run(path.stat().st_size, sha256_file, path) for path in paths]
+        return [result() for result in found]
 
 
 def contents_of(tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
     """Return the SHA-256 of each tensor's values alone, computed several at a time."""
-    with TensorsDigest() as digest:
-        for name, tensor in tensors.items():
-            digest.put(name, tensor)
-        return digest.contents()
+    return {name: content.hex() for name, content in _contents(tensors).items()}
 
 
 def digest_tensor(tensor: torch.Tensor) -> str:
@@ -104,12 +93,16 @@ def digest_tensor(tensor: torch.Tensor) -> str:
     return digest_tensors({"": tensor})
 
 
-def digest_tensors(tensors: Mapping[str, torch.Tensor]) -> str:
+def digest_tensors(tensors: Mapping[str, torch.Tensor], contents: Mapping[str, bytes] | None = None) -> str:
     """Return the SHA-256 of named tensors, whatever the order of the mapping.
+
+    It is the SHA-256 of a list: the header of each tensor and the SHA-256 of its values. So tensors can be read
+    several at a time.
 
     Args:
         tensors (*mapping* of `str` to `torch.Tensor` of any shape):
             Names, dtypes, shapes and values all count.
+        contents (*mapping* of `str` to `bytes`, *optional*): `content_of` each, if somebody has computed it.
 
     Example:
 
@@ -122,67 +115,28 @@ def digest_tensors(tensors: Mapping[str, torch.Tensor]) -> str:
 
     ```
     """
-    with TensorsDigest() as digest:
-        for name, tensor in tensors.items():
-            digest.put(name, tensor)
-        return digest.hexdigest()
+    found = _contents(tensors) if contents is None else contents
+    return sha256_hex(b"".join(_header(name, tensors[name]) + found[name] for name in sorted(tensors)))
 
 
-class TensorsDigest:
-    """The digest of named tensors that come one by one, see `digest_tensors`.
+def content_of(tensor: torch.Tensor) -> bytes:
+    """Return the 32 bytes of the SHA-256 of a tensor's values alone."""
+    digest = hashlib.sha256()
+    for chunk in _raw_chunks(tensor):
+        digest.update(chunk)
+    return digest.digest()
 
-    It is the SHA-256 of a list: the header of each tensor and the SHA-256 of its values. So large tensors are read by
-    other threads, several at a time and while the caller computes the next.
-    """
 
-    def __init__(self) -> None:
-        self._headers: dict[str, bytes] = {}
-        self._contents: dict[str, bytes | Future[bytes]] = {}
-        self._threads: ThreadPoolExecutor | None = None
-
-    def __enter__(self) -> TensorsDigest:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._threads is not None:
-            # What has not begun is only left if somebody else has failed.
-            self._threads.shutdown(cancel_futures=True)
-            self._threads = None
-
-    def put(self, name: str, tensor: torch.Tensor) -> None:
-        """Take a tensor, in any order; it must stay as it is until `hexdigest` has returned."""
-        self._headers[name] = _header(name, tensor)
-        if tensor.nbytes < _BESIDE_BYTES:
-            self._contents[name] = _content(tensor)
-            return
-        self._threads = self._threads or _threads(_MOST_THREADS)
-        self._contents[name] = self._threads.submit(_content, tensor)
-
-    def contents(self) -> dict[str, str]:
-        """Wait for what is still read, and return the SHA-256 of each tensor's values."""
-        return {name: self._content_of(name).hex() for name in self._contents}
-
-    def hexdigest(self) -> str:
-        """Wait for what is still read, and return 64 hexadecimal digits."""
-        parts = (self._headers[name] + self._content_of(name) for name in sorted(self._headers))
-        return sha256_hex(b"".join(parts))
-
-    def _content_of(self, name: str) -> bytes:
-        found = self._contents[name]
-        return found if isinstance(found, bytes) else found.result()
+def _contents(tensors: Mapping[str, torch.Tensor]) -> dict[str, bytes]:
+    with Beside() as beside:
+        found = {name: beside.run(tensor.nbytes, content_of, tensor) for name, tensor in tensors.items()}
+        return {name: result() for name, result in found.items()}
 
 
 def _header(name: str, tensor: torch.Tensor) -> bytes:
     # The header is length-prefixed JSON, so no name or shape can imitate the bytes of a neighbour.
     header = json.dumps([name, str(tensor.dtype).removeprefix("torch."), list(tensor.shape)]).encode("utf-8")
     return len(header).to_bytes(8, "little") + header
-
-
-def _content(tensor: torch.Tensor) -> bytes:
-    digest = hashlib.sha256()
-    for chunk in _raw_chunks(tensor):
-        digest.update(chunk)
-    return digest.digest()
 
 
 def _raw_chunks(tensor: torch.Tensor) -> Iterator[memoryview]:

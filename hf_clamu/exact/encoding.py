@@ -1,20 +1,19 @@
-"""Weights to a task vector, in one pass over memory and with the digest computed beside."""
+"""Weights to a task vector: rounded, bounded and digested several parameters at a time."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
 
 from hf_clamu.exact.accumulator import TaskVector, narrowed
-from hf_clamu.exact.digest import TensorsDigest
+from hf_clamu.exact.digest import content_of, digest_tensors
 from hf_clamu.exact.fixed_point import FixedPoint
+from hf_clamu.exact.threads import WORTH_A_THREAD, Beside
 
 __all__ = ["encode_vector"]
-
-# Entries from which on a change of the number of threads costs less than it gains.
-_WORTH_IT = 1 << 18
 
 
 def encode_vector(
@@ -29,7 +28,7 @@ def encode_vector(
     Args:
         codec (`FixedPoint`): the integer grid.
         weights (*iterable* of *tuple* of `str` and `torch.Tensor`): every parameter that takes part, in any order;
-            each is read before the next one is asked for.
+            they must stay as they are until this returns. Large ones first end soonest.
         theta_0 (*mapping* of `str` to `torch.Tensor`): the base model's parameters.
         room (*dict* of `str` to `torch.Tensor`, *optional*): memory of an earlier vector, which is overwritten; it
             keeps what this one takes.
@@ -47,32 +46,38 @@ def encode_vector(
 
     ```
     """
-    steps: dict[str, torch.Tensor] = {}
-    bounds: dict[str, int] = {}
-    with TensorsDigest() as digest:
-        for name, theta in weights:
-            with _one_thread(theta.numel()):
-                n, bounds[name] = _encode(codec, name, theta, theta_0[name], None if room is None else room.get(name))
-            if room is not None and n.dtype == torch.int32:
-                room[name] = n
-            steps[name] = n.cpu()
-            digest.put(name, steps[name])
-        order = sorted(steps)
-        return TaskVector(
-            steps={name: steps[name] for name in order},
-            digest=digest.hexdigest(),
-            bounds={name: bounds[name] for name in order},
-        )
+    old = {} if room is None else room
+    with _one_thread_each(theta_0), Beside() as beside:
+        begun = {
+            name: beside.run(theta.nbytes, _encode, codec, name, theta, theta_0[name], old.get(name))
+            for name, theta in weights
+        }
+        found = {name: begun[name]() for name in sorted(begun)}
+    if room is not None:
+        room.update((name, one.steps) for name, one in found.items() if one.steps.dtype == torch.int32)
+    steps = {name: one.host for name, one in found.items()}
+    return TaskVector(
+        steps=steps,
+        digest=digest_tensors(steps, {name: one.content for name, one in found.items()}),
+        bounds={name: one.bound for name, one in found.items()},
+    )
+
+
+class _Encoded(NamedTuple):
+    steps: torch.Tensor
+    host: torch.Tensor
+    bound: int
+    content: bytes
 
 
 @contextmanager
-def _one_thread(size: int) -> Iterator[None]:
-    """Leave the other threads' cores to the digest, which takes longer than the encoding.
+def _one_thread_each(theta_0: Mapping[str, torch.Tensor]) -> Iterator[None]:
+    """Let torch use one thread per parameter: as many parameters as there are cores are worked on at a time.
 
     Each entry is computed by itself, so threads cannot show in the bits here.
     """
     num_threads = torch.get_num_threads()
-    if size < _WORTH_IT:
+    if num_threads == 1 or all(theta.nbytes < WORTH_A_THREAD for theta in theta_0.values()):
         yield
         return
     torch.set_num_threads(1)  # noqa: TID251 - for a moment in which nothing is computed whose bits depend on it
@@ -84,12 +89,11 @@ def _one_thread(size: int) -> Iterator[None]:
 
 def _encode(
     codec: FixedPoint, name: str, theta: torch.Tensor, theta_0: torch.Tensor, room: torch.Tensor | None
-) -> tuple[torch.Tensor, int]:
+) -> _Encoded:
     theta_0 = theta_0.to(theta.device)
     if room is not None and (room.shape != theta.shape or room.device != theta.device):
         room = None
-    if theta.shape == theta_0.shape:
-        found = codec.encode_int32(theta, theta_0, out=room)
-        if found is not None:
-            return found
-    return narrowed(codec.encode(name, theta, theta_0))
+    found = codec.encode_int32(theta, theta_0, out=room) if theta.shape == theta_0.shape else None
+    n, bound = found or narrowed(codec.encode(name, theta, theta_0))
+    host = n.cpu()
+    return _Encoded(steps=n, host=host, bound=bound, content=content_of(host))

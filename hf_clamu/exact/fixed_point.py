@@ -95,11 +95,13 @@ class FixedPoint:
             steps = flat[part].to(torch.float64, copy=True).sub_(flat_0[part]).mul_(2.0**self.fraction_bits).round_()
             largest = float(steps.abs().max())
             if not largest < _LIMIT:  # also true for NaN
-                raise FixedPointOverflowError(
+                error = FixedPointOverflowError(
                     f"Parameter {name!r} moved by {largest * self.step:g} from the base model, but the grid of "
                     f"2**-{self.fraction_bits} holds less than {_LIMIT * self.step:g}. The finetuning diverged, or "
                     "fraction_bits is too large: lower the learning rate, or choose fewer fraction_bits."
                 )
+                error.parameter = name
+                raise error
             flat_n[part] = steps.to(torch.int64)
         return n
 

@@ -141,11 +141,9 @@ class LocalModels:
         checkpoint.check(names, type(workspace.model).__name__, workspace.model.config.to_dict())
         own_names = checkpoint.own_names(names)
         chosen = _one_of_each(names, own_names)
-        at: list[Path] = []
 
         def weights() -> Iterator[tuple[str, torch.Tensor]]:
             for path, found in checkpoint.by_file:
-                at.append(path)
                 with open_tensors(path) as file:
                     # Large ones first, so that the threads that digest them end together.
                     for name in sorted(found, key=lambda one: -math.prod(file.get_slice(one).get_shape())):
@@ -158,7 +156,8 @@ class LocalModels:
         try:
             vector = encode_vector(codec, weights(), workspace.theta_0, room=self._room)
         except FixedPointOverflowError as error:
-            raise FixedPointOverflowError(f"Task {task_id!r}, {at[-1]}: {error}") from None
+            path = next(checkpoint.files[name] for name, own in chosen.items() if own == error.parameter)
+            raise FixedPointOverflowError(f"Task {task_id!r}, {path}: {error}") from None
         _require_ties(checkpoint, names, own_names, chosen)
         return vector
 

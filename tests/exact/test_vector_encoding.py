@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_clamu.errors import FixedPointOverflowError
-from hf_clamu.exact import FixedPoint, TaskVector, digest, digest_tensors, encode_vector
+from hf_clamu.exact import FixedPoint, TaskVector, digest_tensors, encode_vector
 
 EDGES = [2**31 - 1, -(2**31 - 1), 2**31 - 0.5, 2**31 - 0.75, 2**31, -(2**31), -(2**31) + 0.5, 2**51, 2**52, -(2**53)]
 EDGES += [2**60, -(2**60), 0.5, -0.5, 1.5, 2.5, -2.5, -0.0]
@@ -100,12 +100,11 @@ def test_values_off_the_grid_name_the_parameter():
         encode_vector(FixedPoint(), theta.items(), theta_0)
 
 
-def test_an_error_of_the_digest_is_raised(monkeypatch):
-    def torn(tensor):
-        raise OSError("torn")
-
-    monkeypatch.setattr(digest, "_content", torn)
-    with digest.TensorsDigest() as parts:
-        parts.put("a", torch.zeros(1 << 17))
-        with pytest.raises(OSError, match="torn"):
-            parts.hexdigest()
+def test_errors_of_other_threads_are_raised():
+    num_threads = torch.get_num_threads()
+    theta = {name: torch.zeros(1 << 17) for name in "abc"}
+    theta["b"][-1] = math.inf
+    with pytest.raises(FixedPointOverflowError, match="'b'") as caught:
+        encode_vector(FixedPoint(), theta.items(), {name: torch.zeros(1 << 17) for name in theta})
+    assert caught.value.parameter == "b"
+    assert torch.get_num_threads() == num_threads
