@@ -126,7 +126,7 @@ def _demo_text(output: Path, result: dict[str, Any]) -> str:
 @app.command()
 def info(folder: ModelDir, as_json: Json = False) -> None:
     """Say what a saved model is made of, after checking the digests of its files."""
-    from hf_clamu.models.checkpoint import read_checkpoint, state_digest
+    from hf_clamu.models.checkpoint import read_checkpoint
 
     settle_beside(Path(folder))
     checkpoint = read_checkpoint(saved_folder(folder))
@@ -144,7 +144,7 @@ def info(folder: ModelDir, as_json: Json = False) -> None:
         "num_tasks": len(state.records),
         "alpha": state.alpha,
         "clusters": [list(members) for members in state.clusters],
-        "state_digest": state_digest(state),
+        "state_digest": checkpoint.state_digest,
     }
     emit(as_json, values, lambda: _info_text(folder, values))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import yaml
@@ -13,6 +13,9 @@ from hf_clamu.cli.hub import task_id_key
 from hf_clamu.cli.output import journal_beside, quieten, require_room
 from hf_clamu.cli.train import Data, Json, done_before, save_build, say_merged
 from hf_clamu.errors import RecipeError, TaskDataError
+
+if TYPE_CHECKING:
+    from hf_clamu.models.local_merge import LocalMerge
 
 __all__ = ["CheckpointOption", "add_merge_command", "checkpoints_of"]
 
@@ -74,7 +77,8 @@ def merge(
     """
     import time
 
-    from hf_clamu.models.modeling_clamu import ClamuModel
+    from hf_clamu.models.hub_archive import archive_at
+    from hf_clamu.models.saving import save_unserved
     from hf_clamu.trainer import progress_bars
     from hf_clamu.training import Journal
 
@@ -92,32 +96,36 @@ def merge(
         return
     require_room(output, overwrite=overwrite)
     started = time.perf_counter()
-    options = _options(base, revision, recipe, data, _settings(settings or ()))
-    if archive is not None:
-        options["archive_dir"] = archive
+    start, place = _start(given, base, revision, recipe, data, _settings(settings or ()))
     quieten()
-    model = ClamuModel.merge(
-        options.pop("base"),
-        given,
-        options.pop("args"),
-        **options,
-        task_id_key=task_id_key(),
-        journal_dir=journal.folder,
-        progress=progress_bars,
-    )
-    save_build(model, output, journal, command)
-    say_merged(as_json, output, model.clamu_config, {"total": time.perf_counter() - started})
+    built, loaded = start.run(journal, archive_at(place if archive is None else archive), progress_bars)
+    checkpoint = built.checkpoint
+
+    def save(folder: Path) -> None:
+        # Nobody asks it anything here, so it is not served: that takes as much memory again.
+        save_unserved(folder, checkpoint, built.base, loaded.processor)
+
+    save_build(save, checkpoint.state_digest, output, journal, command)
+    say_merged(as_json, output, checkpoint.config, {"total": time.perf_counter() - started})
 
 
-def _options(
-    base: str | None, revision: str | None, recipe: Path | None, data: Path | None, settings: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Return what `ClamuModel.merge` is given beside the checkpoints."""
+def _start(
+    checkpoints: Mapping[str, str],
+    base: str | None,
+    revision: str | None,
+    recipe: Path | None,
+    data: Path | None,
+    settings: Mapping[str, Any],
+) -> tuple[LocalMerge, str | Path | None]:
+    """Return what the merge starts from, and where the recipe has its archive."""
     from hf_clamu.merging import ClamuArguments
+    from hf_clamu.models.card import CardSettings
+    from hf_clamu.models.local_merge import LocalMerge
 
+    given: dict[str, Any] = {"checkpoints": checkpoints, "task_id_key": task_id_key()}
     if recipe is None:
         own = {"clustering": "task_vectors", "localization": "emr", **settings}
-        return {"base": base, "revision": revision, "args": ClamuArguments.from_dict(own)}
+        return LocalMerge(base=base, revision=revision, arguments=ClamuArguments.from_dict(own), **given), None
     from hf_clamu.recipe import Recipe
 
     loaded = Recipe.load(recipe)
@@ -128,15 +136,16 @@ def _options(
         )
     args = ClamuArguments.from_dict({**loaded.arguments, **settings})  # first: a wrong setting should show at once
     tasks = loaded.tasks(data)
-    return {
-        "base": base or loaded.base(),
-        "revision": revision or (loaded.revision if base is None else None),
-        "args": args,
-        "tasks": tasks,
-        "processing_class": loaded.processor(tasks.spec.kind),
-        "card": loaded.card,
-        "archive_dir": loaded.archive_place(),
-    }
+    start = LocalMerge(
+        base=base or loaded.base(),
+        revision=revision or (loaded.revision if base is None else None),
+        arguments=args,
+        tasks=tasks,
+        processor=loaded.processor(tasks.spec.kind),
+        card=CardSettings.from_dict(loaded.card),
+        **given,
+    )
+    return start, loaded.archive_place()
 
 
 def _settings(words: Sequence[str]) -> dict[str, Any]:

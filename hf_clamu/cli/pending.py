@@ -113,7 +113,7 @@ def settle_beside(folder: Path) -> None:
 
 def _settle(journal: Journal, source: str, *, finish: bool) -> bool:
     from hf_clamu.cli.hub import saved_folder
-    from hf_clamu.models.checkpoint import read_checkpoint, state_digest
+    from hf_clamu.models.checkpoint import read_checkpoint
     from hf_clamu.models.replace import remove_abandoned
     from hf_clamu.models.settling import announced, settle
 
@@ -121,7 +121,7 @@ def _settle(journal: Journal, source: str, *, finish: bool) -> bool:
     if not changes:
         return False
     folder = saved_folder(source)
-    state = state_digest(read_checkpoint(folder).state) if folder.is_dir() else None
+    state = read_checkpoint(folder).state_digest if folder.is_dir() else None
     if state in [change.after for change in changes]:
         remove_abandoned(Path(source))  # the old model, if the writer died just after the exchange
     elif not finish:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -66,7 +66,7 @@ def train(
         key = task_id_key()
         trainer.tasks = trainer.tasks.without([keyed_id(key, one) if key else one for one in without])
     model = trainer.train()
-    save_build(model, output, journal, command)
+    save_build(model.save_pretrained, model.state_digest(), output, journal, command)
     say_merged(as_json, output, model.clamu_config, trainer.seconds)
 
 
@@ -79,7 +79,7 @@ def done_before(output: Path, journal: Journal, command: Any) -> Any:
         command (*JSON-able*): what was asked for.
     """
     from hf_clamu.exact import digest_json
-    from hf_clamu.models.checkpoint import read_checkpoint, state_digest
+    from hf_clamu.models.checkpoint import read_checkpoint
     from hf_clamu.models.replace import remove_abandoned
 
     settle_beside(output)
@@ -88,7 +88,7 @@ def done_before(output: Path, journal: Journal, command: Any) -> Any:
     if not is_same or not (output / "ledger.json").is_file():
         return None
     found = read_checkpoint(output)
-    if state_digest(found.state) != noted.get("state"):
+    if found.state_digest != noted.get("state"):
         return None
     # The run before this one was stopped just after its model had come to its place.
     remove_abandoned(output)
@@ -96,7 +96,9 @@ def done_before(output: Path, journal: Journal, command: Any) -> Any:
     return found.config
 
 
-def save_build(model: Any, output: Path, journal: Journal, command: Any) -> None:
+def save_build(
+    save: Callable[[Path], object], state_digest: str, output: Path, journal: Journal, command: Any
+) -> None:
     """Bring a model that was built to its place, and drop what the journal kept of the run."""
     from hf_clamu.exact import digest_json
     from hf_clamu.training import Workers
@@ -104,8 +106,8 @@ def save_build(model: Any, output: Path, journal: Journal, command: Any) -> None
     workers = Workers.current()
     with workers.watched():
         if workers.is_main:
-            journal.note({"command": digest_json(command), "state": model.state_digest()})
-            model.save_pretrained(output)
+            journal.note({"command": digest_json(command), "state": state_digest})
+            save(output)
         # Each machine has a journal, and none is dropped before the model is there.
         workers.meet()
         journal.clear()

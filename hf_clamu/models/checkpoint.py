@@ -38,7 +38,6 @@ __all__ = [
     "mask_folder",
     "read_checkpoint",
     "split_mask",
-    "state_digest",
     "write_checkpoint",
 ]
 
@@ -79,6 +78,22 @@ class Checkpoint:
     fresh: dict[str, torch.Tensor]
     localized_in: Environment | None = None
 
+    @property
+    def state_digest(self) -> str:
+        """The SHA-256 of everything that is merged."""
+        state, task_masks = self.state, _own_task_masks(self.state)
+        return digest_json(
+            {
+                "alpha": state.alpha,
+                "delta": self.config.delta_digest,  # computed with the state, or compared when it was read
+                "ledger": ledger_entries(state),
+                "masks": [digest_tensors(mask) for mask in state.masks],
+                "scores": state.scores,
+                **({"task_masks": [digest_tensors(mask) for mask in task_masks]} if task_masks else {}),
+                "vectors": None if state.vectors is None else digest_tensors({_VECTORS_KEY: state.vectors}),
+            }
+        )
+
 
 def mask_folder(cluster: int) -> str:
     """Return the folder of a cluster's mask adapter inside a saved model."""
@@ -93,22 +108,6 @@ def task_mask_name(place: int) -> str:
 def _own_task_masks(state: MergedState) -> tuple[dict[str, torch.Tensor], ...]:
     """Return the task masks that are stored beside the cluster masks: none where these are the same."""
     return () if state.has_mask_per_task else state.task_masks
-
-
-def state_digest(state: MergedState) -> str:
-    """Return the SHA-256 of everything that a merged state holds."""
-    task_masks = _own_task_masks(state)
-    return digest_json(
-        {
-            "alpha": state.alpha,
-            "delta": digest_tensors(state.delta),
-            "ledger": ledger_entries(state),
-            "masks": [digest_tensors(mask) for mask in state.masks],
-            "scores": state.scores,
-            **({"task_masks": [digest_tensors(mask) for mask in task_masks]} if task_masks else {}),
-            "vectors": None if state.vectors is None else digest_tensors({_VECTORS_KEY: state.vectors}),
-        }
-    )
 
 
 def write_checkpoint(folder: Path, checkpoint: Checkpoint, card: str, write_others: Callable[[Path], None]) -> None:

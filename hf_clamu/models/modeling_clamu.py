@@ -26,18 +26,15 @@ from hf_clamu.errors import (
     TaskNotFoundError,
     WeightsChangedError,
 )
-from hf_clamu.exact import ALL_WEIGHTS, NO_WEIGHTS, WeightSwitch, canonical_json
+from hf_clamu.exact import ALL_WEIGHTS, NO_WEIGHTS, WeightSwitch
 from hf_clamu.merging import ClamuArguments, MergedState
 from hf_clamu.models import hub
 from hf_clamu.models.base import load_architecture, save_processor
-from hf_clamu.models.card import CardSettings, model_card
+from hf_clamu.models.card import CardSettings
 from hf_clamu.models.checkpoint import (
     BASE_FOLDER,
     Checkpoint,
-    keep_foreign_files,
     read_checkpoint,
-    state_digest,
-    write_checkpoint,
 )
 from hf_clamu.models.configuration_clamu import ClamuConfig
 from hf_clamu.models.hub_archive import archive_at
@@ -60,6 +57,7 @@ from hf_clamu.models.peft_space import PeftSpace
 from hf_clamu.models.quiet import without_report
 from hf_clamu.models.receipts import make_receipt
 from hf_clamu.models.replace import staged_folder
+from hf_clamu.models.saving import save_checkpoint
 from hf_clamu.models.settling import PENDING, Change, announce, carry_out
 from hf_clamu.models.verification import VerificationReport, compare_folders
 from hf_clamu.tasks import TaskDataset, TaskSpec, keyed_id
@@ -316,7 +314,7 @@ class ClamuModel:
 
     def state_digest(self) -> str:
         """Return the SHA-256 of everything that is merged; receipts name it, and `clamu info` prints it."""
-        return state_digest(self._attached.checkpoint.state)
+        return self._attached.checkpoint.state_digest
 
     @property
     def task_features(self) -> torch.Tensor | None:
@@ -649,7 +647,7 @@ class ClamuModel:
             rebuilt = Path(scratch) / "rebuilt"
             self._wrap(built).save_pretrained(rebuilt)
             ours = None if self._attached.origin is None else self._attached.origin.folder
-            if ours is None or not _holds(ours, self._attached.checkpoint.state):
+            if ours is None or not _holds(ours, self._attached.checkpoint):
                 ours = Path(scratch) / "ours"
                 self.save_pretrained(ours, keep_origin=True)
             report = compare_folders(ours, rebuilt)
@@ -684,11 +682,7 @@ class ClamuModel:
         target = Path(save_directory)
         attached = self._attached
         attached.switch.check(self._parameters_by_name())
-        checkpoint = attached.checkpoint
-        card = model_card(checkpoint.config, checkpoint.state, checkpoint.source)
-        with staged_folder(target) as stage:
-            write_checkpoint(stage, checkpoint, card, self._write_others)
-            keep_foreign_files(target, stage)
+        save_checkpoint(target, attached.checkpoint, attached.processor, self._write_base)
         if not keep_origin:
             # A copy on disk does not forget which repo it belongs to.
             old = attached.origin or Origin(folder=target)
@@ -808,12 +802,8 @@ class ClamuModel:
             self._attached.switch.select(self._parameters_by_name(), selected)
             self._attached.cluster = before
 
-    def _write_others(self, folder: Path) -> None:
+    def _write_base(self, folder: Path) -> None:
         attached = self._attached
-        if attached.processor is not None:
-            save_processor(attached.processor, folder)
-        if not (attached.checkpoint.config.base_model or {}).get("embedded"):
-            return
         live: Any = self
         if str(live.dtype) != f"torch.{(attached.checkpoint.config.base_model or {}).get('dtype')}":
             self._copy_base(folder)
@@ -821,17 +811,9 @@ class ClamuModel:
         selected = attached.switch.selected
         attached.switch.select(self._parameters_by_name(), NO_WEIGHTS)
         try:
-            self._save_plain(folder / BASE_FOLDER, merge=False)
+            self._save_plain(folder, merge=False)
         finally:
             attached.switch.select(self._parameters_by_name(), selected)
-        # transformers writes its own release and whatever was set on the live objects; the recorded configuration
-        # does not change from one process to the next.
-        config = attached.checkpoint.config
-        (folder / BASE_FOLDER / "config.json").write_bytes(canonical_json(config.base_config))
-        (folder / BASE_FOLDER / "generation_config.json").unlink(missing_ok=True)
-        if config.generation_config is not None:
-            written = canonical_json(config.generation_config)
-            (folder / BASE_FOLDER / "generation_config.json").write_bytes(written)
 
     def _copy_base(self, folder: Path) -> None:
         """Take the embedded base model from where this model was loaded: the live weights were cast."""
@@ -841,7 +823,7 @@ class ClamuModel:
                 "The live weights were cast to another type and the saved model they came from is gone, so the base "
                 "model cannot be written. Load it again without dtype=, then save."
             )
-        shutil.copytree(origin.folder / BASE_FOLDER, folder / BASE_FOLDER)
+        shutil.copytree(origin.folder / BASE_FOLDER, folder)
 
     def _save_plain(self, folder: Path, *, merge: bool) -> None:
         base: Any = type(self).__mro__[2]
@@ -939,7 +921,7 @@ class ClamuModel:
     ) -> ClamuModel:
         attached = self._attached
         before = attached.checkpoint
-        digests = {"before": state_digest(before.state), "after": state_digest(built.checkpoint.state)}
+        digests = {"before": before.state_digest, "after": built.checkpoint.state_digest}
         environment = built.checkpoint.environment
         facts = {
             "digests": digests,
@@ -1074,10 +1056,9 @@ def _archived(state: MergedState) -> set[str]:
     return {Archive.file_name(task_id, record.vector_digest) for task_id, record in state.records.items()}
 
 
-def _holds(folder: Path, state: MergedState) -> bool:
+def _holds(folder: Path, checkpoint: Checkpoint) -> bool:
     """Whether a folder holds this state (it may have been saved before the last request)."""
-    found = read_checkpoint(folder)
-    return state_digest(found.state) == state_digest(state)
+    return read_checkpoint(folder).state_digest == checkpoint.state_digest
 
 
 def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:

@@ -286,14 +286,15 @@ def test_resealed_nonsense_is_refused(tiny, sifted, tmp_path):
 def test_a_mask_that_another_one_is_made_of_shows_in_the_digest(sifted):
     import dataclasses
 
-    from hf_clamu.models.checkpoint import state_digest
+    def with_task_masks(checkpoint, task_masks):
+        return dataclasses.replace(checkpoint, state=dataclasses.replace(checkpoint.state, task_masks=task_masks))
 
-    state = ClamuModel.from_pretrained(sifted(clustering="features"))._attached.checkpoint.state
-    others = dataclasses.replace(state, task_masks=state.task_masks[::-1])
-    assert state_digest(others) != state_digest(state)
-    single = ClamuModel.from_pretrained(sifted(clustering="none"))._attached.checkpoint.state
+    several = ClamuModel.from_pretrained(sifted(clustering="features"))._attached.checkpoint
+    others = with_task_masks(several, several.state.task_masks[::-1])
+    assert others.state_digest != several.state_digest
+    single = ClamuModel.from_pretrained(sifted(clustering="none"))._attached.checkpoint
     # A mask per task is there once, and counts once.
-    assert state_digest(dataclasses.replace(single, task_masks=())) == state_digest(single)
+    assert with_task_masks(single, ()).state_digest == single.state_digest
 
 
 def test_the_card_counts_them(sifted):
