@@ -7,6 +7,7 @@ from hf_clamu.exact.accumulator import DeltaAccumulator, TaskVector, VectorSum, 
 from hf_clamu.exact.bitmask import check_padding, pack_mask, packed_size, unpack_mask
 from hf_clamu.exact.digest import (
     canonical_json,
+    contents_of,
     digest_json,
     digest_tensor,
     digest_tensors,
@@ -28,6 +29,7 @@ __all__ = [
     "VectorSum",
     "WeightSwitch",
     "canonical_json",
+    "contents_of",
     "check_padding",
     "digest_json",
     "digest_tensor",

@@ -78,9 +78,11 @@ def sha256_files(paths: Iterable[Path]) -> list[str]:
         return [result() for result in found]
 
 
-def contents_of(tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
-    """Return the SHA-256 of each tensor's values alone, computed several at a time."""
-    return {name: content.hex() for name, content in _contents(tensors).items()}
+def contents_of(tensors: Mapping[str, torch.Tensor]) -> dict[str, bytes]:
+    """Return `content_of` each tensor, computed several at a time."""
+    with Beside() as beside:
+        found = {name: beside.run(tensor.nbytes, content_of, tensor) for name, tensor in tensors.items()}
+        return {name: result() for name, result in found.items()}
 
 
 def digest_tensor(tensor: torch.Tensor) -> str:
@@ -115,7 +117,7 @@ def digest_tensors(tensors: Mapping[str, torch.Tensor], contents: Mapping[str, b
 
     ```
     """
-    found = _contents(tensors) if contents is None else contents
+    found = contents_of(tensors) if contents is None else contents
     return sha256_hex(b"".join(_header(name, tensors[name]) + found[name] for name in sorted(tensors)))
 
 
@@ -125,12 +127,6 @@ def content_of(tensor: torch.Tensor) -> bytes:
     for chunk in _raw_chunks(tensor):
         digest.update(chunk)
     return digest.digest()
-
-
-def _contents(tensors: Mapping[str, torch.Tensor]) -> dict[str, bytes]:
-    with Beside() as beside:
-        found = {name: beside.run(tensor.nbytes, content_of, tensor) for name, tensor in tensors.items()}
-        return {name: result() for name, result in found.items()}
 
 
 def _header(name: str, tensor: torch.Tensor) -> bytes:

@@ -83,6 +83,7 @@ class WeightSwitch:
         dtype (`torch.dtype`, *optional*): cast the live parameters to this type; both values are computed in the
             parameters' own type and cast once.
         uncast (*collection* of `str`): parameters that keep their type all the same.
+        contents (*mapping* of `str` to `bytes`, *optional*): `content_of` the parameters, if somebody has computed it.
 
     Example:
 
@@ -111,6 +112,7 @@ class WeightSwitch:
         *,
         dtype: torch.dtype | None = None,
         uncast: Collection[str] = (),
+        contents: Mapping[str, bytes] | None = None,
     ) -> None:
         self._flips: dict[str, torch.Tensor] = {}
         self._kinds: dict[str, tuple[torch.Size, torch.dtype]] = {}
@@ -118,6 +120,7 @@ class WeightSwitch:
         self._rooms: dict[tuple[torch.dtype, torch.device], _Room] = {}
         self._selected = NO_WEIGHTS
         bases: dict[str, torch.Tensor] = {}
+        known = {name: contents[name] for name in delta if name in contents} if contents is not None else {}
         for name in sorted(delta):
             parameter = _find(parameters, name)
             if delta[name].shape != parameter.shape:
@@ -129,14 +132,17 @@ class WeightSwitch:
             served = codec.apply(flat, delta[name].reshape(-1), alpha, parameter.dtype)
             if dtype is not None and dtype != parameter.dtype and name not in uncast:
                 parameter.data = parameter.detach().to(dtype)
+                known.pop(name, None)
                 flat, served = parameter.detach().reshape(-1), served.to(dtype)
             # Only bits are compared and flipped, so -0.0 and NaN need no special care.
             flips = served.view(_view_of(parameter))
             self._flips[name] = flips.bitwise_xor_(flat.view(flips.dtype))
-            bases[name] = flat
+            if name not in known:
+                bases[name] = flat
             self._kinds[name] = (parameter.shape, parameter.dtype)
             self._stamps[name] = _stamp(parameter)
-        self._base_contents = contents_of(bases)
+        # What a weight that was moved or copied is recognised by.
+        self._base_contents = known | contents_of(bases)
 
     def __getstate__(self) -> dict[str, object]:
         # A copy belongs to other parameters: it recognises them by digest.

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from hf_clamu.errors import IncompatibleBaseError, RecipeError
-from hf_clamu.exact import canonical_json, digest_tensors
+from hf_clamu.exact import canonical_json, contents_of, digest_tensors
 from hf_clamu.models.peft_space import PeftSpace, plain_name
 from hf_clamu.models.quiet import without_report
 from hf_clamu.tasks import TaskSpec
@@ -109,14 +109,16 @@ class BaseModel:
         }
 
 
-def base_digest(model: Any, adapter: frozenset[str] = frozenset()) -> str:
-    """Return the SHA-256 of a model's parameters and persistent buffers; tied weights count once.
+def base_digest(model: Any, adapter: frozenset[str] = frozenset()) -> tuple[str, dict[str, bytes]]:
+    """Return the SHA-256 of a model's parameters and persistent buffers, and of the values of each; tied ones once.
 
     Args:
         model (`transformers.PreTrainedModel`): the model.
         adapter (*frozenset* of `str`): names of an adapter inside it, which do not count.
     """
-    return digest_tensors({plain_name(name): value for name, value in _weights(model) if name not in adapter})
+    weights = {plain_name(name): value for name, value in _weights(model) if name not in adapter}
+    contents = contents_of(weights)
+    return digest_tensors(weights, contents), contents
 
 
 def _weights(model: Any) -> Any:
@@ -213,7 +215,7 @@ def load_base(
         )
     if spec.kind == "seq2seq-lm" and processor is not None:
         _settle_start(model, processor)
-    digest = base_digest(model)
+    digest, _ = base_digest(model)
     fresh = {} if embedded else fresh
     if space is not None:
         space, adapter = space.enter(model, run_seed)

@@ -21,6 +21,9 @@ from hf_clamu.models.peft_space import PeftSpace
 from hf_clamu.models.quiet import without_report
 from hf_clamu.training import seeded
 
+# Bytes; vector instructions ask for no more.
+_ALIGNMENT = 64
+
 __all__ = ["fresh_base", "load_base_of", "saved_processor"]
 
 
@@ -32,7 +35,7 @@ def load_base_of(
     token: str | bool | None = None,
     cache_dir: Any = None,
     local_files_only: bool = False,
-) -> Any:
+) -> tuple[Any, dict[str, bytes]]:
     """Load the base model that a saved model names, and prove that it is the one that was merged into.
 
     Args:
@@ -44,7 +47,8 @@ def load_base_of(
         local_files_only (`bool`): do not look at the Hub.
 
     Returns:
-        `transformers.PreTrainedModel`: holding the base weights, fresh ones included.
+        `transformers.PreTrainedModel`, *dict* of `str` to `bytes`: the model, holding the base weights, fresh ones
+        included; and the SHA-256 of the values of its parameters, where they are known.
 
     Raises:
         HubError: if it is not in the cache, and the Hub cannot be reached.
@@ -84,7 +88,9 @@ def load_base_of(
         for key, value in checkpoint.fresh.items():
             if key in own:
                 own[key].copy_(value)
-    if base_digest(model) != reference.get("digest"):
+    _copy_mapped(model)
+    digest, contents = base_digest(model)
+    if digest != reference.get("digest"):
         raise IncompatibleBaseError(
             f"The base model {name!r} (revision {reference.get('revision')}) has other weights than the one that was "
             "merged into: its digest differs. Restore the recorded revision."
@@ -92,7 +98,23 @@ def load_base_of(
     space = PeftSpace.of(config.peft_config, config.peft_merging)
     if space is not None:
         space.restore(model, checkpoint.fresh)
-    return model
+        contents = {}
+    return model, contents
+
+
+def _copy_mapped(model: Any) -> None:
+    """Copy weights that are mapped from a file into memory: switches write to them, and page by page that is slow.
+
+    They come to addresses with the same remainder: products of matrices may take another path for memory that is
+    aligned otherwise, and answers are to be those of a plain checkpoint to the last bit.
+    """
+    for parameter in model.parameters():
+        weights, size = parameter.data, parameter.element_size()
+        if weights.device.type != "cpu" or not weights.is_contiguous() or weights.data_ptr() % size:
+            continue
+        room = torch.empty(weights.numel() + _ALIGNMENT // size, dtype=weights.dtype)
+        start = (weights.data_ptr() - room.data_ptr()) % _ALIGNMENT // size
+        parameter.data = room[start : start + weights.numel()].view(weights.shape).copy_(weights)
 
 
 def fresh_base(live: Any, checkpoint: Checkpoint) -> Any:
@@ -114,7 +136,7 @@ def fresh_base(live: Any, checkpoint: Checkpoint) -> Any:
     adapter = frozenset[str]() if space is None else space.restore(fresh, checkpoint.fresh)
     fresh.to(live.dtype)
     fresh.load_state_dict(live.state_dict())
-    if base_digest(fresh, adapter) != (config.base_model or {}).get("digest"):
+    if base_digest(fresh, adapter)[0] != (config.base_model or {}).get("digest"):
         raise WeightsChangedError(
             "The live model no longer has the base weights that were merged into (another dtype, or frozen "
             "weights were changed). Load it again with ClamuModel.from_pretrained."

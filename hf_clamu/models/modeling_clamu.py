@@ -196,10 +196,10 @@ class ClamuModel:
             folder, commit = hub.download(repo_id, revision=revision, force_download=force_download, **options)
             origin = Origin(folder=folder, repo_id=repo_id, commit=commit, revision=revision or "main", token=token)
         checkpoint = read_checkpoint(origin.folder)
-        model = load_base_of(origin.folder, checkpoint, attn_implementation=attn_implementation, **options)
+        model, contents = load_base_of(origin.folder, checkpoint, attn_implementation=attn_implementation, **options)
         spec = TaskSpec.from_dict(checkpoint.config.task_spec or {})
         processor = saved_processor(origin.folder, spec.kind)
-        loaded = attach(model, checkpoint, processor=processor, origin=origin, dtype=_dtype(dtype))
+        loaded = attach(model, checkpoint, processor=processor, origin=origin, dtype=_dtype(dtype), contents=contents)
         loaded._attached.task_id_key = task_id_key
         place(loaded, device_map)
         if cluster is not None or task is not None:
@@ -986,6 +986,7 @@ def attach(
     tasks: TaskDataset | None = None,
     origin: Origin | None = None,
     dtype: torch.dtype | None = None,
+    contents: Mapping[str, bytes] | None = None,
 ) -> Any:
     """Turn a base model into a `ClamuModel` in place and select the global model.
 
@@ -996,11 +997,14 @@ def attach(
         tasks (`TaskDataset`, *optional*): the data, for later requests in this process.
         origin (`Origin`, *optional*): where it was loaded from or saved to.
         dtype (`torch.dtype`, *optional*): cast the live weights to this type.
+        contents (*mapping* of `str` to `bytes`, *optional*): the SHA-256 of the parameters' values, where known.
     """
     arguments = ClamuArguments.from_dict(checkpoint.config.arguments or {})
     state = checkpoint.state
     parameters, kept = dict(model.named_parameters()), kept_in_float32(model, dtype)
-    switch = WeightSwitch(parameters, state.delta, state.alpha, arguments.codec, dtype=dtype, uncast=kept)
+    switch = WeightSwitch(
+        parameters, state.delta, state.alpha, arguments.codec, dtype=dtype, uncast=kept, contents=contents
+    )
     if dtype is not None:
         cast_others(model, dtype, kept.union(state.delta))
     if not isinstance(model, ClamuModel):
