@@ -17,6 +17,7 @@ from hf_clamu.exact.digest import (
 )
 from hf_clamu.exact.encoding import encode_vector
 from hf_clamu.exact.fixed_point import FixedPoint
+from hf_clamu.exact.passes import bits_dtype, entries_per_pass
 from hf_clamu.exact.switch import ALL_WEIGHTS, NO_WEIGHTS, PackedMask, WeightSwitch
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "TaskVector",
     "VectorSum",
     "WeightSwitch",
+    "bits_dtype",
     "canonical_json",
     "contents_of",
     "check_padding",
@@ -35,6 +37,7 @@ __all__ = [
     "digest_tensor",
     "digest_tensors",
     "encode_vector",
+    "entries_per_pass",
     "narrowest_dtype",
     "pack_mask",
     "packed_size",

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import torch
 
 from hf_clamu.errors import FixedPointOverflowError, RecipeError
+from hf_clamu.exact.passes import entries_per_pass
 
 __all__ = ["FixedPoint"]
 
@@ -19,8 +20,8 @@ __all__ = ["FixedPoint"]
 _LIMIT = float(2**62)
 # Elements per pass: the float64 temporaries of a pass stay in the cache.
 _CHUNK = 1 << 16
-# Elements per pass of `encode_int32`; on an accelerator nothing is gained by small passes.
-_NARROW_CHUNK, _NARROW_CHUNK_ON_DEVICE = 1 << 18, 1 << 24
+# Elements per pass of `encode_int32`.
+_NARROW_CHUNK = 1 << 18
 _INT32_MAX = 2**31 - 1
 # Added to a float64 below 2**51, it leaves no bits behind the point: the sum is rounded to an integer, halves to even,
 # which stands in its low bits.
@@ -89,8 +90,9 @@ class FixedPoint:
             )
         n = torch.empty(theta.shape, dtype=torch.int64, device=theta.device) if out is None else out
         flat_n, flat, flat_0 = n.view(-1), theta.detach().reshape(-1), theta_0.detach().reshape(-1)
-        for start in range(0, flat_n.numel(), _CHUNK):
-            part = slice(start, start + _CHUNK)
+        size = entries_per_pass(theta.device, _CHUNK)
+        for start in range(0, flat_n.numel(), size):
+            part = slice(start, start + size)
             # float64 holds the difference of two fp32 numbers of like size exactly; scaling by 2**k is exact.
             steps = flat[part].to(torch.float64, copy=True).sub_(flat_0[part]).mul_(2.0**self.fraction_bits).round_()
             largest = float(steps.abs().max())
@@ -123,7 +125,7 @@ class FixedPoint:
         flat_n, flat, flat_0 = n.view(-1), theta.detach().reshape(-1), theta_0.detach().reshape(-1)
         if not flat_n.numel():
             return n, 0
-        size = min(flat_n.numel(), _NARROW_CHUNK if theta.device.type == "cpu" else _NARROW_CHUNK_ON_DEVICE)
+        size = min(flat_n.numel(), entries_per_pass(theta.device, _NARROW_CHUNK))
         steps, base = torch.empty(2, size, dtype=torch.float64, device=theta.device)
         rounder = torch.tensor(_ROUNDER, dtype=torch.float64)
         bound = 0
@@ -171,8 +173,9 @@ class FixedPoint:
         result = torch.empty(theta_0.shape, dtype=dtype, device=theta_0.device)
         flat, flat_0, flat_n = result.view(-1), theta_0.detach().reshape(-1), n.reshape(-1)
         scale = alpha * self.step
-        for start in range(0, flat.numel(), _CHUNK):
-            part = slice(start, start + _CHUNK)
+        size = entries_per_pass(theta_0.device, _CHUNK)
+        for start in range(0, flat.numel(), size):
+            part = slice(start, start + size)
             scaled = flat_n[part].to(device=theta_0.device, dtype=torch.float64).mul_(scale)
             flat[part] = scaled.add_(flat_0[part]).to(dtype)
         return result

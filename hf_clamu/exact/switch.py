@@ -23,11 +23,11 @@ from hf_clamu.errors import CheckpointFormatError, IncompatibleBaseError, Weight
 from hf_clamu.exact.bitmask import check_padding
 from hf_clamu.exact.digest import contents_of
 from hf_clamu.exact.fixed_point import FixedPoint
+from hf_clamu.exact.passes import bits_dtype, entries_per_pass
 
 __all__ = ["ALL_WEIGHTS", "NO_WEIGHTS", "PackedMask", "WeightSwitch"]
 
-_INTEGER_VIEW = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-# Weights per pass, a multiple of 64: the temporaries stay in the cache, and a pass is long beside its start.
+# Weights per pass on the CPU, a multiple of 64.
 _CHUNK = 1 << 20
 # Packed bits, or 0 or 255 for a mask without any.
 _Bits: TypeAlias = torch.Tensor | int
@@ -135,7 +135,7 @@ class WeightSwitch:
                 known.pop(name, None)
                 flat, served = parameter.detach().reshape(-1), served.to(dtype)
             # Only bits are compared and flipped, so -0.0 and NaN need no special care.
-            flips = served.view(_view_of(parameter))
+            flips = served.view(bits_dtype(parameter.dtype))
             self._flips[name] = flips.bitwise_xor_(flat.view(flips.dtype))
             if name not in known:
                 bases[name] = flat
@@ -248,14 +248,15 @@ class _Room:
 
     @torch.inference_mode(False)  # what is made in it could not be written to outside
     def __init__(self, dtype: torch.dtype, device: torch.device) -> None:
-        self._bytes = torch.zeros(_CHUNK // 8, dtype=torch.uint8, device=device)
-        self._spread = torch.empty(_CHUNK, dtype=dtype, device=device)
+        self._size = size = entries_per_pass(device, _CHUNK)
+        self._bytes = torch.zeros(size // 8, dtype=torch.uint8, device=device)
+        self._spread = torch.empty(size, dtype=dtype, device=device)
         self._table: torch.Tensor | None = None
         if self._spread.element_size() <= 2:
             # Shifts of short integers are slow: a row of this for every byte of mask bits.
             byte = torch.arange(256).unsqueeze(1).bitwise_right_shift(torch.arange(8)).bitwise_and_(1)
             self._table = byte.neg_().to(dtype).to(device)
-            self._index = torch.empty(_CHUNK // 8, dtype=torch.int32, device=device)
+            self._index = torch.empty(size // 8, dtype=torch.int32, device=device)
         else:
             # A word of mask bits for as many weights; shifted left by these, the bit of each weight becomes the sign.
             self._words = self._bytes.view(dtype)
@@ -275,8 +276,8 @@ class _Room:
             old, new = new, old
         assert isinstance(new, torch.Tensor), "one of both masks has bits"
         new, old = new.to(flips.device), old if isinstance(old, int) else old.to(flips.device)
-        for start in range(0, flat.numel(), _CHUNK):
-            stop = min(start + _CHUNK, flat.numel())
+        for start in range(0, flat.numel(), self._size):
+            stop = min(start + self._size, flat.numel())
             packed = slice(start // 8, (stop + 7) // 8)
             bits = self._bytes[: packed.stop - packed.start]
             torch.bitwise_xor(new[packed], old if isinstance(old, int) else old[packed], out=bits)
@@ -311,10 +312,6 @@ def _find(parameters: Mapping[str, torch.nn.Parameter], name: str) -> torch.nn.P
             "memory: load without offloading."
         )
     return parameter
-
-
-def _view_of(parameter: torch.Tensor) -> torch.dtype:
-    return _INTEGER_VIEW[parameter.element_size()]
 
 
 def _stamp(parameter: torch.Tensor) -> tuple[object, ...]:

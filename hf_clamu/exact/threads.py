@@ -12,7 +12,7 @@ __all__ = ["WORTH_A_THREAD", "Beside"]
 T = TypeVar("T")
 
 # Bytes.
-WORTH_A_THREAD = 1 << 18
+WORTH_A_THREAD = 1 << 20
 # Beyond this, memory is what they wait for.
 _MOST_THREADS = 8
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from hf_clamu.errors import CheckpointFormatError, ClamuError, HubConflictError, HubError
-from hf_clamu.exact import sha256_file
+from hf_clamu.exact import sha256_files
 from hf_clamu.models.checkpoint import BASE_FOLDER, CARD_NAME, CONFIG_NAME, PROCESSOR_FILES, TASK_MASKS_FOLDER
 from hf_clamu.models.ledger import LEDGER_NAME, read_ledger
 
@@ -148,19 +148,19 @@ def _files_to_push(folder: Path) -> dict[str, tuple[Path, str]]:
     listed = read_ledger(folder / LEDGER_NAME).get("files")
     if not isinstance(listed, dict):
         raise CheckpointFormatError(f"{folder / LEDGER_NAME} lists no files. Take an undamaged copy.")
-    found = {}
-    for name in sorted({*listed, LEDGER_NAME, CARD_NAME}):
-        path = folder / name
-        if not path.is_file():
-            if name == CARD_NAME:
-                continue
-            raise CheckpointFormatError(f"{path} is missing: the ledger lists it. Save the model again.")
-        found[name] = (path, sha256_file(path))
-        if found[name][1] != listed.get(name, found[name][1]):
+    paths = {name: folder / name for name in sorted({*listed, LEDGER_NAME, CARD_NAME})}
+    if not paths[CARD_NAME].is_file():
+        del paths[CARD_NAME]
+    absent = [path for path in paths.values() if not path.is_file()]
+    if absent:
+        raise CheckpointFormatError(f"{absent[0]} is missing: the ledger lists it. Save the model again.")
+    found = dict(zip(paths, sha256_files(paths.values()), strict=True))
+    for name, path in paths.items():
+        if found[name] != listed.get(name, found[name]):
             raise CheckpointFormatError(
                 f"{path} was changed after it was saved: its SHA-256 is not the ledger's. Save the model again."
             )
-    return found
+    return {name: (path, found[name]) for name, path in paths.items()}
 
 
 def _is_ours(name: str) -> bool:

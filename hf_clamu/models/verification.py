@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from hf_clamu.exact import sha256_file
+from hf_clamu.exact import sha256_files
 
 __all__ = ["VerificationReport", "compare_folders"]
 
@@ -58,5 +58,5 @@ def compare_folders(ours: Path, rebuilt: Path, *, seconds: float = 0.0) -> Verif
 
 
 def _digests(folder: Path) -> dict[str, str]:
-    files = (path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): sha256_file(path) for path in files}
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return dict(zip((path.relative_to(folder).as_posix() for path in files), sha256_files(files), strict=True))

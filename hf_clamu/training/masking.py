@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from hf_clamu.errors import RecipeError
+from hf_clamu.exact import bits_dtype, entries_per_pass
 from hf_clamu.tasks import Example
 from hf_clamu.training.batching import sample_batches
 from hf_clamu.training.determinism import seeded
@@ -21,7 +22,7 @@ from hf_clamu.training.workspace import Workspace
 
 __all__ = ["MaskingArguments", "train_mask"]
 
-# Weights per pass.
+# Weights per pass on the CPU.
 _CHUNK = 1 << 19
 
 
@@ -98,7 +99,7 @@ class _Step:
     ) -> None:
         direction, chosen, bits = self._room(weights.dtype, weights.device)
         whole = (weights, gradient.contiguous(), scores, theta_0, theta_1)
-        for own, slope, score, low, high in zip(*(x.view(-1).split(_CHUNK) for x in whole), strict=True):
+        for own, slope, score, low, high in zip(*(x.view(-1).split(bits.numel()) for x in whole), strict=True):
             size = own.numel()
             score.sub_(torch.sub(high, low, out=direction[:size]).mul_(slope))
             # theta_1 where the score is above 0, else theta_0: torch.where takes several times as long.
@@ -109,8 +110,8 @@ class _Step:
 
     def _room(self, dtype: torch.dtype, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         if (dtype, device) not in self._rooms:
-            direction = torch.empty(_CHUNK, dtype=dtype, device=device)
-            integer = {2: torch.int16, 4: torch.int32, 8: torch.int64}[direction.element_size()]
-            chosen = torch.empty(_CHUNK, dtype=torch.bool, device=device)
-            self._rooms[dtype, device] = (direction, chosen, torch.empty(_CHUNK, dtype=integer, device=device))
+            size = entries_per_pass(device, _CHUNK)
+            direction = torch.empty(size, dtype=dtype, device=device)
+            chosen = torch.empty(size, dtype=torch.bool, device=device)
+            self._rooms[dtype, device] = (direction, chosen, torch.empty(size, dtype=bits_dtype(dtype), device=device))
         return self._rooms[dtype, device]

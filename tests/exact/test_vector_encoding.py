@@ -50,7 +50,7 @@ def test_what_does_not_fit_into_int32_is_noticed(bad, place):
 
 def _weights(scale=1e-3, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    shapes = {"b": (300, 400), "a": (70_000,), "c": (), "d": (0, 3), "e": (5, 7)}
+    shapes = {"b": (600, 700), "a": (300_000,), "c": (), "d": (0, 3), "e": (5, 7)}
     theta_0 = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
     theta = {name: x + scale * torch.randn(x.shape, generator=generator) for name, x in theta_0.items()}
     return theta, theta_0
@@ -102,9 +102,9 @@ def test_values_off_the_grid_name_the_parameter():
 
 def test_errors_of_other_threads_are_raised():
     num_threads = torch.get_num_threads()
-    theta = {name: torch.zeros(1 << 17) for name in "abc"}
+    theta = {name: torch.zeros(1 << 19) for name in "abc"}
     theta["b"][-1] = math.inf
     with pytest.raises(FixedPointOverflowError, match="'b'") as caught:
-        encode_vector(FixedPoint(), theta.items(), {name: torch.zeros(1 << 17) for name in theta})
+        encode_vector(FixedPoint(), theta.items(), {name: torch.zeros(1 << 19) for name in theta})
     assert caught.value.parameter == "b"
     assert torch.get_num_threads() == num_threads

@@ -13,7 +13,7 @@ QUEUE = [{"id": "req-1", "task": "user_1"}, {"id": "req-2", "tasks": ["user_4", 
 # Where a run dies, and whether the new model is at its place then.
 MOMENTS = {
     "before the announcement": ("hf_clamu.models.modeling_clamu:announce", 0, False),
-    "before the model is written": ("hf_clamu.models.modeling_clamu:write_checkpoint", 0, False),
+    "before the model is written": ("hf_clamu.models.saving:write_checkpoint", 0, False),
     "before the exchange": ("hf_clamu.models.replace:_exchange", 0, False),
     "before the old model goes": ("hf_clamu.models.replace:_remove", 0, True),
     "before the receipts": ("hf_clamu.models.modeling_clamu:carry_out", 0, True),
