@@ -87,7 +87,7 @@ class _Step:
     """Moves scores against their gradient and rewrites the weights, in passes whose temporaries stay in the cache."""
 
     def __init__(self) -> None:
-        self._rooms: dict[tuple[torch.dtype, torch.device], tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = {}
+        self._rooms: dict[tuple[torch.dtype, torch.device], torch.Tensor] = {}
 
     def __call__(
         self,
@@ -97,21 +97,20 @@ class _Step:
         theta_0: torch.Tensor,
         theta_1: torch.Tensor,
     ) -> None:
-        direction, chosen, bits = self._room(weights.dtype, weights.device)
+        room, zero = self._room(weights.dtype, weights.device), torch.zeros((), device=weights.device)
+        integer, sign = bits_dtype(weights.dtype), 8 * weights.element_size() - 1
         whole = (weights, gradient.contiguous(), scores, theta_0, theta_1)
-        for own, slope, score, low, high in zip(*(x.view(-1).split(bits.numel()) for x in whole), strict=True):
-            size = own.numel()
-            score.sub_(torch.sub(high, low, out=direction[:size]).mul_(slope))
-            # theta_1 where the score is above 0, else theta_0: torch.where takes several times as long.
-            moved = bits[:size].copy_(torch.gt(score, 0, out=chosen[:size])).neg_()
-            own_bits, low_bits = own.view(bits.dtype), low.view(bits.dtype)
-            torch.bitwise_xor(high.view(bits.dtype), low_bits, out=own_bits)
+        for own, slope, score, low, high in zip(*(x.view(-1).split(room.numel()) for x in whole), strict=True):
+            part = room[: own.numel()]
+            score.sub_(torch.sub(high, low, out=part).mul_(slope))
+            # theta_1 where the score is above 0, that is where 0 - score has a sign (also where it is rounded to -0),
+            # else theta_0: torch.where takes several times as long.
+            moved = torch.sub(zero, score, out=part).view(integer).bitwise_right_shift_(sign)
+            own_bits, low_bits = own.view(integer), low.view(integer)
+            torch.bitwise_xor(high.view(integer), low_bits, out=own_bits)
             own_bits.bitwise_and_(moved).bitwise_xor_(low_bits)
 
-    def _room(self, dtype: torch.dtype, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def _room(self, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
         if (dtype, device) not in self._rooms:
-            size = entries_per_pass(device, _CHUNK)
-            direction = torch.empty(size, dtype=dtype, device=device)
-            chosen = torch.empty(size, dtype=torch.bool, device=device)
-            self._rooms[dtype, device] = (direction, chosen, torch.empty(size, dtype=bits_dtype(dtype), device=device))
+            self._rooms[dtype, device] = torch.empty(entries_per_pass(device, _CHUNK), dtype=dtype, device=device)
         return self._rooms[dtype, device]

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch.func import functional_call
@@ -7,6 +9,7 @@ from torch.func import functional_call
 from hf_clamu.tasks import collate
 from hf_clamu.training import MaskingArguments, Workspace, train_mask
 from hf_clamu.training.batching import sample_batches
+from hf_clamu.training.masking import _Step
 
 SEED = 11
 _GRID = 2.0**-14
@@ -127,3 +130,14 @@ def test_a_mask_lowers_the_loss_of_its_cluster(workspace, encoded, accelerator):
     base = measure(workspace, task).loss
     train_mask(workspace, theta_1, task, MaskingArguments(mask_steps=15), SEED, accelerator)
     assert measure(workspace, task).loss < base
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+def test_weights_follow_the_sign_of_the_score(dtype):
+    scores = torch.tensor([0.0, -0.0, 1e-45, -1e-45, 1e-30, -1e-30, 2.0, -2.0, math.inf, -math.inf])
+    theta_0 = torch.randn(len(scores)).to(dtype)
+    theta_1 = theta_0 + 1
+    weights, before = theta_0.clone(), scores.clone()
+    _Step()(weights, torch.zeros_like(theta_0), scores, theta_0, theta_1)
+    assert torch.equal(scores, before)
+    assert torch.equal(weights, torch.where(scores > 0, theta_1, theta_0))
