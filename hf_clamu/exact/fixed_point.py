@@ -6,7 +6,6 @@ entries differ from a sum that never held it. Sums of integers are associative, 
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, field
 
 import torch
@@ -26,7 +25,6 @@ _INT32_MAX = 2**31 - 1
 # Added to a float64 below 2**51, it leaves no bits behind the point: the sum is rounded to an integer, halves to even,
 # which stands in its low bits.
 _ROUNDER = 1.5 * 2.0**52
-_LOW_WORD = 0 if sys.byteorder == "little" else 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -128,19 +126,19 @@ class FixedPoint:
         size = min(flat_n.numel(), entries_per_pass(theta.device, _NARROW_CHUNK))
         steps, base = torch.empty(2, size, dtype=torch.float64, device=theta.device)
         rounder = torch.tensor(_ROUNDER, dtype=torch.float64)
-        bound = 0
-        for start in range(0, flat_n.numel(), size):
-            stop = min(start + size, flat_n.numel())
-            own, other = steps[: stop - start], base[: stop - start]
+        extremes = []
+        for part, own, other in zip(flat_n.split(size), flat.split(size), flat_0.split(size), strict=True):
+            moved, came = steps[: part.numel()], base[: part.numel()]
             # As in `encode`: the difference and its scaling are exact in float64.
-            own.copy_(flat[start:stop]).sub_(other.copy_(flat_0[start:stop]))
-            torch.add(rounder, own, alpha=2.0**self.fraction_bits, out=own)
-            low, high = (float(value) - _ROUNDER for value in own.aminmax())
-            if not (-_INT32_MAX <= low and high <= _INT32_MAX):  # also for NaN
-                return None
-            bound = max(bound, int(high), -int(low))
-            flat_n[start:stop].copy_(own.view(torch.int32)[_LOW_WORD::2])
-        return n, bound
+            moved.copy_(own).sub_(came.copy_(other))
+            torch.add(rounder, moved, alpha=2.0**self.fraction_bits, out=moved)
+            extremes.append(torch.stack(moved.aminmax()))
+            part.copy_(moved.view(torch.int64))  # which leaves the low bits
+        found = torch.stack(extremes)
+        low, high = float(found[:, 0].min()) - _ROUNDER, float(found[:, 1].max()) - _ROUNDER
+        if not (-_INT32_MAX <= low and high <= _INT32_MAX):  # also for NaN
+            return None
+        return n, max(int(high), -int(low))
 
     def decode(self, n: torch.Tensor) -> torch.Tensor:
         """Return grid steps as weight units.
