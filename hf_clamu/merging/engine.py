@@ -219,7 +219,14 @@ def _with(merged: _Merged, task_ids: Sequence[str], trainer: TaskTrainer, argume
 
     early = None if merged.records else _early_clusters(task_ids, rows, trainer, arguments)
     with trainer.timed("finetune"):
-        summed = sum_vectors(trainer, early or [task_ids], finish, is_sound=is_sound, description="finetune")
+        summed = sum_vectors(
+            trainer,
+            early or [task_ids],
+            finish,
+            is_sound=is_sound,
+            description="finetune",
+            is_last=arguments.localization == "global",
+        )
         with summed as sums:
             parameters = sorted(trainer.workspace.shapes)
             found = {task_id: TaskRecord.from_dict(sums.entries[task_id], parameters) for task_id in task_ids}

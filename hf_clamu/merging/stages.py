@@ -109,6 +109,7 @@ def sum_vectors(
     *,
     is_sound: IsSound,
     description: str,
+    is_last: bool = False,
 ) -> Iterator[TaskSums]:
     """Finetune tasks and add up their vectors, per group and in all.
 
@@ -120,13 +121,15 @@ def sum_vectors(
         finetune (*callable*): finishes one task.
         is_sound (*callable*): whether what the journal keeps of a task can be taken.
         description (`str`): names the work in the progress bar and the journal.
+        is_last (`bool`): nothing that takes long comes afterwards, so the whole sum need not go to the journal before
+            it goes to the saved model. A kill in between costs no more than one between two writes of the journal.
     """
     with contextlib.ExitStack() as stack:
         scratch = None
         if len(groups) > 1:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="clamu-sums-"))
             scratch = Journal(Path(folder))
-        yield _Summing(trainer, groups, finetune, is_sound, description, scratch).run()
+        yield _Summing(trainer, groups, finetune, is_sound, description, scratch, is_last).run()
 
 
 class _Summing:
@@ -138,6 +141,7 @@ class _Summing:
         is_sound: IsSound,
         description: str,
         scratch: Journal | None,
+        is_last: bool,
     ) -> None:
         self._trainer = trainer
         self._workers = trainer.workers
@@ -146,6 +150,7 @@ class _Summing:
         self._is_sound = is_sound
         self._description = description
         self._scratch = scratch
+        self._may_end_unsaved = is_last and len(groups) == 1
         self._journal = trainer.journal or scratch
         self._parameters = sorted(trainer.workspace.shapes)
         if self._journal is not None:
@@ -164,7 +169,7 @@ class _Summing:
             for task_id in sorted(members, key=self._size, reverse=True)
             if task_id not in done
         ]
-        current = 0
+        current, has_ended = 0, False
         self._load(current)
         try:
             for number, task_id in self._trainer.progress(self._workers.share(order), self._description):
@@ -180,9 +185,10 @@ class _Summing:
                 self._is_whole = self._is_unsaved = True
                 if self._journal is not None and self._journal.is_due:
                     self._save(current)
+            has_ended = True
         finally:
             # Interrupted or not: what is finished is kept.
-            if self._journal is not None:
+            if not (has_ended and self._may_end_unsaved):
                 self._save(current)
         self._trainer.release_vectors()
         return self._gathered()
@@ -247,7 +253,7 @@ class _Summing:
         self._is_unsaved = False
 
     def _gathered(self) -> TaskSums:
-        entries = dict(self._entries) if self._journal is None else {}
+        entries = dict(self._entries)
         for parts in self._parts.values():
             for part in parts:
                 entries |= part.entries

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -14,7 +13,10 @@ from typing import Any
 
 import torch
 
-from tests.benchmarks.rows import Peak, Row, Size, ratios, timed
+from hf_clamu.exact import DeltaAccumulator, FixedPoint, digest_tensors
+from hf_clamu.models.local_models import LocalModels
+from hf_clamu.training import Workspace
+from tests.benchmarks.rows import Peak, Row, Size, ratios, timed, times
 from tests.benchmarks.training import gpt2
 
 _LOOP = """
@@ -32,6 +34,10 @@ for folder in folders:
             else:
                 merged[name] = tensor.mul(1 / len(folders))
 save_file(merged, output)
+"""
+_IMPORTS = """
+import hf_clamu.cli.merge, hf_clamu.models.local_merge, hf_clamu.models.saving, hf_clamu.trainer, transformers
+transformers.GPT2LMHeadModel
 """
 
 
@@ -72,6 +78,7 @@ def measure(size: Size, rounds: int) -> list[Row]:
             str(base.parent / "local"),
         ]
         commands = {"loop": loop, "global": [*clamu, "--set", "localization=global"]}
+        commands["imports"] = [sys.executable, "-c", _IMPORTS]
         commands["emr"] = [*clamu, "--set", "localization=emr", "--set", "num_clusters=4"]
         found = mergekit()
         if found is not None:
@@ -88,16 +95,16 @@ def measure(size: Size, rounds: int) -> list[Row]:
                 taken = timed(lambda name=name, command=command: _run(command, name, memory))
                 if number:
                     seconds[name].append(taken)
+        parts = _parts(base, local, rounds)
     models = memory["global"] / model_bytes
-    # What no way of merging spares that keeps a digest of each task's vector: one SHA-256 after the other.
-    numbers = bytearray(model_bytes)
-    hashed = [len(local) * timed(lambda: hashlib.sha256(numbers)) for _ in range(rounds)]
     count = f"`clamu merge` of {len(local)} checkpoints"
     rows = [
         Row(what=f"{count}, one model", against="a plain loop over the files",
             values=ratios(seconds["global"], seconds["loop"]), target=1.3),
-        Row(what=f"… SHA-256 of {len(local)} vectors alone, one thread", against="a plain loop over the files",
-            values=ratios(hashed, seconds["loop"])),
+        Row(what="… importing torch, transformers and ourselves alone", against="a plain loop over the files",
+            values=ratios(seconds["imports"], seconds["loop"])),
+        *(Row(what=f"… {what} alone", against="a plain loop over the files", values=ratios(found, seconds["loop"]))
+          for what, found in parts.items()),
         Row(what="… all memory of its process", against="the model's size", values=[models], target=2.5),
     ]  # fmt: skip
     if found is not None:
@@ -105,6 +112,31 @@ def measure(size: Size, rounds: int) -> list[Row]:
         what = Row(what="mergekit `linear`", against=f"{count}, one model", values=faster, target=3, at_least=True)
         rows.insert(0, what)
     return rows
+
+
+def _parts(base: Path, local: list[Path], rounds: int) -> dict[str, list[float]]:
+    """Time what is done for each checkpoint."""
+    import transformers
+
+    models = LocalModels({path.name: path for path in local})
+    workspace = Workspace(transformers.AutoModelForCausalLM.from_pretrained(base))
+    total = DeltaAccumulator(workspace.shapes)
+    vector = models.read(local[0].name, workspace, FixedPoint())
+
+    def read() -> None:
+        for task_id in models:
+            models.read(task_id, workspace, FixedPoint())
+
+    def digest() -> None:
+        for _ in models:
+            digest_tensors(vector.steps)
+
+    def add() -> None:
+        for _ in models:
+            total.add(vector)
+
+    names = (f"reading, rounding and digesting {len(local)} vectors", "SHA-256 of them", "adding them up in memory")
+    return dict(zip(names, times([read, digest, add], rounds), strict=True))
 
 
 def _run(command: list[str], name: str, memory: dict[str, float]) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_clamu import ClamuArguments, ClamuModel
+from hf_clamu.exact import sha256_files
 from tests.benchmarks.merging import write_checkpoints
 from tests.benchmarks.rows import Peak, Row, Size, ratios, timed, times
 
@@ -33,14 +34,21 @@ def measure(size: Size, rounds: int) -> list[Row]:
                     while file.read(1 << 24):
                         pass
 
-        seconds = times([read, lambda: ClamuModel.from_pretrained(folder / "merged")], rounds)
+        seconds = times(
+            [read, lambda: ClamuModel.from_pretrained(folder / "merged"), lambda: sha256_files(files)], rounds
+        )
         rows = [
             Row(
                 what=f"`from_pretrained`, {_CLUSTERS} clusters",
                 against="reading the same files",
                 values=ratios(seconds[1], seconds[0]),
                 target=2,
-            )
+            ),
+            Row(
+                what="… SHA-256 of the same files alone, several at a time",
+                against="reading the same files",
+                values=ratios(seconds[2], seconds[0]),
+            ),
         ]
         return rows + _adapters(folder / "small", size, rounds)
 
