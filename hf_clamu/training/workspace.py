@@ -81,8 +81,7 @@ class TaskAdapter(Protocol):
 class Workspace(LiveModel):
     """A base model on a device, whose weights are changed and brought back.
 
-    One workspace serves all tasks: the model is never built anew. While tasks train, it has memory of its own, and
-    `theta_0` is the base model's as it came (perhaps mapped from a file).
+    One workspace serves all tasks: the model is never built anew, its weights are copied back.
 
     Args:
         model (`transformers.PreTrainedModel`): the base model, holding `theta_0`. It is changed while training.
@@ -152,15 +151,16 @@ class Workspace(LiveModel):
         self.model.eval()
 
     def _take_memory(self) -> bool:
-        """Give the live model memory of its own; return whether it had none, and holds the base weights now.
+        """Give the live model and `theta_0` memory of their own; return whether the live one is the base model now.
 
-        Only now: merging models from files trains nothing. And weights that are mapped from a file can start at any
-        byte; matrix products may take another path for them than for memory that torch aligned.
+        Only now: merging models from files trains nothing. Weights may be mapped from a file that others write to. And
+        they can start at any byte there; matrix products may take another path for them than for memory that torch
+        aligned.
         """
         if self._has_own_memory:
             return False
         for name, parameter in self.parameters.items():
-            parameter.data = self.theta_0[name].clone()
+            parameter.data, self.theta_0[name] = self.theta_0[name].clone(), self.theta_0[name].clone()
         self._has_own_memory = True
         return True
 

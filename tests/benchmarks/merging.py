@@ -79,7 +79,6 @@ def measure(size: Size, rounds: int) -> list[Row]:
         ]
         commands = {"loop": loop, "global": [*clamu, "--set", "localization=global"]}
         commands["imports"] = [sys.executable, "-c", _IMPORTS]
-        commands["emr"] = [*clamu, "--set", "localization=emr", "--set", "num_clusters=4"]
         found = mergekit()
         if found is not None:
             models = [{"model": str(path), "parameters": {"weight": 1 / len(local)}} for path in local]

@@ -27,7 +27,7 @@ def measure(size: Size, rounds: int) -> list[Row]:
     rows = []
     for way, settings in _WAYS.items():
         arguments = ClamuArguments(
-            num_clusters=20, finetune_steps=20, batch_size=8, mask_steps=20, num_threads=torch.get_num_threads(),
+            num_clusters=20, finetune_steps=10, batch_size=8, mask_steps=20, num_threads=torch.get_num_threads(),
             scaling=1.0, **settings,
         )  # fmt: skip
         found: list[float] = []

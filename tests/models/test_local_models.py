@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import struct
 
 import pytest
 import torch
@@ -122,6 +123,22 @@ def test_every_weight_arrives(two, kind, tmp_path):
         expected = start.double() + sum(one[name].double() - start.double() for one in moved)
         assert torch.allclose(theta[name].double(), expected, rtol=0, atol=1e-6), name
         assert not torch.equal(theta[name], start), name
+
+
+def test_a_base_that_is_written_to_meanwhile_is_noticed(two, tmp_path):
+    base, folders = two("gpt2")
+
+    def progress(items, description):
+        for item in items:
+            yield item
+            with (base / "model.safetensors").open("r+b") as file:
+                file.seek(-4, os.SEEK_END)
+                file.write(struct.pack("<f", 0.5))
+
+    with pytest.raises(IncompatibleBaseError, match="was written to while it was merged into"):
+        ClamuModel.merge(base, folders, ARGUMENTS, progress=progress, journal_dir=tmp_path / "journal")
+    assert not (tmp_path / "journal").exists()
+    assert ClamuModel.merge(base, folders, ARGUMENTS, journal_dir=tmp_path / "journal").tasks == ("a", "b")
 
 
 def test_tied_weights_count_once_whatever_they_are_called(two):
