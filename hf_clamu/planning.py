@@ -103,7 +103,7 @@ def plan(
     masks = num_masks * sum(map(packed_size, trained))
     signs = part if arguments.has_fixed_signs else 0
     embedded = not isinstance(base, str) or Path(base).is_dir()
-    # A sum in int64 and two versions of it in the journal; TALL and EMR also keep a sum per cluster.
+    # A sum, if need be in int64, and two versions of it in the journal; TALL and EMR also keep a sum per cluster.
     sums = 8 * part + 2 * 4 * part + (clusters * 4 * part if arguments.localization in ("tall", "emr") else 0)
     return Plan(
         num_parameters=weights,

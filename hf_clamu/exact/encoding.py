@@ -52,6 +52,7 @@ def encode_vector(
             name: beside.run(theta.nbytes, _encode, codec, name, theta, theta_0[name], old.get(name))
             for name, theta in weights
         }
+        assert begun.keys() == theta_0.keys(), "every parameter came"
         found = {name: begun[name]() for name in sorted(begun)}
     if room is not None:
         room.update((name, one.steps) for name, one in found.items() if one.steps.dtype == torch.int32)

@@ -6,7 +6,7 @@ import torch
 
 __all__ = ["bits_dtype", "entries_per_pass"]
 
-_ON_DEVICE = 1 << 24
+_ON_DEVICE = 1 << 22
 _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 

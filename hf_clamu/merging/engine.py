@@ -225,7 +225,8 @@ def _with(merged: _Merged, task_ids: Sequence[str], trainer: TaskTrainer, argume
             finish,
             is_sound=is_sound,
             description="finetune",
-            is_last=arguments.localization == "global",
+            # Without data nothing is measured, neither for alpha nor for scores.
+            is_last=arguments.localization == "global" and not trainer.tasks.has_rows and trainer.archive is None,
         )
         with summed as sums:
             parameters = sorted(trainer.workspace.shapes)
@@ -259,7 +260,8 @@ def _derive(
 ) -> MergedState:
     """Derive clusters, alpha and masks from the tasks that are there; the sum is released."""
     assert isinstance(merged.total, DeltaAccumulator), "something was added or subtracted"
-    # With a journal it is mapped from a file: while masks are trained, memory is for what every step touches.
+    # With a journal it is mapped from a file, but for what became narrower: while masks are trained, memory is for
+    # what every step touches.
     delta, records = merged.total.narrowed(copy=False), merged.records
     merged.total.release()
     vectors = torch.stack([merged.rows[task_id] for task_id in records]) if merged.rows else None

@@ -11,7 +11,7 @@ import transformers
 
 from hf_clamu.errors import IncompatibleBaseError, TaskDataError
 from hf_clamu.merging import ClamuArguments, require_finetuning, require_no_data
-from hf_clamu.models.base import AUTO_CLASSES, BaseModel, base_digest, load_base
+from hf_clamu.models.base import AUTO_CLASSES, BaseModel, load_base
 from hf_clamu.models.card import CardSettings
 from hf_clamu.models.local_models import LocalModels
 from hf_clamu.models.maintenance import Rebuilt, build, first_config
@@ -67,8 +67,7 @@ class LocalMerge:
             progress (`Progress`): shows how far it is.
 
         Raises:
-            IncompatibleBaseError: if the base cannot be loaded, or is written to meanwhile, or a checkpoint is not of
-                its kind.
+            IncompatibleBaseError: if the base cannot be loaded, or a checkpoint is not of its kind.
             RecipeError: if a setting needs data, and there are none.
             TaskDataError: if a folder or the data of a task are missing.
         """
@@ -107,14 +106,6 @@ class LocalMerge:
             archive=archive,
             local_models=local_models,
         )
-        # Its weights may be mapped from the file.
-        if base_digest(base.model)[0] != base.digest:
-            if journal is not None:
-                journal.clear()
-            raise IncompatibleBaseError(
-                f"The file of the base model {self.base} was written to while it was merged into, so the vectors are "
-                "of no one model. Nothing was saved. Merge again, and leave the file alone meanwhile."
-            )
         return built, base
 
     def _tasks(self, local_models: LocalModels) -> TaskDataset:

@@ -81,7 +81,8 @@ class TaskAdapter(Protocol):
 class Workspace(LiveModel):
     """A base model on a device, whose weights are changed and brought back.
 
-    One workspace serves all tasks: the model is never built anew, its weights are copied back.
+    One workspace serves all tasks: the model is never built anew, its weights are copied back. Until something trains,
+    the live model and `theta_0` are the same memory.
 
     Args:
         model (`transformers.PreTrainedModel`): the base model, holding `theta_0`. It is changed while training.
@@ -112,8 +113,9 @@ class Workspace(LiveModel):
         self._has_own_memory = False
         for name, parameter in sorted(model.named_parameters()):
             if name in names:
-                self.parameters[name] = parameter
-                self.theta_0[name] = parameter.data.contiguous()
+                # Weights may be mapped from a file that others write to.
+                parameter.data = parameter.data.clone(memory_format=torch.contiguous_format)
+                self.parameters[name], self.theta_0[name] = parameter, parameter.data
             elif parameter.requires_grad:
                 parameter.requires_grad_(False)
                 self._frozen.append(parameter)
@@ -151,16 +153,14 @@ class Workspace(LiveModel):
         self.model.eval()
 
     def _take_memory(self) -> bool:
-        """Give the live model and `theta_0` memory of their own; return whether the live one is the base model now.
+        """Give the live model memory beside `theta_0`; return whether it had none, and holds the base weights now.
 
-        Only now: merging models from files trains nothing. Weights may be mapped from a file that others write to. And
-        they can start at any byte there; matrix products may take another path for them than for memory that torch
-        aligned.
+        Only now: merging models from files changes nothing in it.
         """
         if self._has_own_memory:
             return False
         for name, parameter in self.parameters.items():
-            parameter.data, self.theta_0[name] = self.theta_0[name].clone(), self.theta_0[name].clone()
+            parameter.data = self.theta_0[name].clone()
         self._has_own_memory = True
         return True
 

@@ -120,7 +120,7 @@ def _parts(base: Path, local: list[Path], rounds: int) -> dict[str, list[float]]
     models = LocalModels({path.name: path for path in local})
     workspace = Workspace(transformers.AutoModelForCausalLM.from_pretrained(base))
     total = DeltaAccumulator(workspace.shapes)
-    vector = models.read(local[0].name, workspace, FixedPoint())
+    vector = LocalModels({"one": local[0]}).read("one", workspace, FixedPoint())
 
     def read() -> None:
         for task_id in models:

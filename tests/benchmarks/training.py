@@ -93,6 +93,7 @@ def _finetuning(size: Size, rounds: int) -> list[Row]:
     arguments = ClamuArguments(finetune_steps=_FINETUNE_STEPS, batch_size=_BATCH, learning_rate=1e-4)
     workspace = Workspace(model, pad_token_id=tokenizer.pad_token_id)
     trainer = TaskTrainer(workspace, tasks, tokenizer, arguments, FixedPoint())
+    workspace.reset()  # the bare loop, too, needs weights that it may change
     total = DeltaAccumulator(workspace.shapes)
     ids = list(tasks.task_ids)
     for task_id in ids:

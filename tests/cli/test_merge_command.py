@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from hf_clamu import ClamuArguments, ClamuModel
+
 ROOT = Path(__file__).parents[2]
 DATA_FREE = ["--set", "localization=emr", "--set", "clustering=random", "--set", "num_clusters=2"]
 RECIPE = """\
@@ -62,6 +64,17 @@ def test_the_whole_story(clamu, place, tiny):
     assert tiny.digests(place / "without") == tiny.digests(place / "all")
     assert clamu("add", "without", "--checkpoint", "local").out.startswith("Nothing to do")
     assert clamu("info", "all", "--json").json["environment"] is None
+
+
+@pytest.mark.parametrize("localization", ["emr", "global"])
+def test_python_saves_the_same(clamu, place, tiny, localization):
+    settings = {"localization": localization, "clustering": "random", "num_clusters": 2}
+    words = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
+    assert clamu("merge", "--base", "base", "local", "--output", "command", *words).code == 0
+    folders = {f"user_{number}": f"local/user_{number}" for number in range(5)}
+    ClamuModel.merge("base", folders, ClamuArguments(**settings)).save_pretrained("python")
+    assert tiny.digests(place / "command") == tiny.digests(place / "python")
+    assert not (place / ".command.journal").exists()
 
 
 def test_ids_of_ones_own(clamu, place):

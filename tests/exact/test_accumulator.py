@@ -170,3 +170,52 @@ def test_narrowed_and_bounds_are_copies():
     accumulator.bounds["w"] = 0
     assert accumulator.narrowed()["w"].item() == 2**40
     assert accumulator.bounds == {"w": 2**40}
+
+
+@settings(max_examples=60, deadline=None)
+@given(tasks=st.lists(TASK, max_size=6), data=st.data())
+def test_a_sum_in_a_file_is_the_same_and_widens_as_well(tmp_path_factory, tasks, data):
+    folder = tmp_path_factory.mktemp("sums")
+    mapped = DeltaAccumulator(SHAPES, folder)
+    assert not list(folder.iterdir()), "the file has no name"
+    for task in data.draw(st.permutations(tasks)):
+        mapped.add(task_vector(task))
+    expected = build(tasks)
+    assert_same(mapped, expected)
+    assert {name: n.dtype for name, n in mapped.steps.items()} == {
+        name: narrowest_dtype(bound) for name, bound in expected.bounds.items()
+    }
+    restored = DeltaAccumulator.restore(mapped.narrowed(), [task_vector(task).bounds for task in tasks], folder)
+    for task in tasks[:3]:
+        restored.subtract(task_vector(task))
+    assert_same(restored, build(tasks[3:]))
+
+
+@settings(max_examples=60, deadline=None)
+@given(mine=st.lists(TASK, max_size=4), theirs=st.lists(TASK, max_size=4))
+def test_sums_of_two_processes_are_reduced_in_one_type(mine, theirs):
+    ours, others = build(mine), build(theirs)
+    bounds = [task_vector(task).bounds for task in [*mine, *theirs]]
+    seen: list[dict[str, torch.Tensor]] = []
+    # What an all-reduce does, which needs the same type everywhere: each process brings its tensors to it.
+    others.reduce(lambda tensors: seen.append({name: n.clone() for name, n in tensors.items()}), bounds)
+
+    def add_up(tensors):
+        for name, n in tensors.items():
+            assert n.dtype == seen[0][name].dtype
+            n.add_(seen[0][name])
+
+    ours.reduce(add_up, bounds)
+    assert_same(ours, build([*mine, *theirs]))
+
+
+def test_narrowed_without_a_copy_is_the_sum_where_it_is_narrow():
+    accumulator = DeltaAccumulator({"a": torch.Size([1]), "z": torch.Size([1])})
+    large = TaskVector.of({"a": torch.tensor([1]), "z": torch.tensor([2**40])})
+    accumulator.add(large)
+    accumulator.add(TaskVector.of({"a": torch.tensor([1]), "z": torch.tensor([3])}))
+    accumulator.subtract(large)
+    found = accumulator.narrowed(copy=False)
+    assert found["a"].data_ptr() == accumulator.steps["a"].data_ptr()
+    assert (found["z"].dtype, found["z"].item()) == (torch.int32, 3)
+    assert accumulator.steps["z"].dtype == torch.int64
