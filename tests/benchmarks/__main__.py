@@ -2,6 +2,7 @@
 
     python -m tests.benchmarks                       # all; writes docs/benchmarks.md
     python -m tests.benchmarks vectors switching     # some; prints them
+    python -m tests.benchmarks --write vectors       # some; replaces them on the page
     python -m tests.benchmarks --json
     python -m tests.benchmarks --size smoke --rounds 1
 
@@ -18,7 +19,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from tests.benchmarks import pages
@@ -65,6 +66,7 @@ def main() -> None:
     parser.add_argument("--size", choices=SIZES, default="gpt2")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", action="store_true", help="print JSON, and leave the docs alone")
+    parser.add_argument("--write", action="store_true", help="replace the parts that were measured in the docs")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     unknown = [one for one in options.parts if one not in PARTS]
@@ -87,13 +89,21 @@ def main() -> None:
     if options.json:
         print(json.dumps({"machine": pages.machine(), "size": options.size, "parts": found}, indent=1))  # noqa: T201
         return
-    text = "\n\n".join(_sections(found, options.rounds))
+    sections = {PARTS[part]: _section(part, values) for part, values in found.items()}
+    commit = subprocess.run(["git", "log", "-1", "--format=%cs"], stdout=subprocess.PIPE, text=True, check=True)
+    date = commit.stdout.strip()
+    if options.write:
+        again = f"Measured again by `python -m tests.benchmarks --write {' '.join(found)}`, code of {date}."
+        pages.write_sections(
+            "benchmarks.md", "benchmarks", {one: f"{text}\n\n{again}" for one, text in sections.items()}
+        )
+        return
+    text = "\n\n".join(f"### {heading}\n\n{section}" for heading, section in sections.items())
     if options.parts or options.size != "gpt2":
         print(text)  # noqa: T201
         return
-    commit = subprocess.run(["git", "log", "-1", "--format=%cs"], stdout=subprocess.PIPE, text=True, check=True)
     note = (
-        f"`python -m tests.benchmarks` on {pages.machine()}, code of {commit.stdout.strip()}. Medians of "
+        f"`python -m tests.benchmarks` on {pages.machine()}, code of {date}. Medians of "
         f"{options.rounds} rounds (least to most); every number says what it is divided by. Both times of a ratio are "
         "measured in turn, in one process, for absolute times of shared machines are noise."
     )
@@ -117,18 +127,12 @@ def measure(part: str, size: Size, rounds: int) -> Any:
     return [row.to_dict() for row in module.measure(size, rounds)]
 
 
-def _sections(found: dict[str, Any], rounds: int) -> Iterator[str]:
-    for part, values in found.items():
-        if part == "growth":
-            yield f"### {PARTS[part]}\n\n{_growth(values)}"
-            continue
-        rows = [Row(**value) for value in values]
-        yield f"### {PARTS[part]}\n\n" + pages.table(
-            ["what", "divided by", "median", "target", "met"], [row.cells() for row in rows]
-        )
-        notes = [f"{row.what}: {row.note}." for row in rows if row.note]
-        if notes:
-            yield "\n\n".join(notes)
+def _section(part: str, values: list[dict[str, Any]]) -> str:
+    if part == "growth":
+        return _growth(values)
+    rows = [Row(**value) for value in values]
+    found = pages.table(["what", "divided by", "median", "target", "met"], [row.cells() for row in rows])
+    return "\n\n".join([found, *(f"{row.what}: {row.note}." for row in rows if row.note)])
 
 
 def _growth(values: Sequence[dict[str, Any]]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -18,12 +18,24 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 def write(page: str, name: str, text: str) -> None:
     """Replace a generated part of a page."""
     path = DOCS / page
+    head, _, tail = _cut(path, name)
+    path.write_text(f"{head}{text}\n{tail}", encoding="utf-8")
+
+
+def write_sections(page: str, name: str, sections: Mapping[str, str]) -> None:
+    """Replace sections of a generated part of a page, by their headings; the others stay."""
+    head, *old = _cut(DOCS / page, name)[1].strip().split("\n\n### ")
+    found = {one.partition("\n")[0]: one.partition("\n\n")[2] for one in old} | dict(sections)
+    write(page, name, "\n\n".join([head, *(f"### {heading}\n\n{text}" for heading, text in found.items())]))
+
+
+def _cut(path: Path, name: str) -> tuple[str, str, str]:
     start, end = f"<!-- generated: {name} -->\n", f"<!-- end: {name} -->"
     head, found, rest = path.read_text(encoding="utf-8").partition(start)
-    _, also, tail = rest.partition(end)
+    text, also, tail = rest.partition(end)
     if not found or not also:
         raise SystemExit(f"{path} has no part {start.strip()} … {end}")
-    path.write_text(f"{head}{start}{text}\n{end}{tail}", encoding="utf-8")
+    return head + found, text, also + tail
 
 
 def machine() -> str:
