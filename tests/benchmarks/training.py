@@ -14,7 +14,7 @@ from hf_clamu.models.byte_tokenizer import byte_tokenizer
 from hf_clamu.training import MaskingArguments, TaskTrainer, Workspace, deterministic, train_mask
 from tests.benchmarks.rows import Peak, Row, Size, ratios, timed, times
 
-_STEPS, _FINETUNE_STEPS, _BATCH = 4, 10, 8
+_STEPS, _FINETUNE_STEPS, _BATCH = 10, 10, 8
 
 
 def gpt2(config: dict[str, Any]) -> Any:
