@@ -28,7 +28,7 @@ def encode_vector(
     Args:
         codec (`FixedPoint`): the integer grid.
         weights (*iterable* of *tuple* of `str` and `torch.Tensor`): every parameter that takes part, in any order;
-            they must stay as they are until this returns. Large ones first end soonest.
+            they must stay as they are until this returns.
         theta_0 (*mapping* of `str` to `torch.Tensor`): the base model's parameters.
         room (*dict* of `str` to `torch.Tensor`, *optional*): memory of an earlier vector, which is overwritten; it
             keeps what this one takes.
@@ -50,7 +50,8 @@ def encode_vector(
     with _one_thread_each(theta_0), Beside() as beside:
         begun = {
             name: beside.run(theta.nbytes, _encode, codec, name, theta, theta_0[name], old.get(name))
-            for name, theta in weights
+            # Large ones first, so that all threads end together.
+            for name, theta in sorted(weights, key=lambda item: -item[1].numel())
         }
         assert begun.keys() == theta_0.keys(), "every parameter came"
         found = {name: begun[name]() for name in sorted(begun)}

@@ -6,7 +6,6 @@ whatever their number.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -145,8 +144,7 @@ class LocalModels:
         def weights() -> Iterator[tuple[str, torch.Tensor]]:
             for path, found in checkpoint.by_file:
                 with open_tensors(path) as file:
-                    # Large ones first, so that the threads that digest them end together.
-                    for name in sorted(found, key=lambda one: -math.prod(file.get_slice(one).get_shape())):
+                    for name in found:
                         own = own_names.get(name, "")
                         if own in names.buffers:
                             _require_buffer(task_id, path, name, file.get_tensor(name), names.buffers[own])

@@ -147,8 +147,6 @@ def finetune(
         # Its state is twice the weights, and what comes now needs room of its own.
         del optimizer, batch
     try:
-        # Large ones first, so that the threads that digest them end together.
-        weights = sorted(workspace.parameters.items(), key=lambda item: -item[1].numel())
-        return encode_vector(codec, weights, workspace.theta_0, room=room)
+        return encode_vector(codec, workspace.parameters.items(), workspace.theta_0, room=room)
     except FixedPointOverflowError as error:
         raise FixedPointOverflowError(f"Task {task.task_id!r}: {error}") from None

@@ -22,9 +22,7 @@ def measure(size: Size, rounds: int) -> list[Row]:
     codec, room = FixedPoint(), {}
     shapes = shapes_of(size.gpt2)
     theta_0 = {name: 0.02 * torch.randn(shape) for name, shape in shapes.items()}
-    # Large ones first, as finetuning and merging give them.
-    order = sorted(theta_0, key=lambda name: -theta_0[name].numel())
-    theta = {name: theta_0[name] + 1e-4 * torch.randn(theta_0[name].shape) for name in order}
+    theta = {name: x + 1e-4 * torch.randn(x.shape) for name, x in theta_0.items()}
     other = {name: x.clone() for name, x in theta.items()}
     total = DeltaAccumulator(shapes)
     vector = encode_vector(codec, theta.items(), theta_0, room=room)
