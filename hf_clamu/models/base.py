@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from hf_clamu.errors import IncompatibleBaseError, RecipeError
-from hf_clamu.exact import canonical_json, contents_of, digest_tensors
+from hf_clamu.exact import canonical_json, digest_tensors
 from hf_clamu.models.peft_space import PeftSpace, plain_name
 from hf_clamu.models.quiet import without_report
 from hf_clamu.tasks import TaskSpec
@@ -23,6 +23,7 @@ __all__ = [
     "AUTO_CLASSES",
     "BaseModel",
     "base_digest",
+    "base_weights",
     "empty_model",
     "load_architecture",
     "load_base",
@@ -109,22 +110,22 @@ class BaseModel:
         }
 
 
-def base_digest(model: Any, adapter: frozenset[str] = frozenset()) -> tuple[str, dict[str, bytes]]:
-    """Return the SHA-256 of a model's parameters and persistent buffers, and of the values of each; tied ones once.
+def base_digest(model: Any, adapter: frozenset[str] = frozenset()) -> str:
+    """Return the SHA-256 of a model's parameters and persistent buffers; tied weights count once.
 
     Args:
         model (`transformers.PreTrainedModel`): the model.
         adapter (*frozenset* of `str`): names of an adapter inside it, which do not count.
     """
-    weights = {plain_name(name): value for name, value in _weights(model) if name not in adapter}
-    contents = contents_of(weights)
-    return digest_tensors(weights, contents), contents
+    return digest_tensors(base_weights(model, adapter))
 
 
-def _weights(model: Any) -> Any:
+def base_weights(model: Any, adapter: frozenset[str] = frozenset()) -> dict[str, torch.Tensor]:
+    """Return what `base_digest` is the digest of."""
     persistent = model.state_dict().keys()
-    yield from model.named_parameters()
-    yield from ((name, buffer) for name, buffer in model.named_buffers() if name in persistent)
+    buffers = {name: buffer for name, buffer in model.named_buffers() if name in persistent}
+    weights = {**dict(model.named_parameters()), **buffers}
+    return {plain_name(name): value for name, value in weights.items() if name not in adapter}
 
 
 def load_base(
@@ -215,7 +216,7 @@ def load_base(
         )
     if spec.kind == "seq2seq-lm" and processor is not None:
         _settle_start(model, processor)
-    digest, _ = base_digest(model)
+    digest = base_digest(model)
     fresh = {} if embedded else fresh
     if space is not None:
         space, adapter = space.enter(model, run_seed)

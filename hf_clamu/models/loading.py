@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from hf_clamu.errors import IncompatibleBaseError, WeightsChangedError
-from hf_clamu.exact import sha256_file
-from hf_clamu.models.base import base_digest, load_architecture, load_processor, settled_bytes
+from hf_clamu.exact import contents_of, digest_tensors, sha256_file
+from hf_clamu.models.base import base_digest, base_weights, load_architecture, load_processor, settled_bytes
 from hf_clamu.models.checkpoint import BASE_FOLDER, PROCESSOR_FILES, Checkpoint
 from hf_clamu.models.configuration_clamu import ClamuConfig
 from hf_clamu.models.hub import require_reachable
@@ -89,8 +89,9 @@ def load_base_of(
             if key in own:
                 own[key].copy_(value)
     _copy_mapped(model)
-    digest, contents = base_digest(model)
-    if digest != reference.get("digest"):
+    weights = base_weights(model)
+    contents = contents_of(weights)
+    if digest_tensors(weights, contents) != reference.get("digest"):
         raise IncompatibleBaseError(
             f"The base model {name!r} (revision {reference.get('revision')}) has other weights than the one that was "
             "merged into: its digest differs. Restore the recorded revision."
@@ -136,7 +137,7 @@ def fresh_base(live: Any, checkpoint: Checkpoint) -> Any:
     adapter = frozenset[str]() if space is None else space.restore(fresh, checkpoint.fresh)
     fresh.to(live.dtype)
     fresh.load_state_dict(live.state_dict())
-    if base_digest(fresh, adapter)[0] != (config.base_model or {}).get("digest"):
+    if base_digest(fresh, adapter) != (config.base_model or {}).get("digest"):
         raise WeightsChangedError(
             "The live model no longer has the base weights that were merged into (another dtype, or frozen "
             "weights were changed). Load it again with ClamuModel.from_pretrained."

@@ -223,7 +223,7 @@ def _settle_base(model: Any, config: Mapping[str, Any], fresh: Mapping[str, torc
     with torch.no_grad():
         for name, value in fresh.items():
             own[name].copy_(value)
-        if base_digest(model)[0] == config["base_model"]["digest"]:
+        if base_digest(model) == config["base_model"]["digest"]:
             return
         for name, value in before.items():
             own[name].copy_(value)
