@@ -15,7 +15,7 @@ from hf_clamu.merging import ALPHA_GRID, ClamuArguments, scaling_coefficient
 from hf_clamu.models.base import empty_model, load_processor
 from hf_clamu.models.peft_space import PeftSpace
 from hf_clamu.recipe import Recipe
-from hf_clamu.tasks import TaskDataset
+from hf_clamu.tasks import DataFiles, TaskDataset
 from hf_clamu.training import trainable_names
 
 __all__ = ["Plan", "plan"]
@@ -64,7 +64,7 @@ class Plan:
 def plan(
     recipe: Recipe,
     *,
-    data: str | Path | None = None,
+    data: DataFiles | None = None,
     num_tasks: int | None = None,
     num_processes: int = 1,
     tokens: int | None = None,
@@ -73,7 +73,7 @@ def plan(
 
     Args:
         recipe (`Recipe`): the recipe.
-        data (`str` or `Path`, *optional*): file of the rows, instead of the one that the recipe names.
+        data (`str`, `Path` or *list* of them, *optional*): files of the rows, instead of those that the recipe names.
         num_tasks (`int`, *optional*): plan for so many tasks; by default those of the data.
         num_processes (`int`): that share the work.
         tokens (`int`, *optional*): mean tokens (or patches) of an example; by default those of a few tasks.

@@ -12,7 +12,7 @@ from hf_clamu.errors import RecipeError
 
 if TYPE_CHECKING:
     from hf_clamu.merging import ClamuArguments
-    from hf_clamu.tasks import TaskDataset
+    from hf_clamu.tasks import DataFiles, TaskDataset
     from hf_clamu.trainer import ClamuTrainer
 
 __all__ = ["Recipe"]
@@ -140,13 +140,13 @@ class Recipe:
 
         return ClamuArguments.from_dict(self.arguments)
 
-    def tasks(self, data: str | Path | None = None) -> TaskDataset:
+    def tasks(self, data: DataFiles | None = None) -> TaskDataset:
         """Load the tasks; `data` replaces the files that the recipe names."""
         from hf_clamu.tasks import load_tasks
 
         return load_tasks(self.data, base_dir=self.folder, data=data)
 
-    def trainer(self, data: str | Path | None = None, **options: Any) -> ClamuTrainer:
+    def trainer(self, data: DataFiles | None = None, **options: Any) -> ClamuTrainer:
         """Return the trainer of this recipe."""
         from hf_clamu.trainer import ClamuTrainer
 

@@ -13,6 +13,7 @@ import yaml
 
 from hf_clamu.cli.hub import add_hub_commands, open_model, saved_folder
 from hf_clamu.cli.merge import CheckpointOption, add_merge_command, checkpoints_of
+from hf_clamu.cli.options import Data, Json
 from hf_clamu.cli.output import emit, emit_error, note, quieten, require_room, table
 from hf_clamu.cli.pending import settle_beside
 from hf_clamu.cli.requests import add_request_commands
@@ -50,13 +51,8 @@ app = typer.Typer(
 ModelDir = Annotated[
     str, typer.Argument(metavar="DIR", help="Folder of a saved model, or a Hub id.", show_default=False)
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 Cluster = Annotated[int | None, typer.Option(help="Number of a cluster.", show_default=False)]
 Task = Annotated[str | None, typer.Option(help="Id of a task; its cluster serves.", show_default=False)]
-Data = Annotated[
-    Path | None,
-    typer.Option(help="File of the tasks' rows, instead of the one that the recipe names.", show_default=False),
-]
 
 
 def _version(wanted: bool) -> None:
@@ -180,8 +176,10 @@ def predict(
     cluster: Cluster = None,
     task: Task = None,
     data: Annotated[
-        Path | None,
-        typer.Option(help="File of rows (CSV, JSON, JSONL, Parquet) instead of inputs.", show_default=False),
+        list[Path] | None,
+        typer.Option(
+            help="File of rows (CSV, JSON, JSONL, Parquet) instead of inputs; may be repeated.", show_default=False
+        ),
     ] = None,
     fallback: Annotated[
         Literal["global", "base"] | None,
@@ -199,12 +197,12 @@ def predict(
     from hf_clamu.tasks.files import read_files
 
     _one_of(cluster, task)
-    if bool(inputs) == (data is not None):
+    if bool(inputs) == bool(data):
         raise RecipeError("Give either inputs or --data FILE.")
     quieten()
     model = open_model(folder)
     spec = TaskSpec.from_dict(model.clamu_config.task_spec)
-    rows = list(read_files([data], spec)) if data is not None else [_row(spec, value) for value in inputs or ()]
+    rows = list(read_files(data, spec)) if data else [_row(spec, value) for value in inputs or ()]
     answers = predict_rows(model, rows, cluster=cluster, task=task, fallback=fallback, max_new_tokens=max_new_tokens)
     unchosen = sum(cluster is None and task is None and row.get(spec.task_column) is None for row in rows)
     if unchosen and model.clusters:
@@ -212,7 +210,7 @@ def predict(
             f"The global model serves {unchosen} of {len(rows)} inputs, which name no task. It has no mask and is "
             "weaker than a cluster on its own tasks: choose one with --task or --cluster."
         )
-    heads = [""] * len(rows) if data is None else [_row_head(spec, *numbered) for numbered in enumerate(rows)]
+    heads = [""] * len(rows) if not data else [_row_head(spec, *numbered) for numbered in enumerate(rows)]
     lines = (f"{head}{_answer_text(answer)}" for head, answer in zip(heads, answers, strict=True))
     emit(as_json, {"predictions": answers}, lambda: "\n".join(lines))
 
@@ -277,7 +275,7 @@ def evaluate(
     elif cluster is not None:
         model.set_cluster(cluster)
         tasks = tasks.select([task_id for task_id in model.clusters[cluster] if task_id in tasks])
-    chosen = split or ("all" if data is not None else "validation")
+    chosen = split or ("all" if data else "validation")
     report = evaluate_model(model, tasks, split=chosen, serving=serving, progress=progress_bars)
     left_out = len(tasks) - len(report.tasks)
     if left_out:

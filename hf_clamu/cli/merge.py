@@ -10,8 +10,9 @@ import typer
 import yaml
 
 from hf_clamu.cli.hub import task_id_key
+from hf_clamu.cli.options import Data, Json
 from hf_clamu.cli.output import journal_beside, quieten, require_room
-from hf_clamu.cli.train import Data, Json, done_before, save_build, say_merged
+from hf_clamu.cli.train import done_before, save_build, say_merged
 from hf_clamu.errors import RecipeError, TaskDataError
 
 if TYPE_CHECKING:
@@ -85,11 +86,11 @@ def merge(
     given = checkpoints_of(checkpoints)
     if base is None and recipe is None:
         raise RecipeError("Name the model that the checkpoints were finetuned from: --base ID, or --recipe FILE.")
-    if data is not None and recipe is None:
+    if data and recipe is None:
         raise RecipeError("--data goes with --recipe, which says how rows become tasks.")
     journal = Journal(journal_beside(output))
     text = recipe.read_text(encoding="utf-8", errors="replace") if recipe is not None and recipe.is_file() else None
-    command = ["merge", given, base, revision, text, None if data is None else str(data), sorted(settings or ())]
+    command = ["merge", given, base, revision, text, list(map(str, data or ())), sorted(settings or ())]
     found = done_before(output, journal, command)
     if found is not None:
         say_merged(as_json, output, found, {"total": 0.0})
@@ -114,7 +115,7 @@ def _start(
     base: str | None,
     revision: str | None,
     recipe: Path | None,
-    data: Path | None,
+    data: Sequence[Path] | None,
     settings: Mapping[str, Any],
 ) -> tuple[LocalMerge, str | Path | None]:
     """Return what the merge starts from, and where the recipe has its archive."""

@@ -10,6 +10,7 @@ import typer
 
 from hf_clamu.cli.hub import open_model
 from hf_clamu.cli.merge import CheckpointOption, checkpoints_of
+from hf_clamu.cli.options import Data, Json
 from hf_clamu.cli.output import emit, is_main_process, note, quieten, require_room, table
 from hf_clamu.cli.pending import Place, working_on
 from hf_clamu.errors import RecipeError, TaskNotFoundError
@@ -22,10 +23,6 @@ __all__ = ["add_request_commands"]
 
 Folder = Annotated[
     str, typer.Argument(metavar="DIR", help="Folder of a saved model, or a Hub id.", show_default=False)
-]
-Data = Annotated[
-    Path | None,
-    typer.Option(help="File of the tasks' rows, instead of the one that the recipe names.", show_default=False),
 ]
 Output = Annotated[
     Path | None, typer.Option(help="Write the result there and leave DIR as it is.", show_default=False)
@@ -53,8 +50,7 @@ OnMismatch = Annotated[
     Literal["error", "rebuild"],
     typer.Option(help="What to do if data, bits or environment differ from the ledger."),
 ]
-New = Annotated[Path, typer.Option("--new", help="File of the new rows.", show_default=False)]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+New = Annotated[list[Path], typer.Option("--new", help="File of the new rows; may be repeated.", show_default=False)]
 
 
 def unmerge(
@@ -215,7 +211,10 @@ def _queue_text(values: Mapping[str, Any]) -> str:
 
 def add(
     folder: Folder,
-    new: Annotated[Path | None, typer.Option("--new", help="File of the new rows.", show_default=False)] = None,
+    new: Annotated[
+        list[Path] | None,
+        typer.Option("--new", help="File of the new rows; may be repeated.", show_default=False),
+    ] = None,
     tasks: Annotated[
         list[str] | None,
         typer.Argument(
@@ -237,15 +236,15 @@ def add(
     from hf_clamu.models.queue import added_before
     from hf_clamu.trainer import progress_bars
 
-    if new is None and not checkpoint:
+    if not new and not checkpoint:
         raise RecipeError("Give the new rows (--new FILE), or checkpoints (--checkpoint ID=FOLDER).")
     folders = checkpoints_of(checkpoint or ())
     quieten()
     with working_on(folder, output, receipts) as place:
         model = _opened(place)
-        given = _given(model, new, tasks) if new is not None else _ids_of(model, folders, tasks)
+        given = _given(model, new, tasks) if new else _ids_of(model, folders, tasks)
         done = set(model.tasks)
-        if tasks and new is not None:  # what was merged by others is an error then
+        if tasks and new:  # what was merged by others is an error then
             done &= added_before(place.history(model))
         left = [one for one in given.task_ids if one not in done]
         _change(
@@ -295,7 +294,8 @@ def update(
         given = _given(model, new, tasks)
         left = [one for one in given.task_ids if tasks or one in model.tasks]
         if len(left) < len(given):
-            note(f"{len(given) - len(left)} tasks of {new} are not merged and left out: clamu add merges them.")
+            names = ", ".join(map(str, new))
+            note(f"{len(given) - len(left)} tasks of {names} are not merged and left out: clamu add merges them.")
         _change(
             place,
             model,
@@ -325,7 +325,7 @@ def _ids_of(model: Any, folders: Mapping[str, str], tasks: Sequence[str] | None)
     return given.select(list(map(model.ledger_id, tasks))) if tasks else given
 
 
-def _given(model: Any, new: Path, tasks: Sequence[str] | None) -> TaskDataset:
+def _given(model: Any, new: Sequence[Path], tasks: Sequence[str] | None) -> TaskDataset:
     given: TaskDataset = model.load_tasks(new)
     return given.select(list(map(model.ledger_id, tasks))) if tasks else given
 

@@ -9,19 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hf_clamu.cli.hub import task_id_key
+from hf_clamu.cli.options import Data, Json
 from hf_clamu.cli.output import emit, journal_beside, quieten, require_room, table
 from hf_clamu.cli.pending import settle_beside
 
 if TYPE_CHECKING:
     from hf_clamu.training import Journal
 
-__all__ = ["Data", "Json", "add_train_commands", "done_before", "save_build", "say_merged"]
-
-Data = Annotated[
-    Path | None,
-    typer.Option(help="File of the tasks' rows, instead of the one that the recipe names.", show_default=False),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+__all__ = ["add_train_commands", "done_before", "save_build", "say_merged"]
 
 
 def train(
@@ -52,7 +47,7 @@ def train(
 
     journal = Journal(journal_beside(output))
     text = recipe.read_text(encoding="utf-8", errors="replace") if recipe.is_file() else ""
-    command = [text, None if data is None else str(data), sorted(without or ())]
+    command = [text, list(map(str, data or ())), sorted(without or ())]
     found = done_before(output, journal, command)
     if found is not None:
         say_merged(as_json, output, found, {"total": 0.0})

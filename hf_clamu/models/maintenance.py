@@ -42,7 +42,7 @@ from hf_clamu.models.checkpoint import Checkpoint
 from hf_clamu.models.configuration_clamu import ClamuConfig
 from hf_clamu.models.local_models import LocalModels
 from hf_clamu.models.peft_space import PeftSpace
-from hf_clamu.tasks import TaskDataset, TaskSpec, load_tasks
+from hf_clamu.tasks import DataFiles, TaskDataset, TaskSpec, load_tasks
 from hf_clamu.training import (
     Archive,
     Environment,
@@ -99,7 +99,7 @@ class Request:
         checkpoint (`Checkpoint`): the merged model before.
         base (`transformers.PreTrainedModel`): a base model of its own to train on.
         processor (*optional*): tokenizer or image processor.
-        data (`TaskDataset`, `str` or `Path`, *optional*): the tasks' data, or files of them.
+        data (`TaskDataset`, `str`, `Path` or *list* of them, *optional*): the tasks' data, or files of them.
         origin (`Path`, *optional*): the saved model's folder; data files are looked for beside it.
         task_id_key (`str`, *optional*): the key of the ledger's task ids, if they are keyed.
         journal (`Journal`, *optional*): keeps what is finished, for another start.
@@ -111,7 +111,7 @@ class Request:
     checkpoint: Checkpoint
     base: Any
     processor: Any
-    data: TaskDataset | str | Path | None
+    data: TaskDataset | DataFiles | None
     origin: Path | None
     task_id_key: str | None = None
     journal: Journal | None = None
@@ -177,13 +177,13 @@ class Request:
 
 
 def find_tasks(
-    checkpoint: Checkpoint, data: TaskDataset | str | Path | None, origin: Path | None, task_id_key: str | None = None
+    checkpoint: Checkpoint, data: TaskDataset | DataFiles | None, origin: Path | None, task_id_key: str | None = None
 ) -> TaskDataset:
     """Return the tasks' data: given, or from the source that the ledger names.
 
     Args:
         checkpoint (`Checkpoint`): the merged model.
-        data (`TaskDataset`, `str` or `Path`, *optional*): the data, or a file of their rows.
+        data (`TaskDataset`, `str`, `Path` or *list* of them, *optional*): the data, or files of their rows.
         origin (`Path`, *optional*): the saved model's folder; files are looked for beside it, then in the working
             directory.
         task_id_key (`str`, *optional*): the key of the ledger's task ids, if they are keyed.
@@ -220,7 +220,7 @@ def in_ledger(checkpoint: Checkpoint, tasks: TaskDataset, task_id_key: str | Non
     return tasks.with_key(task_id_key)
 
 
-def _load_tasks(checkpoint: Checkpoint, data: str | Path | None, origin: Path | None) -> TaskDataset:
+def _load_tasks(checkpoint: Checkpoint, data: DataFiles | None, origin: Path | None) -> TaskDataset:
     spec = checkpoint.config.task_spec or {}
     source = checkpoint.source
     if source is None:
@@ -229,7 +229,7 @@ def _load_tasks(checkpoint: Checkpoint, data: str | Path | None, origin: Path | 
                 "This model was trained on data in memory, so its ledger names no source. Give the data of the "
                 "merged tasks (data=, --data PATH)."
             )
-        source = {"files": str(data), **{key: value for key, value in spec.items() if value is not None}}
+        source = {"files": data, **{key: value for key, value in spec.items() if value is not None}}
     # Labels are declared once for the whole space: rows of forgotten tasks may be gone by now.
     source = {**source, "label_names": spec.get("label_names")} if spec.get("label_names") else source
     beside = [origin.absolute().parent] if origin is not None else []

@@ -60,7 +60,7 @@ from hf_clamu.models.replace import staged_folder
 from hf_clamu.models.saving import save_checkpoint
 from hf_clamu.models.settling import PENDING, Change, announce, carry_out
 from hf_clamu.models.verification import VerificationReport, compare_folders
-from hf_clamu.tasks import TaskDataset, TaskSpec, keyed_id
+from hf_clamu.tasks import DataFiles, TaskDataset, TaskSpec, keyed_id
 from hf_clamu.training import Archive, Journal, Progress, Workers, silent_progress
 
 __all__ = ["ClamuModel", "attach"]
@@ -409,7 +409,7 @@ class ClamuModel:
         self,
         task_id: str | Sequence[str],
         *,
-        data: TaskDataset | str | Path | None = None,
+        data: TaskDataset | DataFiles | None = None,
         checkpoints: Mapping[str, str | Path] | None = None,
         on_mismatch: str = "error",
         receipt_dir: str | Path | None = None,
@@ -461,7 +461,7 @@ class ClamuModel:
         self,
         requests: Mapping[str, str | Sequence[str]],
         *,
-        data: TaskDataset | str | Path | None = None,
+        data: TaskDataset | DataFiles | None = None,
         checkpoints: Mapping[str, str | Path] | None = None,
         on_mismatch: str = "error",
         receipt_dir: str | Path | None = None,
@@ -485,7 +485,7 @@ class ClamuModel:
     def _unmerge(
         self,
         requests: Mapping[Any, str | Sequence[str]],
-        data: TaskDataset | str | Path | None,
+        data: TaskDataset | DataFiles | None,
         checkpoints: Mapping[str, str | Path] | None,
         on_mismatch: str,
         receipt_dir: str | Path | None,
@@ -509,7 +509,7 @@ class ClamuModel:
         tasks: TaskDataset | None = None,
         *,
         checkpoints: Mapping[str, str | Path] | None = None,
-        data: TaskDataset | str | Path | None = None,
+        data: TaskDataset | DataFiles | None = None,
         receipt_dir: str | Path | None = None,
         journal_dir: str | Path | None = None,
         archive: str | Path | Archive | None = None,
@@ -544,7 +544,7 @@ class ClamuModel:
         self,
         tasks: TaskDataset,
         *,
-        data: TaskDataset | str | Path | None = None,
+        data: TaskDataset | DataFiles | None = None,
         checkpoints: Mapping[str, str | Path] | None = None,
         on_mismatch: str = "error",
         receipt_dir: str | Path | None = None,
@@ -581,7 +581,7 @@ class ClamuModel:
         built = update(request, new, on_mismatch)
         return self._replace_state("update", {None: new.task_ids}, built, request, receipt_dir)
 
-    def load_tasks(self, data: TaskDataset | str | Path | None = None) -> TaskDataset:
+    def load_tasks(self, data: TaskDataset | DataFiles | None = None) -> TaskDataset:
         """Return the tasks' data: given, at hand from training, or from the source that the ledger names.
 
         Raises:
@@ -600,7 +600,7 @@ class ClamuModel:
     def verify(
         self,
         *,
-        data: TaskDataset | str | Path | None = None,
+        data: TaskDataset | DataFiles | None = None,
         checkpoints: Mapping[str, str | Path] | None = None,
         progress: Progress = silent_progress,
     ) -> VerificationReport:
@@ -864,7 +864,7 @@ class ClamuModel:
 
     def _request(
         self,
-        data: TaskDataset | str | Path | None,
+        data: TaskDataset | DataFiles | None,
         progress: Progress,
         journal_dir: str | Path | None = None,
         archive: str | Path | Archive | None = None,

@@ -5,7 +5,7 @@ from hf_clamu.tasks.cuts import PartitionReport
 from hf_clamu.tasks.dataset import TaskDataset, keyed_id
 from hf_clamu.tasks.encoding import EncodedTask, Example, collate
 from hf_clamu.tasks.partition import partition_by_column, partition_by_labels, partition_uniform
-from hf_clamu.tasks.sources import load_tasks
+from hf_clamu.tasks.sources import DataFiles, load_tasks
 from hf_clamu.tasks.spec import TaskKind, TaskSpec
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "collate",
     "keyed_id",
     "load_tasks",
+    "DataFiles",
     "PartitionReport",
     "partition_by_column",
     "partition_by_labels",

@@ -12,7 +12,10 @@ from hf_clamu.tasks.builtin import STDLIB_PACKAGES, digits, stdlib_text
 from hf_clamu.tasks.dataset import TaskDataset
 from hf_clamu.tasks.spec import TaskSpec, refuse_unknown_keys
 
-__all__ = ["load_tasks"]
+__all__ = ["DataFiles", "load_tasks"]
+
+# Files of rows: one, or several that are read one after the other.
+DataFiles = str | Path | Sequence[str | Path]
 
 _ORIGINS = ("builtin", "files", "dataset")
 _HUB_KEYS = ("config", "revision", "split")
@@ -29,7 +32,7 @@ def load_tasks(
     source: Mapping[str, Any],
     *,
     base_dir: Path | None = None,
-    data: str | Path | Sequence[str | Path] | None = None,
+    data: DataFiles | None = None,
     search_dirs: Sequence[Path] = (),
 ) -> TaskDataset:
     """Load the tasks that a recipe or a saved model describes.

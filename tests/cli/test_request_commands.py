@@ -142,6 +142,25 @@ def test_add_and_update(clamu, work, tiny):
     assert tiny.digests(work / "text") == tiny.digests(work / "target")
 
 
+def test_rows_in_several_files(clamu, work, tiny):
+    lines = (work / "rows.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    parts = {"early.jsonl": [0, 1], "late.jsonl": [2], "last.jsonl": [3]}
+    for name, users in parts.items():
+        kept = (line for line in lines if any(f'"user_{user}"' in line for user in users))
+        (work / name).write_text("".join(kept), encoding="utf-8")
+    (work / "rows.jsonl").unlink()
+    early, late, last = (["--data", name] for name in parts)
+    assert clamu("train", "text.yaml", "--output", "parts", *early, *late, *last).code == 0
+    assert tiny.digests(work / "parts") == tiny.digests(work / "text")
+    assert clamu("evaluate", "parts", *late, *last, "--json").json["num_tasks"] == 2
+    assert len(clamu("predict", "parts", *late, *last, "--json").json["predictions"]) == 12
+    assert clamu("unmerge", "parts", "user_2", "user_3", *early, *late, *last).code == 0
+    assert clamu("add", "parts", "--new", "late.jsonl", "--new", "last.jsonl", *early).code == 0
+    assert clamu("verify", "parts", *early, *late, *last).code == 0
+    assert tiny.digests(work / "parts") == tiny.digests(work / "text")
+    assert clamu("plan", "text.yaml", *early, *late, "--json").json["num_tasks"] == 3
+
+
 def test_an_archive(clamu, work, tiny):
     recipe = (work / "text.yaml").read_text(encoding="utf-8")
     (work / "kept.yaml").write_text(recipe + "archive: by-recipe\n", encoding="utf-8")
