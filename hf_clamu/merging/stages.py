@@ -154,7 +154,7 @@ class _Summing:
         self._journal = trainer.journal or scratch
         self._parameters = sorted(trainer.workspace.shapes)
         if self._journal is not None:
-            self._journal.folder.mkdir(parents=True, exist_ok=True)
+            self._journal.make()
         # Of the group that is worked on: the sum, what is kept of its tasks, and the parts on disk that it covers.
         self._sum = self._empty()
         self._entries: dict[str, dict[str, Any]] = {}
@@ -248,7 +248,7 @@ class _Summing:
         """Write the group that is worked on; earlier parts of it are covered then."""
         if self._journal is None or not (self._is_unsaved and self._is_whole):
             return
-        part = self._journal.write(self._stage(group), self._entries, self._sum.narrowed(copy=False))
+        part = self._journal.write(self._stage(group), self._entries, self._sum.narrowed(copy=False), is_sum=True)
         self._parts[group] = _superseded(self._journal, self._parts[group], part)
         self._is_unsaved = False
 

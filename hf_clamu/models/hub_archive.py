@@ -12,7 +12,7 @@ from typing import Any, overload
 
 from hf_clamu.errors import ArchiveError, HubError
 from hf_clamu.models.hub import erase_history, readable, repo_files
-from hf_clamu.training import ARCHIVE_SUFFIX, Archive, destroy_folder, scratch_of
+from hf_clamu.training import ARCHIVE_SUFFIX, Archive, destroy_folder, is_archive_name, scratch_of
 
 __all__ = ["HubArchive", "archive_at", "is_on_hub"]
 
@@ -94,7 +94,7 @@ class HubArchive(Archive):
                 "Make it private in its settings on the Hub, or name another repository."
             )
         self._listed = None
-        others = sorted(name for name in self._names() if name not in _OTHERS and not _is_vector(name))
+        others = sorted(name for name in self._names() if name not in _OTHERS and not is_archive_name(name))
         if others:
             raise HubError(
                 f"{self.repo_id} holds more than an archive ({others[0]}), and the history of an archive is erased "
@@ -145,7 +145,7 @@ class HubArchive(Archive):
         """
         from huggingface_hub import CommitOperationAdd
 
-        staged = sorted(path.name for path in self.folder.glob(f"*{ARCHIVE_SUFFIX}"))
+        staged = sorted(path.name for path in self.folder.glob(f"*{ARCHIVE_SUFFIX}") if is_archive_name(path.name))
         # Not all that is staged: what another machine has destroyed meanwhile must not come back.
         wanted = [name for name in staged if name in self._wanted]
         if wanted:
@@ -174,6 +174,7 @@ class HubArchive(Archive):
         """
         from huggingface_hub import CommitOperationDelete
 
+        self.open(may_create=False)  # nothing but an archive, and private: its history goes, too
         super().destroy_all(names)
         api, self._listed = self._api(), None
         found = sorted(set(names) & self._names())
@@ -201,7 +202,3 @@ class HubArchive(Archive):
         from huggingface_hub import HfApi
 
         return HfApi()
-
-
-def _is_vector(name: str) -> bool:
-    return re.fullmatch(rf"[0-9a-f]{{64}}{re.escape(ARCHIVE_SUFFIX)}", name) is not None

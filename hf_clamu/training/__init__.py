@@ -1,8 +1,9 @@
 """Deterministic training on one device: finetuning of tasks, training of masks, measuring."""
 
-from hf_clamu.training.archive import ARCHIVE_SUFFIX, Archive, destroy_folder, scratch_of
+from hf_clamu.training.archive import ARCHIVE_SUFFIX, Archive, is_archive_name, scratch_of
 from hf_clamu.training.batching import sample_batches
 from hf_clamu.training.determinism import Environment, derive_seed, deterministic, seeded
+from hf_clamu.training.durable import destroy_folder, parse_json, write_private
 from hf_clamu.training.finetuning import FinetuningArguments, finetune
 from hf_clamu.training.journal import Journal, Part
 from hf_clamu.training.masking import MaskingArguments, train_mask
@@ -32,8 +33,10 @@ __all__ = [
     "destroy_folder",
     "deterministic",
     "finetune",
+    "is_archive_name",
     "losses_and_scores",
     "measure",
+    "parse_json",
     "sample_batches",
     "scratch_of",
     "seeded",
@@ -41,4 +44,5 @@ __all__ = [
     "task_feature",
     "train_mask",
     "trainable_names",
+    "write_private",
 ]

@@ -8,6 +8,7 @@ tensors are bytes: of each parameter the steps, so that small ones of either sig
 from __future__ import annotations
 
 import os
+import re
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,12 +21,13 @@ from safetensors.torch import save_file
 
 from hf_clamu.errors import ArchiveError
 from hf_clamu.exact import TaskVector, digest_json, narrowest_dtype
+from hf_clamu.training.durable import destroy_file, destroy_folder, is_plain_file, sync_folder
 
-__all__ = ["ARCHIVE_SUFFIX", "Archive", "destroy_folder", "scratch_of"]
+__all__ = ["ARCHIVE_SUFFIX", "Archive", "is_archive_name", "scratch_of"]
 
 ARCHIVE_SUFFIX = ".safetensors"
 _VERSION = "1"
-_OVERWRITTEN_AT_ONCE = 1 << 24
+_KEY = "clamu_archive"
 
 
 class Archive:
@@ -80,7 +82,7 @@ class Archive:
         try:
             partial = scratch / path.name
             try:
-                save_file(codes, partial, metadata={"clamu_archive": _VERSION})
+                save_file(codes, partial, metadata={_KEY: _VERSION})
             except SafetensorError as error:  # a full disk comes as one
                 raise OSError(f"{partial} cannot be written: {error}") from error
             partial.chmod(0o600)
@@ -89,6 +91,7 @@ class Archive:
             partial.replace(path)
         finally:
             destroy_folder(scratch)
+        sync_folder(self.folder)
 
     def holds(self, task_id: str, vector_digest: str) -> bool:
         """Whether there is a file for a task's vector."""
@@ -141,25 +144,52 @@ class Archive:
         return vector
 
     def destroy(self, name: str) -> None:
-        """Overwrite a file with zeros and delete it; no file is fine.
+        """Overwrite a vector's file with zeros and delete it; no file is fine.
 
         Raises:
-            OSError: if it cannot be overwritten or deleted.
+            OSError: if it cannot be overwritten or deleted, or is no file of an archive; then it stays as it is.
         """
-        _destroy(self.folder / name)
-        destroy_folder(scratch_of(self.folder / name))
+        path = self.folder / name
+        if not is_archive_name(name):
+            raise OSError(f"{name!r} is no name that a file of an archive has, so it is not overwritten")
+        if path.is_symlink() or (path.exists() and not _is_vector(path)):
+            raise OSError(f"{path} is no file of an archive, so it is not overwritten: look at it and move it away")
+        destroy_file(path)
+        destroy_folder(scratch_of(path))
+        if self.folder.is_dir():
+            sync_folder(self.folder)
 
     def destroy_all(self, names: Sequence[str]) -> None:
         """Destroy several files; those that are not there are fine.
 
         Raises:
-            OSError: if one cannot be overwritten or deleted.
+            OSError: if one cannot be overwritten or deleted, or is no file of an archive.
         """
         for name in names:
             try:
                 self.destroy(name)
             except OSError as error:
                 raise OSError(f"{self.folder / name}: {error}") from error
+
+
+def is_archive_name(name: str) -> bool:
+    """Whether a name is one that a file of an archive has."""
+    return re.fullmatch(rf"[0-9a-f]{{64}}{re.escape(ARCHIVE_SUFFIX)}", name) is not None
+
+
+def _is_vector(path: Path) -> bool:
+    """Whether a file is one that an archive wrote, or what is left of one whose destruction was interrupted."""
+    if not is_plain_file(path):
+        return False
+    with path.open("rb") as file:
+        # safetensors begins with the length of its header, which is never zero.
+        if file.read(8) in (b"", bytes(8)):
+            return True
+    try:
+        with safe_open(path, framework="pt") as opened:
+            return _KEY in (opened.metadata() or {})
+    except (OSError, SafetensorError):
+        return False
 
 
 def scratch_of(path: Path) -> Path:
@@ -169,26 +199,6 @@ def scratch_of(path: Path) -> Path:
     the file's, what a killed writer leaves is found by the next writer and by `destroy`.
     """
     return path.with_name(f".{path.name}.partial")
-
-
-def _destroy(path: Path) -> None:
-    if not path.exists():
-        return
-    with path.open("r+b") as file:
-        left = path.stat().st_size
-        while left > 0:
-            left -= file.write(bytes(min(left, _OVERWRITTEN_AT_ONCE)))
-        file.flush()
-        os.fsync(file.fileno())
-    path.unlink()
-
-
-def destroy_folder(folder: Path) -> None:
-    """Overwrite with zeros and delete everything in a folder, and the folder; none is fine."""
-    if folder.is_dir():
-        for path in folder.iterdir():
-            (destroy_folder if path.is_dir() else _destroy)(path)
-        folder.rmdir()
 
 
 def _encoded(steps: torch.Tensor) -> torch.Tensor:
@@ -212,7 +222,7 @@ def _decoded(
     path: Path, bounds: Mapping[str, int], shapes: Mapping[str, torch.Size]
 ) -> Iterator[tuple[str, torch.Tensor]]:
     with safe_open(path, framework="pt") as file:
-        if (file.metadata() or {}).get("clamu_archive") != _VERSION:
+        if (file.metadata() or {}).get(_KEY) != _VERSION:
             raise ValueError("it is no file of an archive that this release reads")
         if sorted(file.keys()) != sorted(shapes):
             raise ValueError("it has other parameters than the model")

@@ -2,8 +2,8 @@
 
 A journal is a folder of parts. A part is one safetensors file: the entries of some tasks or clusters (JSON in its only
 metadata key) and tensors, such as the integer sum of these tasks' vectors. It is written beside its place, synced and
-renamed; it names the run that it belongs to and carries its own digest. Whatever is damaged or belongs to another run
-is not used, and its work is done again.
+renamed; its name says which run and which kind of work it belongs to, and it carries its own digest. Whatever is
+damaged or belongs to another run is not used, and its work is done again.
 """
 
 from __future__ import annotations
@@ -20,19 +20,30 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from hf_clamu.errors import RecipeError, RunInProgressError
+from hf_clamu.errors import RecipeError
 from hf_clamu.exact import canonical_json, digest_json, digest_tensors
+from hf_clamu.training.durable import (
+    destroy_file,
+    is_plain_file,
+    parse_json,
+    private_folder,
+    sync_folder,
+    write_private,
+)
+from hf_clamu.training.locking import FileLock
 
 __all__ = ["Journal", "Part"]
 
-_LOCK_NAME = "lock"
 _NOTE_NAME = "note.json"
 _SUFFIX = ".part"
+# Of a part with sums of vectors, which is overwritten before it is deleted. Masks are not: they are mapped from their
+# parts for as long as the model is served.
+_SUM = ".sum"
 _METADATA_KEY = "part"
+_MOST_NOTE_BYTES = 1 << 26
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,10 +65,10 @@ class Part:
 
 
 class Journal:
-    """A folder that keeps what a run has finished.
+    """A folder that keeps what a run has finished; its owner alone can read it.
 
     Args:
-        folder (`Path`): made when it is first written to.
+        folder (`Path`): made when it is first written to. The file `FOLDER.lock` beside it keeps other runs out.
         interval (`float`, *optional*): seconds between two writes of the same kind of work; by default those of the
             environment variable `CLAMU_JOURNAL_SECONDS`, or 30. Writing takes at most a twentieth of the time: if one
             write is slow, the next ones come later.
@@ -69,32 +80,31 @@ class Journal:
         self._run = ""
         self._last, self._took = time.monotonic(), 0.0
 
+    @property
+    def lock(self) -> FileLock:
+        """What keeps other runs away from the output."""
+        return FileLock(self.folder.with_name(f"{self.folder.name}.lock"))
+
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Keep other runs out while a block runs; the lock goes with the process, however it ends.
 
-        A block that runs inside another one of the same process and folder is let in. If the journal is empty at the
+        A block that runs inside another one of the same thread and folder is let in. If the journal is empty at the
         end, its folder goes.
 
         Raises:
-            RunInProgressError: if another process holds it.
+            RecipeError: if there is a link or a file at the place of the folder.
+            RunInProgressError: if somebody else holds it.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        # One object per path: whoever holds it in this process may take it again.
-        lock = FileLock(self.folder / _LOCK_NAME, is_singleton=True)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise RunInProgressError(
-                f"Another run works on this output at the moment ({self.folder} is locked). Wait for it, stop it, or "
-                "choose another output."
-            ) from None
-        try:
-            yield
-        finally:
-            if lock.lock_counter == 1 and not any(self._files()):
-                self.clear()
-            lock.release()
+        if self.folder.is_symlink() or self.folder.exists():
+            self.make()
+        with self.lock.held() as is_outermost:
+            try:
+                yield
+            finally:
+                if is_outermost and self._is_there():
+                    with contextlib.suppress(OSError):  # it holds something
+                        self.folder.rmdir()
 
     def open(self, run: str) -> None:
         """Say which run the journal is for; parts of other runs are left alone and not used.
@@ -111,7 +121,13 @@ class Journal:
         return time.monotonic() - self._last > max(self.interval, 20 * self._took)
 
     def write(
-        self, stage: str, entries: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], *, is_timed: bool = True
+        self,
+        stage: str,
+        entries: Mapping[str, Any],
+        tensors: Mapping[str, torch.Tensor],
+        *,
+        is_timed: bool = True,
+        is_sum: bool = False,
     ) -> Part:
         """Write a part; it is there as a whole or not at all.
 
@@ -120,6 +136,8 @@ class Journal:
             entries (*mapping*): JSON-able values by task or cluster.
             tensors (*mapping* of `str` to `torch.Tensor`): contiguous, on the CPU.
             is_timed (`bool`): `is_due` counts the time from this write.
+            is_sum (`bool`): the tensors are sums of vectors, which are overwritten before they are deleted. Nobody may
+                have the tensors of the part by then.
 
         Raises:
             OSError: if it cannot be written; earlier parts are as they were.
@@ -132,8 +150,8 @@ class Journal:
             "tensors": digest_tensors(tensors),
         }
         digest = digest_json(content)
-        path = self.folder / f"{digest[:32]}{_SUFFIX}"
-        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / f"{self._head(stage)}{digest[:32]}{_SUM if is_sum else ''}{_SUFFIX}"
+        self.make()
         # A folder of its own: safetensors writes beside the file, under a name that only it knows.
         scratch = Path(tempfile.mkdtemp(prefix=".part.", dir=self.folder))
         try:
@@ -148,61 +166,87 @@ class Journal:
             partial.replace(path)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
+        sync_folder(self.folder)
         if is_timed:
             self._last = time.monotonic()
             self._took = self._last - started
         return Part(path=path, entries=dict(entries))
 
     def parts(self, stage: str) -> list[Part]:
-        """Return the sound parts of this run and stage, sorted by name."""
-        found = []
-        for path in sorted(self.folder.glob(f"*{_SUFFIX}")):
-            content = _read(path)
-            if content is not None and (content["run"], content["stage"]) == (self._run, stage):
-                found.append(Part(path=path, entries=content["entries"]))
+        """Return the sound parts of this run and stage, sorted by name; no others are read."""
+        head, found = self._head(stage), []
+        for name in sorted(os.listdir(self.folder)) if self._is_there() else []:
+            path = self.folder / name
+            if name.startswith(head) and name.endswith(_SUFFIX) and is_plain_file(path):
+                content = _read(path, self._run, stage)
+                if content is not None:
+                    found.append(Part(path=path, entries=content["entries"]))
         return found
 
     def remove(self, parts: list[Part]) -> None:
         """Delete parts that another one holds as well."""
         for part in parts:
-            part.path.unlink(missing_ok=True)
+            _delete(part.path)
+
+    def make(self) -> None:
+        """Make the folder.
+
+        Raises:
+            RecipeError: if there is a link or a file at its place.
+        """
+        private_folder(self.folder, "a journal")
 
     def note(self, value: Any) -> None:
         """Keep one JSON-able value, which `noted` returns until the journal is cleared."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        partial = self.folder / f".part.{_NOTE_NAME}"
-        with partial.open("wb") as file:
-            file.write(canonical_json(value))
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(self.folder / _NOTE_NAME)
+        self.make()
+        write_private(self.folder / _NOTE_NAME, canonical_json(value))
 
     def noted(self) -> Any:
-        """Return what was noted last; None if nothing was."""
+        """Return what was noted last; None if nothing was, or nothing that can be read."""
+        path = self.folder / _NOTE_NAME
         try:
-            return json.loads((self.folder / _NOTE_NAME).read_bytes())
+            if not self._is_there() or not is_plain_file(path) or path.stat().st_size > _MOST_NOTE_BYTES:
+                return None
+            return parse_json(path.read_bytes())
         except (OSError, ValueError):
             return None
 
     def forget_note(self) -> None:
         """Delete what was noted, and nothing else."""
-        (self.folder / _NOTE_NAME).unlink(missing_ok=True)
+        if self._is_there():
+            (self.folder / _NOTE_NAME).unlink(missing_ok=True)
+            sync_folder(self.folder)
 
-    def clear(self) -> None:
-        """Delete everything: the result is saved, or nobody wants it any more."""
-        # The note last: if this is interrupted, the next run still knows what is to be cleared.
-        for path in [*self._files(), self.folder / _NOTE_NAME, self.folder / _LOCK_NAME]:
-            if path.is_dir():
+    def clear(self, *, keep_note: bool = False) -> None:
+        """Delete everything, or all but the note: the result is saved, or nobody wants it any more.
+
+        Sums of vectors are overwritten before, as far as a file system lets one.
+        """
+        if not self._is_there():
+            return
+        for path in [*self.folder.glob(f"*{_SUFFIX}"), *self.folder.glob(".part.*"), *self.folder.glob(".*.partial")]:
+            if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             else:
-                path.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # not there, or somebody begins anew
+                _delete(path)
+        if keep_note:
+            return
+        # The note last: if this is interrupted, the next run still knows what is to be cleared.
+        self.forget_note()
+        with contextlib.suppress(OSError):  # somebody else's files are in it
             self.folder.rmdir()
 
-    def _files(self) -> list[Path]:
-        note = self.folder / _NOTE_NAME
-        found = [*self.folder.glob(f"*{_SUFFIX}"), *self.folder.glob(".part.*")]
-        return [*found, note] if note.exists() else found
+    def _is_there(self) -> bool:
+        return self.folder.is_dir() and not self.folder.is_symlink()
+
+    def _head(self, stage: str) -> str:
+        return f"{digest_json([self._run, stage])[:16]}-"
+
+
+def _delete(path: Path) -> None:
+    if path.name.endswith(f"{_SUM}{_SUFFIX}"):
+        destroy_file(path)
+    path.unlink(missing_ok=True)
 
 
 def _default_interval() -> float:
@@ -216,14 +260,17 @@ def _default_interval() -> float:
     return seconds
 
 
-def _read(path: Path) -> dict[str, Any] | None:
-    """Return the content of a part, or None if any of its bytes are not those that were written."""
+def _read(path: Path, run: str, stage: str) -> dict[str, Any] | None:
+    """Return the content of a part of a run and stage, or None if any of its bytes are not those that were written."""
     try:
         with safe_open(path, framework="pt") as file:
-            content = json.loads((file.metadata() or {})[_METADATA_KEY])
+            content = parse_json((file.metadata() or {})[_METADATA_KEY])
             digest = content.pop("digest")
+            if (content["run"], content["stage"]) != (run, stage) or digest != digest_json(content):
+                return None
             tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
-        sound = digest == digest_json(content) and content["tensors"] == digest_tensors(tensors)
+        is_sound = content["tensors"] == digest_tensors(tensors)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, AttributeError):
         return None
-    return dict(content) if sound and path.name == f"{digest[:32]}{_SUFFIX}" else None
+    name = path.name.removesuffix(_SUFFIX).removesuffix(_SUM)
+    return dict(content) if is_sound and name.endswith(f"-{digest[:32]}") else None

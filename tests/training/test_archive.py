@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import struct
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
 import hf_clamu
 from hf_clamu import ArchiveError
@@ -218,4 +220,67 @@ def test_a_full_disk_leaves_no_half_file(archive, monkeypatch):
     monkeypatch.setattr("hf_clamu.training.archive.save_file", full)
     with pytest.raises(OSError, match=r"cannot be written: No space left"):
         archive.write("user_1", TaskVector.of(STEPS))
+    assert list(archive.folder.iterdir()) == []
+
+
+# -- what may be destroyed -------------------------------------------------------------------------------------------
+
+
+def _foreign(folder, kind, name):
+    """Put something that no archive wrote at a place in an archive; return the file that must stay as it is."""
+    victim = folder.parent / "victim"
+    victim.write_bytes(b"a private key")
+    if kind == "a link":
+        (folder / name).symlink_to(victim)
+    elif kind == "a link to a vector":
+        shutil.copy(next(folder.glob("*.safetensors")), victim)
+        (folder / name).symlink_to(victim)
+    elif kind == "another file":
+        (folder / name).write_bytes(b"a private key")
+        return folder / name
+    elif kind == "other tensors":
+        save_file({"w": torch.ones(3)}, folder / name, metadata={"format": "pt"})
+        return folder / name
+    return victim
+
+
+@pytest.mark.parametrize("kind", ["a link", "a link to a vector", "another file", "other tensors"])
+def test_what_no_archive_wrote_is_not_destroyed(archive, vector, kind):
+    name = "0" * 64 + ".safetensors"
+    kept = _foreign(archive.folder, kind, name)
+    before = kept.read_bytes()
+    with pytest.raises(OSError, match="is no file of an archive"):
+        archive.destroy_all([name])
+    assert kept.read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["../victim", "victim", "/etc/hosts", "0" * 64, "A" * 64 + ".safetensors", "", "."])
+def test_no_other_name_is_taken(archive, vector, name):
+    for folder in (archive.folder, archive.folder.parent):
+        (folder / "victim").write_bytes(b"a private key")
+    with pytest.raises(OSError, match="no name that a file of an archive has"):
+        archive.destroy_all([name])
+    for folder in (archive.folder, archive.folder.parent):
+        assert (folder / "victim").read_bytes() == b"a private key"
+
+
+def test_a_destruction_that_was_interrupted_goes_on(archive, vector):
+    path = _path(archive)
+    with path.open("r+b") as file:
+        file.write(bytes(100))
+    archive.destroy(path.name)
+    assert not path.exists()
+
+
+def test_links_in_what_a_killed_writer_left_are_not_followed(archive, vector, tmp_path):
+    path = _path(archive)
+    victim = tmp_path / "victim"
+    (victim / "inner").mkdir(parents=True)
+    (victim / "inner" / "file").write_bytes(b"a private key")
+    scratch = path.with_name(f".{path.name}.partial")
+    scratch.mkdir()
+    (scratch / "a").symlink_to(victim)
+    (scratch / "b").symlink_to(victim / "inner" / "file")
+    archive.destroy(path.name)
+    assert (victim / "inner" / "file").read_bytes() == b"a private key"
     assert list(archive.folder.iterdir()) == []

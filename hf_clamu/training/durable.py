@@ -1,0 +1,148 @@
+"""Files of our own beside a model: private, there as a whole or not at all, and overwritten where they must not stay.
+
+Nothing here follows a symbolic link. Whoever hands somebody a model can hand them what lies beside it, too, and a link
+there would lead out of the folder that was named.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import stat
+import sys
+from pathlib import Path
+from typing import Any
+
+from hf_clamu.errors import RecipeError
+
+__all__ = [
+    "destroy_file",
+    "destroy_folder",
+    "is_plain_file",
+    "parse_json",
+    "private_folder",
+    "sync_folder",
+    "write_private",
+]
+
+_OVERWRITTEN_AT_ONCE = 1 << 24
+# Windows has no links that a file could be opened through by mistake.
+_NO_LINKS = getattr(os, "O_NOFOLLOW", 0)
+
+
+def private_folder(folder: Path, what: str) -> None:
+    """Make a folder that its owner alone can read; one that is there is made so.
+
+    Args:
+        folder (`Path`): parents are made, too, with the rights that they would get anyway.
+        what (`str`): what it is for, for the message.
+
+    Raises:
+        RecipeError: if there is a link or a file at its place.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode):
+        kind = "a symbolic link" if stat.S_ISLNK(found.st_mode) else "a file"
+        raise RecipeError(f"{folder} is {kind}, and {what} is a folder of its own: remove it, or name another place.")
+    if found.st_mode & 0o077:
+        folder.chmod(0o700)
+
+
+def is_plain_file(path: Path) -> bool:
+    """Whether there is a file itself, and no link to one."""
+    try:
+        return stat.S_ISREG(path.lstat().st_mode)
+    except OSError:
+        return False
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """Write a file that its owner alone can read; it is there as a whole or not at all, whatever fails.
+
+    Raises:
+        OSError: if it cannot be written; then the file is as it was.
+    """
+    # Not a random name: what a killed writer leaves goes when the file is written after all.
+    partial = path.with_name(f".{path.name}.partial")
+    partial.unlink(missing_ok=True)
+    try:
+        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring the names in a folder to the disk, so that a power cut does not undo a rename or a deletion."""
+    if sys.platform == "win32":
+        return  # there, a folder cannot be opened
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # some network disks cannot
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def destroy_file(path: Path) -> None:
+    """Overwrite a file with zeros and delete it; of a link the link goes. No file is fine.
+
+    Raises:
+        OSError: if it cannot be overwritten or deleted.
+    """
+    if path.is_symlink():
+        path.unlink()
+    if not path.exists():
+        return
+    with os.fdopen(os.open(path, os.O_RDWR | _NO_LINKS), "r+b") as file:
+        left = os.fstat(file.fileno()).st_size
+        while left > 0:
+            left -= file.write(bytes(min(left, _OVERWRITTEN_AT_ONCE)))
+        file.flush()
+        os.fsync(file.fileno())
+    path.unlink()
+
+
+def destroy_folder(folder: Path) -> None:
+    """Overwrite with zeros and delete everything in a folder, and the folder; of links the links. None is fine."""
+    if folder.is_symlink():
+        folder.unlink()
+    elif folder.is_dir():
+        for path in folder.iterdir():
+            (destroy_folder if path.is_dir() else destroy_file)(path)
+        folder.rmdir()
+
+
+def parse_json(data: str | bytes) -> Any:
+    """Return a JSON value that somebody else may have written.
+
+    Raises:
+        ValueError: if it is none: nested too deeply, with a key twice, NaN, or text that UTF-8 cannot hold, too.
+    """
+    try:
+        value = json.loads(data, object_pairs_hook=_object, parse_constant=_no_constant)
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    return value
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"it has the key {next(name for name in names if names.count(name) > 1)!r} twice")
+    return found
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON")
