@@ -156,7 +156,8 @@ class Tiny:
         ledger |= changes
         for name in ledger["files"]:
             if (folder / name).is_file():
-                ledger["files"][name] = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+                data = (folder / name).read_bytes()
+                ledger["files"][name] = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
         path.write_bytes(canonical_json({**ledger, "digest": digest_json(ledger)}))
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import fnmatch
 import math
-import shutil
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,14 +19,40 @@ from hf_clamu.exact import (
     check_padding,
     digest_json,
     digest_tensors,
+    narrowest_dtype,
     packed_size,
     sha256_files,
     sha256_hex,
 )
-from hf_clamu.merging import ClamuArguments, MergedState, depends_on_environment
+from hf_clamu.merging import ClamuArguments, MergedState, TaskRecord, depends_on_environment
 from hf_clamu.models.base import settled_bytes
 from hf_clamu.models.configuration_clamu import FORMAT_VERSION, ClamuConfig
-from hf_clamu.models.ledger import LEDGER_NAME, ledger_entries, read_json, read_ledger, records_of, sealed
+from hf_clamu.models.layout import (
+    BASE_FOLDER,
+    CARD_NAME,
+    CONFIG_NAME,
+    DELTA_NAME,
+    FRESH_NAME,
+    MASK_CONFIG_NAME,
+    MASK_NAME,
+    VECTORS_NAME,
+    files_of,
+    is_processor_file,
+    mask_folder,
+    refuse_unlisted,
+    require_data_names,
+    rule_of,
+    task_mask_name,
+)
+from hf_clamu.models.ledger import (
+    LEDGER_NAME,
+    ledger_entries,
+    listed_files,
+    read_json,
+    read_ledger,
+    records_of,
+    sealed,
+)
 from hf_clamu.tasks import TaskSpec
 from hf_clamu.training import Environment
 
@@ -35,27 +60,23 @@ __all__ = [
     "MASK_KEY",
     "Checkpoint",
     "join_mask",
-    "mask_folder",
     "read_checkpoint",
+    "read_tensors",
     "split_mask",
     "write_checkpoint",
 ]
 
-CONFIG_NAME = "config.json"
-DELTA_NAME = "model.safetensors"
-FRESH_NAME = "base_init.safetensors"
-VECTORS_NAME = "features.safetensors"
-TASK_MASKS_FOLDER = "task_masks"
-BASE_FOLDER = "base_model"
-CARD_NAME = "README.md"
-MASK_CONFIG_NAME = "adapter_config.json"
-MASK_NAME = "adapter_model.safetensors"
 # PEFT's layout of an adapter: the model inside PeftModel, the side module, the parameter that holds the mask. One
 # tensor and not one per weight: PEFT walks over all tensors of all adapters at each load.
 MASK_KEY = "base_model.model.clamu_adapters.clamu_mask"
-PROCESSOR_FILES = ("tokenizer.json", "tokenizer_config.json", "preprocessor_config.json", "processor_config.json")
 _VECTORS_KEY = "vectors"
 _TASK_MASK_KEY = "mask"
+_WIDTHS = (torch.int32, torch.int64)
+# Bytes. Those that their own `save_pretrained` wrote anew have another size than the recorded one.
+_LARGEST_PROCESSOR_FILE = 2**28
+# What a Hub id looks like: never a path that leads elsewhere.
+_HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+_BASE_TYPES = ("bfloat16", "float16", "float32", "float64")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,16 +116,6 @@ class Checkpoint:
         )
 
 
-def mask_folder(cluster: int) -> str:
-    """Return the folder of a cluster's mask adapter inside a saved model."""
-    return f"masks/cluster_{cluster:03d}"
-
-
-def task_mask_name(place: int) -> str:
-    """Return the file of a task's mask inside a saved model, by the task's place in the order of the ids."""
-    return f"{TASK_MASKS_FOLDER}/task_{place:03d}.safetensors"
-
-
 def _own_task_masks(state: MergedState) -> tuple[dict[str, torch.Tensor], ...]:
     """Return the task masks that are stored beside the cluster masks: none where these are the same."""
     return () if state.has_mask_per_task else state.task_masks
@@ -140,15 +151,20 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint, card: str, write_othe
         path = folder / task_mask_name(place)
         path.parent.mkdir(exist_ok=True)
         _write_tensors(path, {_TASK_MASK_KEY: join_mask(mask)})
-    files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    rules = {name: rule_of(name) for name in files_of(folder)}
     # The card is for people to edit; it is compared by `verify` but not needed to load.
-    listed = [name for name in files if name != CARD_NAME]
+    listed = [name for name, rule in rules.items() if rule is None or rule.is_listed]
+    require_data_names(listed)
+    digests = sha256_files(folder / name for name in listed)
     ledger = {
         "format_version": FORMAT_VERSION,
         "environment": None if checkpoint.environment is None else checkpoint.environment.to_dict(),
         **({} if checkpoint.localized_in is None else {"localized_in": checkpoint.localized_in.to_dict()}),
         "source": checkpoint.source,
-        "files": dict(zip(listed, sha256_files(folder / name for name in listed), strict=True)),
+        "files": {
+            name: {"sha256": digest, "size": (folder / name).stat().st_size}
+            for name, digest in zip(listed, digests, strict=True)
+        },
         **ledger_entries(state),
     }
     (folder / LEDGER_NAME).write_bytes(canonical_json(sealed(ledger)))
@@ -198,28 +214,25 @@ def read_checkpoint(folder: Path) -> Checkpoint:
                 f"{folder / name} has format version {version!r}, this release reads up to {FORMAT_VERSION}. Upgrade "
                 "hf_clamu."
             )
-    _check_files(folder, ledger.get("files"))
+    listed = listed_files(folder, ledger)
+    _check_files(folder, listed)
     records, clusters = records_of(ledger)
     config = _config_of(values, len(records), len(clusters))
+    arguments = ClamuArguments.from_dict(config.arguments or {})
+    if (config.base_model or {}).get("embedded"):
+        _check_base_index(folder, listed)
     delta = read_tensors(folder / DELTA_NAME)
     if sorted(delta) != ledger["parameters"] or digest_tensors(delta) != config.delta_digest:
         raise CheckpointFormatError(f"{folder / DELTA_NAME} is not the delta that {CONFIG_NAME} names.")
-    method = (config.arguments or {}).get("localization")
+    _check_bounds(delta, records)
+    method = arguments.localization
     names = [f"{mask_folder(cluster)}/{MASK_NAME}" for cluster in range(len(clusters))]
     masks = tuple(_read_mask(folder / name, MASK_KEY, delta) for name in names) if method != "global" else ()
     task_masks = masks if method == "sift" else ()
     if len(task_masks) < len(records) and method == "sift":
         names = [task_mask_name(place) for place in range(len(records))]
         task_masks = tuple(_read_mask(folder / name, _TASK_MASK_KEY, delta) for name in names)
-    vectors = None
-    if (folder / VECTORS_NAME).exists():
-        vectors = read_tensors(folder / VECTORS_NAME).get(_VECTORS_KEY)
-        if vectors is None:
-            raise CheckpointFormatError(f"{folder / VECTORS_NAME} has no tensor {_VECTORS_KEY!r}.")
-        if len(vectors) != len(records):
-            raise CheckpointFormatError(
-                f"{folder / VECTORS_NAME} has {len(vectors)} rows for {len(records)} tasks. Take an undamaged copy."
-            )
+    vectors = _read_vectors(folder, len(records), arguments.clustering) if VECTORS_NAME in listed else None
     state = MergedState(
         delta=delta,
         records=records,
@@ -230,14 +243,14 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         scores=config.scores,
         task_masks=task_masks,
     )
-    fresh = read_tensors(folder / FRESH_NAME) if (folder / FRESH_NAME).exists() else {}
+    fresh = read_tensors(folder / FRESH_NAME) if FRESH_NAME in listed else {}
     try:
         recorded = ledger["environment"]
         environment = None if recorded is None else Environment.from_dict(recorded)
         localized_in = Environment.from_dict(ledger["localized_in"]) if "localized_in" in ledger else None
     except (KeyError, TypeError) as error:
         raise CheckpointFormatError(f"{LEDGER_NAME} lacks a part of the environment ({error!r}).") from error
-    if environment is None and depends_on_environment(records, ClamuArguments.from_dict(config.arguments or {})):
+    if environment is None and depends_on_environment(records, arguments):
         raise CheckpointFormatError(
             f"{LEDGER_NAME} names no environment, and the bits of this model depend on it. Take an undamaged copy."
         )
@@ -263,7 +276,7 @@ def _config_of(values: Mapping[str, Any], num_tasks: int, num_clusters: int) -> 
     odd = [key for key, kind in kinds.items() if not isinstance(found.get(key), kind)]
     if not odd and not math.isfinite(found["alpha"]):
         odd = ["alpha"]
-    if not odd and not all(isinstance(found["base_model"].get(key), str) for key in ("name_or_path", "digest")):
+    if not odd and not _is_reference(found["base_model"]):
         odd = ["base_model"]
     odd += [key for key, n in (("num_tasks", num_tasks), ("num_clusters", num_clusters)) if found.get(key) != n]
     if odd:
@@ -279,34 +292,93 @@ def _config_of(values: Mapping[str, Any], num_tasks: int, num_clusters: int) -> 
     return ClamuConfig(**found)
 
 
-def _check_files(folder: Path, files: Any) -> None:
-    if not isinstance(files, dict):
-        raise CheckpointFormatError(f"{folder / LEDGER_NAME} lists no files. Take an undamaged copy.")
-    for name in sorted(files):
+def _is_reference(base: Mapping[str, Any]) -> bool:
+    """Whether an entry says which base model it is: by a Hub id, or inside the folder."""
+    if not all(isinstance(base.get(key), str) for key in ("name_or_path", "digest")):
+        return False
+    if not isinstance(base.get("revision"), str | None) or base.get("dtype") not in _BASE_TYPES:
+        return False
+    return base.get("embedded") is True or _HUB_ID.fullmatch(base["name_or_path"]) is not None
+
+
+def _check_files(folder: Path, listed: Mapping[str, Mapping[str, Any]]) -> None:
+    """Compare a folder with the files that its ledger lists."""
+    require_data_names(listed)
+    for name, entry in listed.items():
         path = folder / name
-        # By its parts, not resolved: the files of a Hub cache are links to blobs elsewhere.
-        if ".." in PurePosixPath(name).parts or PurePosixPath(name).is_absolute():
-            raise CheckpointFormatError(f"{folder / LEDGER_NAME} names {name!r}, which is outside the folder.")
+        # The files of a Hub cache are links to blobs elsewhere, so they are not resolved.
         if not path.is_file():
             raise CheckpointFormatError(f"{path} is missing: the ledger lists it. Take an undamaged copy.")
-    for name, found in zip(sorted(files), sha256_files(folder / name for name in sorted(files)), strict=True):
-        path, expected = folder / name, files[name]
-        if found != expected and not _is_processor_with(path, expected):
+        size = path.stat().st_size
+        # First the sizes: a file of zeros may have any size and takes no room, but to hash it takes hours.
+        if size != entry["size"] and not (is_processor_file(name) and size <= _LARGEST_PROCESSOR_FILE):
             raise CheckpointFormatError(
-                f"{path} has SHA-256 {found[:16]}…, the ledger says {str(expected)[:16]}…: it is truncated or was "
-                "changed. Take an undamaged copy."
-                + (" Another tokenizer or processor is not saved over a model's own." * (path.name in PROCESSOR_FILES))
+                f"{path} has {size} bytes, the ledger says {entry['size']}: it is truncated or was changed. Take an "
+                "undamaged copy."
+            )
+    refuse_unlisted(folder, listed)
+    for name, found in zip(listed, sha256_files(folder / name for name in listed), strict=True):
+        path, expected = folder / name, listed[name]["sha256"]
+        if found != expected and not _is_processor_with(path, name, expected):
+            raise CheckpointFormatError(
+                f"{path} has SHA-256 {found[:16]}…, the ledger says {expected[:16]}…: it is truncated or was changed. "
+                "Take an undamaged copy."
+                + (" Another tokenizer or processor is not saved over a model's own." * is_processor_file(name))
             )
 
 
-def _is_processor_with(path: Path, digest: Any) -> bool:
+def _is_processor_with(path: Path, name: str, digest: str) -> bool:
     """Whether a file is what was saved, only written anew by the tokenizer's own `save_pretrained`."""
-    if path.name not in PROCESSOR_FILES:
+    if not is_processor_file(name) or path.suffix != ".json":
         return False
     try:
         return bool(sha256_hex(settled_bytes(path)) == digest)
     except Exception:  # tokenizers raises nothing more special; what cannot be read is another file
         return False
+
+
+def _check_base_index(folder: Path, listed: Collection[str]) -> None:
+    """Check that the shards of an embedded base model are files that the ledger lists."""
+    name = f"{BASE_FOLDER}/{DELTA_NAME}.index.json"
+    if name not in listed:
+        return
+    shards = read_json(folder / name).get("weight_map")
+    shards = list(shards.values()) if isinstance(shards, dict) else [None]
+    odd = [shard for shard in shards if not isinstance(shard, str) or f"{BASE_FOLDER}/{shard}" not in listed]
+    if odd:
+        raise CheckpointFormatError(
+            f"{folder / name} names {odd[0]!r}, which is no file of this model. Take an undamaged copy."
+        )
+
+
+def _check_bounds(delta: Mapping[str, torch.Tensor], records: Mapping[str, TaskRecord]) -> None:
+    """Check that the delta keeps within the bounds of the tasks' vectors, and is as wide as they ask for."""
+    for name, steps in delta.items():
+        bound = sum(record.bounds[name] for record in records.values())
+        found = max(int(steps.max()), -int(steps.min())) if steps.dtype in _WIDTHS and steps.numel() else 0
+        if steps.dtype != narrowest_dtype(bound) or found > bound:
+            raise CheckpointFormatError(
+                f"The merged delta of {name!r} is {steps.dtype} with entries up to {found}, the ledger's bounds say "
+                f"{narrowest_dtype(bound)} and {bound} at most. Take an undamaged copy."
+            )
+
+
+def _read_vectors(folder: Path, num_tasks: int, clustering: str) -> torch.Tensor:
+    """Read what the tasks are clustered by."""
+    path = folder / VECTORS_NAME
+    vectors = read_tensors(path).get(_VECTORS_KEY)
+    if vectors is None:
+        raise CheckpointFormatError(f"{path} has no tensor {_VECTORS_KEY!r}. Take an undamaged copy.")
+    if vectors.ndim != 2 or len(vectors) != num_tasks:
+        rows = len(vectors) if vectors.ndim else 0
+        raise CheckpointFormatError(f"{path} has {rows} rows for {num_tasks} tasks. Take an undamaged copy.")
+    expected = {"features": torch.float32, "task_vectors": torch.int64}.get(clustering)
+    if vectors.dtype != expected or not vectors.isfinite().all():
+        raise CheckpointFormatError(
+            f"{path} holds {vectors.dtype}, or values that are not finite; clustering {clustering!r} has "
+            f"{expected or 'no such file'}. Take an undamaged copy."
+        )
+    return vectors
 
 
 def _read_mask(path: Path, key: str, delta: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -368,36 +440,3 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
         raise CheckpointFormatError(
             f"{path} cannot be read as safetensors ({error}). Take an undamaged copy."
         ) from error
-
-
-# What an older save, or transformers' own, may have left here.
-_OURS = (
-    *(CONFIG_NAME, CARD_NAME, LEDGER_NAME, "masks", TASK_MASKS_FOLDER, BASE_FOLDER, *PROCESSOR_FILES),
-    *(DELTA_NAME, "model-*-of-*.safetensors", "*.safetensors.index.json", FRESH_NAME, VECTORS_NAME),
-)
-
-
-def keep_foreign_files(old: Path, new: Path) -> None:
-    """Carry files that are not ours over to the folder that replaces the old one.
-
-    Args:
-        old (`Path`): the folder to be replaced; it need not exist.
-        new (`Path`): the staged one.
-
-    Raises:
-        FileExistsError: if the old folder holds files but no ClAMU model: it is not ours to replace.
-    """
-    if not old.is_dir():
-        return
-    visible = [path.name for path in old.iterdir() if not path.name.startswith(".")]
-    if visible and not (old / LEDGER_NAME).exists():
-        raise FileExistsError(
-            f"{old} holds other files ({', '.join(sorted(visible)[:3])}) and no ClAMU model. Give a new folder."
-        )
-    for path in old.iterdir():
-        if any(fnmatch.fnmatchcase(path.name, ours) for ours in _OURS) or (new / path.name).exists():
-            continue
-        if path.is_dir() and not path.is_symlink():
-            shutil.copytree(path, new / path.name, symlinks=True)
-        else:
-            shutil.copy2(path, new / path.name, follow_symlinks=False)

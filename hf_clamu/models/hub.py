@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import hashlib
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,8 +13,8 @@ from typing import Any, NoReturn
 
 from hf_clamu.errors import CheckpointFormatError, ClamuError, HubConflictError, HubError
 from hf_clamu.exact import sha256_files
-from hf_clamu.models.checkpoint import BASE_FOLDER, CARD_NAME, CONFIG_NAME, PROCESSOR_FILES, TASK_MASKS_FOLDER
-from hf_clamu.models.ledger import LEDGER_NAME, read_ledger
+from hf_clamu.models.layout import CARD_NAME, CONFIG_NAME, DATA_SUFFIXES, LEDGER_NAME, is_ours, require_data_names
+from hf_clamu.models.ledger import listed_files, read_ledger
 
 __all__ = [
     "ErasureReport",
@@ -28,17 +27,8 @@ __all__ = [
     "require_reachable",
 ]
 
-# What a push may delete when the new state lacks it. Files of others (.gitattributes, figures, notes) stay.
-_OURS_AT_THE_TOP = (
-    *(CONFIG_NAME, CARD_NAME, LEDGER_NAME, *PROCESSOR_FILES, "*.safetensors", "*.safetensors.index.json"),
-    *("special_tokens_map.json", "added_tokens.json", "chat_template.jinja", "vocab.json", "vocab.txt", "merges.txt"),
-)
-_OUR_FOLDERS = ("masks", TASK_MASKS_FOLDER, BASE_FOLDER)
-# What a pull brings: data that cannot run code. Never *.py, *.bin, *.pt or *.pkl.
-_SAFE_PATTERNS = (
-    *("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.tiktoken", "*.bpe", "*.codes", "*.spm"),
-    CARD_NAME,
-)
+# What a pull brings; the ledger decides what is a part of the model.
+_SAFE_PATTERNS = (*(f"*{suffix}" for suffix in DATA_SUFFIXES), CARD_NAME)
 _TIMEOUT_SECONDS = 60.0
 _NUM_PROBES_AT_ONCE = 8
 _GONE = (404, 410)
@@ -121,7 +111,7 @@ def publish(
     with readable(f"push to {repo_id}"):
         push.known_pull_requests = push.pull_requests()
         additions = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=path) for name, (path, _) in wanted.items()]
-        vanished = sorted(name for name in repo_files(api, repo_id, head) if _is_ours(name) and name not in wanted)
+        vanished = sorted(name for name in repo_files(api, repo_id, head) if is_ours(name) and name not in wanted)
         api.preupload_lfs_files(repo_id, additions, revision=branch, create_pr=create_pr, free_memory=False)
     ignored = [addition.path_in_repo for addition in additions if getattr(addition, "_should_ignore", False)]
     if ignored:
@@ -145,9 +135,8 @@ def publish(
 
 def _files_to_push(folder: Path) -> dict[str, tuple[Path, str]]:
     """Return path and SHA-256 of each file of a saved model, by its name in the repository."""
-    listed = read_ledger(folder / LEDGER_NAME).get("files")
-    if not isinstance(listed, dict):
-        raise CheckpointFormatError(f"{folder / LEDGER_NAME} lists no files. Take an undamaged copy.")
+    listed = listed_files(folder, read_ledger(folder / LEDGER_NAME))
+    require_data_names(listed)
     paths = {name: folder / name for name in sorted({*listed, LEDGER_NAME, CARD_NAME})}
     if not paths[CARD_NAME].is_file():
         del paths[CARD_NAME]
@@ -156,18 +145,11 @@ def _files_to_push(folder: Path) -> dict[str, tuple[Path, str]]:
         raise CheckpointFormatError(f"{absent[0]} is missing: the ledger lists it. Save the model again.")
     found = dict(zip(paths, sha256_files(paths.values()), strict=True))
     for name, path in paths.items():
-        if found[name] != listed.get(name, found[name]):
+        if name in listed and found[name] != listed[name]["sha256"]:
             raise CheckpointFormatError(
                 f"{path} was changed after it was saved: its SHA-256 is not the ledger's. Save the model again."
             )
     return {name: (path, found[name]) for name, path in paths.items()}
-
-
-def _is_ours(name: str) -> bool:
-    top, _, rest = name.partition("/")
-    if rest:
-        return top in _OUR_FOLDERS
-    return any(fnmatch.fnmatchcase(name, pattern) for pattern in _OURS_AT_THE_TOP)
 
 
 def _open_branch(api: Any, repo_id: str, branch: str, *, may_create: bool) -> tuple[str, bool]:
@@ -233,7 +215,7 @@ class _Push:
 
     def _is_held_by(self, commit: str) -> bool:
         tree = repo_files(self.api, self.repo_id, commit)
-        if any(_is_ours(name) and name not in self.wanted for name in tree):
+        if any(is_ours(name) and name not in self.wanted for name in tree):
             return False
         for name, (path, sha256) in self.wanted.items():
             entry = tree.get(name)

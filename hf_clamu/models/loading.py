@@ -10,13 +10,14 @@ from typing import Any
 
 import torch
 
-from hf_clamu.errors import IncompatibleBaseError, WeightsChangedError
+from hf_clamu.errors import CheckpointFormatError, IncompatibleBaseError, WeightsChangedError
 from hf_clamu.exact import contents_of, digest_tensors, sha256_file
 from hf_clamu.models.base import base_digest, base_weights, load_architecture, load_processor, settled_bytes
-from hf_clamu.models.checkpoint import BASE_FOLDER, PROCESSOR_FILES, Checkpoint
+from hf_clamu.models.checkpoint import Checkpoint
 from hf_clamu.models.configuration_clamu import ClamuConfig
 from hf_clamu.models.hub import require_reachable
-from hf_clamu.models.ledger import LEDGER_NAME, read_ledger
+from hf_clamu.models.layout import BASE_FOLDER, CARD_NAME, DATA_SUFFIXES, LEDGER_NAME, is_processor_file
+from hf_clamu.models.ledger import listed_files, read_ledger
 from hf_clamu.models.peft_space import PeftSpace
 from hf_clamu.models.quiet import without_report
 from hf_clamu.training import seeded
@@ -157,25 +158,52 @@ def restore_generation(model: Any, config: ClamuConfig) -> None:
 
 
 def saved_processor(folder: Path, kind: str) -> Any:
-    """Load the tokenizer or image processor of a saved model; `None` if it has none.
+    """Load the tokenizer or image processor of a saved model, from files that its ledger lists; `None` if it has none.
 
     Args:
-        folder (`Path`): of the saved model.
+        folder (`Path`): of the saved model, which `read_checkpoint` has checked.
         kind (`str`): of its tasks.
+
+    Raises:
+        CheckpointFormatError: if the files are there and nothing can be made of them.
     """
-    names = [name for name in PROCESSOR_FILES if (folder / name).exists()]
-    if not names:
+    listed = listed_files(folder, read_ledger(folder / LEDGER_NAME))
+    own = [name for name in listed if is_processor_file(name)]
+    if not own:
         return None
-    files = read_ledger(folder / LEDGER_NAME)["files"]
-    if all(sha256_file(folder / name) == files.get(name) for name in names):
-        return load_processor(str(folder), kind)
-    # Its own save_pretrained wrote it anew, with what its last call had set, which would come back as settings.
+    # What lies beside and was not written with the model is none of the loader's business.
+    others = [
+        path.name
+        for path in folder.iterdir()
+        if path.suffix in (*DATA_SUFFIXES, ".py") and path.name not in (*listed, LEDGER_NAME, CARD_NAME)
+    ]
+    if not others and all(sha256_file(folder / name) == listed[name]["sha256"] for name in own):
+        return _processor_at(folder, folder, kind)
+    # Or its own save_pretrained wrote it anew, with what its last call had set, which would come back as settings.
     with tempfile.TemporaryDirectory(prefix="clamu-processor-") as scratch:
-        for path in folder.iterdir():
-            if path.suffix in (".jinja", ".json", ".model", ".txt"):
-                settled = settled_bytes(path) if path.name in names else path.read_bytes()
-                (Path(scratch) / path.name).write_bytes(settled)
-        return load_processor(scratch, kind)
+        for name in listed:
+            path, copied = folder / name, Path(scratch) / name
+            if is_processor_file(name) or ("/" not in name and path.suffix != ".safetensors"):
+                copied.parent.mkdir(exist_ok=True)
+                is_own = sha256_file(path) == listed[name]["sha256"]
+                copied.write_bytes(path.read_bytes() if is_own else settled_bytes(path))
+        return _processor_at(Path(scratch), folder, kind)
+
+
+def _processor_at(place: Path, folder: Path, kind: str) -> Any:
+    try:
+        processor = load_processor(str(place), kind)
+    except Exception as error:  # tokenizers raises nothing more special
+        raise CheckpointFormatError(
+            f"The tokenizer or image processor in {folder} cannot be loaded "
+            f"({' '.join(str(error).split())[:300]}). Take an undamaged copy, or install what it needs."
+        ) from error
+    if processor is None:
+        raise CheckpointFormatError(
+            f"{folder} holds the files of a tokenizer or image processor, and the installed transformers makes none "
+            "of them. Take an undamaged copy, or install what it needs."
+        )
+    return processor
 
 
 def kept_in_float32(model: Any, dtype: torch.dtype | None) -> frozenset[str]:

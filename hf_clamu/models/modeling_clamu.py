@@ -31,13 +31,10 @@ from hf_clamu.merging import ClamuArguments, MergedState
 from hf_clamu.models import hub
 from hf_clamu.models.base import load_architecture, save_processor
 from hf_clamu.models.card import CardSettings
-from hf_clamu.models.checkpoint import (
-    BASE_FOLDER,
-    Checkpoint,
-    read_checkpoint,
-)
+from hf_clamu.models.checkpoint import Checkpoint, read_checkpoint
 from hf_clamu.models.configuration_clamu import ClamuConfig
 from hf_clamu.models.hub_archive import archive_at
+from hf_clamu.models.layout import BASE_FOLDER
 from hf_clamu.models.ledger import ledger_entries
 from hf_clamu.models.loading import cast_others, fresh_base, kept_in_float32, load_base_of, place, saved_processor
 from hf_clamu.models.local_merge import LocalMerge

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from hf_clamu.errors import CheckpointFormatError
 from hf_clamu.exact import canonical_json
 from hf_clamu.models.base import save_processor
 from hf_clamu.models.card import model_card
-from hf_clamu.models.checkpoint import BASE_FOLDER, Checkpoint, keep_foreign_files, write_checkpoint
+from hf_clamu.models.checkpoint import Checkpoint, write_checkpoint
+from hf_clamu.models.layout import BASE_FOLDER, LEDGER_NAME, is_ours
+from hf_clamu.models.ledger import listed_files, read_ledger
 from hf_clamu.models.quiet import without_report
 from hf_clamu.models.replace import staged_folder
 
@@ -66,3 +70,44 @@ def save_unserved(target: Path, checkpoint: Checkpoint, base: Any, processor: An
     """
     with without_report():
         save_checkpoint(target, checkpoint, processor, base.save_pretrained)
+
+
+def keep_foreign_files(old: Path, new: Path) -> None:
+    """Carry files that are not ours over to the folder that replaces the old one.
+
+    Args:
+        old (`Path`): the folder to be replaced; it need not exist.
+        new (`Path`): the staged one.
+
+    Raises:
+        FileExistsError: if the old folder holds files but no ClAMU model: it is not ours to replace.
+    """
+    if not old.is_dir():
+        return
+    visible = [path.name for path in old.iterdir() if not path.name.startswith(".")]
+    if visible and not (old / LEDGER_NAME).exists():
+        raise FileExistsError(
+            f"{old} holds other files ({', '.join(sorted(visible)[:3])}) and no ClAMU model. Give a new folder."
+        )
+    try:
+        # Processors may have files under names of their own.
+        listed = set(listed_files(old, read_ledger(old / LEDGER_NAME))) if visible else set()
+    except CheckpointFormatError:
+        listed = set()
+    _carry_over(old, new, "", listed)
+
+
+def _carry_over(old: Path, new: Path, inside: str, listed: set[str]) -> None:
+    for path in (old / inside).iterdir():
+        name = path.relative_to(old).as_posix()
+        target = new / name
+        if is_ours(name) or name in listed:
+            continue
+        if path.is_dir() and not path.is_symlink():
+            target.mkdir(exist_ok=True, parents=True)
+            _carry_over(old, new, name, listed)
+            shutil.copystat(path, target)
+            if not any(target.iterdir()) and any(path.iterdir()):
+                target.rmdir()  # nothing of others was in there
+        elif not target.exists():
+            shutil.copy2(path, target, follow_symlinks=False)

@@ -25,7 +25,11 @@ def write_folder(folder: Path, files: dict[str, bytes]) -> Path:
     for name, data in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(data)
-    listed = {name: hashlib.sha256(data).hexdigest() for name, data in files.items() if name != "README.md"}
+    listed = {
+        name: {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
+        for name, data in files.items()
+        if name != "README.md"
+    }
     (folder / "ledger.json").write_bytes(canonical_json(sealed({"files": listed})))
     return folder
 
@@ -89,7 +93,8 @@ def test_a_push_makes_the_repository_and_one_commit(double, push, folders):
 def test_an_update_replaces_adds_and_deletes_in_one_commit(double, push, folders):
     push(folders[0])
     theirs = {"notes.md": b"mine", "figures/a.png": b"\0png", "vae/model.safetensors": b"of others"}
-    theirs_too = {"adapter.safetensors.txt": b"x", "pytorch_model.bin": b"\0old"}
+    theirs_too = {"adapter.safetensors.txt": b"x", "pytorch_model.bin": b"\0old", "my_lora.safetensors": b"mine"}
+    theirs_too |= {"masks/mine.txt": b"mine", "base_model/notes.md": b"mine"}
     ours = {"model-00001-of-00002.safetensors": b"shard", "base_model/model.safetensors": b"embedded"}
     seen = double.push(REPO, {**theirs, **theirs_too, **ours})
     made = push(folders[1], parent_commit=seen)

@@ -238,7 +238,7 @@ def test_plain_transformers_folder(model, tmp_path):
 def test_ledger_names_a_file_outside(tiny, folder, name):
     (folder.parent / "x").write_bytes(b"secret")
     ledger = json.loads((folder / "ledger.json").read_bytes())
-    tiny.reseal(folder, files={**ledger["files"], name: "0" * 64})
+    tiny.reseal(folder, files={**ledger["files"], name: {"sha256": "0" * 64, "size": 6}})
     _load_fails(folder, "outside the folder")
 
 

@@ -13,8 +13,9 @@ from hf_clamu.errors import CheckpointFormatError, IncompatibleBaseError, Recipe
 from hf_clamu.exact import NO_WEIGHTS, PackedMask, WeightSwitch, digest_tensors, packed_size
 from hf_clamu.merging import ClamuArguments
 from hf_clamu.models.base import base_digest
-from hf_clamu.models.checkpoint import CONFIG_NAME, DELTA_NAME, FRESH_NAME, read_tensors, split_mask
+from hf_clamu.models.checkpoint import read_tensors, split_mask
 from hf_clamu.models.configuration_clamu import ClamuConfig
+from hf_clamu.models.layout import CONFIG_NAME, DELTA_NAME, FRESH_NAME
 from hf_clamu.models.ledger import read_json
 from hf_clamu.models.modeling_clamu import ClamuModel
 from hf_clamu.models.peft_space import PeftSpace
