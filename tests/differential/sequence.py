@@ -1,0 +1,394 @@
+"""One sequence: a build, some requests, and the comparison of what is left with a build from scratch."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import random
+import re
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+from hf_clamu import ClamuArguments, ClamuError, ClamuModel, ClamuTrainer
+from hf_clamu.models.base import AUTO_CLASSES
+from hf_clamu.models.byte_tokenizer import byte_tokenizer
+from hf_clamu.tasks import keyed_id
+from hf_clamu.training import silent_progress
+from tests.differential.bases import ARCHITECTURES
+from tests.differential.checks import compare, exported_is_live, masked_is_live
+from tests.differential.data import Data
+from tests.differential.space import Configuration
+
+__all__ = ["Outcome", "Sequence"]
+
+_KEY = "a secret, é"
+_LIVE = ("frozen_a", "parameters")
+
+
+@dataclass
+class Outcome:
+    """What came of a sequence.
+
+    Args:
+        seed (`int`): of the sequence.
+        configuration (*dict*): that was drawn.
+        steps (*list* of `str`): what was done.
+        refusals (*list* of `str`): the classes and messages of refusals before any training.
+        failures (*list* of `str`): what went wrong.
+        num_comparisons, num_files, num_different (`int`): folders and files compared, and bytes that differ.
+        did (*Counter* of `str`): requests and checks.
+    """
+
+    seed: int
+    configuration: Configuration
+    steps: list[str] = field(default_factory=list)
+    refusals: list[str] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+    num_comparisons: int = 0
+    num_files: int = 0
+    num_different: int = 0
+    did: collections.Counter[str] = field(default_factory=collections.Counter)
+
+
+class _FailedError(Exception):
+    """Something is not as promised."""
+
+
+class _RefusedError(Exception):
+    """A configuration or request was refused, before any training."""
+
+
+class Sequence:
+    """A seeded sequence.
+
+    Args:
+        seed (`int`): decides everything.
+        configuration (*dict*): from `draw(seed)`, perhaps changed by hand.
+        folder (`Path`): an empty one.
+    """
+
+    def __init__(self, seed: int, configuration: Configuration, folder: Path) -> None:
+        self._chance = random.Random(f"requests {seed}")
+        self._seed = seed
+        self._configuration = configuration
+        self._folder = folder
+        self._data = Data(configuration, seed)
+        self._key = _KEY if configuration["keyed"] else None
+        self._scratches: dict[tuple[tuple[str, int], ...], Path] = {}
+        self._merged: dict[str, int] = {}
+        self._revisions: dict[str, int] = {}
+        self._model: Any = None
+        self._place: Path | None = None
+        self._is_loaded = False
+        # What a refused request began stays in its journal, for when it is repeated.
+        self._has_refused = False
+        self.outcome = Outcome(seed=seed, configuration=configuration)
+
+    def run(self) -> Outcome:
+        """Carry it out; failures are in the outcome."""
+        try:
+            with _counted_steps() as self._steps:
+                self._run()
+        except _RefusedError:
+            pass
+        except _FailedError as error:
+            self._failed(str(error))
+        except Exception as error:
+            # The lines of others say little: theirs are in the hundreds.
+            frames = [f for f in traceback.extract_tb(error.__traceback__) if "site-packages" not in f.filename]
+            where = " < ".join(f"{Path(f.filename).name}:{f.lineno}" for f in frames[:-9:-1])
+            self._failed(f"{type(error).__name__}: {error} ({where})")
+        return self.outcome
+
+    def _failed(self, message: str) -> None:
+        if message not in self.outcome.failures:
+            self.outcome.failures.append(message)
+
+    # -- the whole -----------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        chance = self._chance
+        self._merged = dict.fromkeys(self._data.task_ids[: self._configuration["num_tasks"]], 0)
+        self._model = self._guarded("train", lambda: self._trained(self._merged, is_scratch=False))
+        self._check_training()
+        if chance.random() < 0.7:
+            self._save()
+        for _ in range(self._configuration["num_requests"]):
+            with contextlib.suppress(_RefusedError):
+                self._request()
+            self._check_state()
+            if chance.random() < 0.5:
+                self._serve()
+            if chance.random() < 0.5:
+                self._save()
+        self._save(compared=True)
+        self._check_files()
+
+    def _guarded(self, what: str, action: Callable[[], Any]) -> Any:
+        """Do something that may be refused, as long as nothing was trained yet."""
+        before = self._steps[0]
+        state = None if self._model is None else self._model.state_digest()
+        try:
+            return action()
+        except ClamuError as error:
+            if self._steps[0] > before:
+                raise _FailedError(
+                    f"{what} was refused after training had begun: {type(error).__name__}: {error}"
+                ) from error
+            if state is not None and self._model.state_digest() != state:
+                raise _FailedError(f"{what} was refused, and changed the model: {error}") from error
+            self.outcome.refusals.append(f"{what}: {type(error).__name__}: {_without_names(str(error))}")
+            self._has_refused = True
+            raise _RefusedError from error
+
+    # -- building ------------------------------------------------------------------------------------------------
+
+    def _trained(self, revisions: Mapping[str, int], *, is_scratch: bool) -> Any:
+        found = self._configuration
+        options: dict[str, Any] = {}
+        if not is_scratch:
+            options = self._places(may_leave_out=False)
+            options.pop("receipt_dir")
+            options["archive_dir"] = options.pop("archive", None)
+        self.outcome.steps.append(f"build of {dict(revisions)} {_shown(options)}")
+        return ClamuTrainer(
+            self._base(),
+            self._data.tasks(revisions, self._chance.randrange(1000)),
+            self._arguments(),
+            processing_class=None if found["kind"] == "image" else byte_tokenizer(),
+            dtype="bfloat16" if "bfloat16" in found["precision"] else None,
+            task_id_key=self._key,
+            peft_config=found["peft"],
+            peft_merging=found["peft_merging"],
+            progress=silent_progress,
+            **options,
+        ).train()
+
+    def _arguments(self) -> ClamuArguments:
+        found = self._configuration
+        names = (
+            "localization",
+            "clustering",
+            "num_clusters",
+            "scaling",
+            "fraction_bits",
+            "score_validation",
+            "freeze",
+        )
+        bf16 = found["precision"].endswith("bf16")
+        return ClamuArguments(**{name: found[name] for name in names}, **found["training"], bf16=bf16, num_threads=1)
+
+    def _base(self) -> Any:
+        found = self._configuration
+        config = dict(ARCHITECTURES[found["architecture"]].config)
+        if found["tied"] != "default":
+            config["tie_word_embeddings"] = found["tied"]
+        if found["base"] == "config":
+            return config
+        folder = self._folder / "base"
+        if found["base"] == "folder" and folder.exists():
+            return folder
+        labels = self._data.columns.get("label_names", ())
+        names = {"id2label": dict(enumerate(labels)), "label2id": {name: i for i, name in enumerate(labels)}}
+        made = transformers.AutoConfig.for_model(**config, **(names if labels else {}))
+        spec = self._data.tasks(dict.fromkeys(self._data.task_ids, 0), 0).spec
+        auto = getattr(transformers, AUTO_CLASSES[spec.kind])
+        if found["base"] == "folder" and self._seed % 2:
+            auto = transformers.AutoModel  # the head is drawn when it is loaded
+        with torch.random.fork_rng():
+            torch.manual_seed(self._seed)
+            model = auto.from_config(made)
+        if found["base"] == "memory":
+            return model
+        model.save_pretrained(folder)
+        return folder
+
+    def _check_training(self) -> None:
+        ledger = self._model.ledger
+        moved = {
+            name
+            for entry in ledger["tasks"].values()
+            for name, bound in zip(ledger["parameters"], entry["bounds"], strict=True)
+            if bound
+        }
+        names = [name for name in ledger["parameters"] if re.search(r"\.default(\.|$)|lora_|_default", name)]
+        if self._configuration["training"]["learning_rate"] >= 0.01 and names and not moved & set(names):
+            self._failed(f"no task moved any parameter of the adapter: {', '.join(names[:4])}")
+        if not moved:
+            self._failed("no task moved any parameter")
+
+    # -- requests ------------------------------------------------------------------------------------------------
+
+    def _places(self, *, may_leave_out: bool = True) -> dict[str, Any]:
+        def takes(axis: str) -> bool:
+            return self._configuration[axis] and not (may_leave_out and self._chance.random() < 0.15)
+
+        options: dict[str, Any] = {"receipt_dir": self._folder / "receipts"}
+        if takes("journal"):
+            options["journal_dir"] = self._folder / "journal"
+        if takes("archive"):
+            options["archive"] = self._folder / "archive"
+        return options
+
+    def _given(self, revisions: Mapping[str, int]) -> Any:
+        order = self._chance.randrange(1000)
+        if self._configuration["data"] == "file" and revisions:
+            return self._data.file(revisions, order, self._folder / f"rows-{order}.jsonl")
+        return self._data.tasks(revisions, order)
+
+    def _request(self) -> None:
+        chance, merged = self._chance, self._merged
+        absent = [one for one in self._data.task_ids if one not in merged]
+        kinds = ["unmerge one", "unmerge many", "unmerge all", "requests", "update", "rebuild", "update nothing"]
+        weights = [5, 4, 1, 2, 3, 2, 0.5]
+        if not merged:
+            kinds, weights = [], []
+        if absent:
+            kinds.append("add")
+            weights.append(6)
+        kind = chance.choices(kinds, weights)[0]
+        options = self._places()
+        some = [] if not merged else chance.sample(sorted(merged), chance.randint(1, len(merged)))
+        # What was trained with in this process is at hand, as long as the model is.
+        data = None if not self._is_loaded and chance.random() < 0.3 else self._given(merged)
+        if kind == "add":
+            new = {one: self._revisions.get(one, 0) for one in chance.sample(absent, chance.randint(1, len(absent)))}
+            tasks, data = self._data.tasks(new, chance.randrange(1000)), data if merged else None
+            action = lambda: self._model.add_task(tasks, data=data, **options)  # noqa: E731
+            after = {**merged, **new}
+        elif kind in ("update", "update nothing"):
+            new = {one: merged[one] + (kind == "update") for one in some}
+            tasks, after = self._data.tasks(new, chance.randrange(1000)), {**merged, **new}
+            if chance.random() < 0.3:
+                data = self._given({one: revision for one, revision in merged.items() if one not in new})
+                options["on_mismatch"] = "rebuild"
+            action = lambda: self._model.update_task(tasks, data=data, **options)  # noqa: E731
+        else:
+            gone = some[:1] if kind == "unmerge one" else sorted(merged) if kind == "unmerge all" else some
+            after = {one: revision for one, revision in merged.items() if one not in gone}
+            if kind == "rebuild":
+                data, options["on_mismatch"] = self._given(after), "rebuild"
+            if kind == "requests":
+                cut = chance.randrange(len(gone))
+                named = {name: part for name, part in (("req/1", gone[:cut]), ("req 2", gone[cut:])) if part}
+                action = lambda: self._model.unmerge_requests(named, data=data, **options)  # noqa: E731
+            else:
+                what = gone[0] if len(gone) == 1 and chance.random() < 0.5 else gone
+                action = lambda: self._model.unmerge_task(what, data=data, **options)  # noqa: E731
+        self.outcome.steps.append(f"{kind}: {dict(merged)} to {after}, {_shown(options)}, data={type(data).__name__}")
+        self._guarded(kind, action)
+        self.outcome.did[kind] += 1
+        self._merged = after
+        self._revisions |= after
+
+    def _check_state(self) -> None:
+        expected = sorted(self._merged if self._key is None else (keyed_id(self._key, one) for one in self._merged))
+        if list(self._model.tasks) != expected:
+            raise _FailedError(f"the merged tasks are {self._model.tasks}, expected {expected}")
+
+    def _serve(self) -> None:
+        """Do what leaves no trace."""
+        model, chance = self._model, self._chance
+        if self._merged and model.clusters:
+            model.set_cluster(chance.randrange(len(model.clusters)))
+            model.set_cluster(task=chance.choice(sorted(self._merged)))
+        if chance.random() < 0.5:
+            model.set_base()
+        if model.processor is not None:
+            model.processor(["a text", "b"], truncation=True, max_length=3, padding=True, return_tensors="pt")
+        if any(module.training for module in model.modules()):
+            self._failed("a module is in training mode")
+
+    # -- files ---------------------------------------------------------------------------------------------------
+
+    def _save(self, *, compared: bool = False) -> None:
+        chance = self._chance
+        if self._place is None or chance.random() < 0.4:
+            self._place = self._folder / f"model-{len(self.outcome.steps)}"
+        self.outcome.steps.append(f"save to {self._place.name}")
+        self._model.save_pretrained(self._place)
+        left = [path.name for path in (self._folder / "journal").rglob("*") if path.suffix in (".part", ".json")]
+        if left and not self._has_refused:
+            self._failed(f"the journal still has {left} after the model was saved")
+        if compared or chance.random() < 0.2:
+            self._compare(self._place)
+        if chance.random() < 0.6:
+            self.outcome.steps.append("load")
+            self._model = ClamuModel.from_pretrained(self._place, task_id_key=self._key)
+            self._is_loaded = True
+            if any(module.training for module in self._model.modules()):
+                self._failed("a module is in training mode after loading")
+
+    def _compare(self, place: Path) -> None:
+        revisions = tuple(sorted(self._merged.items()))
+        if revisions not in self._scratches:
+            listed = list(revisions)
+            self._chance.shuffle(listed)
+            scratch = self._folder / f"scratch-{len(self._scratches)}"
+            try:
+                self._trained(dict(listed), is_scratch=True).save_pretrained(scratch)
+            except ClamuError as error:
+                raise _FailedError(f"the build of what is left is refused: {type(error).__name__}: {error}") from error
+            self._scratches[revisions] = scratch
+        count, odd = compare(place, self._scratches[revisions])
+        self.outcome.num_comparisons += 1
+        self.outcome.num_files += count
+        self.outcome.num_different += sum(odd.values())
+        if odd:
+            raise _FailedError(f"bytes that differ from a build of {dict(revisions)}, by file: {odd}")
+
+    def _check_files(self) -> None:
+        model, chance, place = self._model, self._chance, self._place
+        assert place is not None
+        masked = self._configuration["localization"] != "global" and model.clusters
+        if chance.random() < 0.4:
+            self.outcome.did["verify"] += 1
+            report = model.verify(data=self._given(self._merged) if self._merged else None)
+            if not report.identical:
+                self._failed(f"verify: {report.differences} differ")
+        cluster = chance.randrange(len(model.clusters)) if model.clusters else None
+        for merge in (True, False):
+            if chance.random() < 0.4 and (merge or self._configuration["peft_merging"] in _LIVE):
+                name = f"export{'' if merge else ' an adapter'}"
+                folder = self._folder / f"export-{merge}"
+                self._check(name, exported_is_live, model, cluster, folder, place, merge=merge)
+        if masked and chance.random() < 0.4:
+            self._check("mask adapter", masked_is_live, model, cluster, place)
+
+    def _check(self, name: str, check: Callable[..., str | None], *args: Any, **options: Any) -> None:
+        with contextlib.suppress(_RefusedError):
+            odd = self._guarded(name, lambda: check(*args, **options))
+            self.outcome.did[name] += 1
+            if odd:
+                self._failed(f"{name}: {odd}")
+
+
+@contextlib.contextmanager
+def _counted_steps() -> Iterator[list[int]]:
+    """Count the steps of all optimizers: from the first one on, training has begun."""
+    count = [0]
+
+    def one_more(*_: Any) -> None:
+        count[0] += 1
+
+    hook = register_optimizer_step_pre_hook(one_more)
+    try:
+        yield count
+    finally:
+        hook.remove()
+
+
+def _shown(options: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key}={value.name if isinstance(value, Path) else value}" for key, value in options.items())
+
+
+def _without_names(message: str) -> str:
+    shorter = re.sub(r"/\S+", "/…", re.sub(r"(?<!\w)'[^']*'|\"[^\"]*\"", "'…'", message))
+    return re.sub(r"\b\d+\b", "#", shorter)[:140]
