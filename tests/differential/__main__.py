@@ -2,7 +2,8 @@
 
     python -m tests.differential --seed 17                        one sequence, and what it did
     python -m tests.differential --seed 0 --count 500             many; what was covered
-    python -m tests.differential --seed 17 --set archive=false    one setting another than drawn (JSON, or a word)
+    python -m tests.differential --seed 17 --set archive=false    another value than drawn (JSON, or a word)
+    python -m tests.differential --count 50 --set space=peft --set peft_merging=product
     python -m tests.differential --space                          the values that are drawn from
 
 The exit code is 0 if every sequence was exact, or refused before any training.
@@ -43,7 +44,7 @@ def main() -> int:
     _quiet()
     coverage, started = Coverage(), time.perf_counter()
     for seed in range(options.seed, options.seed + options.count):
-        configuration = {**draw(seed), **changes}
+        configuration = draw(seed, changes)
         if options.count == 1:
             print(json.dumps(configuration, indent=2, ensure_ascii=False))  # noqa: T201
         with tempfile.TemporaryDirectory(prefix="clamu-differential-") as scratch:

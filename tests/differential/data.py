@@ -42,7 +42,7 @@ class Data:
         names = {
             "plain": [f"user_{number}" for number in range(count)],
             "odd": chance.sample(_ODD, count),
-            "long": [f"{'long name ' * 30}{number}" for number in range(count)],
+            "long": [f"{number} {'long name ' * 30}" for number in range(count)],
         }
         self.task_ids: list[str] = names[configuration["ids"]]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tests.differential.bases import ARCHITECTURES, Architecture
@@ -89,21 +89,24 @@ _WEIGHTS = {
 }
 
 
-def draw(seed: int) -> Configuration:
+def draw(seed: int, changes: Mapping[str, Any] | None = None) -> Configuration:
     """Return the configuration of a seed; its values are JSON, so that it can be printed and changed.
 
     Args:
         seed (`int`): of a random number generator that nothing else draws from.
+        changes (*mapping*, *optional*): values that are not drawn but given.
     """
+    given = dict(changes or {})
     chance = random.Random(f"configuration {seed}")
 
     def one(axis: str) -> Any:
         return chance.choices(AXES[axis], _WEIGHTS.get(axis))[0]
 
     # Every axis is drawn, whether it counts or not: one that comes later stays what it is.
-    found: Configuration = {axis: one(axis) for axis in AXES}
+    found: Configuration = {axis: one(axis) for axis in AXES} | given
     architecture = ARCHITECTURES[found["architecture"]]
-    found["kind"] = chance.choice(architecture.kinds)
+    kind = chance.choice(architecture.kinds)
+    found["kind"] = given.get("kind", kind)
     if not architecture.ties:
         found["tied"] = "default"
     if found["kind"] == "image":
@@ -131,7 +134,7 @@ def draw(seed: int) -> Configuration:
         found["spec"]["with_cluster_column"] = False
     found["num_spare"] = chance.choice((0, 0, 1, 2))
     found["num_requests"] = chance.choice((1, 2, 3, 4, 5))
-    return found
+    return found | given
 
 
 def _peft(found: Configuration, architecture: Architecture, chance: random.Random) -> Configuration:
