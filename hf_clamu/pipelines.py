@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import transformers
 from transformers.pipelines.pt_utils import PipelineIterator
 
-from hf_clamu.errors import IncompatibleBaseError, TaskNotFoundError
+from hf_clamu.errors import IncompatibleBaseError
 from hf_clamu.models.modeling_clamu import ClamuModel
+from hf_clamu.models.recipe_pipelines import (
+    RecipeFeaturePipeline,
+    RecipeImageFeaturePipeline,
+    RecipeTextPipeline,
+    RecipeWordsInTextPipeline,
+    recipe_tokenizer,
+)
+from hf_clamu.models.routing import Fallback, Served, bring, who_serves
 from hf_clamu.tasks import TaskSpec
 from hf_clamu.tasks.encoding import example_encoder
 
 __all__ = ["ClamuPipeline", "Text2TextPipeline", "pipeline"]
-
-Fallback = Literal["global", "base"]
-_Served = int | Literal["global", "base"]
 
 # The pipeline that each head is for; others, such as feature-extraction, work with any.
 _PIPELINES = {
@@ -26,6 +31,13 @@ _PIPELINES = {
     "seq2seq-lm": "text2text-generation",
     "sequence-classification": "text-classification",
     "token-classification": "token-classification",
+}
+# Whose stock pipelines encode otherwise than training, or take the head's answers for the model's.
+_OWN: dict[str, Any] = {
+    "feature-extraction": RecipeFeaturePipeline,
+    "image-feature-extraction": RecipeImageFeaturePipeline,
+    "text-classification": RecipeTextPipeline,
+    "token-classification": RecipeWordsInTextPipeline,
 }
 _ALIASES = {"ner": "token-classification", "sentiment-analysis": "text-classification"}
 
@@ -58,7 +70,7 @@ def pipeline(
         task (`str`, *optional*): instead, the cluster that serves this task.
         fallback (`str`, *optional*): who serves a task that is not merged (never was, or is forgotten): `"global"` or
             `"base"`; by default it raises.
-        tokenizer (*optional*): by default the model's own.
+        tokenizer (*optional*): by default the model's own, which cuts and pads as in training; a given one as it says.
         image_processor (*optional*): by default the model's own; without one, pixels are taken as they are, as in
             training.
         revision (`str`, *optional*): branch, tag or commit on the Hub. This and the following are as in
@@ -101,12 +113,16 @@ def pipeline(
         own = model.processor if model.processor is not None else _PixelsAsTheyAre(model, spec)
         kwargs["image_processor"] = own if image_processor is None else image_processor
     else:
-        kwargs["tokenizer"] = model.processor if tokenizer is None else tokenizer
+        kwargs["tokenizer"] = recipe_tokenizer(model) if tokenizer is None else tokenizer
         if kwargs["tokenizer"] is None:
             raise IncompatibleBaseError(
                 "The model comes without a tokenizer that can be loaded here: give tokenizer=."
             )
-    make: Any = Text2TextPipeline if kind == _PIPELINES["seq2seq-lm"] else transformers.pipeline
+    make: Any = transformers.pipeline
+    if kind == _PIPELINES["seq2seq-lm"]:
+        make = Text2TextPipeline
+    elif kind in _OWN:
+        kwargs["pipeline_class"] = _OWN[kind]
     return ClamuPipeline(make(task=kind, model=model, **kwargs), cluster=cluster, task=task, fallback=fallback)
 
 
@@ -114,7 +130,8 @@ class ClamuPipeline:
     """A transformers pipeline whose calls may name a cluster or a task.
 
     Everything else (`model`, `tokenizer`, `device`, ...) is the transformers pipeline's, which is `inner`. A call
-    selects its cluster in the model and leaves it there.
+    selects its cluster in the model and leaves it there. Threads may share a pipeline, and pipelines a model: from
+    selecting to the answer a call holds the model, and others wait.
 
     Args:
         inner (`transformers.Pipeline`): over a `ClamuModel`.
@@ -160,22 +177,25 @@ class ClamuPipeline:
         """
         if task is not None and cluster is not None:
             raise ValueError("Give cluster= or task=, not both.")
+        model = self.inner.model
         if task is None or isinstance(task, str):
             asked = self._default if task is None and cluster is None else (cluster, task)
-            self._select(*asked)
-            found = self.inner(inputs, *args, **kwargs)
+            with model.held(restores=False):
+                self._select(*asked)
+                found = self.inner(inputs, *args, **kwargs)
             return _Answers(self, found, *asked) if isinstance(found, PipelineIterator) else found
         rows = self._rows(inputs, len(task))
-        groups: dict[_Served, list[int]] = {}
-        for index, task_id in enumerate(task):
-            served = self._served(*(self._default if task_id is None else (None, task_id)))
-            groups.setdefault(served, []).append(index)
-        answers: list[Any] = [None] * len(rows)
-        for served, indices in groups.items():
-            _bring(self.inner.model, served)
-            found = self.inner([rows[index] for index in indices], *args, **kwargs)
-            for index, answer in zip(indices, found, strict=True):
-                answers[index] = answer
+        with model.held(restores=False):
+            groups: dict[Served, list[int]] = {}
+            for index, task_id in enumerate(task):
+                asked = self._default if task_id is None else (None, task_id)
+                groups.setdefault(who_serves(model, *asked, self._fallback), []).append(index)
+            answers: list[Any] = [None] * len(rows)
+            for served, indices in groups.items():
+                bring(model, served)
+                found = self.inner([rows[index] for index in indices], *args, **kwargs)
+                for index, answer in zip(indices, found, strict=True):
+                    answers[index] = answer
         return answers
 
     def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:
@@ -195,22 +215,8 @@ class ClamuPipeline:
         return rows
 
     def _select(self, cluster: int | None, task: str | None) -> None:
-        _bring(self.inner.model, self._served(cluster, task))
-
-    def _served(self, cluster: int | None, task: str | None) -> _Served:
         # At each call anew: an unmerge moves tasks to other clusters, and forgets some.
-        if task is None:
-            return "global" if cluster is None else cluster
-        if cluster is not None:
-            raise ValueError("Give cluster= or task=, not both.")
-        model = self.inner.model
-        task = model.ledger_id(task)  # without the ledger's key nothing is known of a task, and no fallback is right
-        try:
-            return int(model.cluster_of(task))
-        except TaskNotFoundError:
-            if self._fallback is None:
-                raise
-            return self._fallback
+        bring(self.inner.model, who_serves(self.inner.model, cluster, task, self._fallback))
 
 
 class _Answers:
@@ -220,6 +226,9 @@ class _Answers:
         self._pipe = pipe
         self._found = found
         self._asked = (cluster, task)
+        # The steps are those of the iterators: rows, then the model, then answers. Only the model is held, so that
+        # a generator may wait for its next row while others are served.
+        self._forward, found.loader.infer = found.loader.infer, self._forward_by_the_cluster
 
     def __len__(self) -> int:
         return len(self._found)
@@ -229,15 +238,12 @@ class _Answers:
         return self
 
     def __next__(self) -> Any:
-        self._pipe._select(*self._asked)
         return next(self._found)
 
-
-def _bring(model: Any, served: _Served) -> None:
-    if served == "base":
-        model.set_base()
-    else:
-        model.set_cluster(None if served == "global" else served)
+    def _forward_by_the_cluster(self, *args: Any, **kwargs: Any) -> Any:
+        with self._pipe.inner.model.held(restores=False):
+            self._pipe._select(*self._asked)
+            return self._forward(*args, **kwargs)
 
 
 class _PixelsAsTheyAre:

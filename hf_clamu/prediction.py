@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from hf_clamu.errors import TaskDataError, TaskNotFoundError
+from hf_clamu.models.routing import Fallback, Served, bring, who_serves
 from hf_clamu.tasks import Example, TaskSpec, collate
 from hf_clamu.tasks.columns import require_words
 from hf_clamu.tasks.encoding import example_encoder, tokenizer_limit
@@ -15,7 +16,6 @@ from hf_clamu.tasks.encoding import example_encoder, tokenizer_limit
 __all__ = ["predict"]
 
 _BATCH = 32
-_Served = int | Literal["global", "base"]
 
 
 def predict(
@@ -24,13 +24,14 @@ def predict(
     *,
     cluster: int | None = None,
     task: str | None = None,
-    fallback: Literal["global", "base"] | None = None,
+    fallback: Fallback | None = None,
     max_new_tokens: int = 64,
 ) -> list[dict[str, Any]]:
     """Predict rows, in their order.
 
     Args:
-        model (`ClamuModel`): the model; the selected cluster is the same afterwards.
+        model (`ClamuModel`): the model; what is selected is the same afterwards. It is held until all rows are
+            answered: other threads wait.
         rows (*sequence* of *mapping*): with the columns of the model's recipe (labels are not needed).
         cluster (`int`, *optional*): serve all rows by this cluster.
         task (`str`, *optional*): serve all rows by this task's cluster. Without either, a row that has the task column
@@ -47,47 +48,43 @@ def predict(
 
     Raises:
         TaskDataError: if a row lacks the column.
-        TaskNotFoundError: if a task is not merged and there is no fallback.
+        TaskNotFoundError: if a task is not merged and there is no fallback; names the row.
     """
-    spec = TaskSpec.from_dict(model.clamu_config.task_spec)
-    chosen = cluster if task is None else _served(model, task, fallback)
-    groups: dict[_Served, list[int]] = {}
-    for index, row in enumerate(rows):
-        named = row.get(spec.task_column)
-        if not isinstance(named, (str, type(None))):
-            raise TaskDataError(f"Row {index}, column {spec.task_column!r}: a task id is a string, found {named!r}.")
-        served = chosen
-        if served is None:
-            served = "global" if named is None else _served(model, named, fallback)
-        groups.setdefault(served, []).append(index)
-    selected = model.cluster
+    if cluster is not None and task is not None:
+        raise ValueError("Give cluster= or task=, not both.")
     answers: list[dict[str, Any]] = [{} for _ in rows]
-    try:
+    with model.held():
+        spec = TaskSpec.from_dict(model.clamu_config.task_spec)
+        is_chosen = cluster is not None or task is not None
+        chosen = who_serves(model, cluster, task, fallback) if is_chosen else None
+        groups: dict[Served, list[int]] = {}
+        for index, row in enumerate(rows):
+            served = _named(model, spec, index, row, fallback) if chosen is None else chosen
+            groups.setdefault(served, []).append(index)
         for served, indices in groups.items():
+            bring(model, served)
             number = served if isinstance(served, int) else None
-            if served == "base":
-                model.set_base()
-            else:
-                model.set_cluster(number)
             by = {"cluster": number, "served_by": "cluster" if isinstance(served, int) else served}
             for start in range(0, len(indices), _BATCH):
                 part = indices[start : start + _BATCH]
                 found = _answer(model, spec, [(index, rows[index]) for index in part], max_new_tokens)
                 for index, answer in zip(part, found, strict=True):
                     answers[index] = {**answer, **by}
-    finally:
-        model.set_cluster(selected)
     return answers
 
 
-def _served(model: Any, task: str, fallback: Literal["global", "base"] | None) -> _Served:
-    task = model.ledger_id(task)  # without the ledger's key nothing is known of a task, and no fallback is right
+def _named(model: Any, spec: TaskSpec, index: int, row: Mapping[str, Any], fallback: Fallback | None) -> Served:
+    """Return who serves the task that a row names."""
+    task = row.get(spec.task_column)
+    if not isinstance(task, (str, type(None))):
+        raise TaskDataError(f"Row {index}, column {spec.task_column!r}: a task id is a string, found {task!r}.")
     try:
-        return int(model.cluster_of(task))
-    except TaskNotFoundError:
-        if fallback is None:
-            raise
-        return fallback
+        return who_serves(model, None, task, fallback)
+    except TaskNotFoundError as error:
+        raise TaskNotFoundError(
+            f"Row {index}, column {spec.task_column!r}: {error} To have such rows answered by the global model or the "
+            "base, give fallback= (--fallback on the command line)."
+        ) from None
 
 
 @torch.no_grad()

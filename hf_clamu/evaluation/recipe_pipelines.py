@@ -1,40 +1,18 @@
-"""transformers' pipelines that encode inputs as the model's recipe did, so that they see what training saw.
-
-A stock pipeline may cut texts elsewhere, add token types, or turn a grey image into three channels.
-"""
+"""The pipeline that a classifier is measured by: it takes what the recipe's rows hold."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import transformers
 
-from hf_clamu.tasks import TaskSpec
-from hf_clamu.tasks.encoding import example_encoder
+from hf_clamu.models.recipe_pipelines import RecipeImagePipeline, RecipeTextPipeline, encoded, recipe_tokenizer
 
-__all__ = ["RecipeImagePipeline", "RecipeTextPipeline", "RecipeWordsPipeline", "recipe_pipeline"]
+__all__ = ["RecipeWordsPipeline", "recipe_pipeline"]
 
 _BATCH = 32
-
-
-class RecipeTextPipeline(transformers.TextClassificationPipeline):
-    """Classifies texts; settings of the tokenizer that a call gives are not used."""
-
-    def preprocess(self, input_: Any, **preprocess_parameters: Any) -> dict[str, Any]:  # type: ignore[override]
-        """Encode one text, or a *dict* with it as `"text"`."""
-        return _encoded(self, "text_column", input_["text"] if isinstance(input_, Mapping) else input_, self.tokenizer)
-
-
-class RecipeImagePipeline(transformers.ImageClassificationPipeline):
-    """Classifies images, also for a model that has no image processor: pixels are then taken as they are."""
-
-    _load_image_processor = False
-
-    def preprocess(self, input_: Any, **preprocess_parameters: Any) -> dict[str, Any]:  # type: ignore[override]
-        """Encode one image, PIL or numbers, as the recipe's rows have it."""
-        return _encoded(self, "image_column", input_, self.image_processor)
 
 
 class RecipeWordsPipeline(transformers.Pipeline):
@@ -52,7 +30,7 @@ class RecipeWordsPipeline(transformers.Pipeline):
     def preprocess(self, input_: Sequence[str], **preprocess_parameters: Any) -> dict[str, Any]:
         """Encode the words of one example; which word a token stands for goes along."""
         words = list(input_)
-        found = _encoded(self, "tokens_column", words, self.tokenizer, label=tuple(range(len(words))))
+        found = encoded(self, "tokens_column", words, self.tokenizer, label=tuple(range(len(words))))
         # Words count from 1 here: batches are padded with 0.
         found["words"] = (found.pop("labels") + 1).clamp(min=0)
         return {**found, "num_words": torch.tensor([[len(words)]])}
@@ -93,12 +71,4 @@ def recipe_pipeline(model: Any) -> Any:
         # transformers puts images into batches only where a processor says how.
         size = 1 if model.processor is None else _BATCH
         return cls(model=model, task=task, image_processor=model.processor, batch_size=size)
-    return cls(model=model, task=task, tokenizer=model.processor, batch_size=_BATCH)
-
-
-def _encoded(pipe: Any, column: str, value: Any, processor: Any, *, label: Any = None) -> dict[str, Any]:
-    spec = TaskSpec.from_dict(pipe.model.clamu_config.task_spec)
-    example = example_encoder(spec, processor)({str(getattr(spec, column)): value}, 0 if label is None else label)
-    if label is None:
-        del example["labels"]
-    return {name: tensor[None] for name, tensor in example.items()}
+    return cls(model=model, task=task, tokenizer=recipe_tokenizer(model), batch_size=_BATCH)

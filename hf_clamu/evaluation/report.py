@@ -14,6 +14,7 @@ from hf_clamu.errors import TaskDataError
 from hf_clamu.evaluation.evaluators import evaluator
 from hf_clamu.evaluation.metrics import Accuracy, AnswerProbability, MacroF1
 from hf_clamu.evaluation.recipe_pipelines import recipe_pipeline
+from hf_clamu.models.routing import bring
 from hf_clamu.tasks import TaskDataset
 from hf_clamu.training import LiveModel, Progress, losses_and_scores, silent_progress
 
@@ -114,7 +115,8 @@ def evaluate_model(
     probability that they give the right answer, which no pipeline tells.
 
     Args:
-        model (`ClamuModel`): the model; the selected cluster is the same afterwards.
+        model (`ClamuModel`): the model; what is selected is the same afterwards. It is held until the end: other
+            threads wait.
         tasks (`TaskDataset`): data of merged tasks; others in it are left out.
         split (`str`): `"validation"`, `"train"` or `"all"` examples of the tasks.
         serving (`str` or `int`): each task by its `"own"` cluster, or all by the `"global"` model, the `"base"`, or
@@ -124,6 +126,13 @@ def evaluate_model(
     Raises:
         TaskDataError: if no task of the data is merged, or a task has no examples of that split.
     """
+    with model.held():
+        return _evaluated(model, tasks, split, serving, progress)
+
+
+def _evaluated(
+    model: Any, tasks: TaskDataset, split: Split, serving: Serving | int, progress: Progress
+) -> EvaluationReport:
     tasks = model.keyed_tasks(tasks)
     known = [task_id for task_id in tasks.task_ids if task_id in model.tasks]
     if not known:
@@ -133,16 +142,12 @@ def evaluate_model(
     groups: dict[int, list[str]] = {}
     for task_id in known:
         groups.setdefault(model.cluster_of(task_id), []).append(task_id)
-    selected = model.cluster
     measure = _Answers(model, tasks, split) if tasks.spec.kind.endswith("-lm") else _Labels(model, tasks, split)
     found: dict[str, tuple[dict[str, float], int]] = {}
-    try:
-        for number in progress(sorted(groups), "evaluate"):
-            _serve(model, number if serving == "own" else serving)
-            for task_id in groups[number]:
-                found[task_id] = measure(task_id)
-    finally:
-        model.set_cluster(selected)
+    for number in progress(sorted(groups), "evaluate"):
+        bring(model, number if serving == "own" else serving)
+        for task_id in groups[number]:
+            found[task_id] = measure(task_id)
     values = {task_id: found[task_id][0] for task_id in known}
     return EvaluationReport(
         metrics=_summaries(values.values()),
@@ -152,13 +157,6 @@ def evaluate_model(
         },
         num_examples={task_id: found[task_id][1] for task_id in known},
     )
-
-
-def _serve(model: Any, serving: Serving | int) -> None:
-    if serving == "base":
-        model.set_base()
-    else:
-        model.set_cluster(None if serving == "global" else serving)
 
 
 def _summaries(tasks: Iterable[Mapping[str, float]]) -> dict[str, Summary]:

@@ -17,6 +17,7 @@ from hf_clamu.exact.digest import (
 )
 from hf_clamu.exact.encoding import encode_vector
 from hf_clamu.exact.fixed_point import FixedPoint
+from hf_clamu.exact.guard import Guard
 from hf_clamu.exact.passes import bits_dtype, entries_per_pass
 from hf_clamu.exact.switch import ALL_WEIGHTS, NO_WEIGHTS, PackedMask, WeightSwitch
 
@@ -25,6 +26,7 @@ __all__ = [
     "NO_WEIGHTS",
     "DeltaAccumulator",
     "FixedPoint",
+    "Guard",
     "PackedMask",
     "TaskVector",
     "VectorSum",

@@ -6,14 +6,18 @@ With one scaling coefficient for all clusters every live weight has only two pos
     P ^= X & expand(mask_old ^ mask_new)
 
 so the all-zero mask gives `W0` back bit for bit, in fp32, bf16 and fp16, and memory is twice the weights.
+
+Which mask a weight holds is kept per parameter and renewed as each is flipped, and what is flipped was recognised just
+before. So a switch that stops in the middle leaves weights that are known, and the next one starts from there.
 """
 
 from __future__ import annotations
 
 import weakref
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch.autograd.graph import increment_version
@@ -23,6 +27,7 @@ from hf_clamu.errors import CheckpointFormatError, IncompatibleBaseError, Weight
 from hf_clamu.exact.bitmask import check_padding
 from hf_clamu.exact.digest import contents_of
 from hf_clamu.exact.fixed_point import FixedPoint
+from hf_clamu.exact.guard import Guard
 from hf_clamu.exact.passes import bits_dtype, entries_per_pass
 
 __all__ = ["ALL_WEIGHTS", "NO_WEIGHTS", "PackedMask", "WeightSwitch"]
@@ -55,10 +60,12 @@ class PackedMask:
         bits (*mapping* of `str` to `torch.Tensor` of shape `(ceil(numel / 8),)`, uint8, *optional*):
             Packed bits per parameter.
         fill (`int`, *optional*): instead of bits, 255 for the mask of ones or 0 for the mask of zeros.
+        cluster (`int`, *optional*): the cluster that it is of.
     """
 
     bits: Mapping[str, torch.Tensor] | None = None
     fill: int = 0
+    cluster: int | None = None
 
     def __post_init__(self) -> None:
         if self.fill not in (0, 255):
@@ -69,11 +76,21 @@ ALL_WEIGHTS = PackedMask(fill=255)
 NO_WEIGHTS = PackedMask(fill=0)
 
 
+@dataclass(slots=True)
+class _Move:
+    """One parameter on its way from mask bits to others: the first `done` weights are there."""
+
+    old: _Bits
+    new: _Bits
+    done: int = 0
+
+
 class WeightSwitch:
     """Flips live parameters between `W0` and `W0 + alpha * delta` under packed masks.
 
     The parameters must hold `W0` when the switch is made. A weight that somebody else changes afterwards (an optimizer
-    step, a cast, a resize) is noticed before any weight is touched, and refused.
+    step, a cast, a resize) is noticed before any weight is touched, and refused. Threads switch one after the other;
+    to use the weights before the next one switches, hold the `guard`.
 
     Args:
         parameters (*mapping* of `str` to `torch.nn.Parameter`): live parameters; tied ones once.
@@ -84,6 +101,7 @@ class WeightSwitch:
             parameters' own type and cast once.
         uncast (*collection* of `str`): parameters that keep their type all the same.
         contents (*mapping* of `str` to `bytes`, *optional*): `content_of` the parameters, if somebody has computed it.
+        guard (`Guard`, *optional*): of the live model; by default one of its own.
 
     Example:
 
@@ -113,12 +131,18 @@ class WeightSwitch:
         dtype: torch.dtype | None = None,
         uncast: Collection[str] = (),
         contents: Mapping[str, bytes] | None = None,
+        guard: Guard | None = None,
     ) -> None:
+        self.guard = Guard() if guard is None else guard
         self._flips: dict[str, torch.Tensor] = {}
         self._kinds: dict[str, tuple[torch.Size, torch.dtype]] = {}
-        self._stamps: dict[str, tuple[object, ...]] = {}
+        self._stamps: dict[str, tuple[Any, ...]] = {}
         self._rooms: dict[tuple[torch.dtype, torch.device], _Room] = {}
+        # What each parameter holds, and those that an interrupted switch left in between.
+        self._held: dict[str, _Bits] = dict.fromkeys(sorted(delta), 0)
+        self._moves: dict[str, _Move] = {}
         self._selected = NO_WEIGHTS
+        self._is_settled = True
         bases: dict[str, torch.Tensor] = {}
         known = {name: contents[name] for name in delta if name in contents} if contents is not None else {}
         for name in sorted(delta):
@@ -150,11 +174,19 @@ class WeightSwitch:
 
     @property
     def selected(self) -> PackedMask:
-        """The mask that the live weights hold now."""
+        """The mask that was selected last; unless `is_settled`, the live weights may not hold it."""
         return self._selected
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether all live weights hold the selected mask: no switch was interrupted, and then could not go back."""
+        return self._is_settled
 
     def select(self, parameters: Mapping[str, torch.nn.Parameter], mask: PackedMask) -> None:
         """Bring the live weights under another mask.
+
+        A switch that is interrupted goes back. If that fails, too, `is_settled` is false, and the next one starts from
+        what it finds.
 
         Args:
             parameters (*mapping* of `str` to `torch.nn.Parameter`): the same parameters, or a copy of them (a
@@ -165,77 +197,118 @@ class WeightSwitch:
             WeightsChangedError: if a weight was changed underneath; then no weight has been touched.
             CheckpointFormatError: if the mask does not fit a parameter.
         """
-        self.check(parameters)
-        if mask.bits is not None:
-            for name, flips in self._flips.items():
-                if name not in mask.bits:
-                    raise CheckpointFormatError(
-                        f"The mask has no bits for the parameter {name!r}, but the merged delta has. The mask was "
-                        "made for another model: take the one that was saved with this delta."
-                    )
-                check_padding(name, mask.bits[name], flips.numel())
-        if self._holds(mask):
-            return
-        for name, flips in self._flips.items():
-            self._flip(parameters[name], flips, _bits_of(self._selected, name), _bits_of(mask, name))
-        # Only now: if a flip is interrupted, the old stamps make the next check find the half-switched weights.
-        if mask.bits is not None:
-            # A copy: the caller's tensors may be loaded over, and the way back needs the bits that were applied.
-            mask = PackedMask(bits={name: mask.bits[name].clone() for name in self._flips})
-        self._selected = mask
-        self._stamps = {name: _stamp(parameters[name]) for name in self._flips}
+        with self.guard.lock:
+            self.check(parameters)
+            if mask.bits is not None:
+                for name, flips in self._flips.items():
+                    if name not in mask.bits:
+                        raise CheckpointFormatError(
+                            f"The mask has no bits for the parameter {name!r}, but the merged delta has. The mask was "
+                            "made for another model: take the one that was saved with this delta."
+                        )
+                    check_padding(name, mask.bits[name], flips.numel())
+            self._is_settled = False
+            try:
+                self._arrive(parameters, mask)
+            except BaseException:  # an interruption, or no memory left
+                with suppress(WeightsChangedError):
+                    self.check(parameters)
+                    self._arrive(parameters, self._selected)
+                raise
 
     def check(self, parameters: Mapping[str, torch.nn.Parameter]) -> None:
         """Check that every live weight holds what the last `select` left there.
 
         An untouched parameter is recognised by its storage, layout and version counter, which counts the steps of all
         optimizers of torch, fused ones included. One that moved (another
-        device, a copy of the model) has its base bits recomputed and compared by digest. Edits through `.data` do not
+        device, a copy of the model) has its base bits recomputed and compared by digest, and so has one whose flip was
+        interrupted. Edits through `.data` do not
         count as a version: what changes values that way, with the storage kept, goes unnoticed.
 
         Raises:
             WeightsChangedError: naming the first parameter that differs.
         """
-        for name, flips in self._flips.items():
-            parameter = _find(parameters, name)
-            if _stamp(parameter) == self._stamps.get(name):
-                continue
-            if (parameter.shape, parameter.dtype) != self._kinds[name]:
-                raise WeightsChangedError(
-                    f"The parameter {name!r} now has shape {tuple(parameter.shape)} and type {parameter.dtype}, which "
-                    f"is not what the merged delta was attached to. {_WAY_OUT}"
-                )
-            if flips.device != parameter.device:
-                self._flips[name] = flips = flips.to(parameter.device)
+        with self.guard.lock:
+            for name, flips in self._flips.items():
+                parameter = _find(parameters, name)
+                if name not in self._moves and _stamp(parameter) == self._stamps.get(name):
+                    continue
+                if (parameter.shape, parameter.dtype) != self._kinds[name]:
+                    raise WeightsChangedError(
+                        f"The parameter {name!r} now has shape {tuple(parameter.shape)} and type {parameter.dtype}, "
+                        f"which is not what the merged delta was attached to. {_WAY_OUT}"
+                    )
+                if flips.device != parameter.device:
+                    self._flips[name] = flips.to(parameter.device)
+                self._stamps.pop(name, None)
+                stamp = _stamp(parameter)
+                self._held[name] = self._recognised(name, parameter)
+                self._moves.pop(name, None)
+                self._stamps[name] = stamp
+
+    def _recognised(self, name: str, parameter: torch.nn.Parameter) -> _Bits:
+        """Return the mask bits under which a parameter's base weights are those that were merged into."""
+        flips = self._flips[name]
+        for held in self._candidates(name, parameter):
             base = parameter.detach().clone(memory_format=torch.contiguous_format)
-            self._flip(base, flips, _bits_of(self._selected, name), 0)
-            if contents_of({name: base})[name] != self._base_contents[name]:
-                raise WeightsChangedError(
-                    f"The parameter {name!r} was changed since the last switch (training, in-place edits or a cast?), "
-                    f"so its base weights can no longer be recovered. {_WAY_OUT}"
-                )
-            self._stamps[name] = _stamp(parameter)
+            self._flip(base, flips, _Move(held, 0))
+            if contents_of({name: base})[name] == self._base_contents[name]:
+                return held
+        raise WeightsChangedError(
+            f"The parameter {name!r} was changed since the last switch (training, in-place edits or a cast?), so its "
+            f"base weights can no longer be recovered. {_WAY_OUT}"
+        )
 
-    def _holds(self, mask: PackedMask) -> bool:
-        old, new = self._selected, mask
-        if old.bits is None or new.bits is None:
-            return old.bits is new.bits and old.fill == new.fill
-        return all(torch.equal(old.bits[name], new.bits[name].to(old.bits[name].device)) for name in self._flips)
+    def _candidates(self, name: str, parameter: torch.nn.Parameter) -> list[_Bits]:
+        """Return what a parameter may hold: after an interruption the last pass may have been made or not."""
+        move, size = self._moves.get(name), parameter.numel()
+        if move is None:
+            return [self._held[name]]
+        between = {move.done, move.done + entries_per_pass(parameter.device, _CHUNK)}
+        mixed = [_mixed(move, place, size) for place in sorted(between) if 0 < place < size]
+        return [move.new, move.old, *mixed]
 
-    def _flip(self, parameter: torch.Tensor, flips: torch.Tensor, old: _Bits, new: _Bits) -> None:
-        if isinstance(old, int) and isinstance(new, int) and old == new:
-            return
+    def _arrive(self, parameters: Mapping[str, torch.nn.Parameter], mask: PackedMask) -> None:
+        # The bits of parameters are copies: the caller's tensors may be loaded over.
+        for name, flips in self._flips.items():
+            held, wanted = self._held[name], _bits_of(mask, name)
+            if _equal(held, wanted):
+                continue
+            parameter = parameters[name]
+            move = _Move(held, wanted if isinstance(wanted, int) else wanted.clone())
+            known = self._stamps.pop(name)
+            self._moves[name] = move
+            count = self._flip(parameter, flips, move)
+            stamp = _stamp(parameter)
+            self._held[name] = move.new
+            del self._moves[name]
+            # Whoever writes at the same time counts more versions; the next check then looks at the bits.
+            if stamp == (*known[:-1], known[-1] + (0 if torch.is_inference_mode_enabled() else count)):
+                self._stamps[name] = stamp
+        if mask.bits is not None:
+            own = {name: bits for name, bits in self._held.items() if isinstance(bits, torch.Tensor)}
+            mask = PackedMask(bits=own, cluster=mask.cluster)
+        self._selected = mask
+        self._is_settled = True
+
+    def _flip(self, parameter: torch.Tensor, flips: torch.Tensor, move: _Move) -> int:
+        """Flip a parameter's bits, and return how often it was written to."""
+        if isinstance(move.old, int) and isinstance(move.new, int) and move.old == move.new:
+            return 0
         live = parameter.detach()
         flat = (live if live.is_contiguous() else live.contiguous()).view(-1).view(flips.dtype)
-        if isinstance(old, int) and isinstance(new, int):
+        if isinstance(move.old, int) and isinstance(move.new, int):
             flat.bitwise_xor_(flips)
+            count = 1
         else:
             key = (flips.dtype, flips.device)
             if key not in self._rooms:
                 self._rooms[key] = _Room(*key)
-            self._rooms[key].flip(flat, flips, old, new)
+            count = self._rooms[key].flip(flat, flips, move)
         if not live.is_contiguous():
             live.copy_(flat.view(live.dtype).view(live.shape))
+            count = 1
+        return count
 
 
 class _Room:
@@ -263,19 +336,20 @@ class _Room:
             width = 8 * self._words.element_size()
             self._shifts = torch.arange(width - 1, -1, -1, dtype=dtype, device=device)
 
-    def flip(self, flat: torch.Tensor, flips: torch.Tensor, old: _Bits, new: _Bits) -> None:
-        """Flip the bits of weights whose mask changes.
+    def flip(self, flat: torch.Tensor, flips: torch.Tensor, move: _Move) -> int:
+        """Flip the bits of weights whose mask changes, and return in how many passes.
 
         Args:
             flat (`torch.Tensor` of shape `(numel,)`, integer): bits of the weights.
             flips (`torch.Tensor` of shape `(numel,)`, integer): what a change of the mask flips.
-            old (`torch.Tensor` of shape `(ceil(numel / 8),)`, uint8, or `int`): the packed mask before, or 0 or 255.
-            new: the packed mask afterwards.
+            move (`_Move`): the packed masks before and afterwards, one of them with bits; counts the weights done.
         """
+        old, new = move.old, move.new
         if isinstance(new, int):
             old, new = new, old
         assert isinstance(new, torch.Tensor), "one of both masks has bits"
         new, old = new.to(flips.device), old if isinstance(old, int) else old.to(flips.device)
+        count = 0
         for start in range(0, flat.numel(), self._size):
             stop = min(start + self._size, flat.numel())
             packed = slice(start // 8, (stop + 7) // 8)
@@ -283,6 +357,9 @@ class _Room:
             torch.bitwise_xor(new[packed], old if isinstance(old, int) else old[packed], out=bits)
             changed = self._spread_out(bits.numel())[: stop - start]
             flat[start:stop].bitwise_xor_(changed.bitwise_and_(flips[start:stop]))
+            move.done = stop
+            count += 1
+        return count
 
     def _spread_out(self, num_bytes: int) -> torch.Tensor:
         """Return an integer for each bit: -1, which is all bits, for 1, and 0 for 0."""
@@ -314,7 +391,7 @@ def _find(parameters: Mapping[str, torch.nn.Parameter], name: str) -> torch.nn.P
     return parameter
 
 
-def _stamp(parameter: torch.Tensor) -> tuple[object, ...]:
+def _stamp(parameter: torch.Tensor) -> tuple[Any, ...]:
     _WATCHED[id(parameter)] = parameter  # from now on its version must count optimizer steps
     # The storage and not its address: assigning to `.data` keeps the version, and allocators reuse freed addresses.
     storage = weakref.ref(parameter.untyped_storage())
@@ -324,3 +401,20 @@ def _stamp(parameter: torch.Tensor) -> tuple[object, ...]:
 
 def _bits_of(mask: PackedMask, name: str) -> torch.Tensor | int:
     return mask.fill if mask.bits is None else mask.bits[name]
+
+
+def _equal(held: _Bits, wanted: _Bits) -> bool:
+    if isinstance(held, int) or isinstance(wanted, int):
+        return isinstance(held, int) and isinstance(wanted, int) and held == wanted
+    return torch.equal(held, wanted.to(held.device))
+
+
+def _mixed(move: _Move, place: int, size: int) -> torch.Tensor:
+    """Return mask bits that are the new ones before a place, a multiple of 8, and the old ones from there."""
+
+    def full(bits: _Bits) -> torch.Tensor:
+        if isinstance(bits, int):
+            return torch.full(((size + 7) // 8,), bits, dtype=torch.uint8)
+        return bits.cpu()
+
+    return torch.cat([full(move.new)[: place // 8], full(move.old)[place // 8 :]])

@@ -11,10 +11,12 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 
@@ -26,7 +28,7 @@ from hf_clamu.errors import (
     TaskNotFoundError,
     WeightsChangedError,
 )
-from hf_clamu.exact import ALL_WEIGHTS, NO_WEIGHTS, WeightSwitch
+from hf_clamu.exact import ALL_WEIGHTS, NO_WEIGHTS, PackedMask, WeightSwitch
 from hf_clamu.merging import ClamuArguments, MergedState
 from hf_clamu.models import hub
 from hf_clamu.models.base import load_architecture, save_processor
@@ -62,6 +64,7 @@ from hf_clamu.training import Archive, Journal, Progress, Workers, silent_progre
 
 __all__ = ["ClamuModel", "attach"]
 
+_Method = TypeVar("_Method", bound=Callable[..., Any])
 
 # What transformers' Auto classes and pipelines hand to every `from_pretrained`.
 _IGNORED_OPTIONS = (
@@ -104,10 +107,21 @@ class _Attachment:
     tasks: TaskDataset | None = None
     origin: Origin | None = None
     task_id_key: str | None = None
-    cluster: int | None = None
+    base_name: str = ""
     journal: Journal | None = None
     receipts: list[dict[str, Any]] = field(default_factory=list)
     unsaved: list[Change] = field(default_factory=list)
+
+
+def _alone(method: _Method) -> _Method:
+    """Let a method hold the live model: no other thread switches it, serves from it or changes its state meanwhile."""
+
+    @wraps(method)
+    def held(self: ClamuModel, /, *args: Any, **kwargs: Any) -> Any:
+        with self._attached.switch.guard.lock:
+            return method(self, *args, **kwargs)
+
+    return cast(_Method, held)
 
 
 class ClamuModel:
@@ -296,7 +310,7 @@ class ClamuModel:
     @property
     def cluster(self) -> int | None:
         """The selected cluster; `None` for the global model."""
-        return self._attached.cluster
+        return self._attached.switch.selected.cluster
 
     @property
     def ledger(self) -> dict[str, Any]:
@@ -360,8 +374,11 @@ class ClamuModel:
 
     # -- serving -------------------------------------------------------------------------------------------------
 
+    @_alone
     def set_cluster(self, cluster: int | None = None, *, task: str | None = None) -> ClamuModel:
         """Bring a cluster's weights into the live model, bit for bit, in place.
+
+        Where several threads use the model, another one may select before this one runs the model: use `serving`.
 
         Args:
             cluster (`int`, *optional*): number of the cluster; `None` selects the global model.
@@ -375,14 +392,13 @@ class ClamuModel:
             ClusterNotFoundError: if there is no such cluster.
             WeightsChangedError: if a weight was changed since the last switch; nothing is touched then.
         """
-        attached = self._attached
-        state = attached.checkpoint.state
+        state = self._attached.checkpoint.state
         if task is not None:
             if cluster is not None:
                 raise ValueError("set_cluster takes a cluster number or a task, not both.")
             cluster = self.cluster_of(task)
         if cluster is None:
-            attached.switch.select(self._parameters_by_name(), ALL_WEIGHTS)
+            self._select(ALL_WEIGHTS)
         else:
             if isinstance(cluster, bool) or not isinstance(cluster, int):
                 raise TypeError(f"cluster must be a whole number or None, got {cluster!r}; for a task use task=.")
@@ -390,18 +406,94 @@ class ClamuModel:
                 count = len(state.clusters)
                 known = f"this model has {count}, numbered from 0 to {count - 1}" if count else "this model has none"
                 raise ClusterNotFoundError(f"There is no cluster {cluster}; {known}.")
-            attached.switch.select(self._parameters_by_name(), state.mask(cluster))
-        attached.cluster = cluster
+            self._select(replace(state.mask(cluster), cluster=cluster))
         return self
 
+    @_alone
     def set_base(self) -> ClamuModel:
         """Bring the base model's own weights back, bit for bit; returns the model itself."""
-        self._attached.switch.select(self._parameters_by_name(), NO_WEIGHTS)
-        self._attached.cluster = None
+        self._select(NO_WEIGHTS)
         return self
+
+    @contextmanager
+    def serving(self, cluster: int | None = None, *, task: str | None = None) -> Iterator[ClamuModel]:
+        """Select a cluster and hold the model, so that selecting and running it are one step for all threads.
+
+        Other threads wait where they select, serve, save or make a request, until the block ends. Then what was
+        selected before is selected again.
+
+        Args:
+            cluster (`int`, *optional*): number of the cluster; `None` selects the global model.
+            task (`str`, *optional*): instead of a number, the cluster that serves this task.
+
+        Yields:
+            `ClamuModel`: the model itself.
+
+        Raises:
+            TaskNotFoundError, ClusterNotFoundError, WeightsChangedError: as `set_cluster`.
+
+        Example:
+
+        ```python
+        with model.serving(task="user_17"):
+            logits = model(**inputs).logits
+        ```
+        """
+        with self.held():
+            self.set_cluster(cluster, task=task)
+            yield self
+
+    @contextmanager
+    def held(self, *, restores: bool = True) -> Iterator[ClamuModel]:
+        """Hold the model, as `serving` does, and leave to the block what is selected in it.
+
+        Args:
+            restores (`bool`): select again, after the block, what was selected before it; unless a request came in
+                between, after which the global model is selected.
+
+        Yields:
+            `ClamuModel`: the model itself.
+        """
+        with self._attached.switch.guard.lock:
+            attached = self._attached
+            selected = attached.switch.selected
+            try:
+                yield self
+            finally:
+                if restores and self._attached is attached:
+                    self._select(selected)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the model, unless a switch broke off in between."""
+        if not self._attached.switch.is_settled:
+            raise WeightsChangedError(
+                "A switch of clusters was interrupted, and the live weights are of no cluster now. Select one again "
+                "with set_cluster; it finds out where they are."
+            )
+        live: Any = super()
+        return live.__call__(*args, **kwargs)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> ClamuModel:
+        live: Any = self
+        with self._attached.switch.guard.lock:  # of weights that nobody switches meanwhile
+            made: Any = type(self).__new__(type(self))
+            memo[id(self)] = made
+            made.__setstate__(copy.deepcopy(live.__getstate__(), memo))
+        return made  # type: ignore[no-any-return]
+
+    def _select(self, mask: PackedMask) -> None:
+        attached, live = self._attached, self.__dict__
+        # PEFT writes this name into adapters that are trained on top: it must not be that of other weights.
+        cluster = "the global model" if mask.cluster is None else f"cluster {mask.cluster}"
+        where = attached.origin.repo_id or attached.origin.folder if attached.origin is not None else "a live model"
+        live["name_or_path"] = f"({cluster} of {where}: export it and name that folder)"
+        attached.switch.select(self._parameters_by_name(), mask)
+        if mask is NO_WEIGHTS:
+            live["name_or_path"] = attached.base_name
 
     # -- requests ------------------------------------------------------------------------------------------------
 
+    @_alone
     def unmerge_task(
         self,
         task_id: str | Sequence[str],
@@ -454,6 +546,7 @@ class ClamuModel:
         options = (on_mismatch, receipt_dir, journal_dir, archive, progress)
         return self._unmerge({None: task_id}, data, checkpoints, *options)
 
+    @_alone
     def unmerge_requests(
         self,
         requests: Mapping[str, str | Sequence[str]],
@@ -501,6 +594,7 @@ class ClamuModel:
         built = unmerge(request, [task_id for task_ids in named.values() for task_id in task_ids], on_mismatch)
         return self._replace_state("unmerge", named, built, request, receipt_dir)
 
+    @_alone
     def add_task(
         self,
         tasks: TaskDataset | None = None,
@@ -537,6 +631,7 @@ class ClamuModel:
         ids = in_ledger(request.checkpoint, tasks, request.task_id_key).task_ids
         return self._replace_state("add", {None: ids}, built, request, receipt_dir)
 
+    @_alone
     def update_task(
         self,
         tasks: TaskDataset,
@@ -594,6 +689,7 @@ class ClamuModel:
         """Return data under the ids that the ledger has, keyed if it keeps keyed commitments."""
         return in_ledger(self._attached.checkpoint, tasks, self._attached.task_id_key)
 
+    @_alone
     def verify(
         self,
         *,
@@ -652,6 +748,7 @@ class ClamuModel:
 
     # -- files ---------------------------------------------------------------------------------------------------
 
+    @_alone
     def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
         """Save the merged model; an existing one at this place is replaced as a whole or not at all.
 
@@ -688,6 +785,7 @@ class ClamuModel:
         if push:
             self.push_to_hub(**{"repo_id": target.name, **push_options})
 
+    @_alone
     def push_to_hub(
         self,
         repo_id: str | None = None,
@@ -760,6 +858,7 @@ class ClamuModel:
             self._settle()
         return result
 
+    @_alone
     def export(
         self,
         save_directory: str | os.PathLike[str],
@@ -783,21 +882,14 @@ class ClamuModel:
         target = Path(save_directory)
         if target.exists() and (not target.is_dir() or any(target.iterdir())):
             raise FileExistsError(f"{target} is there and not empty. Export to a new folder.")
-        selected = self._attached.switch.selected
-        before = self._attached.cluster
-        self.set_cluster(cluster, task=task)
-        try:
-            with staged_folder(target) as stage:
-                if space is not None and not merge:
-                    base = self._attached.checkpoint.config.base_model or {}
-                    space.save_adapter(self, stage, base.get("name_or_path") or None, base.get("revision"))
-                else:
-                    self._save_plain(stage, merge=True)
-                if self._attached.processor is not None:
-                    save_processor(self._attached.processor, stage)
-        finally:
-            self._attached.switch.select(self._parameters_by_name(), selected)
-            self._attached.cluster = before
+        with self.serving(cluster, task=task), staged_folder(target) as stage:
+            if space is not None and not merge:
+                base = self._attached.checkpoint.config.base_model or {}
+                space.save_adapter(self, stage, base.get("name_or_path") or None, base.get("revision"))
+            else:
+                self._save_plain(stage, merge=True)
+            if self._attached.processor is not None:
+                save_processor(self._attached.processor, stage)
 
     def _write_base(self, folder: Path) -> None:
         attached = self._attached
@@ -805,12 +897,9 @@ class ClamuModel:
         if str(live.dtype) != f"torch.{(attached.checkpoint.config.base_model or {}).get('dtype')}":
             self._copy_base(folder)
             return
-        selected = attached.switch.selected
-        attached.switch.select(self._parameters_by_name(), NO_WEIGHTS)
-        try:
+        with self.held():
+            self.set_base()
             self._save_plain(folder, merge=False)
-        finally:
-            attached.switch.select(self._parameters_by_name(), selected)
 
     def _copy_base(self, folder: Path) -> None:
         """Take the embedded base model from where this model was loaded: the live weights were cast."""
@@ -900,13 +989,9 @@ class ClamuModel:
 
     def _fresh_base(self) -> Any:
         """Return a base model of its own for a request to train on."""
-        attached = self._attached
-        selected = attached.switch.selected
-        attached.switch.select(self._parameters_by_name(), NO_WEIGHTS)
-        try:
-            return fresh_base(self, attached.checkpoint)
-        finally:
-            attached.switch.select(self._parameters_by_name(), selected)
+        with self.held():
+            self.set_base()
+            return fresh_base(self, self._attached.checkpoint)
 
     def _replace_state(
         self,
@@ -955,8 +1040,7 @@ class ClamuModel:
                 announce(request.journal, unsaved)
             if not waits:
                 carry_out(unsaved[-1:])
-        parameters = self._parameters_by_name()
-        attached.switch.select(parameters, NO_WEIGHTS)
+        self.set_base()
         live: Any = self
         fresh = attach(
             live,
@@ -969,6 +1053,7 @@ class ClamuModel:
         fresh._attached.unsaved = unsaved if waits else attached.unsaved
         fresh._attached.task_id_key = attached.task_id_key
         fresh._attached.journal = request.journal or attached.journal
+        fresh._attached.handed_out = attached.handed_out
         return self
 
     def _wrap(self, built: Rebuilt) -> Any:
@@ -995,20 +1080,39 @@ def attach(
         origin (`Origin`, *optional*): where it was loaded from or saved to.
         dtype (`torch.dtype`, *optional*): cast the live weights to this type.
         contents (*mapping* of `str` to `bytes`, *optional*): the SHA-256 of the parameters' values, where known.
+
+    Returns:
+        `ClamuModel`: the model, in evaluation mode.
     """
     arguments = ClamuArguments.from_dict(checkpoint.config.arguments or {})
     state = checkpoint.state
     parameters, kept = dict(model.named_parameters()), kept_in_float32(model, dtype)
+    before = model._attached if isinstance(model, ClamuModel) else None
     switch = WeightSwitch(
-        parameters, state.delta, state.alpha, arguments.codec, dtype=dtype, uncast=kept, contents=contents
+        parameters,
+        state.delta,
+        state.alpha,
+        arguments.codec,
+        dtype=dtype,
+        uncast=kept,
+        contents=contents,
+        # Threads that wait for the model wait for the next state, too.
+        guard=None if before is None else before.switch.guard,
     )
     if dtype is not None:
         cast_others(model, dtype, kept.union(state.delta))
     if not isinstance(model, ClamuModel):
         model.__class__ = clamu_class(type(model))
-    model._clamu = _Attachment(checkpoint=checkpoint, switch=switch, processor=processor, tasks=tasks, origin=origin)
+    model._clamu = _Attachment(
+        checkpoint=checkpoint,
+        switch=switch,
+        processor=processor,
+        tasks=tasks,
+        origin=origin,
+        base_name=model.name_or_path if before is None else before.base_name,
+    )
     model.set_cluster(None)
-    return model
+    return model.eval()  # the last step: what came before may have put modules in that start in training mode
 
 
 _CLASSES: dict[type, type] = {}

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import copy
+import sys
+import threading
 from collections.abc import Callable
 
 import numpy as np
@@ -424,22 +426,157 @@ def test_a_changed_sign_of_zero_is_refused():
         switch.select(parameters, ALL_WEIGHTS)
 
 
-def test_an_interrupted_switch_is_found_out(monkeypatch):
-    model, switch, delta = switched()
-    flip, calls = WeightSwitch._flip, []
+class Interruption:
+    """Raises KeyboardInterrupt before the line of the switch with a number; once, or again when it goes back."""
 
-    def interrupted(*args: object) -> None:
-        calls.append(args)
-        if len(calls) == 2:
+    def __init__(self, place: int, *, again: bool) -> None:
+        self.place, self.again, self.count = place, again, 0
+
+    def during(self, act: Callable[[dict], object], parameters: dict[str, torch.nn.Parameter]) -> bool:
+        """Run something, and return whether it was interrupted."""
+        before = sys.gettrace()
+        sys.settrace(self._trace)
+        try:
+            act(_Watched(self, parameters))
+        except KeyboardInterrupt:
+            return True
+        finally:
+            sys.settrace(before)
+        return False
+
+    def _trace(self, frame, event, arg):
+        if not frame.f_code.co_filename.endswith("exact/switch.py"):
+            return None
+        if event == "line":
+            self.count += 1
+            if self.count == self.place:
+                raise KeyboardInterrupt  # and Python traces no longer
+        return self._trace
+
+
+class _Watched(dict):
+    def __init__(self, interruption: Interruption, parameters: dict[str, torch.nn.Parameter]) -> None:
+        super().__init__(parameters)
+        self._interruption = interruption
+
+    def get(self, name, default=None):
+        if self._interruption.again and self._interruption.count >= self._interruption.place:
             raise KeyboardInterrupt
-        flip(*args)
+        return super().get(name, default)
 
-    monkeypatch.setattr(WeightSwitch, "_flip", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        switch.select(parameters_of(model), packed(masks_for(delta, 1)))
-    monkeypatch.undo()
-    with pytest.raises(WeightsChangedError, match="'embedding'"):
-        switch.select(parameters_of(model), NO_WEIGHTS)
+
+@pytest.mark.parametrize("again", [False, True], ids=["once", "again"])
+@pytest.mark.parametrize(("start", "target"), [(2, 3), (0, 1), (1, 2), (3, 0)])
+def test_a_switch_may_be_interrupted_at_any_line(start, target, again):
+    model, switch, delta = switched()
+    base, parameters = base_of(model), parameters_of(model)
+    states = {number: reference(base, delta, mask_number(delta, number)[1]) for number in (0, start, target, 4)}
+    wanted = mask_number(delta, target)[0]
+    place, unsettled = 1, 0
+    while True:
+        switch.select(parameters, mask_number(delta, start)[0])
+        assert_equal(all_bits(model), states[start])
+        if not Interruption(place, again=again).during(lambda live: switch.select(live, wanted), parameters):
+            break
+        if switch.is_settled:
+            # It went back, or had arrived.
+            arrived = switch.selected.fill == wanted.fill and (switch.selected.bits is None) == (wanted.bits is None)
+            if start + target == 5:  # both with bits
+                arrived = torch.equal(switch.selected.bits["long"], wanted.bits["long"])
+            assert_equal(all_bits(model), states[target if arrived else start])
+        else:
+            unsettled += 1
+            switch.select(parameters, mask_number(delta, 4)[0])
+            assert_equal(all_bits(model), states[4])
+        switch.select(parameters, NO_WEIGHTS)
+        assert switch.is_settled
+        assert_equal(all_bits(model), states[0])
+        place += 1
+    assert place > 60  # Lines of the switch itself, and not only of its entrance.
+    assert unsettled > 20 or not again
+
+
+def test_a_weight_that_was_changed_after_an_interruption_is_refused():
+    model, switch, delta = switched()
+    parameters = parameters_of(model)
+    switch.select(parameters, packed(masks_for(delta, 1)))
+    other, place = packed(masks_for(delta, 2)), 0
+    while switch.is_settled:
+        place += 5
+        Interruption(place, again=True).during(lambda live: switch.select(live, other), parameters)
+    edit_in_place(model)
+    changed = all_bits(model)
+    for mask in (NO_WEIGHTS, ALL_WEIGHTS):
+        with pytest.raises(WeightsChangedError, match="'odd'"):
+            switch.select(parameters, mask)
+    assert_equal(all_bits(model), changed)
+    assert not switch.is_settled
+
+
+def test_threads_switch_one_after_the_other():
+    model, switch, delta = switched()
+    base, parameters = base_of(model), parameters_of(model)
+    masks = {number: mask_number(delta, number) for number in range(4)}
+    expected = {number: reference(base, delta, masks[number][1]) for number in masks}
+    wrong: list[object] = []
+
+    def work(number: int) -> None:
+        try:
+            for _ in range(15):
+                with switch.guard.lock:
+                    switch.select(parameters, masks[number][0])
+                    assert_equal(all_bits(model), expected[number])
+                switch.select(parameters, masks[(number + 1) % 4][0])
+        except BaseException as error:
+            wrong.append(error)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [threading.Thread(target=work, args=(number % 4,)) for number in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert wrong == []
+    switch.select(parameters, NO_WEIGHTS)
+    assert_equal(all_bits(model), expected[0])
+
+
+def test_what_is_written_while_a_switch_runs_is_found_by_the_next():
+    # A thread that holds no guard; here it writes between two lines of the switch.
+    model, switch, delta = switched()
+    parameters = parameters_of(model)
+    found = 0
+    for place in range(1, 60):
+        model, switch, delta = switched()
+        parameters = parameters_of(model)
+        count = 0
+
+        def trace(frame, event, arg, model=model, place=place):
+            nonlocal count
+            if not frame.f_code.co_filename.endswith("exact/switch.py"):
+                return None
+            if event == "line":
+                count += 1
+                if count == place:
+                    with torch.no_grad():
+                        model.odd.add_(1.0)
+            return trace
+
+        sys.settrace(trace)
+        try:
+            switch.select(parameters, packed(masks_for(delta, 1)))
+        except WeightsChangedError:
+            found += 1
+            continue
+        finally:
+            sys.settrace(None)
+        with pytest.raises(WeightsChangedError, match="'odd'"):
+            switch.select(parameters, NO_WEIGHTS)
+    assert found > 0
 
 
 def test_known_limit_in_place_edits_through_data_escape_the_check():
