@@ -77,25 +77,18 @@ class Recipe:
     @classmethod
     def load(cls, path: str | Path) -> Recipe:
         """Read a YAML file."""
-        import yaml
+        from hf_clamu.yaml_values import read_yaml
 
         path = Path(path)
         try:
-            values = yaml.safe_load(path.read_text(encoding="utf-8"))
+            text = path.read_text(encoding="utf-8-sig")
         except FileNotFoundError:
             raise RecipeError(
                 f"There is no recipe {path}. Give a YAML file with base_model, data and arguments."
             ) from None
-        except yaml.MarkedYAMLError as error:
-            mark = error.problem_mark or error.context_mark
-            line = "" if mark is None else f", line {mark.line + 1}"
-            during = f" {error.context}" if error.context else ""
-            raise RecipeError(
-                f"The recipe {path}{line}, cannot be read as YAML: {error.problem or 'wrong syntax'}{during}."
-            ) from error
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            problem = " ".join(str(error).split())
-            raise RecipeError(f"The recipe {path} cannot be read as YAML: {problem}") from error
+        except (OSError, UnicodeDecodeError) as error:
+            raise RecipeError(f"The recipe {path} cannot be read: {error}") from error
+        values = read_yaml(text, f"The recipe {path}")
         return cls.from_dict(values, folder=path.parent, where=str(path))
 
     @classmethod

@@ -189,11 +189,12 @@ def _cli() -> str:
             kind, info = typing.get_args(hints[name])[:2]
             is_option = type(info).__name__ == "OptionInfo"
             shown = _option(info, name) if is_option else info.metavar
+            many = " ..." if not is_option and _is_list(kind) else ""
             if parameter.default is inspect.Parameter.empty:
-                words.append(f"{shown} …" if is_option else shown)
+                words.append(f"{shown} …" if is_option else shown + many)
                 default = "required"
             else:
-                words += [] if is_option else [shown]
+                words += [] if is_option else [f"[{shown}{many}]"]
                 default = "" if parameter.default in (None, False) else f"`{parameter.default}`"
             rows.append((f"`{shown}{_choices(kind)}`", default, info.help))
         parts.append(f"### {callback.__name__}\n\n{callback.__doc__.strip()} `{' '.join(words)}`\n\n")
@@ -205,6 +206,10 @@ def _option(info: Any, name: str) -> str:
     # Inside Annotated, typer keeps the first name that is given for an option where its default would be.
     given = [*([info.default] if isinstance(info.default, str) else []), *(info.param_decls or ())]
     return next((one for one in given if one.startswith("--")), "--" + name.replace("_", "-"))
+
+
+def _is_list(kind: Any) -> bool:
+    return any(typing.get_origin(part) is list for part in (kind, *typing.get_args(kind)))
 
 
 def _choices(kind: Any) -> str:

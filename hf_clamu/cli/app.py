@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-import yaml
 
+from hf_clamu.cli.faults import FAULT, out_of_memory, report_fault
 from hf_clamu.cli.hub import add_hub_commands, open_model, saved_folder
+from hf_clamu.cli.kernels import before_model, before_reading
 from hf_clamu.cli.merge import CheckpointOption, add_merge_command, checkpoints_of
 from hf_clamu.cli.options import Data, Json
 from hf_clamu.cli.output import emit, emit_error, note, quieten, require_room, table
@@ -26,7 +27,6 @@ from hf_clamu.errors import (
     ExactnessError,
     RecipeError,
 )
-from hf_clamu.portability import use_portable_kernels
 from hf_clamu.version import __version__
 
 if TYPE_CHECKING:
@@ -42,14 +42,26 @@ _RESUMABLE = (["train"], ["merge"], ["unmerge"], ["add"], ["update"])
 app = typer.Typer(
     name="clamu",
     help="Exact unlearning of finetuning data by model merging.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
 )
 
 ModelDir = Annotated[
-    str, typer.Argument(metavar="DIR", help="Folder of a saved model, or a Hub id.", show_default=False)
+    str,
+    typer.Argument(
+        metavar="DIR",
+        help="Folder of a saved model, or a Hub id.",
+        show_default=False,
+        callback=before_reading,
+    ),
+]
+VerifiedDir = Annotated[
+    str,
+    typer.Argument(
+        metavar="DIR", help="Folder of a saved model, or a Hub id.", show_default=False, callback=before_model
+    ),
 ]
 Cluster = Annotated[int | None, typer.Option(help="Number of a cluster.", show_default=False)]
 Task = Annotated[str | None, typer.Option(help="Id of a task; its cluster serves.", show_default=False)]
@@ -63,7 +75,12 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def root(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of a fault of hf_clamu, as CLAMU_DEBUG=1 does.")
+    ] = False,
 ) -> None:
     """Exact unlearning of finetuning data by model merging."""
 
@@ -171,7 +188,7 @@ def _shortened(members: Sequence[str]) -> str:
 def predict(
     folder: ModelDir,
     inputs: Annotated[
-        list[str] | None, typer.Argument(metavar="[INPUT]...", help="Texts, or image files.", show_default=False)
+        list[str] | None, typer.Argument(metavar="INPUT", help="Texts, or image files.", show_default=False)
     ] = None,
     cluster: Cluster = None,
     task: Task = None,
@@ -318,7 +335,7 @@ def export(
 
 
 @app.command()
-def verify(folder: ModelDir, data: Data = None, checkpoint: CheckpointOption = None, as_json: Json = False) -> None:
+def verify(folder: VerifiedDir, data: Data = None, checkpoint: CheckpointOption = None, as_json: Json = False) -> None:
     """Build anew from the data of the merged tasks and compare every byte; exit 0 if all are the same, else 1."""
     from hf_clamu.trainer import progress_bars
 
@@ -362,22 +379,18 @@ def _one_of(cluster: int | None, task: str | None) -> None:
         raise RecipeError("Give --cluster or --task, not both.")
 
 
-def _asks_for_portable_bits(path: Path) -> bool:
-    """Whether a recipe, or the configuration of a saved model, has `portable: true` among its arguments."""
-    try:
-        if path.suffix in (".yaml", ".yml") and path.is_file():
-            values = yaml.safe_load(path.read_text(encoding="utf-8"))
-        elif (path / "config.json").is_file():
-            values = json.loads((path / "config.json").read_bytes())
-        else:
-            return False
-        return (values.get("arguments") or {}).get("portable") is True
-    except (OSError, ValueError, AttributeError, yaml.YAMLError):
-        return False  # whoever reads it next says what is wrong
-
-
 def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.4g}"
+
+
+def _described() -> None:
+    """Let the list of commands show the whole first sentence of each, which the parser would cut off."""
+    for command in app.registered_commands:
+        text = (command.callback and command.callback.__doc__) or ""
+        command.short_help = text.strip().split("\n\n")[0]
+
+
+_described()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -387,29 +400,52 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv (*sequence* of `str`, *optional*): by default the process's own arguments.
 
     Returns:
-        `int`: 0 on success; 1 if exactness could not be proven; 2 on bad usage or input; 130 when interrupted.
+        `int`: 0 on success; 1 if exactness could not be proven; 2 on bad usage or input; 3 on a fault of hf_clamu; 130
+        when interrupted.
     """
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    arguments, debug = _understood(list(sys.argv[1:] if argv is None else argv))
     as_json = "--json" in arguments
     try:
-        if any(_asks_for_portable_bits(Path(word)) for word in arguments[1:]):
-            use_portable_kernels()  # before a command imports torch
-        code = app(args=arguments, standalone_mode=False)
+        code = app(args=arguments, prog_name="clamu", standalone_mode=False)
     except KeyboardInterrupt:  # before typer, which makes its code of it, began to run the command
         code = _INTERRUPTED
-    except ExactnessError as error:
-        emit_error(as_json, type(error).__name__, str(error))
-        return 1
-    except (ClamuError, FileExistsError, OSError) as error:
-        emit_error(as_json, type(error).__name__, str(error))
+    except (SystemExit, GeneratorExit):
+        raise
+    except BrokenPipeError:  # whoever read the output has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 2
-    except Exception as error:
-        # Usage errors of typer's parser; everything else is a bug and shows its traceback.
-        if not hasattr(error, "format_message"):
-            raise
-        emit_error(as_json, "UsageError", f"{error.format_message()} See clamu --help.")
-        return 2
+    except BaseException as error:  # what libraries in Rust raise when they panic is no Exception
+        code, kind, message = _refusal(error, debug)
+        emit_error(as_json, kind, message)
+        return code
     if code == _INTERRUPTED:  # typer makes this of a KeyboardInterrupt
-        kept = ": the same command again goes on from what is finished" if arguments[:1] in _RESUMABLE else ""
-        emit_error(as_json, "KeyboardInterrupt", f"Interrupted; nothing was changed{kept}.")
+        kept = " The same command again goes on from what is finished." if arguments[:1] in _RESUMABLE else ""
+        emit_error(as_json, "KeyboardInterrupt", f"Interrupted.{kept}")
     return code if isinstance(code, int) else 0
+
+
+def _understood(arguments: list[str]) -> tuple[list[str], bool]:
+    """Return the arguments as the parser takes them, and whether `--debug` is among them, wherever it stands."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    debug = "--debug" in arguments[:end]
+    arguments = [word for place, word in enumerate(arguments) if word != "--debug" or place > end]
+    if not arguments or arguments == ["help"]:
+        return ["--help"], debug
+    return ([*arguments[1:2], "--help"] if arguments[0] == "help" else arguments), debug
+
+
+def _refusal(error: BaseException, debug: bool) -> tuple[int, str, str]:
+    """Return the exit code for an exception, its kind and its sentence."""
+    kind = type(error).__name__
+    if isinstance(error, ExactnessError):
+        return 1, kind, str(error)
+    if isinstance(error, (ClamuError, OSError)):
+        return 2, kind, str(error)
+    message = getattr(error, "format_message", None)
+    if message is not None:  # usage errors of typer's parser
+        place = getattr(getattr(error, "ctx", None), "command_path", "clamu")
+        return 2, "UsageError", f"{message().replace('Value error, ', '')} See {place} --help."
+    short = out_of_memory(error)
+    if short is not None:
+        return 2, "MemoryError", short
+    return FAULT, kind, report_fault(error, show=debug)

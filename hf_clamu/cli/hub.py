@@ -50,10 +50,10 @@ def wants_erasure(chosen: bool | None, repo_id: str) -> bool:
 def push(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a saved model.", show_default=False)],
     repo_id: Annotated[str, typer.Argument(metavar="REPO", help="Hub id, such as org/name.", show_default=False)],
-    private: Annotated[bool, typer.Option(help="Make a new repo private.")] = False,
+    private: Annotated[bool, typer.Option("--private", help="Make a new repo private.")] = False,
     revision: Annotated[str | None, typer.Option(help="Branch [default: main].", show_default=False)] = None,
     message: Annotated[str | None, typer.Option(help="Commit message.", show_default=False)] = None,
-    create_pr: Annotated[bool, typer.Option(help="Open a pull request instead.")] = False,
+    create_pr: Annotated[bool, typer.Option("--create-pr", help="Open a pull request instead.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
 ) -> None:
     """Push a saved model to the Hub as one commit."""

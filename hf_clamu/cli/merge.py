@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-import yaml
 
 from hf_clamu.cli.hub import task_id_key
+from hf_clamu.cli.kernels import before_recipe, before_settings
 from hf_clamu.cli.options import Data, Json
 from hf_clamu.cli.output import journal_beside, quieten, require_room
 from hf_clamu.cli.train import done_before, save_build, say_merged
 from hf_clamu.errors import RecipeError, TaskDataError
+from hf_clamu.yaml_values import read_yaml
 
 if TYPE_CHECKING:
     from hf_clamu.models.local_merge import LocalMerge
@@ -35,7 +36,7 @@ def merge(
     checkpoints: Annotated[
         list[str],
         typer.Argument(
-            metavar="CHECKPOINT...",
+            metavar="CHECKPOINT",
             help="Folder or Hub id of a local model, named as the task is or ID=FOLDER; or a folder of such folders.",
             show_default=False,
         ),
@@ -50,7 +51,9 @@ def merge(
     ] = None,
     recipe: Annotated[
         Path | None,
-        typer.Option(help="YAML file with the tasks' data, settings and base model.", show_default=False),
+        typer.Option(
+            help="YAML file with the tasks' data, settings and base model.", show_default=False, callback=before_recipe
+        ),
     ] = None,
     data: Data = None,
     archive: Annotated[
@@ -66,9 +69,10 @@ def merge(
             "--set",
             help="A setting, such as localization=tall or num_clusters=4; may be repeated.",
             show_default=False,
+            callback=before_settings,
         ),
     ] = None,
-    overwrite: Annotated[bool, typer.Option(help="Replace a model that is in the folder.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model that is in the folder.")] = False,
     as_json: Json = False,
 ) -> None:
     """Merge local models that were finetuned elsewhere; started again, it goes on from what is finished.
@@ -155,10 +159,7 @@ def _settings(words: Sequence[str]) -> dict[str, Any]:
         name, equals, value = word.partition("=")
         if not equals:
             raise RecipeError(f"--set takes NAME=VALUE, such as localization=tall; found {word!r}.")
-        try:
-            found[name.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise RecipeError(f"--set {word!r}: the value cannot be read ({' '.join(str(error).split())}).") from error
+        found[name.strip()] = read_yaml(value, f"The value of --set {name.strip()}")
     return found
 
 

@@ -7,11 +7,14 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from hf_clamu.errors import RecipeError
 
 __all__ = ["emit", "emit_error", "is_main_process", "journal_beside", "note", "quieten", "require_room", "table"]
+
+
+_LONGEST_LINE = 3000
 
 
 def is_main_process() -> bool:
@@ -28,23 +31,30 @@ def emit(as_json: bool, payload: Mapping[str, Any], human: Callable[[], str]) ->
     """Print the result of a command on stdout; of several processes the main one does."""
     if not is_main_process():
         return
-    text = json.dumps(payload, sort_keys=True, ensure_ascii=False, indent=2) if as_json else human()
-    sys.stdout.write(text + "\n")
+    _print(json.dumps(payload, sort_keys=True, ensure_ascii=False, indent=2) if as_json else human(), sys.stdout)
 
 
 def emit_error(as_json: bool, kind: str, message: str) -> None:
     """Print one readable line on stderr, and with `--json` an object on stdout."""
     line = " ".join(message.split())
+    if len(line) > _LONGEST_LINE:  # it quotes somebody's value
+        line = f"{line[: _LONGEST_LINE - 200]} … {line[-200:]}"
     who = "clamu" if int(os.environ.get("WORLD_SIZE", "1")) == 1 else f"clamu [process {os.environ.get('RANK')}]"
-    sys.stderr.write(f"{who}: {line}\n")
+    _print(f"{who}: {line}", sys.stderr)
     if as_json and is_main_process():
-        sys.stdout.write(json.dumps({"error": {"type": kind, "message": line}}, ensure_ascii=False) + "\n")
+        _print(json.dumps({"error": {"type": kind, "message": line}}, ensure_ascii=False), sys.stdout)
+
+
+def _print(text: str, stream: TextIO) -> None:
+    # Half characters, of file names and of JSON, and what the terminal has no letter for.
+    encoding = stream.encoding or "utf-8"
+    stream.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+    stream.flush()  # here, where somebody listens, if whoever reads it has gone
 
 
 def note(text: str) -> None:
     """Print a line of progress on stderr."""
-    sys.stderr.write(text + "\n")
-    sys.stderr.flush()
+    _print(text, sys.stderr)
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, left: Sequence[int] = (0,)) -> str:
@@ -61,13 +71,20 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, left: Sequen
 
 
 def quieten() -> None:
-    """Keep the libraries' bars and notices off stderr; where stderr is no terminal, ours too."""
+    """Keep the libraries' bars and notices off stderr; ours, and those of downloads, show where it is a terminal."""
     import transformers
-    from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
+    from huggingface_hub.utils import (  # type: ignore[attr-defined]
+        are_progress_bars_disabled,
+        disable_progress_bars,
+        enable_progress_bars,
+    )
 
+    shows_bars = sys.stderr.isatty() and not are_progress_bars_disabled()
     transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    if not sys.stderr.isatty():
+    transformers.utils.logging.disable_progress_bar()  # which may hide the Hub's, too
+    if shows_bars:
+        enable_progress_bars()
+    else:
         disable_progress_bars()
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from hf_clamu.cli.hub import open_model
+from hf_clamu.cli.kernels import before_model
 from hf_clamu.cli.merge import CheckpointOption, checkpoints_of
 from hf_clamu.cli.options import Data, Json
 from hf_clamu.cli.output import emit, is_main_process, note, quieten, require_room, table
@@ -22,7 +23,10 @@ if TYPE_CHECKING:
 __all__ = ["add_request_commands"]
 
 Folder = Annotated[
-    str, typer.Argument(metavar="DIR", help="Folder of a saved model, or a Hub id.", show_default=False)
+    str,
+    typer.Argument(
+        metavar="DIR", help="Folder of a saved model, or a Hub id.", show_default=False, callback=before_model
+    ),
 ]
 Output = Annotated[
     Path | None, typer.Option(help="Write the result there and leave DIR as it is.", show_default=False)
@@ -56,7 +60,7 @@ New = Annotated[list[Path], typer.Option("--new", help="File of the new rows; ma
 def unmerge(
     folder: Folder,
     tasks: Annotated[
-        list[str] | None, typer.Argument(metavar="[TASK]...", help="Ids to forget.", show_default=False)
+        list[str] | None, typer.Argument(metavar="TASK", help="Ids to forget.", show_default=False)
     ] = None,
     requests: Annotated[
         Path | None,
@@ -218,7 +222,7 @@ def add(
     tasks: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[TASK]...", help="Only these of FILE [default: all that are not merged].", show_default=False
+            metavar="TASK", help="Only these of FILE [default: all that are not merged].", show_default=False
         ),
     ] = None,
     data: Data = None,
@@ -269,9 +273,7 @@ def update(
     new: New,
     tasks: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="[TASK]...", help="Only these of FILE [default: all that are merged].", show_default=False
-        ),
+        typer.Argument(metavar="TASK", help="Only these of FILE [default: all that are merged].", show_default=False),
     ] = None,
     data: Data = None,
     checkpoint: CheckpointOption = None,

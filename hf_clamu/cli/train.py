@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hf_clamu.cli.hub import task_id_key
+from hf_clamu.cli.kernels import before_recipe
 from hf_clamu.cli.options import Data, Json
 from hf_clamu.cli.output import emit, journal_beside, quieten, require_room, table
 from hf_clamu.cli.pending import settle_beside
@@ -20,7 +21,9 @@ __all__ = ["add_train_commands", "done_before", "save_build", "say_merged"]
 
 
 def train(
-    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="YAML file.", show_default=False)],
+    recipe: Annotated[
+        Path, typer.Argument(metavar="RECIPE", help="YAML file.", show_default=False, callback=before_recipe)
+    ],
     output: Annotated[Path, typer.Option(help="Folder for the merged model.", show_default=False)],
     data: Data = None,
     without: Annotated[
@@ -33,8 +36,10 @@ def train(
             show_default=False,
         ),
     ] = None,
-    overwrite: Annotated[bool, typer.Option(help="Replace a model that is in the folder.")] = False,
-    dry_run: Annotated[bool, typer.Option(help="Only say what it would need, as `clamu plan` does.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model that is in the folder.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what it would need, as `clamu plan` does.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Finetune, merge, cluster and localize as a recipe says; started again, it goes on from what is finished."""
@@ -122,7 +127,9 @@ def say_merged(as_json: bool, output: Path, config: Any, seconds: Mapping[str, f
 
 
 def plan(
-    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="YAML file.", show_default=False)],
+    recipe: Annotated[
+        Path, typer.Argument(metavar="RECIPE", help="YAML file.", show_default=False, callback=before_recipe)
+    ],
     data: Data = None,
     tasks: Annotated[int | None, typer.Option(help="Plan for so many tasks.", min=1, show_default=False)] = None,
     processes: Annotated[int, typer.Option(help="Processes that share the work.", min=1)] = 1,

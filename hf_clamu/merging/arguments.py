@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
@@ -112,8 +113,14 @@ def _checked(name: str, default: Any, value: Any) -> Any:
     # 1 is a fine number for 1.0, but true is no number.
     accepted: tuple[type, ...] = (int, float) if kind is float else (kind,)
     if isinstance(value, bool) != (kind is bool) or not isinstance(value, accepted):
-        # YAML reads 5e-5 as text.
-        hint = " In YAML write 5.0e-5, not 5e-5." if isinstance(value, str) and kind is float else ""
+        hint = " Write it without quotes." if kind is not bool and _is_numeral(value) else ""
         raise RecipeError(f"{name} must be {_KINDS[kind]}, got {value!r}.{hint}")
     # 1 and 1.0 must be written the same way, or equal recipes would give unequal files.
     return kind(value)
+
+
+def _is_numeral(value: Any) -> bool:
+    try:
+        return isinstance(value, str) and math.isfinite(float(value))
+    except ValueError:
+        return False

@@ -11,11 +11,11 @@ from hf_clamu.merging import ClamuArguments, LocalizationArguments
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"learning_rate": "5e-5"}, "learning_rate must be a number, got '5e-5'. In YAML write 5.0e-5, not 5e-5."),
+        ({"learning_rate": "5e-5"}, "learning_rate must be a number, got '5e-5'. Write it without quotes."),
         ({"learning_rate": None}, "learning_rate must be a number, got None."),
         ({"learning_rate": True}, "learning_rate must be a number, got True."),
-        ({"max_grad_norm": "1"}, "max_grad_norm must be a number, got '1'. In YAML write 5.0e-5, not 5e-5."),
-        ({"finetune_steps": "20"}, "finetune_steps must be a whole number, got '20'."),
+        ({"max_grad_norm": "1"}, "max_grad_norm must be a number, got '1'. Write it without quotes."),
+        ({"finetune_steps": "20"}, "finetune_steps must be a whole number, got '20'. Write it without quotes."),
         ({"finetune_steps": 2.0}, "finetune_steps must be a whole number, got 2.0."),
         ({"finetune_steps": True}, "finetune_steps must be a whole number, got True."),
         ({"num_clusters": "3"}, "num_clusters must be a whole number, got '3'."),

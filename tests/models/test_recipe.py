@@ -69,7 +69,7 @@ def test_a_folder_beside_the_recipe(tiny, recipe, tmp_path):
         ("finetune_steps: 2", "finetun_steps: 2", "'finetun_steps' in arguments. Did you mean 'finetune_steps'?"),
         ("finetune_steps: 2", "finetune_steps: 0", "finetune_steps must be at least 1, got 0"),
         ("finetune_steps: 2", "finetune_steps: many", "finetune_steps must be a"),
-        ("finetune_steps: 2", "learning_rate: 5e-5", "In YAML write 5.0e-5"),
+        ("finetune_steps: 2", "learning_rate: '5e-5'", "without quotes"),
         ("finetune_steps: 2", "localization: talls", "localization must be one of clamu, sift, tall, emr, global"),
         ("finetune_steps: 2", "clustering: 5", "clustering must be one of"),
         ("finetune_steps: 2", "scaling: big", "scaling"),
@@ -127,7 +127,7 @@ def test_unreadable_files(tmp_path):
     with pytest.raises(RecipeError, match="cannot be read"):
         Recipe.load(tmp_path)
     (tmp_path / "r.yaml").write_bytes(b"\xff\xfe\xff")
-    with pytest.raises(RecipeError, match="cannot be read as YAML"):
+    with pytest.raises(RecipeError, match="cannot be read"):
         Recipe.load(tmp_path / "r.yaml")
     (tmp_path / "r.yaml").write_text("a: !!python/object/apply:os.system ['true']", encoding="utf-8")
     with pytest.raises(RecipeError, match="cannot be read as YAML"):
