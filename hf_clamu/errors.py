@@ -125,3 +125,8 @@ class RunInProgressError(ClamuError):
 
 class WorkerError(ClamuError):
     """Another process of the run failed or cannot be reached; what was finished is kept for the next start."""
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line that an error of another library says, or its kind if it says nothing."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -12,8 +12,9 @@ import torch
 
 from hf_clamu.exact import packed_size
 from hf_clamu.merging import ALPHA_GRID, ClamuArguments, scaling_coefficient
-from hf_clamu.models.base import empty_model, load_processor
+from hf_clamu.models.base import empty_model
 from hf_clamu.models.peft_space import PeftSpace
+from hf_clamu.models.processors import load_processor
 from hf_clamu.recipe import Recipe
 from hf_clamu.tasks import DataFiles, TaskDataset
 from hf_clamu.training import trainable_names

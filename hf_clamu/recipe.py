@@ -185,8 +185,8 @@ class Recipe:
         """
         if self.tokenizer is None:
             return None
-        from hf_clamu.models.base import load_processor
         from hf_clamu.models.byte_tokenizer import byte_tokenizer
+        from hf_clamu.models.processors import load_processor
 
         if self.tokenizer == "bytes":
             return byte_tokenizer()

@@ -14,7 +14,7 @@ from hf_clamu.models.hub_archive import archive_at
 from hf_clamu.models.maintenance import build, first_config
 from hf_clamu.models.modeling_clamu import attach
 from hf_clamu.models.peft_space import PeftSpace
-from hf_clamu.tasks import TaskDataset
+from hf_clamu.tasks import TaskDataset, require_known_words
 from hf_clamu.training import Journal, Progress
 
 __all__ = ["ClamuTrainer", "progress_bars"]
@@ -124,6 +124,7 @@ class ClamuTrainer:
             space=self.space,
             dtype=self.dtype,
         )
+        require_known_words(self.tasks, base.processor)
         built = build(
             base.model,
             base.processor,

@@ -117,8 +117,9 @@ class Tiny:
     @classmethod
     def local_models(cls, kind: str, folder: Path, **changes: Any) -> dict[str, Path]:
         """Finetune each task as `train` does, and save the base (`base`) and the local models as plain checkpoints."""
-        from hf_clamu.models.base import load_base, save_processor
+        from hf_clamu.models.base import load_base
         from hf_clamu.models.maintenance import open_trainer
+        from hf_clamu.models.processors import save_processor
         from hf_clamu.training import deterministic, silent_progress
 
         tasks, arguments = cls.tasks(kind), cls.arguments(**changes)

@@ -177,6 +177,7 @@ def _with(merged: _Merged, task_ids: Sequence[str], trainer: TaskTrainer, argume
     """Finetune tasks, add their vectors, and derive the rest."""
     task_ids = tuple(sorted(task_ids))
     require_finetuning(arguments, [task_id for task_id in task_ids if trainer.is_local(task_id)])
+    trainer.check_texts(task_ids)
     rows = dict(merged.rows)
     task_masks = TaskMasks(trainer) if arguments.localization == "sift" else None
     if arguments.clustering == "features":

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import copy
-import difflib
-import inspect
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,15 @@ from typing import Any
 import torch
 
 from hf_clamu.errors import IncompatibleBaseError, RecipeError
-from hf_clamu.exact import canonical_json, digest_tensors
+from hf_clamu.exact import digest_tensors
+from hf_clamu.models.base_config import config_of_mapping, config_of_repository
+from hf_clamu.models.foreign import foreign_files
+from hf_clamu.models.in_memory import rebuilt, require_base
+from hf_clamu.models.labels import labels_of, require_same_labels
 from hf_clamu.models.peft_space import PeftSpace, plain_name
-from hf_clamu.models.quiet import without_report
-from hf_clamu.tasks import TaskSpec
+from hf_clamu.models.pretrained import load_pretrained
+from hf_clamu.models.processors import load_processor
+from hf_clamu.tasks import ModelLimits, TaskSpec
 from hf_clamu.training import derive_seed, seeded
 
 __all__ = [
@@ -27,9 +31,6 @@ __all__ = [
     "empty_model",
     "load_architecture",
     "load_base",
-    "load_processor",
-    "save_processor",
-    "settled_bytes",
 ]
 
 # Names of transformers' Auto classes, so that importing this file does not import all of them.
@@ -42,21 +43,11 @@ AUTO_CLASSES = {
 }
 # Not weights, or different in each release: they would change bytes without changing the model.
 _VOLATILE_CONFIG_KEYS = ("_name_or_path", "transformers_version", "_commit_hash", "_attn_implementation_autoset")
-# From this likeness on, a key of a configuration is a misspelling; "num_layers" is so near to "n_layer".
-_MISSPELT = 0.82
-# Nearer to another than that, but what older releases wrote.
-_OLD_CONFIG_KEYS = ("sep_token_id", "static_position_embeddings")
-# The same for processors, and what from_pretrained notes there of its own call.
-_VOLATILE_PROCESSOR_KEYS = (
-    "_commit_hash",
-    "is_local",
-    "local_files_only",
-    "name_or_path",
-    "special_tokens_map_file",
-    "tokenizer_file",
-    "transformers_version",
-)
-_PROCESSOR_CONFIGS = ("tokenizer_config.json", "preprocessor_config.json", "processor_config.json")
+
+_OTHER_CLASS = {
+    "saved model": "Install a release that has it.",
+    "base model": "Give a model of a class of transformers, which a saved model can name.",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,12 +159,15 @@ def load_base(
 
     from hf_clamu.models.hub import require_reachable
 
-    labels = _labels(spec, num_labels)
+    require_base(base)
+    if isinstance(base, transformers.PreTrainedConfig):
+        base = base.to_dict()
+    labels = labels_of(spec, num_labels)
     auto = getattr(transformers, AUTO_CLASSES[spec.kind])
     fresh: dict[str, torch.Tensor] = {}
     name, commit, embedded = "", None, True
     in_memory = isinstance(base, transformers.PreTrainedModel)
-    if not in_memory and not isinstance(base, dict):
+    if not in_memory and not isinstance(base, Mapping):
         embedded = Path(base).is_dir()
         if not embedded:
             require_reachable(str(base), revision=revision, token=token, cache_dir=cache_dir)
@@ -187,20 +181,18 @@ def load_base(
     with seeded(derive_seed(run_seed, "base_init")):
         try:
             if in_memory:
-                model = _rebuilt(base, padding)
-            elif isinstance(base, dict):
-                model = auto.from_config(_padded(_config(base, labels), padding))
+                model = rebuilt(base, load_architecture(type(base).__name__, "base model"), padding)
+                require_same_labels(model.config.id2label or {}, labels)
+            elif isinstance(base, Mapping):
+                model = _from_config(auto, config_of_mapping(base, labels), padding)
             else:
-                model, info = _from_pretrained(
-                    auto, str(base), padding, revision=revision, token=token, cache_dir=cache_dir, labels=labels
+                source = {"revision": revision or "main", "token": token, "cache_dir": cache_dir}
+                model, fresh, own_labels = load_pretrained(
+                    auto, str(base), labels=labels, settings=padding, source=source
                 )
-                state = model.state_dict()
-                fresh = {key: state[key].clone() for key in sorted({*info["missing_keys"], *_mismatched(info)})}
+                require_same_labels(own_labels, labels)
         except AssertionError as error:  # torch's word for a padding token outside an embedding
-            raise IncompatibleBaseError(
-                f"The base model cannot be made with the tokenizer's padding token {padding.get('pad_token_id')}: "
-                f"{error}. Give the tokenizer that the model was made for, or a model with more embeddings."
-            ) from error
+            raise _no_padding(padding, str(error)) from error
     if dtype is not None:
         model.to(_weights_dtype(dtype))
     found = getattr(model.config, "num_labels", None)
@@ -209,6 +201,11 @@ def load_base(
             f"The base model has {found} labels, but the tasks have {labels['num_labels']} "
             f"({', '.join(labels['label2id'])}). Give a model with that head, or one without a head."
         )
+    if labels:  # the names of the data are those of the merged model
+        model.config.id2label, model.config.label2id = dict(labels["id2label"]), dict(labels["label2id"])
+    rows = ModelLimits.of(model).embeddings if padding else None
+    if rows is not None and (padding["pad_token_id"] or 0) >= rows:
+        raise _no_padding(padding, f"it has {rows} embeddings")
     if processor is None and spec.kind != "image-classification" and needs_processor:
         raise IncompatibleBaseError(
             "The base model comes without a tokenizer, and text tasks need one: give processing_class= (in a "
@@ -231,6 +228,24 @@ def load_base(
         embedded=embedded,
         fresh=fresh,
         space=space,
+    )
+
+
+def _from_config(auto: Any, config: Any, padding: Mapping[str, Any]) -> Any:
+    def refused(cause: str) -> RecipeError:
+        return RecipeError(f"base_model describes a {config.model_type} that transformers does not make: {cause}")
+
+    for key, value in padding.items():
+        setattr(config, key, value)
+    with foreign_files(refused):
+        return auto.from_config(config, dtype=torch.float32, trust_remote_code=False)
+
+
+def _no_padding(padding: Mapping[str, Any], cause: str) -> IncompatibleBaseError:
+    return IncompatibleBaseError(
+        f"The base model cannot be made with the tokenizer's padding token {padding.get('pad_token_id')}: {cause}. "
+        "Give the tokenizer that the model was made for, one that pads with a token of its own "
+        "(tokenizer.pad_token = tokenizer.eos_token), or a model with more embeddings."
     )
 
 
@@ -259,71 +274,16 @@ def empty_model(base: Any, spec: TaskSpec, *, num_labels: int | None, revision: 
 
     from hf_clamu.models.hub import require_reachable
 
-    labels = _labels(spec, num_labels)
-    if isinstance(base, dict):
-        config = _config(base, labels)
+    require_base(base)
+    labels = labels_of(spec, num_labels)
+    if isinstance(base, Mapping):
+        config = config_of_mapping(base, labels)
     else:
         if not Path(base).is_dir():
             require_reachable(str(base), revision=revision)
-        try:
-            config = transformers.AutoConfig.from_pretrained(base, revision=revision or "main", **labels)
-        except (OSError, ValueError) as error:
-            raise IncompatibleBaseError(
-                f"The configuration of the base model {base!r} could not be loaded: {str(error).splitlines()[0]}"
-            ) from error
+        config = config_of_repository(str(base), labels, revision=revision or "main")
     with torch.device("meta"):
-        return getattr(transformers, AUTO_CLASSES[spec.kind]).from_config(config)
-
-
-def _labels(spec: TaskSpec, num_labels: int | None) -> dict[str, Any]:
-    if spec.kind in ("causal-lm", "seq2seq-lm"):
-        return {}
-    names = spec.label_names or tuple(str(i) for i in range(num_labels or 0))
-    labels: dict[str, Any] = {"num_labels": len(names), "id2label": dict(enumerate(names))}
-    return {**labels, "label2id": {name: i for i, name in enumerate(names)}}
-
-
-def _mismatched(info: dict[str, Any]) -> list[str]:
-    return [entry if isinstance(entry, str) else entry[0] for entry in info.get("mismatched_keys", ())]
-
-
-def _config(values: dict[str, Any], labels: dict[str, Any]) -> Any:
-    import transformers
-
-    values = dict(values)
-    model_type = values.pop("model_type", None)
-    known = transformers.CONFIG_MAPPING.keys()
-    if model_type not in known:
-        near = difflib.get_close_matches(str(model_type), list(known), n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise RecipeError(f"base_model needs a model_type that transformers knows, got {model_type!r}.{hint}")
-    _refuse_misspelt(transformers.CONFIG_MAPPING[model_type], values)
-    return transformers.AutoConfig.for_model(model_type, **values, **labels)
-
-
-def _refuse_misspelt(kind: Any, values: dict[str, Any]) -> None:
-    """Refuse keys that are nearly one of a configuration class: transformers takes them in silence, to no effect.
-
-    Other strange keys pass: files of older releases have many, and so have those that name what `generate` does.
-    """
-    import transformers
-
-    # A configuration may say what `generate` is to do, whether its class knows the name or not.
-    own, generic = set(kind.attribute_map), {*dir(kind), *vars(transformers.GenerationConfig())}
-    for parent in kind.__mro__:
-        names = {*inspect.signature(parent.__init__).parameters, *vars(parent).get("__annotations__", {})}
-        if "PreTrainedConfig" in parent.__name__ or "PretrainedConfig" in parent.__name__ or parent is object:
-            generic |= names
-        else:
-            own |= names
-    for key in values:
-        if key in own or key in generic or key in _OLD_CONFIG_KEYS:
-            continue
-        near = difflib.get_close_matches(str(key), own, n=1, cutoff=_MISSPELT)
-        if near and not hasattr(kind(), str(key)):  # some attributes are only made with an object
-            raise RecipeError(
-                f"base_model has the unknown key {key!r}, which would have no effect. Did you mean {near[0]!r}?"
-            )
+        return _from_config(getattr(transformers, AUTO_CLASSES[spec.kind]), config, {})
 
 
 def _commit_of(name: str, *, revision: str | None, token: str | None, cache_dir: str | None) -> str | None:
@@ -336,86 +296,6 @@ def _commit_of(name: str, *, revision: str | None, token: str | None, cache_dir:
         return None  # loading says what is wrong
     commit: str | None = extract_commit_hash(path, None)
     return commit
-
-
-def _from_pretrained(
-    auto: Any,
-    name: str,
-    padding: dict[str, Any],
-    *,
-    revision: str | None,
-    token: str | None,
-    cache_dir: str | None,
-    labels: dict[str, Any],
-) -> tuple[Any, dict[str, Any]]:
-    from transformers import AutoConfig
-
-    source: dict[str, Any] = {"revision": revision or "main", "token": token, "cache_dir": cache_dir}
-    try:
-        with without_report():
-            model, info = auto.from_pretrained(
-                name,
-                config=_padded(AutoConfig.from_pretrained(name, **source, **labels), padding),
-                dtype=torch.float32,
-                output_loading_info=True,
-                ignore_mismatched_sizes=bool(labels),
-                **source,
-            )
-    except (OSError, ValueError) as error:
-        raise IncompatibleBaseError(
-            f"The base model {name!r} could not be loaded: {str(error).splitlines()[0]} Give a Hub id (org/name), a "
-            "folder written by save_pretrained, or a configuration with a model_type."
-        ) from error
-    return model, info
-
-
-def load_processor(
-    name: str, kind: str, *, revision: str | None = None, token: str | None = None, cache_dir: str | None = None
-) -> Any:
-    """Load the tokenizer or image processor of a model; `None` where there is none."""
-    import transformers
-
-    auto = transformers.AutoImageProcessor if kind == "image-classification" else transformers.AutoTokenizer
-    try:
-        return auto.from_pretrained(name, revision=revision or "main", token=token, cache_dir=cache_dir)
-    except (OSError, ValueError, KeyError):
-        return None
-
-
-def save_processor(processor: Any, folder: Path) -> None:
-    """Write a tokenizer or image processor; how it was loaded and last called does not show in the bytes."""
-    backend = getattr(processor, "backend_tokenizer", None)
-    if backend is not None:
-        # A fast tokenizer keeps the truncation and padding of its last call, sets them anew at the next one, and
-        # would write them into tokenizer.json.
-        backend.no_truncation()
-        backend.no_padding()
-    processor.save_pretrained(folder)
-    for path in (folder / name for name in _PROCESSOR_CONFIGS):
-        if path.exists():
-            path.write_bytes(settled_bytes(path))
-
-
-def settled_bytes(path: Path) -> bytes:
-    """Return what `save_processor` would have written for a file of a tokenizer or image processor.
-
-    Args:
-        path (`Path`): the file, perhaps of the processor's own `save_pretrained`.
-
-    Raises:
-        ValueError: if it is none.
-    """
-    if path.name == "tokenizer.json":
-        from tokenizers import Tokenizer
-
-        tokenizer = Tokenizer.from_file(str(path))
-        tokenizer.no_truncation()
-        tokenizer.no_padding()
-        return bytes(tokenizer.to_str(pretty=True).encode())
-    values = json.loads(path.read_bytes())
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} holds no JSON object.")
-    return canonical_json({key: value for key, value in values.items() if key not in _VOLATILE_PROCESSOR_KEYS})
 
 
 def _settle_padding(processor: Any, spec: TaskSpec) -> dict[str, Any]:
@@ -431,35 +311,6 @@ def _settle_padding(processor: Any, spec: TaskSpec) -> dict[str, Any]:
     return {"pad_token_id": processor.pad_token_id}
 
 
-def _padded(config: Any, padding: dict[str, Any]) -> Any:
-    for key, value in padding.items():
-        setattr(config, key, value)
-    return config
-
-
-def _rebuilt(model: Any, padding: dict[str, Any]) -> Any:
-    """Return the model that a given one's configuration and weights make, as every later load makes it.
-
-    What was only set on the live object (another attention, a padding token that came later, hooks) is not in it. The
-    given model is not changed, and parameters that it has frozen are frozen.
-    """
-    architecture = load_architecture(type(model).__name__)
-    config = architecture.config_class.from_dict(model.config.to_dict())
-    made = architecture._from_config(_padded(config, padding)).to(model.dtype)
-    try:
-        made.load_state_dict(model.state_dict())
-    except RuntimeError as error:
-        raise IncompatibleBaseError(
-            f"The base model's weights do not fit its own configuration, so a saved model could not be loaded: "
-            f"{' '.join(str(error).split())[:300]} Give a model that from_pretrained makes."
-        ) from error
-    made.generation_config = copy.deepcopy(getattr(model, "generation_config", None))
-    given = dict(model.named_parameters())
-    for name, parameter in made.named_parameters():
-        parameter.requires_grad_(given[name].requires_grad)
-    return made
-
-
 def _settle_start(model: Any, processor: Any) -> None:
     if getattr(model.config, "decoder_start_token_id", None) is None:
         # A configuration alone need not say what a decoder starts with; T5 and its kin start with padding.
@@ -468,8 +319,12 @@ def _settle_start(model: Any, processor: Any) -> None:
         model.generation_config.pad_token_id = processor.pad_token_id
 
 
-def load_architecture(architecture: str) -> Any:
+def load_architecture(architecture: str, what: str = "saved model") -> Any:
     """Return transformers' class of this name.
+
+    Args:
+        architecture (`str`): the name.
+        what (`str`): whose it is, for the message.
 
     Raises:
         IncompatibleBaseError: if the installed transformers has none.
@@ -478,8 +333,9 @@ def load_architecture(architecture: str) -> Any:
 
     found = getattr(transformers, architecture, None)
     if not (isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)):
+        merged = architecture.startswith("Clamu")
         raise IncompatibleBaseError(
-            f"The saved model is a {architecture!r}, which the installed transformers {transformers.__version__} does "
-            "not have. Install a release that has it."
+            f"The {what} is a {architecture!r}, which the installed transformers {transformers.__version__} does not "
+            f"have. {'Export the merged model first (export).' if merged else _OTHER_CLASS[what]}"
         )
     return found

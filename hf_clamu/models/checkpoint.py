@@ -25,7 +25,6 @@ from hf_clamu.exact import (
     sha256_hex,
 )
 from hf_clamu.merging import ClamuArguments, MergedState, TaskRecord, depends_on_environment
-from hf_clamu.models.base import settled_bytes
 from hf_clamu.models.configuration_clamu import FORMAT_VERSION, ClamuConfig
 from hf_clamu.models.layout import (
     BASE_FOLDER,
@@ -53,6 +52,7 @@ from hf_clamu.models.ledger import (
     records_of,
     sealed,
 )
+from hf_clamu.models.processors import settled_bytes
 from hf_clamu.tasks import TaskSpec
 from hf_clamu.training import Environment
 

@@ -12,16 +12,20 @@ import torch
 
 from hf_clamu.errors import CheckpointFormatError, IncompatibleBaseError, WeightsChangedError
 from hf_clamu.exact import contents_of, digest_tensors, sha256_file
-from hf_clamu.models.base import base_digest, base_weights, load_architecture, load_processor, settled_bytes
+from hf_clamu.models.base import base_digest, base_weights, load_architecture
+from hf_clamu.models.base_config import require_no_imports
 from hf_clamu.models.checkpoint import Checkpoint
 from hf_clamu.models.configuration_clamu import ClamuConfig
+from hf_clamu.models.foreign import foreign_files
 from hf_clamu.models.hub import require_reachable
-from hf_clamu.models.layout import BASE_FOLDER, CARD_NAME, DATA_SUFFIXES, LEDGER_NAME, is_processor_file
+from hf_clamu.models.layout import BASE_FOLDER, CARD_NAME, CONFIG_NAME, DATA_SUFFIXES, LEDGER_NAME, is_processor_file
 from hf_clamu.models.ledger import listed_files, read_ledger
 from hf_clamu.models.peft_space import PeftSpace
+from hf_clamu.models.processors import load_processor, settled_bytes
 from hf_clamu.models.quiet import without_report
 from hf_clamu.training import seeded
 
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 # Bytes; vector instructions ask for no more.
 _ALIGNMENT = 64
 
@@ -58,7 +62,16 @@ def load_base_of(
     config = checkpoint.config
     reference: Mapping[str, Any] = config.base_model or {}
     architecture = load_architecture(config.architecture)
-    base_config = architecture.config_class.from_dict(dict(config.base_config or {}))
+    values = dict(config.base_config or {})
+    require_no_imports(values, architecture.config_class, f"The base model's configuration in {folder / CONFIG_NAME}")
+    dtype = _DTYPES.get(str(reference.get("dtype")))
+    if dtype is None:
+        raise CheckpointFormatError(
+            f"{folder / CONFIG_NAME} has base_model.dtype = {reference.get('dtype')!r}; expected one of "
+            f"{', '.join(_DTYPES)}. Take an undamaged copy."
+        )
+    with foreign_files(lambda cause: _no_base_config(folder, cause)):
+        base_config = architecture.config_class.from_dict(values)
     name = str(folder / BASE_FOLDER) if reference.get("embedded") else str(reference.get("name_or_path"))
     options: dict[str, Any] = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
     if not reference.get("embedded"):
@@ -66,20 +79,19 @@ def load_base_of(
         options["local_files_only"] = local_files_only
         if not local_files_only:
             require_reachable(name, revision=reference.get("revision"), token=token, cache_dir=cache_dir)
-    try:
+    else:
+        options["use_safetensors"] = True  # as it was written; a pickle there is not ours
+    with foreign_files(lambda cause: IncompatibleBaseError(f"The base model {name!r} could not be loaded: {cause}")):
         with without_report():
             model, info = architecture.from_pretrained(
                 name,
                 config=base_config,
-                dtype=getattr(torch, str(reference.get("dtype"))),
+                dtype=dtype,
                 output_loading_info=True,
                 ignore_mismatched_sizes=bool(checkpoint.fresh),
+                trust_remote_code=False,
                 **options,
             )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise IncompatibleBaseError(
-            f"The base model {name!r} could not be loaded: {str(error).splitlines()[0]}"
-        ) from error
     restore_generation(model, config)
     missing = set(info["missing_keys"]) - set(checkpoint.fresh)
     if missing:
@@ -102,6 +114,12 @@ def load_base_of(
         space.restore(model, checkpoint.fresh)
         contents = {}
     return model, contents
+
+
+def _no_base_config(folder: Path, cause: str) -> CheckpointFormatError:
+    return CheckpointFormatError(
+        f"The base model's configuration in {folder / CONFIG_NAME} cannot be used: {cause} Take an undamaged copy."
+    )
 
 
 def _copy_mapped(model: Any) -> None:
@@ -193,10 +211,11 @@ def saved_processor(folder: Path, kind: str) -> Any:
 def _processor_at(place: Path, folder: Path, kind: str) -> Any:
     try:
         processor = load_processor(str(place), kind)
-    except Exception as error:  # tokenizers raises nothing more special
+    except IncompatibleBaseError as error:
         raise CheckpointFormatError(
             f"The tokenizer or image processor in {folder} cannot be loaded "
-            f"({' '.join(str(error).split())[:300]}). Take an undamaged copy, or install what it needs."
+            f"({' '.join(str(error.__cause__ or error).split())[:300]}). Take an undamaged copy, or install what it "
+            "needs."
         ) from error
     if processor is None:
         raise CheckpointFormatError(

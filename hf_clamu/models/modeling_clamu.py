@@ -31,7 +31,7 @@ from hf_clamu.errors import (
 from hf_clamu.exact import ALL_WEIGHTS, NO_WEIGHTS, PackedMask, WeightSwitch
 from hf_clamu.merging import ClamuArguments, MergedState
 from hf_clamu.models import hub
-from hf_clamu.models.base import load_architecture, save_processor
+from hf_clamu.models.base import load_architecture
 from hf_clamu.models.card import CardSettings
 from hf_clamu.models.checkpoint import Checkpoint, read_checkpoint
 from hf_clamu.models.configuration_clamu import ClamuConfig
@@ -53,6 +53,7 @@ from hf_clamu.models.maintenance import (
     update,
 )
 from hf_clamu.models.peft_space import PeftSpace
+from hf_clamu.models.processors import save_processor
 from hf_clamu.models.quiet import without_report
 from hf_clamu.models.receipts import make_receipt
 from hf_clamu.models.replace import staged_folder

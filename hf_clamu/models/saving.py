@@ -9,11 +9,11 @@ from typing import Any
 
 from hf_clamu.errors import CheckpointFormatError
 from hf_clamu.exact import canonical_json
-from hf_clamu.models.base import save_processor
 from hf_clamu.models.card import model_card
 from hf_clamu.models.checkpoint import Checkpoint, write_checkpoint
 from hf_clamu.models.layout import BASE_FOLDER, LEDGER_NAME, is_ours
 from hf_clamu.models.ledger import listed_files, read_ledger
+from hf_clamu.models.processors import save_processor
 from hf_clamu.models.quiet import without_report
 from hf_clamu.models.replace import staged_folder
 

@@ -4,9 +4,11 @@ from hf_clamu.tasks.builtin import STDLIB_PACKAGES, digits, digits_public, stdli
 from hf_clamu.tasks.cuts import PartitionReport
 from hf_clamu.tasks.dataset import TaskDataset, keyed_id
 from hf_clamu.tasks.encoding import EncodedTask, Example, collate
+from hf_clamu.tasks.limits import ModelLimits
 from hf_clamu.tasks.partition import partition_by_column, partition_by_labels, partition_uniform
 from hf_clamu.tasks.sources import DataFiles, load_tasks
 from hf_clamu.tasks.spec import TaskKind, TaskSpec
+from hf_clamu.tasks.vocabulary import require_known_words
 
 __all__ = [
     "TaskDataset",
@@ -14,10 +16,12 @@ __all__ = [
     "TaskKind",
     "EncodedTask",
     "Example",
+    "ModelLimits",
     "collate",
     "keyed_id",
     "load_tasks",
     "DataFiles",
+    "require_known_words",
     "PartitionReport",
     "partition_by_column",
     "partition_by_labels",

@@ -16,6 +16,7 @@ from hf_clamu.exact.digest import digest_tensors
 from hf_clamu.tasks.columns import Label, Split, check_examples, open_split, place, rows_of_tasks, with_label_names
 from hf_clamu.tasks.encoding import EncodedTask, Example, arrange, example_encoder, split_by_content
 from hf_clamu.tasks.files import read_files
+from hf_clamu.tasks.limits import ModelLimits
 from hf_clamu.tasks.spec import TaskKind, TaskSpec
 
 __all__ = ["TaskDataset", "keyed_id"]
@@ -264,12 +265,13 @@ class TaskDataset:
         tasks = {keyed_id(key, task_id): task for task_id, task in self._tasks.items()}
         return TaskDataset(self.spec, tasks, self.source, keyed=True)
 
-    def encode(self, task_id: str, processor: Any) -> EncodedTask:
+    def encode(self, task_id: str, processor: Any, limits: ModelLimits | None = None) -> EncodedTask:
         """Tokenise one task.
 
         Args:
             task_id (`str`): the task.
             processor (`transformers.PreTrainedTokenizerBase`, image processor, or None for images as they are).
+            limits (`ModelLimits`, *optional*): of the model that it is for; a row that it cannot take is refused.
 
         Returns:
             `EncodedTask`: the examples in canonical order, whatever the order of the rows.
@@ -281,8 +283,10 @@ class TaskDataset:
         task = self._task(task_id)
         if task.train is None:
             return EncodedTask(task_id=task_id, train=(), validation=(), digest=None)
-        train = self._encode_part(task_id, task.train, processor)
-        validation = None if task.validation is None else self._encode_part(task_id, task.validation, processor)
+        train = self._encode_part(task_id, task.train, processor, limits)
+        validation = (
+            None if task.validation is None else self._encode_part(task_id, task.validation, processor, limits)
+        )
         if self.spec.kind == "image-classification":
             self._check_shapes(task_id, task, train, validation)
         return arrange(self.spec, task_id, train, validation, task.cluster_key)
@@ -325,9 +329,11 @@ class TaskDataset:
         labels = [label if isinstance(label, int) else list(label) for label in part.labels]
         return found.remove_columns([column]).add_column(column, labels)
 
-    def _encode_part(self, task_id: str, part: _Part, processor: Any) -> list[Example]:
+    def _encode_part(
+        self, task_id: str, part: _Part, processor: Any, limits: ModelLimits | None = None
+    ) -> list[Example]:
         columns = sorted(set(self.spec.content_columns))
-        encode = example_encoder(self.spec, processor)
+        encode = example_encoder(self.spec, processor, limits)
         examples = []
         for number, row in enumerate(part.rows.tolist()):
             # One row at a time: a task's images need never be decoded together.

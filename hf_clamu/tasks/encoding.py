@@ -15,6 +15,7 @@ import torch
 from hf_clamu.errors import RecipeError, TaskDataError
 from hf_clamu.exact.digest import canonical_json, digest_tensors, sha256_hex
 from hf_clamu.tasks.columns import Label
+from hf_clamu.tasks.limits import ModelLimits
 from hf_clamu.tasks.spec import TaskSpec
 
 __all__ = [
@@ -34,6 +35,8 @@ IGNORED_LABEL = -100
 # Tokenizers that know no limit report about 1e30.
 _NO_LIMIT = 1_000_000
 _CHANNEL_COUNTS = (1, 3, 4)
+# Any text will do to see what a tokenizer puts around it.
+_PROBE = "a"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -134,17 +137,38 @@ def _validation_count(num_examples: int, fraction: float) -> int:
     return min(max(round(fraction * num_examples), 1), num_examples - 1)
 
 
-def example_encoder(spec: TaskSpec, processor: Any) -> Callable[[Mapping[str, Any], Label | None], Example]:
+def example_encoder(
+    spec: TaskSpec, processor: Any, limits: ModelLimits | None = None
+) -> Callable[[Mapping[str, Any], Label | None], Example]:
     """Return the function that encodes one row, given its checked label.
 
     Args:
         spec (`TaskSpec`): which column is which.
         processor (`transformers.PreTrainedTokenizerBase`, image processor, or None for images as they are).
+        limits (`ModelLimits`, *optional*): of the model that the examples are for; what it cannot take is refused.
 
     Raises:
-        RecipeError: if a text task comes without a tokenizer, or a token-classification task with a slow one.
+        RecipeError: if a text task comes without a tokenizer, a token-classification task with a slow one, or a
+            causal-lm task with one that ends prompts.
         TaskDataError: (from the returned function) if the row cannot be used; the caller adds task and row.
     """
+    encode = _encoder(spec, processor)
+    if limits is None or spec.kind == "image-classification":
+        return encode
+
+    def within_limits(row: Mapping[str, Any], label: Label | None) -> Example:
+        example = encode(row, label)
+        limits.check_ids(example["input_ids"].tolist(), processor)
+        limits.check_length(len(example["input_ids"]), spec.max_length)
+        if spec.kind == "seq2seq-lm":
+            limits.check_ids(example["labels"].tolist(), processor)
+            limits.check_length(len(example["labels"]), spec.max_length, is_answer=True)
+        return example
+
+    return within_limits
+
+
+def _encoder(spec: TaskSpec, processor: Any) -> Callable[[Mapping[str, Any], Label | None], Example]:
     if spec.kind == "image-classification":
         return lambda row, label: {
             "pixel_values": _pixel_values(row[str(spec.image_column)], processor),
@@ -167,6 +191,8 @@ def example_encoder(spec: TaskSpec, processor: Any) -> Callable[[Mapping[str, An
                 f"the slow {type(processor).__name__}. Load it with use_fast=True, or choose a base that has one."
             )
         return lambda row, label: _tokenize_words(processor, row[str(spec.tokens_column)], label, limit)
+    if spec.kind == "causal-lm":
+        _require_open_prompts(processor)
     # A causal model goes on in the same line; a decoder of its own starts anew.
     pair, space = (_tokenize_seq2seq, "") if spec.kind == "seq2seq-lm" else (_tokenize_pair, " ")
 
@@ -180,6 +206,18 @@ def example_encoder(spec: TaskSpec, processor: Any) -> Callable[[Mapping[str, An
         return pair(processor, spec.template.replace("{prompt}", prompt), completion, limit)
 
     return encode
+
+
+def _require_open_prompts(tokenizer: Any) -> None:
+    """Check that the tokenizer puts nothing behind a prompt: the completion would come after the end of the text."""
+    plain = list(tokenizer(_PROBE, add_special_tokens=False)["input_ids"])
+    ids = list(tokenizer(_PROBE)["input_ids"])
+    added = len(ids) - len(plain)
+    if added > 0 and ids[-len(plain) :] != plain and ids[-1] in tokenizer.all_special_ids:
+        raise RecipeError(
+            f"The tokenizer puts {tokenizer.convert_ids_to_tokens(ids[-1])!r} behind every text, so a prompt would be "
+            "ended before its completion. Load it with add_eos_token=False, or give one that leaves prompts open."
+        )
 
 
 def _special_ids(tokenizer: Any) -> set[int]:

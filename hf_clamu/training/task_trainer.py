@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 
 from hf_clamu.exact import FixedPoint, TaskVector, unpack_mask
-from hf_clamu.tasks import EncodedTask, TaskDataset
+from hf_clamu.tasks import EncodedTask, ModelLimits, TaskDataset
 from hf_clamu.training.archive import Archive
 from hf_clamu.training.finetuning import FinetuningArguments, finetune
 from hf_clamu.training.journal import Journal
@@ -103,6 +103,7 @@ class TaskTrainer:
         # Casting is the workspace's business, so that another Accelerator of this process cannot change the bits.
         self.accelerator = Accelerator(cpu=workspace.device.type == "cpu")
         self._processor = processor
+        self._limits = ModelLimits.of(workspace.model)
         self._arguments = arguments
         # The most recently used last.
         self._encoded: OrderedDict[str, EncodedTask] = OrderedDict()
@@ -131,13 +132,26 @@ class TaskTrainer:
         if task_id in self._encoded:
             self._encoded.move_to_end(task_id)
             return self._encoded[task_id]
-        encoded = self.tasks.encode(task_id, self._processor)
+        encoded = self.tasks.encode(task_id, self._processor, self._limits)
         self._encoded[task_id] = encoded
         self._encoded_bytes += encoded.nbytes
         while self._encoded_bytes > _ENCODED_BYTES and len(self._encoded) > 1:
             _, oldest = self._encoded.popitem(last=False)
             self._encoded_bytes -= oldest.nbytes
         return encoded
+
+    def check_texts(self, task_ids: Sequence[str]) -> None:
+        """Check that the model can take every text of some tasks, before hours are spent on others.
+
+        Images are left out: to decode all of them twice takes longer, and a processor makes them fit.
+
+        Raises:
+            TaskDataError: naming the first task and row that it cannot take.
+        """
+        if self.tasks.spec.kind == "image-classification" or not self.tasks.has_rows:
+            return
+        for task_id in task_ids[self.workers.rank :: self.workers.size]:
+            self.encoded(task_id)
 
     def finetune(self, task_id: str) -> TaskVector:
         """Finetune on one task; the live model holds its local model afterwards.

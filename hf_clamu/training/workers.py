@@ -18,7 +18,7 @@ from typing import Any, Generic, TypeVar
 
 import torch
 
-from hf_clamu.errors import WorkerError
+from hf_clamu.errors import WorkerError, first_line
 
 __all__ = ["Workers"]
 
@@ -214,7 +214,7 @@ class Workers:
             yield
         except RuntimeError as error:
             raise WorkerError(
-                f"The first process of the run cannot be reached any more ({str(error).splitlines()[0]}). Start the "
+                f"The first process of the run cannot be reached any more ({first_line(error)}). Start the "
                 "run again; it goes on from what is finished."
             ) from error
 

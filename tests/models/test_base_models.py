@@ -15,7 +15,8 @@ from datasets import Dataset
 from safetensors.torch import load_file
 
 from hf_clamu import ClamuModel, ClamuTrainer, IncompatibleBaseError, RecipeError
-from hf_clamu.models.base import _refuse_misspelt, base_digest, load_base
+from hf_clamu.models.base import base_digest, load_base
+from hf_clamu.models.base_config import refuse_misspelt
 from hf_clamu.tasks import TaskDataset
 
 TESTS = Path(__file__).parents[1]
@@ -285,7 +286,7 @@ def test_generic_and_older_keys_of_a_configuration_pass(model_type):
     older |= {"sep_token_id": 2, "rope_theta": 1e4, "static_position_embeddings": False, "temperature": 1.0}
     generic = {"max_length": 20, "tie_word_embeddings": True, "attn_implementation": "eager", "use_return_dict": True}
     kind = transformers.CONFIG_MAPPING[model_type]
-    _refuse_misspelt(kind, {**values, **older, **generic, **dict.fromkeys(kind.attribute_map)})
+    refuse_misspelt(kind, {**values, **older, **generic, **dict.fromkeys(kind.attribute_map)})
 
 
 def test_a_folder_without_a_model(tiny, tmp_path):

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from hf_clamu import CheckpointFormatError, ClamuModel
 from hf_clamu.models import layout
-from hf_clamu.models.base import load_processor
+from hf_clamu.models.processors import load_processor
 
 # Names that a loader would look for, and what stands there.
 UNLISTED = {

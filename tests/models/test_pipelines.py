@@ -22,7 +22,7 @@ from hf_clamu import (
     IncompatibleBaseError,
     TaskNotFoundError,
 )
-from hf_clamu.models.base import save_processor
+from hf_clamu.models.processors import save_processor
 
 TEXTS = ["great 3 of 4", "dull 1 of 0", "fair", "broken 6 of 2", "whole 2 of 1"]
 PIPELINES = {
