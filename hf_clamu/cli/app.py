@@ -219,7 +219,7 @@ def predict(
     quieten()
     model = open_model(folder)
     spec = TaskSpec.from_dict(model.clamu_config.task_spec)
-    rows = list(read_files(data, spec)) if data else [_row(spec, value) for value in inputs or ()]
+    rows = list(read_files(data, spec, partial=True)[0]) if data else [_row(spec, value) for value in inputs or ()]
     answers = predict_rows(model, rows, cluster=cluster, task=task, fallback=fallback, max_new_tokens=max_new_tokens)
     unchosen = sum(cluster is None and task is None and row.get(spec.task_column) is None for row in rows)
     if unchosen and model.clusters:

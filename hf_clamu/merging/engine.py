@@ -352,11 +352,11 @@ def check_data(
     absent = [task_id for task_id in task_ids if task_id not in tasks]
     if absent:
         raise TaskDataError(
-            f"The data given has no rows of the merged task {absent[0]!r}"
-            f"{f' and {len(absent) - 1} more' if len(absent) > 1 else ''}. Forgetting and updating need the data of "
-            "the tasks that leave, as merged (to retrain them), and of the retained ones (to derive masks and scores "
-            "again); give all of it. Where the rows of a task that leaves are deleted already, there is "
-            "on_mismatch='rebuild' (--on-mismatch rebuild): build anew from the data that is left."
+            f"In {tasks.origin} there are no rows of the merged task {absent[0]!r}"
+            f"{f' and {len(absent) - 1} more' if len(absent) > 1 else ''}. Give the rows of all merged "
+            "tasks as they were merged, those that were added later included (data=, --data FILE for each file). "
+            "Where the rows of a task that a request forgets or updates are deleted already, there is "
+            "on_mismatch='rebuild' (clamu unmerge and update --on-mismatch rebuild): build from what is left."
         )
     for task_id in task_ids:
         found, recorded = encoded(task_id).digest, state.records[task_id].data_digest

@@ -17,7 +17,6 @@ __all__ = [
     "Split",
     "check_examples",
     "open_split",
-    "place",
     "require_words",
     "rows_of_tasks",
     "with_label_names",
@@ -27,6 +26,8 @@ __all__ = [
 Label = int | tuple[int, ...]
 
 _BATCH_ROWS = 1000
+# Tokenizers need hundreds of bytes for a character, and abort the process where memory ends.
+_LONGEST_TEXT = 2**22
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -38,64 +39,106 @@ class Split:
         dataset (`datasets.Dataset`): rows stay where they are (on disk, if they were) until a task is encoded.
         task_ids (*list* of `str`): one per row.
         class_names (*tuple* of `str`, *optional*): names of a `ClassLabel` column, or of a column of lists of them.
+        files (*tuple* of pairs of `str` and `int`): the files that the rows came from, and how many came from each.
     """
 
     name: str
     dataset: Any
     task_ids: list[str]
     class_names: tuple[str, ...] | None
+    files: tuple[tuple[str, int], ...] = ()
 
     def column(self, name: str) -> list[Any]:
         """Return one column as Python objects."""
         return list(self.dataset.select_columns([name])[:][name])
 
+    def row(self, number: int) -> str:
+        """Name a row: by its file, or by the split that the user gave; both count from 0."""
+        first = 0
+        for name, size in self.files:
+            if number < first + size:
+                return f"row {number - first} of {name} (the first is 0)"
+            first += size
+        return f"row {number}" if self.name == "train" else f"row {number} of the {self.name} split"
 
-def place(task_id: str, column: str | None, row: int, split: str) -> str:
-    """Say where a bad value is; rows count from 0 in the split that the user gave."""
-    where = f"Task {task_id!r}, column {column!r}, row {row}"
-    return where if split == "train" else f"{where} of the {split} split"
+    def place(self, task_id: str, column: str | None, row: int) -> str:
+        """Say where a bad value is."""
+        return f"Task {task_id!r}, column {column!r}, {self.row(row)}"
 
 
-def open_split(name: str, dataset: Any, spec: TaskSpec) -> Split:
+def open_split(name: str, dataset: Any, spec: TaskSpec, files: tuple[tuple[str, int], ...] = ()) -> Split:
     """Check that the columns exist and that task ids are strings.
 
     Args:
         name (`str`): name of the split.
         dataset (`datasets.Dataset`): any format; it is read as plain Python objects.
         spec (`TaskSpec`): which column is which.
+        files (*tuple* of pairs of `str` and `int`): the files that the rows came from, and how many came from each.
 
     Raises:
         TaskDataError: if a column is missing, there are no rows, or a task id is not a non-empty string.
     """
-    for f in dataclasses.fields(spec):
-        column = getattr(spec, f.name) if f.name.endswith("_column") else None
-        if column is not None and column not in dataset.column_names:
+    for column, field in spec.columns.items():
+        if column not in dataset.column_names:
             raise TaskDataError(
-                f"The {name} split has no column {column!r} ({f.name}); it has {', '.join(dataset.column_names)}."
+                f"The {name} split has no column {column!r} ({field}); it has {', '.join(dataset.column_names)}."
             )
     if len(dataset) == 0:
         raise TaskDataError(f"The {name} split has no rows, so there are no tasks.")
-    used = {spec.task_column, *spec.content_columns, spec.id_column, spec.cluster_column} - {None}
-    dataset = dataset.with_format(None).select_columns(sorted(c for c in used if c is not None))
+    dataset = _transformed(dataset, sorted(spec.columns), name)
+    dataset = dataset.with_format(None).select_columns(sorted(spec.columns))
     feature = dataset.features.get(spec.label_column or spec.tags_column)
     class_names = getattr(getattr(feature, "feature", feature), "names", None)
     split = Split(
-        name=name, dataset=dataset, task_ids=[], class_names=None if class_names is None else tuple(class_names)
+        name=name,
+        dataset=dataset,
+        task_ids=[],
+        class_names=None if class_names is None else tuple(class_names),
+        files=files,
     )
     for row, task_id in enumerate(split.column(spec.task_column)):
-        _check_task_id(task_id, spec.task_column, row)
+        _check_task_id(task_id, spec.task_column, split.row(row))
         split.task_ids.append(task_id)
     return split
 
 
-def _check_task_id(task_id: Any, column: str, row: int) -> None:
+def _transformed(dataset: Any, columns: list[str], name: str) -> Any:
+    """Apply the transform that was set on a data set (`set_transform`, `with_transform`): it is part of the data."""
+    from datasets import Dataset, concatenate_datasets
+
+    if dataset.format["type"] != "custom":
+        return dataset
+    parts = []
+    for batch in dataset.iter(batch_size=_BATCH_ROWS):
+        missing = [column for column in columns if column not in batch]
+        if missing:
+            raise TaskDataError(f"The transform of the {name} split gives no column {missing[0]!r}.")
+        try:
+            part = Dataset.from_dict({column: batch[column] for column in columns})
+            for column in columns:  # a transform gives values, and the numbers of a ClassLabel keep their names
+                feature = dataset.features.get(column)
+                if getattr(feature, "names", None) is not None and part.features[column].dtype.startswith("int"):
+                    part = part.cast_column(column, feature)
+            parts.append(part)
+        except (ValueError, TypeError, OverflowError) as error:
+            raise TaskDataError(
+                f"The transform of the {name} split gives values that make no table ({' '.join(str(error).split())}). "
+                "Apply it with map() first."
+            ) from error
+    return concatenate_datasets(parts)
+
+
+def _check_task_id(task_id: Any, column: str, row: str) -> None:
     if isinstance(task_id, str) and task_id:
         return
     found = "an empty string" if task_id == "" else f"{task_id!r} ({type(task_id).__name__})"
     hint = ""
     if isinstance(task_id, (int, float)):
-        hint = f" Cast the column: dataset.cast_column({column!r}, datasets.Value('string'))."
-    raise TaskDataError(f"Column {column!r}, row {row}: a task id must be a non-empty string, found {found}.{hint}")
+        hint = (
+            f" Cast the column: dataset.cast_column({column!r}, datasets.Value('string')). Where ids begin with "
+            "zeros, which numbers have lost, give the path of the file instead: there ids are read as text."
+        )
+    raise TaskDataError(f"Column {column!r}, {row}: a task id must be a non-empty string, found {found}.{hint}")
 
 
 def rows_of_tasks(split: Split) -> dict[str, np.ndarray[Any, np.dtype[np.int64]]]:
@@ -109,7 +152,8 @@ def rows_of_tasks(split: Split) -> dict[str, np.ndarray[Any, np.dtype[np.int64]]
 def with_label_names(spec: TaskSpec, splits: Sequence[Split]) -> TaskSpec:
     """Return the spec with its label names filled in, if it has labels and does not name them yet.
 
-    They come from a `ClassLabel` column, else from the sorted strings, or "0" to the greatest number.
+    They come from a `ClassLabel` column, else from the sorted strings (by number where all are whole numbers), or are
+    "0" to the greatest number.
     """
     column = spec.label_column or spec.tags_column
     if column is None or spec.label_names is not None:
@@ -123,7 +167,7 @@ def with_label_names(spec: TaskSpec, splits: Sequence[Split]) -> TaskSpec:
         found = (value for tags in found for value in (tags if isinstance(tags, list) else [tags]))
     values = [value for value in found if value is not None and value != ""]
     if values and all(isinstance(value, str) for value in values):
-        return dataclasses.replace(spec, label_names=tuple(sorted(set(values))))
+        return dataclasses.replace(spec, label_names=_in_order(set(values)))
     if values and all(isinstance(value, int) for value in values):
         return dataclasses.replace(spec, label_names=tuple(str(n) for n in range(max(0, *values) + 1)))
     role, many = ("label_column", "") if spec.tags_column is None else ("tags_column", "lists of ")
@@ -131,6 +175,15 @@ def with_label_names(spec: TaskSpec, splits: Sequence[Split]) -> TaskSpec:
         f"Column {column!r} must hold {many}strings or whole numbers from 0 to be a {role}; found "
         f"{_type_names(values)}."
     )
+
+
+def _in_order(names: set[str]) -> tuple[str, ...]:
+    return tuple(sorted(names, key=int) if all(map(_is_number, names)) else sorted(names))
+
+
+def _is_number(name: str) -> bool:
+    """Whether a name is a whole number as Python writes it: 10, not 010."""
+    return name.isascii() and name.isdecimal() and len(name) < 19 and name == str(int(name))
 
 
 def _type_names(values: Iterable[Any]) -> str:
@@ -159,7 +212,7 @@ def check_examples(split: Split, spec: TaskSpec) -> Sequence[Label] | None:
         try:
             labels.append(index(value))
         except ValueError as error:
-            raise TaskDataError(f"{place(task_id, spec.label_column, row, split.name)}: {error}.") from error
+            raise TaskDataError(f"{split.place(task_id, spec.label_column, row)}: {error}.") from error
     return labels
 
 
@@ -169,8 +222,14 @@ def _check_texts(split: Split, column: str) -> None:
     for batch in split.dataset.select_columns([column]).iter(batch_size=_BATCH_ROWS):
         for text in batch[column]:
             if not isinstance(text, str):
-                where = place(split.task_ids[row], column, row, split.name)
+                where = split.place(split.task_ids[row], column, row)
                 raise TaskDataError(f"{where}: not a text but {_shown(text)}.")
+            if len(text) > _LONGEST_TEXT:
+                where = split.place(split.task_ids[row], column, row)
+                raise TaskDataError(
+                    f"{where}: a text of {len(text):,} characters, and tokenizers take {_LONGEST_TEXT:,} at most. Cut "
+                    "it into rows."
+                )
             row += 1
 
 
@@ -192,7 +251,7 @@ def _tags(split: Split, spec: TaskSpec) -> list[Label]:
                     raise ValueError(f"{len(tags)} labels for {len(words)} words; give one label for each word")
                 labels.append(tuple(index(tag) for tag in tags))
             except ValueError as error:
-                raise TaskDataError(f"{place(task_id, column, row, split.name)}: {error}.") from error
+                raise TaskDataError(f"{split.place(task_id, column, row)}: {error}.") from error
     return labels
 
 
@@ -219,6 +278,7 @@ def _shown(value: Any) -> str:
 def _label_index(spec: TaskSpec, split: Split) -> Callable[[Any], int]:
     names = spec.label_names or ()
     position = {name: number for number, name in enumerate(names)}
+    is_numbered = any(map(_is_number, names))
 
     def index(value: Any) -> int:
         if value is None:
@@ -236,6 +296,8 @@ def _label_index(spec: TaskSpec, split: Split) -> Callable[[Any], int]:
             value = split.class_names[value]
         if not isinstance(value, str):
             raise ValueError(f"a label must be a name or a whole number, found {value!r} ({type(value).__name__})")
+        if value not in position and not is_numbered and _is_number(value) and int(value) < len(names):
+            return int(value)  # files have names alone, and these are numbers of names
         if value not in position:
             raise ValueError(f"unknown label {value!r}; label_names are {', '.join(names)}")
         return position[value]

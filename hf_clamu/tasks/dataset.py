@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
 import hmac
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,10 +12,11 @@ import numpy as np
 
 from hf_clamu.errors import RecipeError, TaskDataError, TaskNotFoundError
 from hf_clamu.exact.digest import digest_tensors
-from hf_clamu.tasks.columns import Label, Split, check_examples, open_split, place, rows_of_tasks, with_label_names
+from hf_clamu.tasks.columns import Label, Split, check_examples, open_split, rows_of_tasks, with_label_names
 from hf_clamu.tasks.encoding import EncodedTask, Example, arrange, example_encoder, split_by_content
 from hf_clamu.tasks.files import read_files
 from hf_clamu.tasks.limits import ModelLimits
+from hf_clamu.tasks.near_names import warn_of_near_names
 from hf_clamu.tasks.spec import TaskKind, TaskSpec
 
 __all__ = ["TaskDataset", "keyed_id"]
@@ -104,7 +104,7 @@ class TaskDataset:
         """Cut a data set into tasks.
 
         Args:
-            dataset (`datasets.Dataset`, `datasets.DatasetDict`, path or *list* of paths):
+            dataset (`Dataset` or `DatasetDict` of datasets, `pandas.DataFrame`, *list* of *dict*, path or paths):
                 A `DatasetDict` needs a "train" split; its "validation" (else "test") split becomes the validation
                 examples. Paths are CSV, JSON, JSONL or Parquet files.
             task_column (`str`): the column of task ids.
@@ -139,7 +139,7 @@ class TaskDataset:
                 "split_seed": split_seed,
             }
         )
-        splits = [open_split(name, rows, spec) for name, rows in _splits_of(dataset, spec)]
+        splits = [open_split(name, rows, spec, files) for name, rows, files in _splits_of(dataset, spec)]
         spec = with_label_names(spec, splits)
         parts = [_parts(split, spec) for split in splits]
         _check_ids(splits, spec)
@@ -149,6 +149,10 @@ class TaskDataset:
                 raise TaskDataError(
                     f"Task {task_id!r} is empty: it has validation rows but no row in the train split."
                 )
+        warn_of_near_names(
+            train, f"Ids of tasks (column {task_column!r})", "tasks, and forgetting one leaves the others"
+        )
+        warn_of_near_names(spec.label_names or (), "Labels", "labels")
         keys = _cluster_keys(splits, spec)
         tasks = {
             task_id: _Task(
@@ -176,6 +180,15 @@ class TaskDataset:
     def has_rows(self) -> bool:
         """Whether the tasks have rows; of `without_rows` none has."""
         return any(task.train is not None for task in self._tasks.values())
+
+    @property
+    def origin(self) -> str:
+        """Where the rows came from, in words: the names of the files, or that they were given."""
+        names: dict[str, None] = {}
+        for task in self._tasks.values():
+            for part in (task.train, task.validation):
+                names.update(dict.fromkeys(name for name, _ in part.split.files) if part is not None else {})
+        return ", ".join(names) or "the data given"
 
     @property
     def task_ids(self) -> tuple[str, ...]:
@@ -212,7 +225,7 @@ class TaskDataset:
         """Return these tasks alone; labels stay those of the whole space.
 
         Raises:
-            TaskNotFoundError: if an id is unknown; the nearest known ids are named.
+            TaskNotFoundError: if an id is unknown; no other id is named.
         """
         chosen = {task_id: self._task(task_id) for task_id in _ids(task_ids)}
         return TaskDataset(self.spec, chosen, self.source, keyed=self.is_keyed)
@@ -221,7 +234,7 @@ class TaskDataset:
         """Return all tasks but these; labels stay those of the whole space.
 
         Raises:
-            TaskNotFoundError: if an id is unknown; the nearest known ids are named.
+            TaskNotFoundError: if an id is unknown; no other id is named.
         """
         left_out = set(_ids(task_ids))
         for task_id in sorted(left_out):
@@ -342,7 +355,7 @@ class TaskDataset:
                 examples.append(encode(values, None if part.labels is None else part.labels[number]))
             except TaskDataError as error:
                 content = [name for name in columns if name not in (self.spec.label_column, self.spec.tags_column)]
-                where = place(task_id, " + ".join(content), row, part.split.name)
+                where = part.split.place(task_id, " + ".join(content), row)
                 raise TaskDataError(f"{where}: {error}.") from error
         return examples
 
@@ -352,15 +365,14 @@ class TaskDataset:
             for number, example in enumerate(examples):
                 shape = tuple(example["pixel_values"].shape)
                 if part is not None and shape != expected:
-                    where = place(task_id, self.spec.image_column, int(part.rows[number]), part.split.name)
+                    where = part.split.place(task_id, self.spec.image_column, int(part.rows[number]))
                     raise TaskDataError(f"{where}: image of shape {shape}, but the task's first has {expected}.")
 
     def _task(self, task_id: str) -> _Task:
         if task_id in self._tasks:
             return self._tasks[task_id]
-        near = difflib.get_close_matches(str(task_id), self._tasks, n=3)
-        hint = f"nearest: {', '.join(near)}." if near else f"there are {len(self)} tasks, none has a similar id."
-        raise TaskNotFoundError(f"There is no task {task_id!r}; {hint}")
+        # Near ids are not suggested, as in `missing_tasks`: they are those of other owners.
+        raise TaskNotFoundError(f"There is no task {task_id!r} among the {len(self)} tasks of {self.origin}.")
 
 
 def _ids(task_ids: str | Iterable[str]) -> list[str]:
@@ -372,18 +384,33 @@ def _named(task_ids: list[str]) -> str:
     return f"Task {shown} is" if len(task_ids) == 1 else f"Tasks {shown} are"
 
 
-def _splits_of(dataset: Any, spec: TaskSpec) -> list[tuple[str, Any]]:
+_Files = tuple[tuple[str, int], ...]
+
+
+def _splits_of(dataset: Any, spec: TaskSpec) -> list[tuple[str, Any, _Files]]:
     from datasets import Dataset, DatasetDict
 
     if isinstance(dataset, (str, Path)):
         dataset = [dataset]
-    if isinstance(dataset, (list, tuple)):
-        return [("train", read_files([Path(path) for path in dataset], spec))]
+    if isinstance(dataset, (list, tuple)) and dataset and all(isinstance(row, Mapping) for row in dataset):
+        dataset = _made_of("a list of rows", lambda: Dataset.from_list(list(dataset)))
+    if type(dataset).__name__ == "DataFrame" and hasattr(dataset, "to_dict"):
+        frame = dataset
+        dataset = _made_of("a DataFrame", lambda: Dataset.from_pandas(frame, preserve_index=False))
+    if isinstance(dataset, (list, tuple)) and all(isinstance(path, (str, Path)) for path in dataset):
+        rows, files = read_files([Path(path) for path in dataset], spec)
+        return [("train", rows, files)]
     if isinstance(dataset, Dataset):
-        return [("train", dataset)]
+        return [("train", dataset, ())]
+    if type(dataset).__name__ in ("IterableDataset", "IterableDatasetDict"):
+        raise TaskDataError(
+            "A stream can be read once and in one order, and tasks are read many times. Give a data set that is "
+            "loaded (streaming=False), or datasets.Dataset.from_list(list(stream))."
+        )
     if not isinstance(dataset, DatasetDict):
         raise TaskDataError(
-            "Expected a datasets.Dataset, a datasets.DatasetDict or paths of CSV, JSON, JSONL or Parquet files, "
+            "Expected a datasets.Dataset, a datasets.DatasetDict, a DataFrame, rows or paths of CSV, JSON, JSONL or "
+            "Parquet files, "
             f"found {type(dataset).__name__}."
         )
     if "train" not in dataset:
@@ -394,7 +421,17 @@ def _splits_of(dataset: Any, spec: TaskSpec) -> list[tuple[str, Any]]:
             f"validation_fraction must be 0 here: the data set brings its own {held_out[0]!r} split. "
             "Pass dataset['train'] alone to split it."
         )
-    return [("train", dataset["train"]), *((name, dataset[name]) for name in held_out)]
+    return [("train", dataset["train"], ()), *((name, dataset[name], ()) for name in held_out)]
+
+
+def _made_of(what: str, make: Callable[[], Any]) -> Any:
+    try:
+        return make()
+    except (ValueError, TypeError, OverflowError, KeyError) as error:
+        raise TaskDataError(
+            f"The columns of {what} make no table: {' '.join(str(error).split())}. Give the values of a column one "
+            "type."
+        ) from error
 
 
 def _parts(split: Split, spec: TaskSpec) -> dict[str, _Part]:
@@ -417,9 +454,13 @@ def _check_ids(splits: list[Split], spec: TaskSpec) -> None:
     seen: dict[Any, tuple[str, int]] = {}
     for split in splits:
         for row, value in enumerate(split.column(spec.id_column)):
-            where = place(split.task_ids[row], spec.id_column, row, split.name)
+            where = split.place(split.task_ids[row], spec.id_column, row)
             if value is None:
                 raise TaskDataError(f"{where}: the example id is null.")
+            if not isinstance(value, (str, int)):
+                raise TaskDataError(
+                    f"{where}: an example id is a text or a whole number, found {type(value).__name__}."
+                )
             if value in seen:
                 name, first = seen[value]
                 raise TaskDataError(f"{where}: the id {value!r} occurs already in row {first} of the {name} split.")
@@ -432,7 +473,7 @@ def _cluster_keys(splits: list[Split], spec: TaskSpec) -> dict[str, str]:
         return keys
     for split in splits:
         for row, (task_id, value) in enumerate(zip(split.task_ids, split.column(spec.cluster_column), strict=True)):
-            where = place(task_id, spec.cluster_column, row, split.name)
+            where = split.place(task_id, spec.cluster_column, row)
             if value is None:
                 raise TaskDataError(f"{where}: the cluster key is null.")
             if keys.setdefault(task_id, str(value)) != str(value):

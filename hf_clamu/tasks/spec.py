@@ -123,8 +123,10 @@ class TaskSpec:
         names: Any = self.label_names  # a recipe may hold anything
         if names is None:
             return
-        if isinstance(names, str) or not all(isinstance(name, str) and name for name in names) or not names:
-            raise RecipeError(f"label_names must be a list of non-empty strings, found {names!r}.")
+        if not isinstance(names, (list, tuple)) or not names or not all(isinstance(n, str) and n for n in names):
+            listed = isinstance(names, (list, tuple))
+            quote = " Put each in quotes: YAML reads yes, no and 1 as other things." if names and listed else ""
+            raise RecipeError(f"label_names must be a list of non-empty strings, found {names!r}.{quote}")
         object.__setattr__(self, "label_names", tuple(names))
         if len(set(names)) != len(names):
             twice = sorted({name for name in names if list(names).count(name) > 1})
@@ -137,6 +139,25 @@ class TaskSpec:
         """The data set's columns that hold the content of an example."""
         values = (getattr(self, name) for name in _ALL_CONTENT_COLUMNS)
         return tuple(value for value in values if value is not None)
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """The data set's columns that are read, each with the field that names it."""
+        fields = ("task_column", *_ALL_CONTENT_COLUMNS, "id_column", "cluster_column")
+        named = {getattr(self, field): field for field in reversed(fields) if getattr(self, field) is not None}
+        return dict(reversed(named.items()))
+
+    @property
+    def name_columns(self) -> frozenset[str]:
+        """The columns of ids and labels, which are names."""
+        found = (self.task_column, self.id_column, self.cluster_column, self.label_column)
+        return frozenset(name for name in found if name is not None)
+
+    @property
+    def text_columns(self) -> frozenset[str]:
+        """The columns of texts."""
+        found = (self.text_column, self.prompt_column, self.completion_column)
+        return frozenset(name for name in found if name is not None)
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able dictionary of all fields; `tokens_column` and `tags_column` only where they are given."""

@@ -60,7 +60,7 @@ class FinetuningArguments:
         _require(self, "adam_epsilon", 0 < self.adam_epsilon < math.inf, "above 0")
         _require(self, "warmup_steps", 0 <= self.warmup_steps <= self.finetune_steps, "from 0 to finetune_steps")
         _require(self, "max_grad_norm", 0 <= self.max_grad_norm < math.inf, "0 or more")
-        _require(self, "num_threads", self.num_threads is None or self.num_threads >= 1, "at least 1, or unset")
+        _require(self, "num_threads", self.num_threads is None or 1 <= self.num_threads <= 1024, "1 to 1024, or unset")
         kinds = ("constant", "linear", "cosine")
         _require(self, "lr_scheduler_type", self.lr_scheduler_type in kinds, f"one of {', '.join(kinds)}")
 

@@ -178,7 +178,7 @@ def test_missing_data_is_refused(images, trainer_of, merged, absent):
     trainer = trainer_of(images.without(absent), arguments)
     more = " and 1 more" if len(absent) > 1 else ""
     with pytest.raises(
-        TaskDataError, match=rf"no rows of the merged task '{absent[0]}'{more}\. Forgetting and updating need"
+        TaskDataError, match=rf"no rows of the merged task '{absent[0]}'{more}\. Give the rows of all merged"
     ):
         unmerge_tasks(state, ["owner_01"], trainer, arguments)
 

@@ -211,7 +211,7 @@ def test_schedules():
         ({"warmup_steps": 21}, "warmup_steps must be from 0 to finetune_steps, got 21."),
         ({"warmup_steps": -1}, "warmup_steps must be from 0 to finetune_steps, got -1."),
         ({"max_grad_norm": -1.0}, "max_grad_norm must be 0 or more, got -1.0."),
-        ({"num_threads": 0}, "num_threads must be at least 1, or unset, got 0."),
+        ({"num_threads": 0}, "num_threads must be 1 to 1024, or unset, got 0."),
         ({"lr_scheduler_type": "step"}, "lr_scheduler_type must be one of constant, linear, cosine, got 'step'."),
     ],
 )

@@ -1,0 +1,267 @@
+"""Data files as other tools and other people write them: the right rows, or one sentence that names file and row."""
+
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+import sys
+import tracemalloc
+
+import pyarrow as pa
+import pytest
+from datasets import ClassLabel, Dataset, Features, IterableDataset, Value
+from pyarrow import parquet
+
+from hf_clamu import RecipeError, TaskDataError, TaskDataset, TaskSpec
+
+COLUMNS = {"task_column": "owner", "text_column": "words", "label_column": "mood"}
+
+
+def _tasks(path, **more):
+    return TaskDataset.from_dataset(path, **{**COLUMNS, **more})
+
+
+def _write(path, text):
+    path.write_bytes(text if isinstance(text, bytes) else text.encode("utf-8"))
+    return path
+
+
+def _lines(*rows):
+    return "".join(json.dumps({"owner": "ann", "words": "hi", "mood": "glad", **row}) + "\n" for row in rows)
+
+
+ACCEPTED = {
+    "a mark at the start": ("\ufeff" + _lines({}), ("ann",), ("glad",)),
+    "numeric ids": (_lines({"owner": 10}, {"owner": 9}), ("10", "9"), ("glad",)),
+    "true and false": (_lines({"mood": True}, {"mood": False}), ("ann",), ("false", "true")),
+    "numbers with gaps": (_lines({"mood": 10}, {"mood": 2}), ("ann",), ("2", "10")),
+    "a mixed column that nobody uses": (_lines({"note": 5}, {"note": "x"}, {"note": [1]}), ("ann",), ("glad",)),
+    "keys that come later": (
+        '{"owner": "ann", "words": "a", "mood": "glad"}\n' + _lines({"new": 1}),
+        ("ann",),
+        ("glad",),
+    ),
+    "line separators inside a text": (_lines({"words": "a\u2028b"}).replace("\\u2028", "\u2028"), ("ann",), ("glad",)),
+    "a list over many lines": (
+        "[\n" + _lines({}).strip() + " ,\n" + _lines({"owner": "bo"}) + "]\n",
+        ("ann", "bo"),
+        ("glad",),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ACCEPTED)
+def test_json_is_read(tmp_path, name):
+    text, ids, labels = ACCEPTED[name]
+    tasks = _tasks(_write(tmp_path / "rows.jsonl", text))
+    assert (tasks.task_ids, tasks.spec.label_names) == (ids, labels)
+
+
+REFUSED = {
+    "a number for a text": (_lines({}, {"words": 7}), r"line 2, column 'words': expected a text, found 7 \(int\)"),
+    "ids of two types": (_lines({"owner": 1}, {"owner": "1"}), "line 2, column 'owner'.*another type"),
+    "a fraction as id": (_lines({"owner": 1.5}), "line 1, column 'owner'.*1.5"),
+    "labels of two types": (_lines({"mood": "a"}, {"mood": 1}), "line 2, column 'mood'.*another type"),
+    "true among numbers": (_lines({"mood": 1}, {"mood": True}), "line 2, column 'mood'.*another type"),
+    "not a number": ('{"owner": NaN, "words": "a", "mood": "b"}', "NaN is no JSON"),
+    "a nested id": (_lines({"owner": {"id": 1}}), "column 'owner'.*dict"),
+    "half a character": (_lines({"owner": "\ud800"}), "surrogates"),
+    "a key twice": ('{"owner": "a", "owner": "b", "words": "a", "mood": "b"}', "'owner' is given twice"),
+    "a huge number": (_lines({"owner": 5}).replace("5", "1" * 5000), "line 1.*digits"),
+    "thousands of levels": ('{"owner": ' + "[" * 100_000, "nested too deeply"),
+    "no comma in a list": ("[" + _lines({}) + _lines({}) + "]", "expected a comma"),
+    "a list and more": ("[" + _lines({}) + "] x", "more text after the end"),
+    "an empty id": (_lines({}, {"owner": ""}), "row 1 of rows.jsonl .*an empty string"),
+    "no such column": ('{"owner": "a", "words": "b"}', r"rows.jsonl: the file has no column 'mood' \(label_column\)"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_json_is_refused_with_its_place(tmp_path, name):
+    text, message = REFUSED[name]
+    path = _write(tmp_path / "rows.jsonl", text)
+    with pytest.raises(TaskDataError, match=message) as caught:
+        _tasks(path)
+    assert "rows.jsonl" in str(caught.value)
+    assert len(str(caught.value)) < 500
+
+
+def test_words_and_tags_of_mixed_types(tmp_path):
+    rows = '{"owner": "a", "tokens": ["x", 5], "tags": ["O", "O"]}\n'
+    with pytest.raises(TaskDataError, match=r"rows\.jsonl: column 'tokens'"):
+        TaskDataset.from_dataset(
+            _write(tmp_path / "rows.jsonl", rows), task_column="owner", tokens_column="tokens", tags_column="tags"
+        )
+
+
+def test_csv_values_are_names(tmp_path):
+    rows = "owner,words,mood,day\n007,a,01,x\n2020-01-01,b,1,y\ntrue,c,true,z\n10:30,d,2020-01-01,9\n"
+    tasks = _tasks(_write(tmp_path / "rows.csv", rows), id_column="day")
+    assert tasks.task_ids == ("007", "10:30", "2020-01-01", "true")
+    assert tasks.spec.label_names == ("01", "1", "2020-01-01", "true")
+
+
+def test_numbers_of_label_names_in_a_file(tmp_path):
+    path = _write(tmp_path / "rows.csv", "owner,words,mood\na,x,1\na,y,0\n")
+    tasks = _tasks(path, label_names=["sad", "glad"])
+    assert [row["mood"] for row in tasks.rows("a", _tokenizer())] in ([0, 1], [1, 0])
+    with pytest.raises(TaskDataError, match="unknown label '1'"):
+        _tasks(path, label_names=["0", "5"])  # which would be another label by its number
+
+
+def _tokenizer():
+    from hf_clamu.models.byte_tokenizer import byte_tokenizer
+
+    return byte_tokenizer()
+
+
+CSV_REFUSED = {
+    "a header twice": ("owner,words,mood,words\na,b,c,d\n", "two columns 'words'"),
+    "semicolons": ("owner;words;mood\na;b;c\n", "separated by semicolons"),
+    "nothing": ("", "the file is empty"),
+    "too few cells": ("owner,words,mood\na,b\n", "Expected 3 columns, got 2"),
+    "UTF-16": ("owner,words,mood\na,b,c\n".encode("utf-16"), "utf-8"),
+    "Latin-1": ("owner,words,mood\na,caf\u00e9,c\n".encode("latin-1"), "UTF8|utf-8"),
+}
+
+
+@pytest.mark.parametrize("name", CSV_REFUSED)
+def test_csv_is_refused(tmp_path, name):
+    text, message = CSV_REFUSED[name]
+    with pytest.raises(TaskDataError, match=message) as caught:
+        _tasks(_write(tmp_path / "rows.csv", text))
+    assert "rows.csv" in str(caught.value)
+
+
+def test_a_column_that_nobody_uses_may_be_there_twice(tmp_path):
+    assert len(_tasks(_write(tmp_path / "rows.csv", "owner,words,mood,,\na,b,c,1,\n"))) == 1
+
+
+def test_long_cells(tmp_path):
+    long = "word " * 500_000
+    path = _write(tmp_path / "rows.csv", f'owner,words,mood\na,"{long}",x\nb,short,y\n')
+    assert len(_tasks(path)) == 2
+    endless = _write(tmp_path / "endless.jsonl", _lines({"words": "w" * 5_000_000}))
+    with pytest.raises(TaskDataError, match=r"row 0 of endless\.jsonl .*5,000,000 characters"):
+        _tasks(endless)
+
+
+def test_parquet_names_and_class_labels(tmp_path):
+    table = pa.table({"owner": [1, 2], "words": ["a", "b"], "mood": [True, False], "other": [[1], []]})
+    parquet.write_table(table, tmp_path / "plain.parquet")
+    tasks = _tasks(tmp_path / "plain.parquet")
+    assert (tasks.task_ids, tasks.spec.label_names) == (("1", "2"), ("false", "true"))
+    features = Features(
+        {"owner": Value("string"), "words": Value("string"), "mood": ClassLabel(names=["sad", "glad"])}
+    )
+    rows = {"owner": ["a", "b"], "words": ["x", "y"], "mood": [1, 1]}
+    Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "classes.parquet")
+    assert _tasks(tmp_path / "classes.parquet").spec.label_names == ("sad", "glad")
+
+
+@pytest.mark.parametrize("dictionary", [True, False])
+def test_parquet_that_fills_the_memory(tmp_path, dictionary):
+    text, path = "x" * 2**20, tmp_path / "rows.parquet"
+    table = pa.table({"owner": ["a"] * 64, "words": [text] * 64, "mood": ["m"] * 64})
+    with parquet.ParquetWriter(path, table.schema, use_dictionary=dictionary, compression="zstd") as writer:
+        for _ in range(40):  # 2.5 GiB
+            writer.write_table(table)
+    assert path.stat().st_size < 2**26
+    code = (
+        "import resource, sys\nfrom pathlib import Path\nfrom hf_clamu import TaskDataError, TaskDataset\n"
+        f"try:\n    TaskDataset.from_dataset({str(path)!r}, **{COLUMNS})\n"
+        "except TaskDataError as error:\n    print(error)\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    message, peak = done.stdout.splitlines()
+    assert "unpack to more than" in message
+    unit = 1 if sys.platform == "darwin" else 1024
+    assert int(peak) * unit < 2.2 * 2**30
+
+
+def test_json_lines_take_little_more_than_their_size(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    row = {"owner": "ann", "words": "w" * 400, "mood": "glad", "unused": "u" * 400}
+    with path.open("w", encoding="utf-8") as file:
+        for number in range(30_000):
+            file.write(json.dumps({**row, "owner": f"user_{number % 50}"}) + "\n")
+    _tasks(_write(tmp_path / "first.jsonl", _lines({})))  # what is imported takes memory, too
+    tracemalloc.start()
+    try:
+        tasks = _tasks(path)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(tasks) == 50
+    assert peak < 2 * path.stat().st_size  # whole rows as Python objects take four times their text
+
+
+# -- data in memory --------------------------------------------------------------------------------------------------
+
+
+def test_rows_and_frames():
+    rows = [{"owner": "b", "words": "x", "mood": "m"}, {"owner": "a", "words": "y", "mood": "n"}]
+    frame = Dataset.from_list(rows).to_pandas()
+    for data in (rows, frame, frame.iloc[::-1]):
+        tasks = TaskDataset.from_dataset(data, **COLUMNS)
+        assert (tasks.task_ids, tasks.spec.label_names) == (("a", "b"), ("m", "n"))
+    for data in ([*rows, {"owner": 5, "words": "x", "mood": "m"}], [1, 2], 7):
+        with pytest.raises(TaskDataError):
+            TaskDataset.from_dataset(data, **COLUMNS)
+    stream = IterableDataset.from_generator(lambda: iter(rows))
+    with pytest.raises(TaskDataError, match="stream"):
+        TaskDataset.from_dataset(stream, **COLUMNS)
+
+
+@pytest.mark.parametrize("how", ["set_transform", "with_transform"])
+def test_a_transform_is_part_of_the_data(how):
+    features = Features(
+        {"owner": Value("string"), "words": Value("string"), "mood": ClassLabel(names=["sad", "glad"])}
+    )
+    dataset = Dataset.from_dict({"owner": ["a"] * 3, "words": list("xyz"), "mood": [1, 0, 1]}, features=features)
+
+    def louder(batch):
+        return {**batch, "words": [word.upper() for word in batch["words"]]}
+
+    if how == "set_transform":
+        dataset.set_transform(louder)
+    else:
+        dataset = dataset.with_transform(louder)
+    tasks = TaskDataset.from_dataset(dataset, **COLUMNS)
+    assert tasks.spec.label_names == ("sad", "glad")
+    assert sorted(row["words"] for row in tasks.rows("a", _tokenizer())) == ["X", "Y", "Z"]
+    plain = TaskDataset.from_dataset(dataset.with_format(None), **COLUMNS)
+    assert plain.encode("a", _tokenizer()).digest != tasks.encode("a", _tokenizer()).digest
+    with pytest.raises(TaskDataError, match="transform of the train split gives no column 'mood'"):
+        TaskDataset.from_dataset(dataset.with_transform(lambda batch: {"owner": batch["owner"]}), **COLUMNS)
+
+
+def test_ids_of_examples_that_are_lists():
+    dataset = Dataset.from_dict({"owner": ["a"], "words": ["x"], "mood": ["m"], "id": [[1, 2]]})
+    with pytest.raises(TaskDataError, match="an example id is a text or a whole number, found list"):
+        TaskDataset.from_dataset(dataset, id_column="id", **COLUMNS)
+
+
+@pytest.mark.parametrize(
+    ("owners", "moods", "expected"),
+    [
+        (["C1", "C1 ", "C2"], ["m"] * 3, "(column 'owner'): 2 differ"),
+        (["c1", "C1", "\uff231"], ["m"] * 3, "(column 'owner'): 3 differ"),
+        (["a", "b", "c"], ["Glad", "glad", "sad"], "Labels: 2 differ"),
+        (["a", "b", "c"], ["glad", "glad", "sad"], ""),
+    ],
+)
+def test_near_names_are_counted_and_not_shown(caplog, owners, moods, expected):
+    dataset = Dataset.from_dict({"owner": owners, "words": ["x"] * 3, "mood": moods})
+    with caplog.at_level(logging.WARNING):
+        TaskDataset.from_dataset(dataset, **COLUMNS)
+    assert expected in caplog.text
+    assert bool(caplog.records) == bool(expected)
+    assert "C1" not in caplog.text
+
+
+def test_label_names_that_yaml_read_otherwise():
+    with pytest.raises(RecipeError, match="quotes"):
+        TaskSpec(kind="sequence-classification", **COLUMNS, label_names=[False, True])
