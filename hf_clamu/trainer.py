@@ -141,7 +141,7 @@ class ClamuTrainer:
         self.seconds = built.seconds
         model = attach(built.base, built.checkpoint, processor=base.processor, tasks=self.tasks)
         model._attached.task_id_key = self.task_id_key
-        model._attached.journal = self.journal
+        model._attached.journals = [] if self.journal is None else [self.journal]
         return model
 
 

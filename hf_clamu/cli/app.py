@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from hf_clamu.cli import fate
 from hf_clamu.cli.faults import FAULT, out_of_memory, report_fault
 from hf_clamu.cli.hub import add_hub_commands, open_model, saved_folder
 from hf_clamu.cli.kernels import before_model, before_reading
 from hf_clamu.cli.merge import CheckpointOption, add_merge_command, checkpoints_of
 from hf_clamu.cli.options import Data, Json
 from hf_clamu.cli.output import emit, emit_error, note, quieten, require_room, table
-from hf_clamu.cli.pending import settle_beside
+from hf_clamu.cli.pending import say_pending
 from hf_clamu.cli.requests import add_request_commands
 from hf_clamu.cli.train import add_train_commands
 from hf_clamu.errors import (
@@ -36,8 +37,6 @@ __all__ = ["app", "main"]
 
 _INTERRUPTED = 130
 _MOST_MEMBERS = 6  # of a cluster that the text of `info` names
-# Commands that go on from what is finished when they are started again.
-_RESUMABLE = (["train"], ["merge"], ["unmerge"], ["add"], ["update"])
 
 app = typer.Typer(
     name="clamu",
@@ -141,7 +140,7 @@ def info(folder: ModelDir, as_json: Json = False) -> None:
     """Say what a saved model is made of, after checking the digests of its files."""
     from hf_clamu.models.checkpoint import read_checkpoint
 
-    settle_beside(Path(folder))
+    say_pending(Path(folder))
     checkpoint = read_checkpoint(saved_folder(folder))
     config, state = checkpoint.config, checkpoint.state
     values: dict[str, Any] = {
@@ -405,6 +404,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments, debug = _understood(list(sys.argv[1:] if argv is None else argv))
     as_json = "--json" in arguments
+    fate.forget()
     try:
         code = app(args=arguments, prog_name="clamu", standalone_mode=False)
     except KeyboardInterrupt:  # before typer, which makes its code of it, began to run the command
@@ -416,11 +416,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except BaseException as error:  # what libraries in Rust raise when they panic is no Exception
         code, kind, message = _refusal(error, debug)
-        emit_error(as_json, kind, message)
+        emit_error(as_json, kind, fate.after_an_error(message))
         return code
     if code == _INTERRUPTED:  # typer makes this of a KeyboardInterrupt
-        kept = " The same command again goes on from what is finished." if arguments[:1] in _RESUMABLE else ""
-        emit_error(as_json, "KeyboardInterrupt", f"Interrupted.{kept}")
+        emit_error(as_json, "KeyboardInterrupt", fate.interrupted(arguments[0] if arguments else ""))
     return code if isinstance(code, int) else 0
 
 

@@ -12,15 +12,21 @@ import typer
 from hf_clamu.cli.output import emit, note, quieten
 from hf_clamu.errors import RecipeError
 
-__all__ = ["add_hub_commands", "open_model", "saved_folder", "task_id_key", "wants_erasure"]
+__all__ = ["add_hub_commands", "load_model", "open_model", "saved_folder", "task_id_key", "wants_erasure"]
 
 
 def open_model(folder: str) -> Any:
+    """Load a model for a command that reads it; what a run that died has left there stays as it is."""
+    from hf_clamu.cli.pending import say_pending
+
+    say_pending(Path(folder))
+    return load_model(folder)
+
+
+def load_model(folder: str) -> Any:
     """Load a model from a folder or a Hub id, with the key of its task ids if the environment has it."""
-    from hf_clamu.cli.pending import settle_beside
     from hf_clamu.models.modeling_clamu import ClamuModel
 
-    settle_beside(Path(folder))
     return ClamuModel.from_pretrained(folder, task_id_key=task_id_key())
 
 

@@ -11,13 +11,15 @@ import typer
 from hf_clamu.cli.hub import task_id_key
 from hf_clamu.cli.kernels import before_recipe, before_settings
 from hf_clamu.cli.options import Data, Json
-from hf_clamu.cli.output import journal_beside, quieten, require_room
+from hf_clamu.cli.output import quieten, require_room
+from hf_clamu.cli.pending import building
 from hf_clamu.cli.train import done_before, save_build, say_merged
 from hf_clamu.errors import RecipeError, TaskDataError
 from hf_clamu.yaml_values import read_yaml
 
 if TYPE_CHECKING:
     from hf_clamu.models.local_merge import LocalMerge
+    from hf_clamu.recipe import Recipe
 
 __all__ = ["CheckpointOption", "add_merge_command", "checkpoints_of"]
 
@@ -84,33 +86,33 @@ def merge(
 
     from hf_clamu.models.hub_archive import archive_at
     from hf_clamu.models.saving import save_unserved
+    from hf_clamu.recipe import Recipe
     from hf_clamu.trainer import progress_bars
-    from hf_clamu.training import Journal
 
     given = checkpoints_of(checkpoints)
     if base is None and recipe is None:
         raise RecipeError("Name the model that the checkpoints were finetuned from: --base ID, or --recipe FILE.")
     if data and recipe is None:
         raise RecipeError("--data goes with --recipe, which says how rows become tasks.")
-    journal = Journal(journal_beside(output))
-    text = recipe.read_text(encoding="utf-8", errors="replace") if recipe is not None and recipe.is_file() else None
+    loaded = None if recipe is None else Recipe.load(recipe)
+    text = None if recipe is None else recipe.read_text(encoding="utf-8", errors="replace")
     command = ["merge", given, base, revision, text, list(map(str, data or ())), sorted(settings or ())]
-    found = done_before(output, journal, command)
-    if found is not None:
-        say_merged(as_json, output, found, {"total": 0.0})
-        return
-    require_room(output, overwrite=overwrite)
-    started = time.perf_counter()
-    start, place = _start(given, base, revision, recipe, data, _settings(settings or ()))
-    quieten()
-    built, loaded = start.run(journal, archive_at(place if archive is None else archive), progress_bars)
-    checkpoint = built.checkpoint
+    place = archive or (None if loaded is None else loaded.archive_place())
+    with building(output, place) as journal:
+        if done_before(as_json, output, journal, command):
+            return
+        require_room(output, overwrite=overwrite)
+        started = time.perf_counter()
+        start = _start(given, base, revision, loaded, recipe, data, _settings(settings or ()))
+        quieten()
+        built, base_model = start.run(journal, archive_at(place), progress_bars)
+        checkpoint = built.checkpoint
 
-    def save(folder: Path) -> None:
-        # Nobody asks it anything here, so it is not served: that takes as much memory again.
-        save_unserved(folder, checkpoint, built.base, loaded.processor)
+        def save(folder: Path) -> None:
+            # Nobody asks it anything here, so it is not served: that takes as much memory again.
+            save_unserved(folder, checkpoint, built.base, base_model.processor)
 
-    save_build(save, checkpoint.state_digest, output, journal, command)
+        save_build(save, checkpoint.state_digest, output, journal, command)
     say_merged(as_json, output, checkpoint.config, {"total": time.perf_counter() - started})
 
 
@@ -118,22 +120,20 @@ def _start(
     checkpoints: Mapping[str, str],
     base: str | None,
     revision: str | None,
+    loaded: Recipe | None,
     recipe: Path | None,
     data: Sequence[Path] | None,
     settings: Mapping[str, Any],
-) -> tuple[LocalMerge, str | Path | None]:
-    """Return what the merge starts from, and where the recipe has its archive."""
+) -> LocalMerge:
+    """Return what the merge starts from."""
     from hf_clamu.merging import ClamuArguments
     from hf_clamu.models.card import CardSettings
     from hf_clamu.models.local_merge import LocalMerge
 
     given: dict[str, Any] = {"checkpoints": checkpoints, "task_id_key": task_id_key()}
-    if recipe is None:
+    if loaded is None:
         own = {"clustering": "task_vectors", "localization": "emr", **settings}
-        return LocalMerge(base=base, revision=revision, arguments=ClamuArguments.from_dict(own), **given), None
-    from hf_clamu.recipe import Recipe
-
-    loaded = Recipe.load(recipe)
+        return LocalMerge(base=base, revision=revision, arguments=ClamuArguments.from_dict(own), **given)
     if loaded.peft_config is not None or loaded.dtype not in (None, "float32"):
         raise RecipeError(
             f"{recipe}: peft_config and dtype are about finetuning here, and checkpoints are whole models that are "
@@ -141,7 +141,7 @@ def _start(
         )
     args = ClamuArguments.from_dict({**loaded.arguments, **settings})  # first: a wrong setting should show at once
     tasks = loaded.tasks(data)
-    start = LocalMerge(
+    return LocalMerge(
         base=base or loaded.base(),
         revision=revision or (loaded.revision if base is None else None),
         arguments=args,
@@ -150,7 +150,6 @@ def _start(
         card=CardSettings.from_dict(loaded.card),
         **given,
     )
-    return start, loaded.archive_place()
 
 
 def _settings(words: Sequence[str]) -> dict[str, Any]:

@@ -23,8 +23,9 @@ def is_main_process() -> bool:
 
 
 def journal_beside(output: Path) -> Path:
-    """Return the folder that keeps what a run on this output has finished."""
-    return output.absolute().parent / f".{output.absolute().name}.journal"
+    """Return the folder that keeps what a run on this output has finished; a link and its target have the same."""
+    place = output.resolve()
+    return place.parent / f".{place.name}.journal"
 
 
 def emit(as_json: bool, payload: Mapping[str, Any], human: Callable[[], str]) -> None:

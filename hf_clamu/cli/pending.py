@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hf_clamu.cli.fate import bringing
 from hf_clamu.cli.output import is_main_process, journal_beside, note
-from hf_clamu.errors import HubError, RunInProgressError
 
 if TYPE_CHECKING:
-    from hf_clamu.training import Journal
+    from hf_clamu.training import Archive, Journal
 
-__all__ = ["Place", "settle_beside", "working_on"]
+__all__ = ["Place", "building", "say_pending", "working_on"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,13 +26,15 @@ class Place:
         output (`Path`, *optional*): written instead of the source.
         receipts (`Path`): folder of the receipts.
         journal (`Journal`): keeps what is finished.
-        is_settled (`bool`): whether a run that died had put the model at its place; its receipts are written now.
+        archive (`Archive`, *optional*): that the command names.
+        is_settled (`bool`): the result of an earlier run of this kind is at its place, and its receipts are written.
     """
 
     source: str
     output: Path | None
     receipts: Path
     journal: Journal
+    archive: Archive | None
     is_settled: bool
 
     @property
@@ -40,13 +42,9 @@ class Place:
         """Where the result goes."""
         return str(self.output or self.source)
 
-    def options(self, archive: str | None) -> dict[str, Any]:
+    def options(self) -> dict[str, Any]:
         """Return what every request on this model is given."""
-        from hf_clamu.models.hub_archive import archive_at
-
-        # The source still has the tasks where the result goes elsewhere.
-        kept = None if archive is None else archive_at(archive, is_kept=self.output is not None)
-        return {"journal_dir": self.journal.folder, "receipt_dir": self.receipts, "archive": kept}
+        return {"journal_dir": self.journal.folder, "receipt_dir": self.receipts, "archive": self.archive}
 
     def save(self, model: Any, erase_history: bool | None) -> None:
         """Bring a changed model to its place: a folder as a whole, a Hub id as one commit."""
@@ -57,12 +55,16 @@ class Place:
             # Before the model is replaced: where no receipt can be written, nothing should change.
             self.receipts.mkdir(parents=True, exist_ok=True)
             if self.output is not None or Path(self.source).is_dir():
-                model.save_pretrained(self.output or self.source)
+                bringing(Path(self.name).resolve())
+                model.save_pretrained(self.name)
             else:
-                model.push_to_hub(erase_history=wants_erasure(erase_history, self.source))
+                wanted = wants_erasure(erase_history, self.source)
+                bringing(self.source)
+                model.push_to_hub(erase_history=wanted)
         # Each machine has a journal, and none is dropped before the model is there.
         Workers.current().meet()
-        self.journal.clear()
+        if not is_main_process():
+            self.journal.clear(keep_note=True)
 
     def history(self, model: Any) -> Mapping[Path, Mapping[str, Any]]:
         """Return the receipts that led to a model, the last ones first."""
@@ -73,57 +75,117 @@ class Place:
 
 
 @contextmanager
-def working_on(source: str, output: Path | None, receipts: Path | None) -> Iterator[Place]:
+def working_on(source: str, output: Path | None, receipts: Path | None, archive: str | None) -> Iterator[Place]:
     """Keep other commands away from a model while it is changed, and settle what one that died has left.
 
     Raises:
         RunInProgressError: if another process is at it.
     """
-    from hf_clamu.models.replace import remove_abandoned
-    from hf_clamu.training import Journal, Workers
+    from hf_clamu.models.hub_archive import archive_at
+    from hf_clamu.models.receipts import require_no_link
+    from hf_clamu.training import Workers
 
     local = Path(source).is_dir()
     target = output or (Path(source) if local else Path(source.replace("/", "--")))
-    journal = Journal(journal_beside(target))
-    receipts = receipts or (Path(source).absolute().parent if local else Path.cwd()) / "receipts"
-    with Workers.current().watched():
-        if not is_main_process():
-            yield Place(source=source, output=output, receipts=receipts, journal=journal, is_settled=False)
-            return
-        with journal.locked():
-            if output is not None or local:
-                remove_abandoned(target)
-            is_settled = _settle(journal, str(target) if output is not None or local else source, finish=True)
-            yield Place(source=source, output=output, receipts=receipts, journal=journal, is_settled=is_settled)
+    if receipts is None:
+        receipts = _receipts_beside(Path(source)) if local else Path.cwd() / "receipts"
+        require_no_link(receipts)
+    # The source still has the tasks where the result goes elsewhere.
+    kept = archive_at(archive, is_kept=output is not None)
+    with Workers.current().watched(), _locked(target) as journal:
+        is_settled = False
+        if is_main_process():
+            place = target if output is not None or local else source
+            is_settled = _settle(journal, place, receipts, None if output is not None else kept)
+            is_settled = is_settled or (output is not None and _came_from(source, output, receipts))
+        yield Place(
+            source=source, output=output, receipts=receipts, journal=journal, archive=kept, is_settled=is_settled
+        )
 
 
-def settle_beside(folder: Path) -> None:
-    """Finish what a run that died after its change was saved has left beside a model, if nobody is at it."""
-    if not is_main_process() or not (journal_beside(folder) / "note.json").is_file():
-        return
+@contextmanager
+def building(output: Path, archive: str | Path | None) -> Iterator[Journal]:
+    """Keep other commands away from a folder until a model is built and saved there; settle what one has left.
+
+    Raises:
+        RunInProgressError: if another process is at it.
+    """
+    from hf_clamu.models.hub_archive import archive_at
+    from hf_clamu.training import Workers
+
+    with Workers.current().watched(), _locked(output) as journal:
+        if is_main_process():
+            _settle(journal, output, _receipts_beside(output), archive_at(archive))
+        yield journal
+
+
+@contextmanager
+def _locked(target: Path) -> Iterator[Journal]:
     from hf_clamu.training import Journal
 
-    journal = Journal(journal_beside(folder))
-    try:
-        with journal.locked():
-            _settle(journal, str(folder), finish=False)
-    except (OSError, HubError, RunInProgressError):
-        return  # a command that only reads is not stopped by this
+    journal = Journal(journal_beside(target))
+    if not is_main_process():
+        yield journal
+        return
+    with journal.locked():
+        yield journal
 
 
-def _settle(journal: Journal, source: str, *, finish: bool) -> bool:
+def _receipts_beside(folder: Path) -> Path:
+    return folder.absolute().parent / "receipts"
+
+
+def say_pending(folder: Path) -> None:
+    """Say on stderr that a run that died, or is not through, has left something beside a model."""
+    from hf_clamu.models.changes import announced
+    from hf_clamu.training import Journal
+
+    if is_main_process() and folder.is_dir() and announced(Journal(journal_beside(folder)), note):
+        note(
+            f"A change of {folder} was announced and is not settled: its run was stopped, or still runs. Commands "
+            "that only read leave that alone; the next clamu unmerge, add or update of it settles it."
+        )
+
+
+def _settle(journal: Journal, place: Path | str, receipts: Path, archive: Archive | None) -> bool:
+    """Settle what is announced of a folder or a repo; return whether its changes turned out to be saved."""
     from hf_clamu.cli.hub import saved_folder
+    from hf_clamu.models.changes import announced, archived_names
     from hf_clamu.models.checkpoint import read_checkpoint
+    from hf_clamu.models.receipts import require_no_link
     from hf_clamu.models.replace import remove_abandoned
-    from hf_clamu.models.settling import announced, settle
+    from hf_clamu.models.settling import settle
 
-    changes = announced(journal)
-    if not changes:
+    if isinstance(place, Path):
+        remove_abandoned(place)  # the old model, too, if the writer died just after the exchange
+    if not announced(journal, note):
         return False
-    folder = saved_folder(source)
-    state = read_checkpoint(folder).state_digest if folder.is_dir() else None
-    if state in [change.after for change in changes]:
-        remove_abandoned(Path(source))  # the old model, if the writer died just after the exchange
-    elif not finish:
-        return False  # it may still be on its way
-    return settle(journal, state, note)
+    require_no_link(receipts)
+    folder = saved_folder(place) if isinstance(place, str) else place
+    checkpoint = read_checkpoint(folder) if (folder / "ledger.json").is_file() else None
+    settled = settle(
+        journal,
+        set() if checkpoint is None else {checkpoint.state_digest},
+        merged=set() if checkpoint is None else archived_names(checkpoint.state),
+        receipt_dir=receipts,
+        archive=archive,
+    )
+    for line in (*settled.done, *settled.to_do):
+        note(line)
+    return bool(settled.changes)
+
+
+def _came_from(source: str, output: Path, receipts: Path) -> bool:
+    """Whether receipts say that a folder has the result of requests on the model that the command starts from.
+
+    A run may have been stopped when there was nothing left to do but to end.
+    """
+    from hf_clamu.cli.hub import saved_folder
+    from hf_clamu.models.receipts import lineage, read_receipts
+    from hf_clamu.models.settling import state_at
+
+    if not (output / "ledger.json").is_file():
+        return False
+    after, before = state_at(output), state_at(saved_folder(source))
+    found = {} if after is None else lineage(read_receipts(receipts), after)
+    return any(receipt["digests"]["before"] == before for receipt in found.values())

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from hf_clamu.cli.hub import open_model
+from hf_clamu.cli.hub import load_model
 from hf_clamu.cli.kernels import before_model
 from hf_clamu.cli.merge import CheckpointOption, checkpoints_of
 from hf_clamu.cli.options import Data, Json
@@ -98,7 +98,7 @@ def unmerge(
     if requests is not None:
         named = read_requests(requests)
     quieten()
-    with working_on(folder, output, receipts) as place:
+    with working_on(folder, output, receipts, archive) as place:
         model = _opened(place)
         # What is to be done is for the main process to say: it has settled what was left.
         planned = _planned(model, named, place) if is_main_process() else []
@@ -110,7 +110,7 @@ def unmerge(
         if wanted:
             _require_room(place)
             options: dict[str, Any] = {"data": data, "on_mismatch": on_mismatch, "progress": progress_bars}
-            options |= {"checkpoints": checkpoints_of(checkpoint or ()), **place.options(archive)}
+            options |= {"checkpoints": checkpoints_of(checkpoint or ()), **place.options()}
             if requests is None:
                 model.unmerge_task(wanted[0][1], **options)
             else:
@@ -134,10 +134,10 @@ def unmerge(
 def _opened(place: Place) -> Any:
     """Return the model to change, or, if a run that died had finished it, the result."""
     if place.is_settled:
-        return open_model(place.name)
+        return load_model(place.name)
     if place.output is not None:
         require_room(place.output)
-    return open_model(place.source)
+    return load_model(place.source)
 
 
 def _require_room(place: Place) -> None:
@@ -244,7 +244,7 @@ def add(
         raise RecipeError("Give the new rows (--new FILE), or checkpoints (--checkpoint ID=FOLDER).")
     folders = checkpoints_of(checkpoint or ())
     quieten()
-    with working_on(folder, output, receipts) as place:
+    with working_on(folder, output, receipts, archive) as place:
         model = _opened(place)
         given = _given(model, new, tasks) if new else _ids_of(model, folders, tasks)
         done = set(model.tasks)
@@ -262,7 +262,6 @@ def add(
                 progress=progress_bars,
                 **kept,
             ),
-            archive,
             erase_history,
         )
     _say(place, model, "Added", as_json)
@@ -291,7 +290,7 @@ def update(
     from hf_clamu.trainer import progress_bars
 
     quieten()
-    with working_on(folder, output, receipts) as place:
+    with working_on(folder, output, receipts, archive) as place:
         model = _opened(place)
         given = _given(model, new, tasks)
         left = [one for one in given.task_ids if tasks or one in model.tasks]
@@ -310,7 +309,6 @@ def update(
                 progress=progress_bars,
                 **kept,
             ),
-            archive,
             erase_history,
         )
     _say(place, model, "Updated", as_json)
@@ -337,7 +335,6 @@ def _change(
     model: Any,
     left: list[str],
     change: Callable[[Mapping[str, Any]], Any],
-    archive: str | None,
     erase_history: bool | None,
 ) -> None:
     from hf_clamu.training import Workers
@@ -346,7 +343,7 @@ def _change(
     left[:] = Workers.current().gather(left)[0]
     if left:
         _require_room(place)
-        change(place.options(archive))
+        change(place.options())
     if model.receipts:
         place.save(model, erase_history)
 

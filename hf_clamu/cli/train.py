@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hf_clamu.cli.fate import bringing
 from hf_clamu.cli.hub import task_id_key
 from hf_clamu.cli.kernels import before_recipe
 from hf_clamu.cli.options import Data, Json
-from hf_clamu.cli.output import emit, journal_beside, quieten, require_room, table
-from hf_clamu.cli.pending import settle_beside
+from hf_clamu.cli.output import emit, is_main_process, quieten, require_room, table
+from hf_clamu.cli.pending import building
 
 if TYPE_CHECKING:
     from hf_clamu.training import Journal
@@ -48,52 +49,49 @@ def train(
         return
     from hf_clamu.recipe import Recipe
     from hf_clamu.tasks import keyed_id
-    from hf_clamu.training import Journal
 
-    journal = Journal(journal_beside(output))
-    text = recipe.read_text(encoding="utf-8", errors="replace") if recipe.is_file() else ""
-    command = [text, list(map(str, data or ())), sorted(without or ())]
-    found = done_before(output, journal, command)
-    if found is not None:
-        say_merged(as_json, output, found, {"total": 0.0})
-        return
-    require_room(output, overwrite=overwrite)
     loaded = Recipe.load(recipe)
-    quieten()
-    kept: dict[str, Any] = {"journal_dir": journal.folder, **({} if archive is None else {"archive_dir": archive})}
-    trainer = loaded.trainer(data, task_id_key=task_id_key(), **kept)
-    if without:
+    text = recipe.read_text(encoding="utf-8", errors="replace")
+    command = [text, list(map(str, data or ())), sorted(without or ())]
+    place = archive or loaded.archive_place()
+    with building(output, place) as journal:
+        if done_before(as_json, output, journal, command):
+            return
+        require_room(output, overwrite=overwrite)
+        quieten()
         key = task_id_key()
-        trainer.tasks = trainer.tasks.without([keyed_id(key, one) if key else one for one in without])
-    model = trainer.train()
-    save_build(model.save_pretrained, model.state_digest(), output, journal, command)
+        trainer = loaded.trainer(data, task_id_key=key, journal_dir=journal.folder, archive_dir=place)
+        if without:
+            trainer.tasks = trainer.tasks.without([keyed_id(key, one) if key else one for one in without])
+        model = trainer.train()
+        save_build(model.save_pretrained, model.state_digest(), output, journal, command)
     say_merged(as_json, output, model.clamu_config, trainer.seconds)
 
 
-def done_before(output: Path, journal: Journal, command: Any) -> Any:
-    """Settle what a run that died has left; return the model's configuration if it had finished this very command.
+def done_before(as_json: bool, output: Path, journal: Journal, command: Any) -> bool:
+    """Whether a run that died had finished this very command; then its result is said.
 
     Args:
+        as_json (`bool`): how it is said.
         output (`Path`): the folder of the model.
-        journal (`Journal`): of runs on this folder.
+        journal (`Journal`): of runs on this folder, locked.
         command (*JSON-able*): what was asked for.
     """
     from hf_clamu.exact import digest_json
+    from hf_clamu.models.changes import close
     from hf_clamu.models.checkpoint import read_checkpoint
-    from hf_clamu.models.replace import remove_abandoned
+    from hf_clamu.training import Workers
 
-    settle_beside(output)
-    noted = journal.noted()
-    is_same = isinstance(noted, Mapping) and noted.get("command") == digest_json(command)
-    if not is_same or not (output / "ledger.json").is_file():
-        return None
-    found = read_checkpoint(output)
-    if found.state_digest != noted.get("state"):
-        return None
-    # The run before this one was stopped just after its model had come to its place.
-    remove_abandoned(output)
-    journal.clear()
-    return found.config
+    is_done = False
+    if is_main_process() and (output / "ledger.json").is_file():
+        said = journal.lock.said()
+        if isinstance(said, Mapping) and said.get("command") == digest_json(command):
+            found = read_checkpoint(output)
+            is_done = found.state_digest == said.get("state")
+            if is_done:
+                close(journal)
+                say_merged(as_json, output, found.config, {"total": 0.0})
+    return bool(Workers.current().gather(is_done)[0])
 
 
 def save_build(
@@ -101,16 +99,20 @@ def save_build(
 ) -> None:
     """Bring a model that was built to its place, and drop what the journal kept of the run."""
     from hf_clamu.exact import digest_json
+    from hf_clamu.models.changes import close
     from hf_clamu.training import Workers
 
     workers = Workers.current()
-    with workers.watched():
-        if workers.is_main:
-            journal.note({"command": digest_json(command), "state": state_digest})
-            save(output)
-        # Each machine has a journal, and none is dropped before the model is there.
-        workers.meet()
-        journal.clear()
+    if workers.is_main:
+        journal.lock.say({"command": digest_json(command), "state": state_digest})
+        bringing(output.resolve())
+        save(output)
+    # Each machine has a journal, and none is dropped before the model is there.
+    workers.meet()
+    if workers.is_main:
+        close(journal)
+    else:
+        journal.clear(keep_note=True)
 
 
 def say_merged(as_json: bool, output: Path, config: Any, seconds: Mapping[str, float]) -> None:

@@ -11,6 +11,7 @@ import os
 import shutil
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -29,10 +30,11 @@ from hf_clamu.errors import (
     WeightsChangedError,
 )
 from hf_clamu.exact import ALL_WEIGHTS, NO_WEIGHTS, PackedMask, WeightSwitch
-from hf_clamu.merging import ClamuArguments, MergedState
+from hf_clamu.merging import ClamuArguments
 from hf_clamu.models import hub
 from hf_clamu.models.base import load_architecture
 from hf_clamu.models.card import CardSettings
+from hf_clamu.models.changes import Change, announce, archived_names, close, withdraw
 from hf_clamu.models.checkpoint import Checkpoint, read_checkpoint
 from hf_clamu.models.configuration_clamu import ClamuConfig
 from hf_clamu.models.hub_archive import archive_at
@@ -55,10 +57,10 @@ from hf_clamu.models.maintenance import (
 from hf_clamu.models.peft_space import PeftSpace
 from hf_clamu.models.processors import save_processor
 from hf_clamu.models.quiet import without_report
-from hf_clamu.models.receipts import make_receipt
+from hf_clamu.models.receipts import PENDING, amend_receipt, make_receipt, salted_ids
 from hf_clamu.models.replace import staged_folder
 from hf_clamu.models.saving import save_checkpoint
-from hf_clamu.models.settling import PENDING, Change, announce, carry_out
+from hf_clamu.models.settling import carry_out, has_to_settle, settle
 from hf_clamu.models.verification import VerificationReport, compare_folders
 from hf_clamu.tasks import DataFiles, TaskDataset, TaskSpec, keyed_id
 from hf_clamu.training import Archive, Journal, Progress, Workers, silent_progress
@@ -109,8 +111,9 @@ class _Attachment:
     origin: Origin | None = None
     task_id_key: str | None = None
     base_name: str = ""
-    journal: Journal | None = None
+    journals: list[Journal] = field(default_factory=list)
     receipts: list[dict[str, Any]] = field(default_factory=list)
+    receipt_dirs: list[Path | None] = field(default_factory=list)
     unsaved: list[Change] = field(default_factory=list)
 
 
@@ -288,7 +291,7 @@ class ClamuModel:
         kept = built.tasks if built.tasks is not None and built.tasks.has_rows else None
         model = attach(built.base, built.checkpoint, processor=loaded.processor, tasks=kept)
         model._attached.task_id_key = task_id_key
-        model._attached.journal = journal
+        model._attached.journals = [] if journal is None else [journal]
         return model
 
     # -- what is merged ------------------------------------------------------------------------------------------
@@ -591,8 +594,11 @@ class ClamuModel:
         _check_way_out(on_mismatch, ("error", "rebuild", "localize"))
         if on_mismatch == "localize" and archive is None:
             raise ValueError("on_mismatch='localize' goes with an archive: without one, tasks are retrained here.")
+        ids = [task_id for task_ids in named.values() for task_id in task_ids]
+        if self._settle_earlier("unmerge", ids, journal_dir, receipt_dir, archive):
+            return self
         request = self._request(data, progress, journal_dir, archive, checkpoints)
-        built = unmerge(request, [task_id for task_ids in named.values() for task_id in task_ids], on_mismatch)
+        built = unmerge(request, ids, on_mismatch)
         return self._replace_state("unmerge", named, built, request, receipt_dir)
 
     @_alone
@@ -626,6 +632,9 @@ class ClamuModel:
             DigestMismatchError: if the data of a merged task has changed.
             TaskDataError: if a folder is missing, or some tasks come with data and others without.
         """
+        new = map(self.ledger_id, checkpoints or ()) if tasks is None else self.keyed_tasks(tasks).task_ids
+        if self._settle_earlier("add", list(new), journal_dir, receipt_dir, archive):
+            return self
         request = self._request(data, progress, journal_dir, archive, checkpoints, adds=True)
         tasks = request.new_tasks() if tasks is None else tasks
         built = add(request, tasks)
@@ -667,6 +676,7 @@ class ClamuModel:
             TaskDataError: if the old data are missing.
         """
         _check_way_out(on_mismatch, ("error", "rebuild"))
+        self._settle_earlier("update", (), journal_dir, receipt_dir, archive)
         request = self._request(data, progress, journal_dir, archive, checkpoints)
         new = outdated(request, tasks)
         if not len(new):
@@ -777,6 +787,8 @@ class ClamuModel:
         target = Path(save_directory)
         attached = self._attached
         attached.switch.check(self._parameters_by_name())
+        if not keep_origin:
+            self._announce_place(target)
         save_checkpoint(target, attached.checkpoint, attached.processor, self._write_base)
         if not keep_origin:
             # A copy on disk does not forget which repo it belongs to.
@@ -852,8 +864,10 @@ class ClamuModel:
                 report = hub.erase_history(target, token=token, keep_revision=branch, old_commits=old)
                 attached.origin = replace(attached.origin, commit=report.kept_commit)
                 unsaved = [receipt for change in attached.unsaved for receipt in change.receipts]
-                for receipt in unsaved or attached.receipts[-1:]:
+                for receipt in unsaved:  # written below
                     receipt["erasure"] = report.to_dict()
+                if not unsaved and attached.receipts:
+                    amend_receipt(attached.receipt_dirs[-1], attached.receipts[-1], erasure=report.to_dict())
                 result = replace(result, commit=report.kept_commit, erasure=report)
         finally:
             self._settle()
@@ -936,14 +950,63 @@ class ClamuModel:
             raise TypeError("ClamuModel is not made directly: use ClamuModel.from_pretrained or ClamuTrainer.train.")
         return attached
 
+    def _announce_place(self, folder: Path) -> None:
+        """Say beside what is announced where it is about to be saved: a process that dies cannot say it any more."""
+        attached = self._attached
+        if attached.unsaved and attached.journals:
+            announce(attached.journals[-1], attached.unsaved, folder)
+
     def _settle(self) -> None:
-        """Finish the changes that are saved now: write their receipts, clear the journal."""
+        """Finish the changes that are saved now: write their receipts, clear their journals."""
         attached = self._attached
         carry_out(attached.unsaved)
-        attached.unsaved = []
-        if attached.journal is not None:
-            attached.journal.clear()
-            attached.journal = None
+        for journal in attached.journals:
+            close(journal, attached.unsaved)
+        attached.unsaved, attached.journals = [], []
+
+    def _settle_earlier(
+        self,
+        kind: str,
+        task_ids: Sequence[str],
+        journal_dir: str | Path | None,
+        receipt_dir: str | Path | None,
+        archive: str | Path | Archive | None,
+    ) -> bool:
+        """Finish what a process that was killed announced in a journal; return whether it was this very request."""
+        if journal_dir is None:
+            return False
+        workers = Workers.current()
+        with workers.watched():
+            receipts: list[dict[str, Any]] = []
+            if workers.is_main:
+                receipts = self._settled(Journal(Path(journal_dir)), receipt_dir, archive_at(archive))
+            receipts = workers.gather(receipts)[0]
+        attached = self._attached
+        attached.receipts += receipts
+        attached.receipt_dirs += [None if receipt_dir is None else Path(receipt_dir)] * len(receipts)
+        done = {one for receipt in receipts if receipt["request"] == kind for one in salted_ids(receipt) or ()}
+        return bool(task_ids) and done.issuperset(task_ids)
+
+    def _settled(
+        self, journal: Journal, receipt_dir: str | Path | None, archive: Archive | None
+    ) -> list[dict[str, Any]]:
+        attached = self._attached
+        if not has_to_settle(journal, attached.unsaved, archive):
+            return []
+        with journal.locked():
+            settled = settle(
+                journal,
+                {self.state_digest()},
+                merged=archived_names(attached.checkpoint.state),
+                receipt_dir=None if receipt_dir is None else Path(receipt_dir),
+                archive=None if archive is None or archive.is_kept else archive,
+                ours=attached.unsaved,
+            )
+        for line in settled.to_do:
+            warnings.warn(line, stacklevel=5)
+        if not settled.changes or settled.changes[-1].after != self.state_digest():
+            return []  # it is another folder that has them
+        return [receipt for change in settled.changes for receipt in change.receipts]
 
     def _parameters_by_name(self) -> dict[str, torch.nn.Parameter]:
         model: Any = self
@@ -1018,7 +1081,7 @@ class ClamuModel:
             facts["localized_in"] = built.checkpoint.localized_in.to_dict()
         archived: dict[str, Any] = {}
         if request.archive is not None:
-            old, new = _archived(before.state), _archived(built.checkpoint.state)
+            old, new = archived_names(before.state), archived_names(built.checkpoint.state)
             spent = [] if request.archive.is_kept else sorted(old - new)
             archived = {"archive_dir": request.archive.place, "written": sorted(new - old)}
             archived["spent"] = spent
@@ -1030,15 +1093,25 @@ class ClamuModel:
             make_receipt(kind, task_ids, recipe=recipe, facts=facts, request_id=name)
             for name, task_ids in requests.items()
         ]
-        where = None if receipt_dir is None else str(Path(receipt_dir).absolute())
-        unsaved = [
-            *attached.unsaved,
-            Change(before=digests["before"], after=digests["after"], receipts=receipts, receipt_dir=where, **archived),
-        ]
-        waits = request.journal is not None or request.archive is not None
+        where = None if receipt_dir is None else Path(receipt_dir).absolute()
+        change = Change(
+            before=digests["before"],
+            after=digests["after"],
+            receipts=receipts,
+            receipt_dir=None if where is None else str(where),
+            **archived,
+        )
+        unsaved = [*attached.unsaved, change]
+        journals = attached.journals
+        if request.journal is not None:
+            folder = request.journal.folder
+            journals = [*(journal for journal in journals if journal.folder != folder), request.journal]
+        waits = bool(journals) or request.archive is not None
         if Workers.current().is_main:
-            if request.journal is not None:
-                announce(request.journal, unsaved)
+            if journals:
+                announce(journals[-1], unsaved)
+            for journal in journals[:-1]:
+                withdraw(journal, unsaved)
             if not waits:
                 carry_out(unsaved[-1:])
         self.set_base()
@@ -1051,9 +1124,13 @@ class ClamuModel:
             origin=attached.origin,
         )
         fresh._attached.receipts = [*attached.receipts, *receipts]
+        fresh._attached.receipt_dirs = [
+            *attached.receipt_dirs,
+            *[None if where is None else Path(where)] * len(receipts),
+        ]
         fresh._attached.unsaved = unsaved if waits else attached.unsaved
         fresh._attached.task_id_key = attached.task_id_key
-        fresh._attached.journal = request.journal or attached.journal
+        fresh._attached.journals = journals
         fresh._attached.handed_out = attached.handed_out
         return self
 
@@ -1155,11 +1232,6 @@ def _recipe(config: ClamuConfig) -> dict[str, Any]:
     if config.peft_config is not None:
         recipe |= {"peft_config": config.peft_config, "peft_merging": config.peft_merging}
     return recipe
-
-
-def _archived(state: MergedState) -> set[str]:
-    """Return the names of the files that an archive has of the merged tasks."""
-    return {Archive.file_name(task_id, record.vector_digest) for task_id, record in state.records.items()}
 
 
 def _holds(folder: Path, checkpoint: Checkpoint) -> bool:

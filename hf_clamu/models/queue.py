@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +9,16 @@ from typing import Any, Literal
 
 from hf_clamu.errors import TaskDataError, TaskNotFoundError
 from hf_clamu.merging import missing_tasks
+from hf_clamu.models.receipts import salted_ids
+from hf_clamu.training import parse_json
 
 __all__ = ["ForgetRequest", "Planned", "added_before", "plan", "read_requests"]
+
+# A request whose receipt has no private part any more.
+_ANONYMOUS = (
+    "Its receipt {path} lacks the part 'private', so it does not say for which tasks it was carried out, and tasks of "
+    "this line are merged or are not the same number. Give what is to be forgotten a request with an id of its own."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +62,8 @@ def read_requests(path: Path) -> list[ForgetRequest]:
         TaskDataError: if the file or one of its lines cannot be used; the message names the line.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # Not splitlines(), which also cuts at what may stand inside a JSON string, such as U+2028.
+        lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise TaskDataError(f"The requests in {path} cannot be read: {error}") from error
     found: dict[str, ForgetRequest] = {}
@@ -63,13 +71,15 @@ def read_requests(path: Path) -> list[ForgetRequest]:
         if not line.strip():
             continue
         where = f"{path}, line {number}"
+        values, problem = None, ""
         try:
-            values = json.loads(line)
-        except ValueError:
-            values = None
+            values = parse_json(line)
+        except ValueError as error:
+            problem = f" ({error})"
         if not isinstance(values, dict):
             raise TaskDataError(
-                f'{where}: expected a JSON object such as {{"id": "req-17", "task": "user_3"}}, found {line[:80]!r}.'
+                f'{where}: expected a JSON object such as {{"id": "req-17", "task": "user_3"}}, found '
+                f"{line[:80]!r}{problem}."
             )
         name = values.get("id")
         if not isinstance(name, str) or not name:
@@ -94,9 +104,9 @@ def plan(
 ) -> list[Planned]:
     """Say of each request whether it is open, done already, or cannot be carried out.
 
-    A request is done if a receipt of its name says so, even if its tasks came back later, or if none of its tasks is
-    merged and receipts say that they were forgotten. It fails, as a whole, if a task is neither merged nor known from
-    a receipt.
+    A request is done if a receipt of its name covers all of its tasks, even if they came back later, or if none of
+    them is merged and receipts say that they were forgotten. It fails, as a whole, if a task is neither merged nor
+    known from a receipt, or if the receipt of its name does not say any more which tasks it was for.
 
     Args:
         requests (*sequence* of `ForgetRequest`): with the ids that the ledger has.
@@ -109,25 +119,29 @@ def plan(
 def _planned(
     request: ForgetRequest, present: set[str], merged: Sequence[str], history: Mapping[Path, Mapping[str, Any]]
 ) -> Planned:
+    receipts = {path: receipt for path, receipt in history.items() if receipt["request"] == "unmerge"}
     forgotten: dict[str, Path] = {}
-    for path, receipt in history.items():
-        if receipt["request"] != "unmerge":
-            continue
-        salts = receipt.get("private", {}).get("salts")
-        if request.name is not None and receipt.get("id") == request.name:
-            # Without its private part a receipt says who asked, not for what.
-            covered = request.tasks if salts is None else [one for one in request.tasks if one in salts]
-            if all(one in covered or one not in present for one in request.tasks):
-                return Planned(request=request, status="done", receipts=(path,))
-        for task_id in salts or ():
+    for path, receipt in receipts.items():
+        for task_id in salted_ids(receipt) or ():
             forgotten.setdefault(task_id, path)
-    open_tasks = tuple(one for one in request.tasks if one in present)
-    strange = [one for one in request.tasks if one not in present and one not in forgotten]
+    gone = {one for one in request.tasks if one not in present}
+    for path, receipt in receipts.items():
+        if request.name is None or receipt.get("id") != request.name:
+            continue
+        salts = salted_ids(receipt)
+        if salts is not None and all(one in salts or (one in gone and one in forgotten) for one in request.tasks):
+            return Planned(request=request, status="done", receipts=(path,))
+        if salts is None and len(gone) == len(request.tasks) == len(receipt["tasks"]):
+            return Planned(request=request, status="done", receipts=(path,))
+        if salts is None:
+            return Planned(request=request, status="failed", problem=_ANONYMOUS.format(path=path))
+    strange = [one for one in request.tasks if one in gone and one not in forgotten]
     if strange:
         try:
             missing_tasks(strange, merged)
         except TaskNotFoundError as error:
             return Planned(request=request, status="failed", problem=str(error))
+    open_tasks = tuple(one for one in request.tasks if one in present)
     if open_tasks:
         return Planned(request=request, status="open", tasks=open_tasks)
     paths = tuple(dict.fromkeys(forgotten[one] for one in request.tasks))
@@ -141,4 +155,4 @@ def added_before(history: Mapping[Path, Mapping[str, Any]]) -> set[str]:
         history (*mapping* of `Path` to *mapping*): receipts that led to the present state.
     """
     added = [receipt for receipt in history.values() if receipt["request"] == "add"]
-    return {task_id for receipt in added for task_id in receipt.get("private", {}).get("salts", ())}
+    return {task_id for receipt in added for task_id in salted_ids(receipt) or ()}

@@ -1,91 +1,42 @@
-"""Changes that are made and not saved yet: their receipts are written when the model has come to its place.
+"""What is left to do for changes that are saved: receipts are written, and archived vectors destroyed.
 
-Before the model is replaced, its changes are announced in the journal beside it, receipts and all. A process that dies
-in between leaves the announcement behind; the next one compares the model at its place with the digests in there, and
-knows what happened.
+A process that saves does it itself. If it dies in between, the next one that changes the model compares the model at
+its place with the digests that are announced beside it, and knows what happened.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
-from hf_clamu.errors import HubError
+from hf_clamu.errors import ClamuError, HubError
+from hf_clamu.models.changes import Change, announced, announced_place, close, keep
+from hf_clamu.models.checkpoint import read_checkpoint
 from hf_clamu.models.hub_archive import archive_at, is_on_hub
-from hf_clamu.models.receipts import write_receipt
-from hf_clamu.training import Journal
+from hf_clamu.models.receipts import PENDING, amend_receipt, write_receipt
+from hf_clamu.training import Archive, Journal
 
-__all__ = ["PENDING", "Change", "announce", "announced", "carry_out", "settle"]
-
-# What a receipt says of archived vectors that are not destroyed yet.
-PENDING = "to be destroyed"
-_FOLDERS = ("receipt_dir", "archive_dir")
+__all__ = ["Settled", "carry_out", "has_to_settle", "settle", "state_at"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Change:
-    """A change of a merged model, and what is to be done once it is saved.
+@dataclass(kw_only=True)
+class Settled:
+    """What came of announced changes.
 
     Args:
-        before (`str`): state digest of the model that it starts from.
-        after (`str`): state digest of the result.
-        receipts (*list* of *dict*): one for each request.
-        receipt_dir (`str`, *optional*): where they go.
-        archive_dir (`str`, *optional*): folder of an archive, or where it is on the Hub.
-        written (*list* of `str`): files that the archive has since this change.
-        spent (*list* of `str`): files in the archive of vectors that are no longer merged; they are to be destroyed.
+        changes (*list* of `Change`): those that turned out to be saved.
+        done (*list* of `str`): lines about what was done now.
+        to_do (*list* of `str`): lines about what is left, and what to do.
     """
 
-    before: str
-    after: str
-    receipts: list[dict[str, Any]]
-    receipt_dir: str | None
-    archive_dir: str | None = None
-    written: list[str] = field(default_factory=list)
-    spent: list[str] = field(default_factory=list)
+    changes: list[Change] = field(default_factory=list)
+    done: list[str] = field(default_factory=list)
+    to_do: list[str] = field(default_factory=list)
 
 
-def announce(journal: Journal, changes: Sequence[Change]) -> None:
-    """Keep changes in the journal, before the model that they lead to is saved."""
-    noted = []
-    for change in changes:
-        # From the journal on, so that a model may be moved together with what is beside it.
-        folders = {name: _relative(getattr(change, name), journal.folder) for name in _FOLDERS}
-        noted.append({**asdict(change), **folders})
-    journal.note({"changes": noted})
-
-
-def announced(journal: Journal) -> list[Change]:
-    """Return the changes that a journal announces; none if it is damaged or of something else."""
-    noted = journal.noted()
-    try:
-        return [
-            Change(**{**values, **{name: _absolute(values[name], journal.folder) for name in _FOLDERS}})
-            for values in noted["changes"]
-        ]
-    except (KeyError, TypeError):
-        return []
-
-
-def _relative(folder: str | None, start: Path) -> str | None:
-    try:
-        return folder if folder is None or is_on_hub(folder) else os.path.relpath(folder, start)
-    except ValueError:  # on another drive
-        return folder
-
-
-def _absolute(folder: str | None, start: Path) -> str | None:
-    return folder if folder is None or is_on_hub(folder) else os.path.normpath(start.absolute() / folder)
-
-
-def carry_out(changes: Sequence[Change]) -> list[Path]:
-    """Do what is left to do for changes that are saved; doing it again changes nothing.
-
-    Returns:
-        *list* of `Path`: the receipts that were written.
+def carry_out(changes: Sequence[Change]) -> None:
+    """Do what is left to do for changes of this process that are saved; doing it again changes nothing.
 
     Raises:
         OSError, HubError: if a vector in an archive cannot be destroyed; then no receipt is written, for it would say
@@ -99,55 +50,154 @@ def carry_out(changes: Sequence[Change]) -> list[Path]:
             for name in change.written:  # what was forgotten may have come back
                 names.pop(name, None)
     for place, names in doomed.items():
-        try:
-            if names:
-                archive_at(place).destroy_all(list(names))
-        except (OSError, HubError) as error:
-            raise (HubError if isinstance(error, HubError) else OSError)(
-                f"The model is saved, but an archived vector of a task that left it could not be destroyed in {place} "
-                f"({error}). Repeat the command once that is possible; its receipt waits for it."
-            ) from error
+        if names:
+            _destroy(archive_at(place), list(names))
     for change in changes:
         for receipt in change.receipts:
             if receipt.get("archive") == PENDING:
                 receipt["archive"] = "destroyed"
-    return [
-        write_receipt(Path(change.receipt_dir), receipt)
-        for change in changes
-        if change.receipt_dir is not None
-        for receipt in change.receipts
-    ]
+            if change.receipt_dir is not None:
+                write_receipt(Path(change.receipt_dir), receipt)
 
 
-def settle(journal: Journal, state: str | None, say: Callable[[str], None] = lambda text: None) -> bool:
+def _destroy(archive: Archive, names: Sequence[str]) -> None:
+    try:
+        archive.destroy_all(names)
+    except (OSError, HubError) as error:
+        raise (HubError if isinstance(error, HubError) else OSError)(
+            f"The model is saved, but an archived vector of a task that left it could not be destroyed in "
+            f"{archive.place} ({error}). Repeat the command once that is possible; its receipt waits for it."
+        ) from error
+
+
+def state_at(folder: Path | None) -> str | None:
+    """Return the state digest of the saved model in a folder; None if there is none that can be read."""
+    if folder is None or not folder.is_dir():
+        return None
+    try:
+        return read_checkpoint(folder).state_digest
+    except (ClamuError, OSError):
+        return None
+
+
+def has_to_settle(journal: Journal, ours: Iterable[Change], archive: Archive | None) -> bool:
+    """Whether a journal announces changes other than those of this process that may be settled now."""
+    keys = {change.key for change in ours}
+    return any(
+        change.key not in keys and (archive is not None or not change.is_saved) for change in announced(journal)
+    )
+
+
+def settle(
+    journal: Journal,
+    states: Collection[str],
+    *,
+    merged: Collection[str],
+    receipt_dir: Path | None,
+    archive: Archive | None,
+    ours: Sequence[Change] = (),
+) -> Settled:
     """Finish what a process that died has announced.
+
+    What turns out to be saved gets its receipts, in the folder that the caller names, and its archived vectors are
+    destroyed, in the archive that the caller names. What is left, because another archive or no folder is named, stays
+    announced. What was not saved is dropped, and the rest of the journal is there to go on from.
 
     Args:
         journal (`Journal`): beside the model; nobody else may work on it meanwhile.
-        state (`str`, *optional*): state digest of the model at its place; `None` if there is none.
-        say (*callable*, *optional*): receives a line about what happened.
+        states (*collection* of `str`): state digests of the model wherever it was to be saved.
+        merged (*collection* of `str`): names of archive files of the tasks that it has, which are never destroyed.
+        receipt_dir (`Path`, *optional*): where receipts are written.
+        archive (`Archive`, *optional*): that may be cleaned.
+        ours (*sequence* of `Change`): changes of this process that are still to be saved, which stay announced.
 
-    Returns:
-        `bool`: whether the announced changes had been saved. Then their receipts are written now and the journal is
-        gone. If they had not been, the announcement is gone and the rest of the journal is left to go on from.
+    Raises:
+        OSError, HubError: if an archived vector cannot be destroyed; everything stays announced then.
     """
-    changes = announced(journal)
+    result = Settled()
+    own = {change.key for change in ours}
+    changes = [change for change in announced(journal, result.to_do.append) if change.key not in own]
+    states = {*states, *filter(None, [state_at(announced_place(journal))])}
+    is_known = True
+    for chain in _chains([change for change in changes if not change.is_saved]):
+        saved = [number for number, change in enumerate(chain) if change.after in states]
+        if saved:
+            result.changes += chain[: saved[-1] + 1]
+        elif not states <= {chain[0].before}:
+            # Somebody else changed the model since: whether by way of these changes, nobody can tell.
+            is_known = False
+            folder = receipt_dir or journal.folder.resolve().parent
+            for receipt in (receipt for change in chain for receipt in change.receipts):
+                path = write_receipt(folder, receipt, ending=".unsettled")
+                result.to_do.append(
+                    f"Whether the request of {receipt['time']} was carried out cannot be told; see {path}."
+                )
+    left, written = [], 0
+    for change in [*(change for change in changes if change.is_saved), *result.changes]:
+        rest, count = _finish(change, merged, receipt_dir, archive, result)
+        left += rest
+        written += 0 if change.is_saved else count
+    if result.changes:
+        result.done.append(
+            f"An earlier run was stopped after its change was saved; its receipts are written now ({written})."
+        )
     if not changes:
-        return False
-    saved = [number for number, change in enumerate(changes) if change.after == state]
-    if saved:
-        done = changes[: saved[-1] + 1]
-        paths = carry_out(done)
-        journal.clear()
-        say(f"An earlier run was stopped after its change was saved; its receipts are written now ({len(paths)}).")
-        return True
-    if state not in (None, changes[0].before):
-        # Somebody else changed the model since: whether by way of these changes, nobody can tell.
-        for change in changes:
-            for receipt in change.receipts:
-                path = write_receipt(Path(change.receipt_dir or journal.folder.parent), receipt, ending=".unsettled")
-                say(f"Whether the request of {receipt['time']} was carried out cannot be told; see {path}.")
-        journal.clear()
-    else:
+        return result
+    if left or ours:
+        keep(journal, [*left, *ours])
+    if result.changes or not is_known:
+        done = {change.key for change in changes} - {change.key for change in left}
+        close(journal, [change for change in changes if change.key in done])
+    elif not (left or ours):
         journal.forget_note()
-    return False
+    return result
+
+
+def _chains(changes: Iterable[Change]) -> list[list[Change]]:
+    """Cut changes where one does not start from what the one before it led to."""
+    found: list[list[Change]] = []
+    for change in changes:
+        if found and found[-1][-1].after == change.before:
+            found[-1].append(change)
+        else:
+            found.append([change])
+    return found
+
+
+def _finish(
+    change: Change, merged: Collection[str], receipt_dir: Path | None, archive: Archive | None, result: Settled
+) -> tuple[list[Change], int]:
+    """Finish a change that is saved, as far as it can be; return it if something is left, and how many receipts."""
+    doomed = [name for name in change.spent if name not in merged]
+    is_here = archive is not None and change.archive_dir is not None and _is_at(archive, change.archive_dir)
+    if doomed and is_here and archive is not None:
+        _destroy(archive, doomed)
+        result.done.append(
+            f"Vectors of tasks that were forgotten before are destroyed in {archive.place} now ({len(doomed)})."
+        )
+    is_open = bool(doomed) and not is_here
+    if is_open:
+        result.to_do.append(
+            f"{change.archive_dir!r} still has vectors ({len(doomed)}) of tasks that were forgotten: name it as the "
+            "archive in the next request (--archive, archive=), which destroys them."
+        )
+    if change.receipt_dir is None:
+        return [replace(change, is_saved=True)] if is_open else [], 0
+    if receipt_dir is None:
+        result.to_do.append(
+            "An earlier request was saved and its receipt is not written yet: give the next request with this "
+            "journal_dir= a receipt_dir=."
+        )
+        return [replace(change, is_saved=True)], 0
+    for receipt in change.receipts:
+        if receipt.get("archive") == PENDING and not is_open:
+            amend_receipt(receipt_dir, receipt, archive="destroyed")
+        else:
+            write_receipt(receipt_dir, receipt)
+    return [replace(change, is_saved=True)] if is_open else [], len(change.receipts)
+
+
+def _is_at(archive: Archive, place: str) -> bool:
+    if is_on_hub(place) or is_on_hub(archive.place):
+        return archive.place == place
+    return Path(archive.place).resolve() == Path(place).resolve()

@@ -25,7 +25,13 @@ _RowNumbers = np.ndarray[Any, np.dtype[np.int64]]
 
 
 def keyed_id(key: str, task_id: str) -> str:
-    """Return the keyed commitment to a task id: HMAC-SHA256, 64 hexadecimal digits."""
+    """Return the keyed commitment to a task id: HMAC-SHA256, 64 hexadecimal digits.
+
+    Raises:
+        RecipeError: if the key is empty: anybody could compute such a commitment.
+    """
+    if not key:
+        raise RecipeError("task_id_key is empty, so anybody could tell whose commitment is whose. Give a secret.")
     return hmac.new(key.encode("utf-8"), task_id.encode("utf-8"), "sha256").hexdigest()
 
 

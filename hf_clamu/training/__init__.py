@@ -3,7 +3,7 @@
 from hf_clamu.training.archive import ARCHIVE_SUFFIX, Archive, is_archive_name, scratch_of
 from hf_clamu.training.batching import sample_batches
 from hf_clamu.training.determinism import Environment, derive_seed, deterministic, seeded
-from hf_clamu.training.durable import destroy_folder, parse_json, write_private
+from hf_clamu.training.durable import destroy_folder, is_plain_file, parse_json, write_private
 from hf_clamu.training.finetuning import FinetuningArguments, finetune
 from hf_clamu.training.journal import Journal, Part
 from hf_clamu.training.masking import MaskingArguments, train_mask
@@ -34,6 +34,7 @@ __all__ = [
     "deterministic",
     "finetune",
     "is_archive_name",
+    "is_plain_file",
     "losses_and_scores",
     "measure",
     "parse_json",

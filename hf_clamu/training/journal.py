@@ -201,6 +201,11 @@ class Journal:
         self.make()
         write_private(self.folder / _NOTE_NAME, canonical_json(value))
 
+    @property
+    def has_note(self) -> bool:
+        """Whether anything was noted, even if it cannot be read."""
+        return self._is_there() and (self.folder / _NOTE_NAME).exists()
+
     def noted(self) -> Any:
         """Return what was noted last; None if nothing was, or nothing that can be read."""
         path = self.folder / _NOTE_NAME
@@ -229,10 +234,9 @@ class Journal:
                 shutil.rmtree(path)
             else:
                 _delete(path)
-        if keep_note:
-            return
         # The note last: if this is interrupted, the next run still knows what is to be cleared.
-        self.forget_note()
+        if not keep_note:
+            self.forget_note()
         with contextlib.suppress(OSError):  # somebody else's files are in it
             self.folder.rmdir()
 

@@ -153,7 +153,7 @@ def test_a_destruction_that_fails_is_settled_later(double, steps, built, kind, t
     journal = tmp_path / "ours.journal"
     (change,) = json.loads((journal / "note.json").read_bytes())["changes"]
     assert change["archive_dir"] == PLACE
-    assert steps("settle", journal, change["after"]) is True
+    assert steps("settle", journal, change["after"], PLACE, tmp_path / "receipts") is True
     repo = double.repos[REPO]
     assert gone not in _vectors(double)
     assert lost not in repo.lfs

@@ -174,7 +174,7 @@ def test_changed_data_are_finetuned_again(fork, work, tiny, references):
 def test_an_interrupt_says_that_it_can_go_on(fork, work, tiny, references):
     ended = _interrupted(fork, work, signal_=signal.SIGINT)
     assert ended.code == 130
-    assert ended.err.splitlines()[-1].endswith("the same command again goes on from what is finished.")
+    assert ended.err.splitlines()[-1].endswith("The same command again goes on from what is finished.")
     assert not (work / "out").exists()
     _ends_the_same(fork, work, tiny, references)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
 
@@ -20,6 +21,7 @@ MOMENTS = {
     "between the receipts": ("hf_clamu.models.settling:write_receipt", 1, True),
     "before a receipt has its name": ("hf_clamu.models.receipts:canonical_json", 1, True),
     "before the journal goes": ("hf_clamu.training.journal:Journal.clear", 0, True),
+    "before the lock goes": ("hf_clamu.training.locking:FileLock._remove", 0, True),
 }
 
 
@@ -81,7 +83,9 @@ def test_a_queue(fork, work, trained, tiny, moment):
     assert {receipt["digests"]["after"] for receipt in receipts.values()} == {state}
 
 
-@pytest.mark.parametrize("moment", ["before the exchange", "before the receipts", "before the journal goes"])
+@pytest.mark.parametrize(
+    "moment", ["before the exchange", "before the receipts", "before the journal goes", "before the lock goes"]
+)
 def test_tasks_named_on_the_command_line(fork, work, trained, tiny, moment):
     where, calls, is_saved = MOMENTS[moment]
     command = ("unmerge", "out", "user_1", "user_4", "user_6")
@@ -120,8 +124,16 @@ def test_archived_vectors_are_destroyed_after_all(fork, work, trained, tiny, whe
     assert fork(work, *command, die_in=where, calls=calls).wait().code == -signal.SIGKILL
     assert len(list((work / "archive").iterdir())) == left
     assert not (work / "receipts").exists() or _receipts(work) == []
-    # No archive needs to be named again for it.
-    assert fork(work, "info", "out").wait().code == 0
+    # A command that names no archive destroys nothing in one, and says which one is to be named.
+    ended = fork(work, "unmerge", "out", "--from", "queue.jsonl").wait()
+    assert (ended.code, ended.out.count("done already")) == (0, 3), ended.err
+    assert re.search(r"/archive' still has vectors \(3\) of tasks that were forgotten: name it", ended.err)
+    assert len(list((work / "archive").iterdir())) == left
+    assert [receipt["archive"] for receipt in _receipts(work)] == ["to be destroyed"] * 2
+    another = fork(work, "unmerge", "out", "--from", "queue.jsonl", "--archive", "another").wait()
+    assert (another.code, "still has vectors" in another.err) == (0, True), another.err
+    ended = fork(work, *command).wait()
+    assert (ended.code, "are destroyed in" in ended.err) == (0, True), ended.err
     assert len(list((work / "archive").iterdir())) == 5
     assert [receipt["archive"] for receipt in _receipts(work)] == ["destroyed"] * 2
     assert tiny.digests(work / "out") == trained[1]["unmerge"]
@@ -153,15 +165,30 @@ def test_another_output(fork, work, trained, tiny):
     assert (ended.code, "not empty" in ended.err) == (2, True)
 
 
-@pytest.mark.parametrize("command", [("info", "out"), ("verify", "out"), ("predict", "out", "great 1")])
-def test_the_next_command_settles(fork, work, command):
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("info", "out"),
+        ("verify", "out"),
+        ("predict", "out", "great 1"),
+        ("evaluate", "out"),
+        ("export", "out", "--output", "plain"),
+    ],
+)
+def test_a_command_that_reads_settles_nothing(fork, work, tiny, command):
     where = MOMENTS["before the old model goes"][0]
-    assert fork(work, "unmerge", "out", "user_1", die_in=where).wait().code == -signal.SIGKILL
-    assert list((work / ".out.journal").glob("*"))
+    request = ("unmerge", "out", "user_1", "--archive", "archive")
+    assert fork(work, *request, die_in=where).wait().code == -signal.SIGKILL
+    before = tiny.digests(work)
     ended = fork(work, *command).wait()
     assert ended.code == 0, ended.err
-    assert "its receipts are written now" in ended.err
-    assert len(_receipts(work)) == 1
+    assert "the next clamu unmerge, add or update of it settles it" in ended.err
+    shutil.rmtree(work / "plain", ignore_errors=True)
+    assert tiny.digests(work) == before
+    ended = fork(work, *request).wait()
+    assert (ended.code, "its receipts are written now (1)" in ended.err) == (0, True), ended.err
+    assert [receipt["archive"] for receipt in _receipts(work)] == ["destroyed"]
+    assert len(list((work / "archive").iterdir())) == 7
     assert _is_bare(work)
 
 
@@ -169,7 +196,7 @@ def test_a_model_that_is_moved_before_it_is_settled(fork, work, tiny):
     command = ("unmerge", "out", "user_1", "--archive", "archive")
     assert fork(work, *command, die_in=MOMENTS["before the receipts"][0]).wait().code == -signal.SIGKILL
     moved = work.rename(work.with_name("moved"))
-    assert fork(moved, "info", "out").wait().code == 0
+    assert fork(moved, *command).wait().code == 0
     assert not work.exists()
     assert [receipt["archive"] for receipt in _receipts(moved)] == ["destroyed"]
     assert len(list((moved / "archive").iterdir())) == 7
