@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -42,10 +43,10 @@ class Fork:
         code = int(self._server.stdout.readline())
         return Ended(code, *((self._logs / name).read_text(encoding="utf-8") for name in ("stdout", "stderr")))
 
-    def end(self, after: float, signal: int) -> Ended:
+    def end(self, after: float, number: int) -> Ended:
         """Send a signal after some seconds, if it still runs then."""
         time.sleep(after)
-        os.kill(self.pid, signal)
+        os.kill(self.pid, number)
         return self.wait()
 
 
@@ -56,9 +57,16 @@ def fork(tmp_path_factory):
     command = [sys.executable, str(Path(__file__).parent / "forks.py")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
 
-        def start(folder: Path, *arguments: str, die_in: str | None = None, calls: int = 0, **env: str) -> Fork:
+        def start(
+            folder: Path,
+            *arguments: str,
+            die_in: str | None = None,
+            calls: int = 0,
+            by: int = signal.SIGKILL,
+            **env: str,
+        ) -> Fork:
             request = {"arguments": arguments, "cwd": str(folder), "env": env, "logs": str(logs)}
-            request |= {"die_in": die_in, "calls": calls}
+            request |= {"die_in": die_in, "calls": calls, "by": int(by)}
             server.stdin.write(json.dumps(request) + "\n")
             server.stdin.flush()
             return Fork(server, logs)

@@ -3,7 +3,8 @@
 Reads two lines per run from stdin. To the first, `{"arguments": [...], "cwd": ..., "env": {...}, "logs": ...}`, it
 answers with the process id; to the second, whatever it says, with the exit status (negative: the signal) once the
 run has ended. In between the id is the run's own, even if it has ended. Output goes to the folder `logs`. With
-`"die_in": "module:name"` a run kills itself when it calls that function, after `"calls"` calls that went well.
+`"die_in": "module:name"` a run sends itself the signal `"by"` when it calls that function, after `"calls"` calls that
+went well; with the signal -1 the function raises an OSError.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from __future__ import annotations
 import importlib
 import json
 import os
-import signal
 import sys
 import traceback
 from pathlib import Path
@@ -44,7 +44,7 @@ def _run(request: dict) -> None:
         os.chdir(request["cwd"])
         os.environ |= request.get("env", {})
         if request.get("die_in"):
-            _plant(*request["die_in"].split(":"), request["calls"])
+            _plant(*request["die_in"].split(":"), request["calls"], request["by"])
         code = cli.main(request["arguments"])
     except BaseException:
         traceback.print_exc()
@@ -54,8 +54,8 @@ def _run(request: dict) -> None:
         os._exit(code)
 
 
-def _plant(module: str, name: str, calls: int) -> None:
-    """Make a run kill itself when it calls a function."""
+def _plant(module: str, name: str, calls: int, by: int) -> None:
+    """Make a run end itself when it calls a function."""
     *path, last = name.split(".")
     owner = importlib.import_module(module)
     for part in path:
@@ -64,8 +64,10 @@ def _plant(module: str, name: str, calls: int) -> None:
     left = [calls]
 
     def dying(*arguments, **options):
-        if not left[0]:
-            os.kill(os.getpid(), signal.SIGKILL)
+        if left[0] == 0 and by < 0:
+            raise OSError("No such luck")
+        if left[0] == 0:
+            os.kill(os.getpid(), by)
         left[0] -= 1
         return whole(*arguments, **options)
 
