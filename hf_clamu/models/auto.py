@@ -42,6 +42,9 @@ def _entry(auto_name: str) -> type:
             kwargs.setdefault("attn_implementation", config._attn_implementation)  # the Auto class put it there
             model = ClamuModel.from_pretrained(name, **kwargs)
             _take_over(model.config, config)
+            if auto_name == "AutoModel" and model.base_model is not model:
+                # Its answers are the hidden states, as a plain checkpoint's; the head stays, for it is merged, too.
+                model.forward = model.base_model.forward
             return model
 
         @classmethod
@@ -77,7 +80,7 @@ def _take_over(base: Any, given: ClamuConfig) -> None:
 
 
 def register() -> None:
-    """Register `ClamuConfig` with the Auto classes; `AutoModel` gives the saved model with its head."""
+    """Register `ClamuConfig` with the Auto classes; what `AutoModel` gives answers without its head."""
     for name in AUTO_NAMES:
         getattr(transformers, name).register(ClamuConfig, _entry(name), exist_ok=True)
 

@@ -37,6 +37,7 @@ from hf_clamu.models.card import CardSettings
 from hf_clamu.models.changes import Change, announce, archived_names, close, withdraw
 from hf_clamu.models.checkpoint import Checkpoint, read_checkpoint
 from hf_clamu.models.configuration_clamu import ClamuConfig
+from hf_clamu.models.exporting import require_same_adapter, require_same_checkpoint
 from hf_clamu.models.hub_archive import archive_at
 from hf_clamu.models.layout import BASE_FOLDER
 from hf_clamu.models.ledger import ledger_entries
@@ -890,6 +891,11 @@ class ClamuModel:
             task (`str`, *optional*): the cluster that serves this task.
             merge (`bool`): where the model has a PEFT adapter inside, merge it into the base weights; `False` writes
                 the adapter alone, as PEFT loads it onto the base model.
+
+        Raises:
+            ExactnessError: if what was written, loaded as others will load it, does not answer as the live model; it
+                is removed then.
+            RecipeError: if PEFT cannot load the adapter without hf_clamu.
         """
         space = self._space()
         if not merge and space is None:
@@ -901,8 +907,14 @@ class ClamuModel:
             if space is not None and not merge:
                 base = self._attached.checkpoint.config.base_model or {}
                 space.save_adapter(self, stage, base.get("name_or_path") or None, base.get("revision"))
+                with self.held():
+                    self.set_base()
+                    plain = space.plain_model(self, self._architecture, merge=False).state_dict()
+                    plain = {name: value.clone() for name, value in plain.items()}
+                require_same_adapter(self, self._architecture, plain, stage)
             else:
                 self._save_plain(stage, merge=True)
+                require_same_checkpoint(self, self._architecture, stage, same_weights=space is None)
             if self._attached.processor is not None:
                 save_processor(self._attached.processor, stage)
 
@@ -927,13 +939,17 @@ class ClamuModel:
         shutil.copytree(origin.folder / BASE_FOLDER, folder)
 
     def _save_plain(self, folder: Path, *, merge: bool) -> None:
-        base: Any = type(self).__mro__[2]
         space = self._space()
         with without_report():
             if space is None:
-                base.save_pretrained(self, folder)
+                self._architecture.save_pretrained(self, folder)
             else:
-                space.plain_model(self, base, merge=merge).save_pretrained(folder)
+                space.plain_model(self, self._architecture, merge=merge).save_pretrained(folder)
+
+    @property
+    def _architecture(self) -> Any:
+        """The plain class of the live model."""
+        return type(self).__mro__[2]
 
     def _space(self) -> PeftSpace | None:
         """Return the adapter that the live model has inside."""

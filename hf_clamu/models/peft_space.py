@@ -16,6 +16,7 @@ import copy
 import dataclasses
 import difflib
 import enum
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -271,16 +272,11 @@ class PeftSpace:
             architecture (`type`): class of the plain model.
             merge (`bool`): merge the adapter into the base weights; otherwise leave it out.
         """
-        from peft.tuners.tuners_utils import BaseTunerLayer
-
         state = {plain_name(name): value for name, value in live.state_dict().items()}
         if merge:
-            for name, module in live.named_modules():
-                if isinstance(module, BaseTunerLayer):
-                    layer: Any = copy.deepcopy(module)
-                    layer.merge()
-                    for key, value in layer.get_base_layer().state_dict().items():
-                        state[f"{name}.{key}"] = value
+            for name, layer in _merged_layers(live).items():
+                for key, value in layer.state_dict().items():
+                    state[f"{name}.{key}"] = value
         with torch.device("meta"):
             plain = architecture._from_config(copy.deepcopy(live.config))
         names = plain.state_dict().keys()
@@ -304,8 +300,13 @@ class PeftSpace:
         from peft import get_peft_model_state_dict
         from safetensors.torch import save_file
 
-        heads = {name for name in self._heads(live) if ".base_layer." not in name and f".{_ADAPTER}" not in name}
         own = live.state_dict()
+        names = {plain_name(name) for name in self._heads(live) if f".{_ADAPTER}" not in name}
+        heads = {name: own[name] for name in names if name in own}
+        # PEFT has no module that is both trained and adapted: a head that is both is written with its adapter merged.
+        merged = {name: layer for name, layer in _merged_layers(live).items() if f"{name}.weight" in names}
+        for module, layer in merged.items():
+            heads |= {f"{module}.{key}": value for key, value in layer.state_dict().items()}
         try:
             adapter = get_peft_model_state_dict(live, adapter_name=_ADAPTER, save_embedding_layers=False)
         except (KeyError, ValueError) as error:
@@ -314,13 +315,16 @@ class PeftSpace:
                 f"PEFT cannot write a {self.peft_type} adapter out of a model that it does not wrap: {error} Export "
                 "it merged into the base weights (merge=True)."
             ) from error
-        state = {**adapter, **{name: own[name] for name in sorted(heads)}}
+        adapter = {key: value for key, value in adapter.items() if not key.startswith(tuple(f"{m}." for m in merged))}
+        state = {**adapter, **heads}
         tensors = {f"base_model.model.{name}": state[name].contiguous().clone() for name in sorted(state)}
         config = copy.deepcopy(live.peft_config[_ADAPTER])  # with what PEFT settled for this model
         config.base_model_name_or_path, config.revision, config.inference_mode = base_model, revision, True
         config.modules_to_save = sorted({name.rsplit(".", 1)[0].split(".")[0] for name in heads}) or None
         if self.options.get("modules_to_save"):
             config.modules_to_save = list(self.options["modules_to_save"])
+        if merged:
+            config.exclude_modules = _excluding(config.exclude_modules, sorted(merged))
         config.save_pretrained(folder)
         save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
 
@@ -352,6 +356,26 @@ class LocalAdapter:
             _forget(model)
             for name, parameter in model.named_parameters():
                 parameter.requires_grad_(flags[name])
+
+
+def _merged_layers(live: Any) -> dict[str, Any]:
+    """Return the layers that an adapter is put into, by name, as copies with the adapter merged into their weights."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    found = {}
+    for name, module in live.named_modules():
+        if isinstance(module, BaseTunerLayer):
+            layer: Any = copy.deepcopy(module)
+            layer.merge()
+            found[name] = layer.get_base_layer()
+    return found
+
+
+def _excluding(excluded: Any, names: list[str]) -> Any:
+    """Return PEFT's `exclude_modules`, a list of names or a pattern, with more names."""
+    if isinstance(excluded, str):
+        return "|".join([f"(?:{excluded})", *map(re.escape, names)])
+    return sorted({*(excluded or ()), *names})
 
 
 def _unload(tuner: Any, model: Any) -> None:

@@ -14,6 +14,7 @@ import torch
 import transformers
 from hub_double import HubDouble
 
+import hf_clamu
 from hf_clamu import ClamuModel, IncompatibleBaseError
 from hf_clamu.models.auto import AUTO_NAMES
 from hf_clamu.models.configuration_clamu import ClamuConfig
@@ -58,6 +59,31 @@ def test_each_head_is_loaded_by_its_auto_class(kind, saved_kind, exported):
     if kind != "image":
         tokenizer = transformers.AutoTokenizer.from_pretrained(saved_kind(kind))
         assert tokenizer("great 3").input_ids == model.processor("great 3").input_ids
+
+
+@pytest.mark.parametrize("kind", ["text", "lm", "words", "image"])
+def test_without_its_head_it_gives_hidden_states(kind, saved_kind, exported):
+    inputs = {"pixel_values": torch.rand(2, 1, 8, 8)} if kind == "image" else {"input_ids": torch.tensor([[72, 105]])}
+    name = "image-feature-extraction" if kind == "image" else "feature-extraction"
+    processor = {} if kind == "image" else {"tokenizer": str(saved_kind(kind))}
+    for cluster in (None, 2):
+        plain = transformers.AutoModel.from_pretrained(exported(kind, cluster)).eval()
+        model = transformers.AutoModel.from_pretrained(saved_kind(kind), cluster=cluster)
+        copied = pickle.loads(pickle.dumps(model))
+        with torch.no_grad():
+            expected = plain(**inputs)[0]
+            for each in (model, copied, model.set_cluster(0).set_cluster(cluster)):
+                assert torch.equal(each(**inputs)[0], expected)
+        if kind != "image":
+            pipes = [
+                transformers.pipeline(name, model=str(folder), device="cpu", **processor)
+                for folder in (exported(kind, None), saved_kind(kind))
+            ]
+            ours = hf_clamu.pipeline(name, saved_kind(kind), device="cpu")
+            assert ours("great 3") == pipes[0]("great 3") == pipes[1]("great 3")
+            assert len(ours("great 3")[0][0]) == 16
+    # The head is there all the same.
+    model.export(exported(kind, None).parent / f"headless-{kind}", cluster=1)
 
 
 @pytest.mark.parametrize("name", [name for name in AUTO_NAMES if name != "AutoModel"])
