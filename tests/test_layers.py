@@ -187,3 +187,23 @@ def test_version_is_the_newest_in_the_changelog():
     heading = re.search(r"^##\s+\[?v?(\d+\.\d+\.\d+[\w.]*)", CHANGELOG.read_text(encoding="utf-8"), re.MULTILINE)
     assert heading is not None
     assert heading.group(1) == hf_clamu.__version__
+
+
+def test_what_is_imported_is_declared():
+    tomllib = pytest.importorskip("tomllib")  # Python 3.11
+
+    declared = tomllib.loads((CHANGELOG.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = [line for lines in declared["optional-dependencies"].values() for line in lines]
+    names = {re.match(r"[\w-]+", line)[0].lower().replace("-", "_") for line in (*declared["dependencies"], *extras)}
+    own_names = {"PIL": "pillow", "sklearn": "scikit_learn", "yaml": "pyyaml"}
+    imported = set()
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                imported.add(str(node.module).split(".")[0])
+    foreign = {own_names.get(name, name) for name in imported - sys.stdlib_module_names - {"hf_clamu"}}
+    assert foreign - names == set()
+    needed = {re.match(r"[\w-]+", line)[0].lower().replace("-", "_") for line in declared["dependencies"]}
+    assert needed - foreign == set()

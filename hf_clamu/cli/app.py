@@ -287,13 +287,16 @@ def evaluate(
     tasks: TaskDataset = model.load_tasks(data)
     if task is not None:
         model.cluster_of(task)  # a wrong id should be named as such
-        tasks = tasks.select([task])
+        tasks = tasks.select([model.ledger_id(task)])
     elif cluster is not None:
         model.set_cluster(cluster)
         tasks = tasks.select([task_id for task_id in model.clusters[cluster] if task_id in tasks])
     chosen = split or ("all" if data else "validation")
     report = evaluate_model(model, tasks, split=chosen, serving=serving, progress=progress_bars)
-    left_out = len(tasks) - len(report.tasks)
+    unmeasured = len(report.without_examples)
+    if unmeasured:
+        note(f"{unmeasured} of the {len(tasks)} tasks have no {chosen} examples, so they are not measured.")
+    left_out = len(tasks) - len(report.tasks) - unmeasured
     if left_out:
         note(f"{left_out} of the {len(tasks)} tasks in the data are left out: not merged, or forgotten.")
     values = {**report.to_dict(), "split": chosen, "serving": serving}

@@ -107,6 +107,7 @@ def unmerge(
         wanted, problem = Workers.current().gather([wanted, problem])[0]
         if problem:
             raise TaskNotFoundError(problem)
+        _warn_of_near_ids(model, wanted)
         if wanted:
             _require_room(place)
             options: dict[str, Any] = {"data": data, "on_mismatch": on_mismatch, "progress": progress_bars}
@@ -129,6 +130,20 @@ def unmerge(
     emit(as_json, values, lambda: _queue_text(values))
     if any(one.status == "failed" for one in planned):
         raise typer.Exit(2)
+
+
+def _warn_of_near_ids(model: Any, wanted: Sequence[tuple[str | None, list[str]]]) -> None:
+    """Say that tasks stay whose ids look like those that are forgotten; whose they are is not told."""
+    from hf_clamu.tasks.near_names import near_names
+
+    asked = {task_id for _, task_ids in wanted for task_id in task_ids}
+    groups = near_names([*model.tasks, *asked]) if asked else []
+    count = sum(len(set(group) - asked) for group in groups if asked.intersection(group))
+    if count and is_main_process():
+        note(
+            f"{count} other merged {'id differs' if count == 1 else 'ids differ'} from what is forgotten in white "
+            "space or case alone, and nothing of them is forgotten. If they are the same owner's, name them, too."
+        )
 
 
 def _opened(place: Place) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -59,12 +59,15 @@ class EvaluationReport:
         tasks (*dict* of `str` to *dict* of `str` to `float`): per task, each metric.
         clusters (*dict* of `int` to *dict* of `str` to `Summary`): per cluster, each metric over its tasks.
         num_examples (*dict* of `str` to `int`): per task.
+        without_examples (*tuple* of `str`): merged tasks that have no example of the split, so that nothing of them
+            was measured.
     """
 
     metrics: dict[str, Summary]
     tasks: dict[str, dict[str, float]]
     clusters: dict[int, dict[str, Summary]]
     num_examples: dict[str, int]
+    without_examples: tuple[str, ...] = ()
 
     @property
     def metric(self) -> str:
@@ -90,6 +93,7 @@ class EvaluationReport:
             "metrics": {name: asdict(summary) for name, summary in self.metrics.items()},
             "num_tasks": len(self.tasks),
             "num_examples": sum(self.num_examples.values()),
+            "without_examples": list(self.without_examples),
             "tasks": {
                 task_id: {**values, "num_examples": self.num_examples[task_id]}
                 for task_id, values in self.tasks.items()
@@ -124,7 +128,7 @@ def evaluate_model(
         progress (`Progress`, *optional*): shows how far it is.
 
     Raises:
-        TaskDataError: if no task of the data is merged, or a task has no examples of that split.
+        TaskDataError: if no task of the data is merged, or none of them has examples of that split.
     """
     with model.held():
         return _evaluated(model, tasks, split, serving, progress)
@@ -147,15 +151,25 @@ def _evaluated(
     for number in progress(sorted(groups), "evaluate"):
         bring(model, number if serving == "own" else serving)
         for task_id in groups[number]:
-            found[task_id] = measure(task_id)
-    values = {task_id: found[task_id][0] for task_id in known}
+            measured = measure(task_id)
+            if measured is not None:
+                found[task_id] = measured
+    if not found:
+        raise TaskDataError(
+            f"None of the {len(known)} tasks has {split} examples: the recipe keeps none (validation_fraction), or "
+            "the tasks are too small. Evaluate another split, or give held-out data (--data PATH)."
+        )
+    values = {task_id: found[task_id][0] for task_id in known if task_id in found}
+    measured_groups = {
+        number: [values[task_id] for task_id in members if task_id in values]
+        for number, members in sorted(groups.items())
+    }
     return EvaluationReport(
         metrics=_summaries(values.values()),
         tasks=values,
-        clusters={
-            number: _summaries(values[task_id] for task_id in members) for number, members in sorted(groups.items())
-        },
-        num_examples={task_id: found[task_id][1] for task_id in known},
+        clusters={number: _summaries(members) for number, members in measured_groups.items() if members},
+        num_examples={task_id: found[task_id][1] for task_id in values},
+        without_examples=tuple(task_id for task_id in known if task_id not in values),
     )
 
 
@@ -179,9 +193,10 @@ class _Labels:
             "label_mapping": model.config.label2id,
         }
 
-    def __call__(self, task_id: str) -> tuple[dict[str, float], int]:
+    def __call__(self, task_id: str) -> tuple[dict[str, float], int] | None:
         rows = self._tasks.rows(task_id, self._processor, self._split)
-        _require_examples(rows, task_id, self._split)
+        if len(rows) == 0:
+            return None
         found = self._evaluator.compute(data=rows, **self._settings)
         return {name: float(found[name]) for name in ("accuracy", "macro_f1")}, len(rows)
 
@@ -195,18 +210,11 @@ class _Answers:
         self._live = LiveModel(model, device=model.device, pad_token_id=pad)
         self._metric = AnswerProbability()
 
-    def __call__(self, task_id: str) -> tuple[dict[str, float], int]:
+    def __call__(self, task_id: str) -> tuple[dict[str, float], int] | None:
         encoded = self._tasks.encode(task_id, self._processor)
         parts = {"train": encoded.train, "validation": encoded.validation}
         examples = parts.get(self._split, (*encoded.train, *encoded.validation))
-        _require_examples(examples, task_id, self._split)
+        if not examples:
+            return None
         losses, _ = losses_and_scores(self._live, examples)
         return self._metric.compute(predictions=[-loss for loss in losses]), len(examples)
-
-
-def _require_examples(examples: Sequence[Any], task_id: str, split: Split) -> None:
-    if len(examples) == 0:
-        raise TaskDataError(
-            f"Task {task_id!r} has no {split} examples: the recipe keeps none (validation_fraction). "
-            "Evaluate another split, or give held-out data (--data PATH)."
-        )

@@ -163,7 +163,18 @@ def test_evaluate_given_rows(clamu, work):
 def test_evaluate_a_language_model(clamu, work):
     found = clamu("evaluate", "lm", "--split", "train", "--json").json
     assert (found["metric"], found["num_examples"]) == ("answer_probability", 24)
-    assert "no validation examples" in clamu("evaluate", "lm").error
+    assert "None of the 4 tasks has validation examples" in clamu("evaluate", "lm").error
+
+
+def test_evaluate_passes_over_tasks_without_validation_rows(clamu, work):
+    rows = [json.loads(line) for line in (work / "rows.jsonl").read_text(encoding="utf-8").splitlines()]
+    kept = [row for number, row in enumerate(rows) if row["user"] != "user_2" or number % 6 == 0]
+    (work / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+    assert clamu("train", "text.yaml", "--output", "one-row").code == 0
+    found = clamu("evaluate", "one-row", "--json")
+    assert found.err == "1 of the 4 tasks have no validation examples, so they are not measured.\n"
+    assert (found.json["num_tasks"], found.json["without_examples"]) == (3, ["user_2"])
+    assert clamu("evaluate", "one-row", "--split", "train", "--json").json["without_examples"] == []
 
 
 def test_predict_rows_each_by_its_cluster(clamu, work):

@@ -142,6 +142,18 @@ def test_add_and_update(clamu, work, tiny):
     assert tiny.digests(work / "text") == tiny.digests(work / "target")
 
 
+def test_ids_that_look_alike_are_counted(clamu, work):
+    lines = (work / "rows.jsonl").read_text(encoding="utf-8").replace('"user_2"', '"User_1 "')
+    (work / "rows.jsonl").write_text(lines, encoding="utf-8")
+    told = clamu("train", "text.yaml", "--output", "near")
+    assert told.code == 0
+    found = clamu("unmerge", "near", "user_1")
+    assert found.code == 0
+    assert "1 other merged id differs from what is forgotten in white space or case alone" in found.err
+    assert "User_1" not in found.err
+    assert "differ" not in clamu("unmerge", "near", "user_3").err
+
+
 def test_rows_in_several_files(clamu, work, tiny):
     lines = (work / "rows.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
     parts = {"early.jsonl": [0, 1], "late.jsonl": [2], "last.jsonl": [3]}
