@@ -12,11 +12,11 @@ import torch
 
 from hf_clamu.exact import packed_size
 from hf_clamu.merging import ALPHA_GRID, ClamuArguments, scaling_coefficient
-from hf_clamu.models.base import empty_model
+from hf_clamu.models.base import empty_model, weights_dtype
 from hf_clamu.models.peft_space import PeftSpace
 from hf_clamu.models.processors import load_processor
 from hf_clamu.recipe import Recipe
-from hf_clamu.tasks import DataFiles, TaskDataset
+from hf_clamu.tasks import DataFiles, ModelLimits, TaskDataset
 from hf_clamu.training import trainable_names
 
 __all__ = ["Plan", "plan"]
@@ -28,6 +28,8 @@ _EFFICIENCY = 0.5
 # What a step takes however small the model is: Python, the optimizer, many small operations. Measured on one core.
 _STEP_SECONDS = 0.005
 _SAMPLE_TASKS = 4
+# So many rows are tokenised in a few seconds.
+_CHEAP_ROWS = 20_000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -103,6 +105,7 @@ def plan(
         num_masks += count  # of the tasks, beside those of the clusters
     masks = num_masks * sum(map(packed_size, trained))
     signs = part if arguments.has_fixed_signs else 0
+    size = torch.float32.itemsize if recipe.dtype is None else weights_dtype(recipe.dtype).itemsize
     embedded = not isinstance(base, str) or Path(base).is_dir()
     # A sum, if need be in int64, and two versions of it in the journal; TALL and EMR also keep a sum per cluster.
     sums = 8 * part + 2 * 4 * part + (clusters * 4 * part if arguments.localization in ("tall", "emr") else 0)
@@ -112,8 +115,8 @@ def plan(
         num_tasks=count,
         num_clusters=clusters,
         num_processes=num_processes,
-        memory_bytes=_PROGRAM_BYTES + 4 * weights + 4 * 4 * part + signs,
-        model_bytes=4 * part + masks + (4 * weights if embedded else 0),
+        memory_bytes=_PROGRAM_BYTES + size * weights + 4 * size * part + signs,
+        model_bytes=4 * part + masks + (size * weights if embedded else 0),
         scratch_bytes=num_processes * sums + 4 * part + masks,
         seconds=_seconds(recipe, arguments, tasks, model, weights, count, clusters, num_processes, tokens),
     )
@@ -171,7 +174,11 @@ def _mean_tokens(recipe: Recipe, tasks: TaskDataset, model: Any, sample: tuple[s
         processor = load_processor(base, tasks.spec.kind, revision=recipe.revision)
     if processor is None:
         return None
-    lengths = [len(example["input_ids"]) for one in sample for example in tasks.encode(one, processor).train]
+    limits = ModelLimits.of(model)
+    lengths = [len(example["input_ids"]) for one in sample for example in tasks.encode(one, processor, limits).train]
+    if sum(map(tasks.num_examples, tasks)) <= _CHEAP_ROWS:
+        for task_id in tasks.task_ids[len(sample) :]:  # a text that the model cannot take shows here
+            tasks.encode(task_id, processor, limits)
     return math.ceil(sum(lengths) / len(lengths))
 
 

@@ -9,7 +9,7 @@ import torch
 
 from hf_clamu.errors import TaskDataError, TaskNotFoundError
 from hf_clamu.models.routing import Fallback, Served, bring, who_serves
-from hf_clamu.tasks import Example, TaskSpec, collate
+from hf_clamu.tasks import Example, ModelLimits, TaskSpec, collate
 from hf_clamu.tasks.columns import require_words
 from hf_clamu.tasks.encoding import example_encoder, tokenizer_limit
 
@@ -104,7 +104,7 @@ def _answer(
             examples.append(encode(row, 0 if spec.tokens_column is None else tuple(range(len(row[column])))))
         except TaskDataError as error:
             raise TaskDataError(f"Row {index}, column {column!r}: {error}.") from None
-        length, limit = len(examples[-1].get("input_ids", ())), _positions(model)
+        length, limit = len(examples[-1].get("input_ids", ())), _positions(model, spec)
         if limit is not None and length > limit:
             raise TaskDataError(
                 f"Row {index}, column {column!r}: the text has {length} tokens, the model takes {limit}. Shorten it, "
@@ -152,7 +152,7 @@ def _complete(model: Any, spec: TaskSpec, index: int, row: Mapping[str, Any], ma
     column = str(spec.prompt_column or spec.text_column)
     _require(row, column, index, spec)
     text = spec.template.replace("{prompt}", row[column])
-    limit = _positions(model)
+    limit = _positions(model, spec)
     if spec.kind == "seq2seq-lm":
         cut = spec.max_length or tokenizer_limit(model.processor)  # as in training
         prompt = model.processor(text, truncation=cut is not None, max_length=cut, return_tensors="pt")
@@ -178,10 +178,9 @@ def _complete(model: Any, spec: TaskSpec, index: int, row: Mapping[str, Any], ma
     return str(model.processor.decode(written[0, taken:], skip_special_tokens=True))
 
 
-def _positions(model: Any) -> int | None:
-    # Relative positions have no end; some configurations say so with -1.
-    limit = getattr(model.config, "max_position_embeddings", None)
-    return limit if isinstance(limit, int) and limit > 0 else None
+def _positions(model: Any, spec: TaskSpec) -> int | None:
+    limits = ModelLimits.of(model)
+    return limits.positions if limits.is_table or spec.max_length is None else None
 
 
 def _require_one_shape(

@@ -7,7 +7,7 @@ import json
 import pytest
 import yaml
 
-from hf_clamu import IncompatibleBaseError, Recipe
+from hf_clamu import IncompatibleBaseError, Recipe, RecipeError, TaskDataError
 from hf_clamu.cli import main
 from hf_clamu.planning import plan
 from hf_clamu.training import silent_progress
@@ -109,3 +109,20 @@ def test_the_command_and_a_dry_run_say_the_same_and_write_nothing(recipe, tmp_pa
     assert "memory for each process" in text
     assert "500 and 3" in text
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_half_the_bytes_of_half_the_precision(recipe):
+    whole, half = plan(recipe()), plan(recipe(dtype="bfloat16"))
+    assert half.num_parameters == whole.num_parameters
+    assert whole.model_bytes - half.model_bytes == 2 * whole.num_parameters  # the base inside
+    assert whole.memory_bytes - half.memory_bytes == 2 * whole.num_parameters + 4 * 2 * whole.num_trained
+    with pytest.raises(RecipeError, match="'float32' or 'bfloat16', got 'int8'"):
+        plan(recipe(dtype="int8"))
+
+
+def test_a_text_that_the_model_cannot_take_shows_in_a_plan(recipe, tmp_path):
+    made = recipe()
+    with (tmp_path / "rows.jsonl").open("a") as file:
+        file.write("\n" + json.dumps({"user": "user_9", "text": "x" * 2000, "label": "good", "group": "A"}))
+    with pytest.raises(TaskDataError, match=r"Task 'user_9', column 'text', row 35: the text has 2000 tokens"):
+        plan(made)

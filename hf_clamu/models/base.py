@@ -18,7 +18,7 @@ from hf_clamu.models.foreign import foreign_files
 from hf_clamu.models.in_memory import rebuilt, require_base
 from hf_clamu.models.labels import labels_of, require_same_labels
 from hf_clamu.models.peft_space import PeftSpace, plain_name
-from hf_clamu.models.pretrained import load_pretrained
+from hf_clamu.models.pretrained import load_pretrained, require_same_positions
 from hf_clamu.models.processors import load_processor
 from hf_clamu.tasks import ModelLimits, TaskSpec
 from hf_clamu.training import derive_seed, seeded
@@ -31,6 +31,7 @@ __all__ = [
     "empty_model",
     "load_architecture",
     "load_base",
+    "weights_dtype",
 ]
 
 # Names of transformers' Auto classes, so that importing this file does not import all of them.
@@ -183,6 +184,7 @@ def load_base(
             if in_memory:
                 model = rebuilt(base, load_architecture(type(base).__name__, "base model"), padding)
                 require_same_labels(model.config.id2label or {}, labels)
+                require_same_positions(model, getattr(base.config, "pad_token_id", None))
             elif isinstance(base, Mapping):
                 model = _from_config(auto, config_of_mapping(base, labels), padding)
             else:
@@ -194,7 +196,7 @@ def load_base(
         except AssertionError as error:  # torch's word for a padding token outside an embedding
             raise _no_padding(padding, str(error)) from error
     if dtype is not None:
-        model.to(_weights_dtype(dtype))
+        model.to(weights_dtype(dtype))
     found = getattr(model.config, "num_labels", None)
     if labels and found != labels["num_labels"]:
         raise IncompatibleBaseError(
@@ -249,7 +251,12 @@ def _no_padding(padding: Mapping[str, Any], cause: str) -> IncompatibleBaseError
     )
 
 
-def _weights_dtype(dtype: str) -> torch.dtype:
+def weights_dtype(dtype: str) -> torch.dtype:
+    """Return the type that a recipe names.
+
+    Raises:
+        RecipeError: if it is none that weights can have.
+    """
     if dtype not in ("float32", "bfloat16"):
         raise RecipeError(f"dtype must be 'float32' or 'bfloat16', got {dtype!r}.")
     found: torch.dtype = getattr(torch, dtype)
@@ -333,9 +340,8 @@ def load_architecture(architecture: str, what: str = "saved model") -> Any:
 
     found = getattr(transformers, architecture, None)
     if not (isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)):
-        merged = architecture.startswith("Clamu")
         raise IncompatibleBaseError(
             f"The {what} is a {architecture!r}, which the installed transformers {transformers.__version__} does not "
-            f"have. {'Export the merged model first (export).' if merged else _OTHER_CLASS[what]}"
+            f"have. {_OTHER_CLASS[what]}"
         )
     return found

@@ -79,6 +79,11 @@ def config_of_repository(name: str, labels: Mapping[str, Any], **source: Any) ->
         require_no_pointers(Path(name), refused)
     with foreign_files(refused):
         config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False, **source, **labels)
+    if config.model_type == "clamu":
+        raise IncompatibleBaseError(
+            f"The base model {name!r} is a merged ClAMU model. `clamu export` makes a plain checkpoint of it, "
+            "which can be a base."
+        )
     values = {**config.to_dict(), "_attn_implementation": config._attn_implementation}
     values["_experts_implementation"] = getattr(config, "_experts_implementation", None)
     values.pop("auto_map", None)  # transformers' own class was taken
@@ -103,9 +108,7 @@ def require_no_imports(values: Mapping[str, Any], kind: Any, where: str) -> None
     for key, value in values.items():
         if not value:
             continue
-        if isinstance(value, Mapping) and key.endswith("_config") and "quantization" not in key:
-            require_no_imports(value, kind, f"{where}, {key}")
-        elif "_implementation" in key or key == "attn_implementation":
+        if "_implementation" in key or key == "attn_implementation":
             names = list(value.values()) if isinstance(value, Mapping) else [value]
             odd = [name for name in names if name is not None and name not in _IMPLEMENTATIONS]
             if odd:
@@ -124,6 +127,8 @@ def require_no_imports(values: Mapping[str, Any], kind: Any, where: str) -> None
                 f"{where} has the key {key!r}, which a {kind.__name__} does not declare and which may decide what "
                 "code is fetched. Take the key out of its config.json."
             )
+        elif isinstance(value, Mapping) and key.endswith("_config"):
+            require_no_imports(value, kind, f"{where}, {key},")
 
 
 def _names_code(key: str) -> bool:

@@ -28,6 +28,10 @@ def require_base(base: Any) -> None:
 
     import transformers
 
+    if hasattr(base, "clamu_config"):
+        raise IncompatibleBaseError(
+            "The base model is a merged ClAMU model. Export the merged model first (export), and give the folder."
+        )
     if isinstance(base, (str, os.PathLike, Mapping, transformers.PreTrainedConfig, transformers.PreTrainedModel)):
         if base == "":
             raise IncompatibleBaseError(f"The base model has no name. {_EXPECTED}")
@@ -91,7 +95,7 @@ def rebuilt(model: Any, architecture: Any, settings: Mapping[str, Any]) -> Any:
             raise _does_not_fit(" ".join(str(error).split())[:300]) from error
     _require_equal(model, made)
     made.generation_config = copy.deepcopy(getattr(model, "generation_config", None))
-    given = dict(model.named_parameters())
+    given = dict(model.named_parameters(remove_duplicate=False))
     for name, parameter in made.named_parameters():
         parameter.requires_grad_(given[name].requires_grad)
     return made
@@ -106,19 +110,28 @@ def _does_not_fit(cause: str) -> IncompatibleBaseError:
 
 def _require_equal(model: Any, made: Any) -> None:
     """Check that all weights arrived: names that a configuration ties share one storage, and the last one wins."""
-    own = made.state_dict()
-    for name, weights in model.state_dict().items():
-        found = own[name]
-        if torch.allclose(weights.detach().cpu().to(found.dtype), found, rtol=0, atol=0, equal_nan=True):
+    given, own = model.state_dict(), made.state_dict()
+    for name, weights in given.items():
+        found = own.get(name)
+        if found is None or _same(weights, found):
             continue
-        others = [other for other, one in own.items() if other != name and one.data_ptr() == found.data_ptr()]
+        tied = [one for one in given if one in own and own[one].data_ptr() == found.data_ptr()]
+        others = [one for one in tied if not _same(weights, given[one])]
         if others:
             raise IncompatibleBaseError(
                 f"The base model has {name!r} with other values than {others[0]!r}, but its configuration ties them "
                 "(tie_word_embeddings), so one would replace the other. Set model.config.tie_word_embeddings = False "
-                "first."
+                "first, or save the model and give the folder."
             )
         raise IncompatibleBaseError(
             f"The base model has {name!r} as {weights.dtype}, which does not fit its type {made.dtype} without loss. "
             "Give all weights one type, such as model.float()."
         )
+
+
+def _same(given: torch.Tensor, found: torch.Tensor) -> bool:
+    given, found = given.detach().cpu(), found.detach().cpu()
+    wide = torch.promote_types(given.dtype, found.dtype)
+    return given.shape == found.shape and torch.allclose(
+        given.to(wide), found.to(wide), rtol=0, atol=0, equal_nan=True
+    )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import transformers
@@ -13,9 +12,9 @@ from hf_clamu.errors import IncompatibleBaseError, TaskDataError
 from hf_clamu.merging import ClamuArguments, require_finetuning, require_no_data
 from hf_clamu.models.base import AUTO_CLASSES, BaseModel, load_base
 from hf_clamu.models.card import CardSettings
-from hf_clamu.models.local_models import LocalModels
+from hf_clamu.models.local_models import LocalModels, require_named
 from hf_clamu.models.maintenance import Rebuilt, build, first_config
-from hf_clamu.tasks import TaskDataset, TaskSpec, keyed_id
+from hf_clamu.tasks import TaskDataset, TaskSpec, keyed_id, require_known_words
 from hf_clamu.training import Archive, Journal, Progress
 
 __all__ = ["LocalMerge", "keyed_checkpoints"]
@@ -71,6 +70,7 @@ class LocalMerge:
             RecipeError: if a setting needs data, and there are none.
             TaskDataError: if a folder or the data of a task are missing.
         """
+        require_named(self.checkpoints)
         if not self.checkpoints:
             raise TaskDataError("There is nothing to merge: give at least one checkpoint.")
         arguments = self.arguments or ClamuArguments()
@@ -82,7 +82,7 @@ class LocalMerge:
         local_models = LocalModels.find(given, token=self.token, cache_dir=self.cache_dir)
         tasks = self._tasks(local_models)
         base = load_base(
-            str(self.base) if isinstance(self.base, Path) else self.base,
+            self.base,
             tasks.spec,
             num_labels=tasks.num_labels,
             processor=self.processor,
@@ -92,7 +92,9 @@ class LocalMerge:
             cache_dir=self.cache_dir,
             needs_processor=tasks.has_rows,
         )
-        local_models.check(base.model)
+        local_models.check(base.model, base.processor)
+        if tasks.has_rows:
+            require_known_words(tasks, base.processor)
         built = build(
             base.model,
             base.processor,
@@ -122,7 +124,7 @@ class LocalMerge:
             )
         names = list(tasks.spec.label_names or ())
         for task_id in local_models:
-            found = _labels_of(local_models, task_id)
+            found = local_models[task_id].labels
             if names and found != names and found != [f"LABEL_{number}" for number in range(len(names))]:
                 raise _other_labels(local_models, task_id, found, names, "the data")
         return tasks.select(local_models)
@@ -148,14 +150,14 @@ def _spec_of(local_models: LocalModels) -> TaskSpec:
     found: tuple[str, list[str]] | None = None
     first = ""
     for task_id in local_models:
-        architecture = str((local_models[task_id].config.get("architectures") or [None])[0])
+        architecture = next(iter(local_models[task_id].architectures), "model of no named class")
         kind = _kind_of(architecture)
         if kind is None:
             raise IncompatibleBaseError(
                 f"Task {task_id!r}: {local_models[task_id].folder} is a {architecture}. Local models must be one of: "
                 f"{', '.join(_COLUMNS)}."
             )
-        labels = [] if kind.endswith("-lm") else _labels_of(local_models, task_id)
+        labels = [] if kind.endswith("-lm") else local_models[task_id].labels
         if found is None:
             found, first = (kind, labels), task_id
         elif found[0] != kind:
@@ -178,11 +180,6 @@ def _kind_of(architecture: str) -> str | None:
             if architecture in (names if isinstance(names, (list, tuple)) else (names,)):
                 return kind
     return None
-
-
-def _labels_of(local_models: LocalModels, task_id: str) -> list[str]:
-    config = transformers.AutoConfig.from_pretrained(local_models[task_id].folder)
-    return [str(config.id2label[number]) for number in range(config.num_labels)]
 
 
 def _other_labels(

@@ -13,12 +13,26 @@ from typing import Any
 import torch
 
 from hf_clamu.errors import FixedPointOverflowError, IncompatibleBaseError, TaskDataError
-from hf_clamu.exact import FixedPoint, TaskVector, digest_json, encode_vector
+from hf_clamu.exact import FixedPoint, TaskVector, digest_json, encode_vector, sha256_file
 from hf_clamu.models.hub import download, is_repo_id
+from hf_clamu.models.layout import is_processor_file
+from hf_clamu.models.likeness import other_processor
 from hf_clamu.models.plain_checkpoint import ModelNames, PlainCheckpoint, open_tensors
 from hf_clamu.training import Workspace
 
-__all__ = ["LocalModels"]
+__all__ = ["LocalModels", "require_named"]
+
+
+def require_named(checkpoints: Any) -> None:
+    """Check that checkpoints are given by the ids of their tasks.
+
+    Raises:
+        TaskDataError: if they are not.
+    """
+    if not isinstance(checkpoints, Mapping):
+        raise TaskDataError(
+            f"checkpoints must be a mapping of task ids to folders or Hub ids, got {type(checkpoints).__name__}."
+        )
 
 
 class LocalModels:
@@ -49,10 +63,7 @@ class LocalModels:
             TaskDataError: if one is no folder.
             HubError: if one cannot be downloaded.
         """
-        if not isinstance(checkpoints, Mapping):
-            raise TaskDataError(
-                f"checkpoints must be a mapping of task ids to folders or Hub ids, got {type(checkpoints).__name__}."
-            )
+        require_named(checkpoints)
         folders = {}
         for task_id, where in checkpoints.items():
             if not isinstance(task_id, str) or not task_id:
@@ -103,19 +114,37 @@ class LocalModels:
         """Give back the memory that vectors are read to; the last vector is gone."""
         self._room.clear()
 
-    def check(self, model: Any) -> None:
+    def check(self, model: Any, processor: Any = None) -> None:
         """Check by their headers that all local models are of a base model's kind, before any of them is read.
 
         Args:
             model (`transformers.PreTrainedModel`): the base model.
+            processor (*tokenizer or image processor*, *optional*): the base model's; without it, those of the local
+                models have to agree with each other.
 
         Raises:
             CheckpointFormatError: if a file is missing or damaged.
-            IncompatibleBaseError: if architecture, names, shapes or types differ.
+            IncompatibleBaseError: if architecture, settings, names, shapes, types or processors differ.
         """
         names, config = self._names_of(model), model.config.to_dict()
         for task_id in self:
             self[task_id].check(names, type(model).__name__, config)
+        kind = "image-classification" if model.main_input_name == "pixel_values" else "causal-lm"
+        equal: set[str] = set()
+        for task_id in self:
+            files = _processor_digest(self[task_id].folder)
+            found = None if files in equal else self[task_id].processor(kind)
+            if found is None:
+                continue
+            equal.add(files)
+            difference = None if processor is None else other_processor(processor, found)
+            if difference is not None:
+                raise IncompatibleBaseError(
+                    f"Task {task_id!r}: the tokenizer or image processor in {self[task_id].folder} {difference}. Its "
+                    "weights mean other inputs: merge models that were finetuned from this base with its processor, "
+                    "or take the processor's files out of the folder if it was never used."
+                )
+            processor = found if processor is None else processor
 
     def _names_of(self, model: Any) -> ModelNames:
         if self._names is None or self._names[0] is not model:
@@ -158,6 +187,11 @@ class LocalModels:
             raise FixedPointOverflowError(f"Task {task_id!r}, {path}: {error}") from None
         _require_ties(checkpoint, names, own_names, chosen)
         return vector
+
+
+def _processor_digest(folder: Path) -> str:
+    names = sorted(path.name for path in folder.iterdir() if path.is_file() and is_processor_file(path.name))
+    return digest_json([[name, sha256_file(folder / name)] for name in names])
 
 
 def _require_buffer(task_id: str, path: Path, name: str, found: torch.Tensor, expected: torch.Tensor) -> None:

@@ -43,7 +43,7 @@ from hf_clamu.models.layout import BASE_FOLDER
 from hf_clamu.models.ledger import ledger_entries
 from hf_clamu.models.loading import cast_others, fresh_base, kept_in_float32, load_base_of, place, saved_processor
 from hf_clamu.models.local_merge import LocalMerge
-from hf_clamu.models.local_models import LocalModels
+from hf_clamu.models.local_models import LocalModels, require_named
 from hf_clamu.models.maintenance import (
     Rebuilt,
     Request,
@@ -1041,6 +1041,7 @@ class ClamuModel:
         attached = self._attached
         local_models = None
         if checkpoints:
+            require_named(checkpoints)
             token = None if attached.origin is None else attached.origin.token
             given = {self.ledger_id(one): folder for one, folder in checkpoints.items()}
             if not adds:  # of tasks that are gone there may be folders, too
@@ -1053,7 +1054,7 @@ class ClamuModel:
             local_models = LocalModels.find(given, token=token)
         base = self._fresh_base()
         if local_models is not None:
-            local_models.check(base)
+            local_models.check(base, attached.processor)
         return Request(
             checkpoint=attached.checkpoint,
             base=base,

@@ -17,7 +17,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from hf_clamu.errors import CheckpointFormatError, IncompatibleBaseError
+from hf_clamu.models.foreign import foreign_files, require_no_pointers
 from hf_clamu.models.ledger import read_json
+from hf_clamu.models.likeness import other_setting
+from hf_clamu.models.processors import has_processor_files, load_processor
 
 __all__ = ["ModelNames", "PlainCheckpoint", "open_tensors"]
 
@@ -25,13 +28,6 @@ _CONFIG = "config.json"
 _WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 _FLOATS = ("F64", "F32", "F16", "BF16")
-# Settings that change what a model computes without changing a shape.
-_COMPUTES = (
-    *("activation_function", "hidden_act", "hidden_activation", "dense_act_fn", "feed_forward_proj"),
-    *("n_head", "num_attention_heads", "num_heads", "num_key_value_heads", "encoder_attention_heads"),
-    *("layer_norm_eps", "layer_norm_epsilon", "rms_norm_eps", "rope_theta", "rope_parameters", "sliding_window"),
-    *("position_embedding_type", "tie_word_embeddings"),
-)
 
 
 def open_tensors(path: Path) -> Any:
@@ -44,7 +40,7 @@ def open_tensors(path: Path) -> Any:
         return safe_open(path, framework="pt")
     except FileNotFoundError:
         raise CheckpointFormatError(f"{path} is missing. Take an undamaged copy of the checkpoint.") from None
-    except (OSError, SafetensorError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise CheckpointFormatError(
             f"{path} cannot be read as safetensors ({error}). Take an undamaged copy of the checkpoint."
         ) from error
@@ -159,6 +155,28 @@ class PlainCheckpoint:
             )
         return values
 
+    @property
+    def architectures(self) -> list[str]:
+        """The classes that the checkpoint says it is of."""
+        found = self.config.get("architectures")
+        return [str(one) for one in found] if isinstance(found, list) else []
+
+    @cached_property
+    def labels(self) -> list[str]:
+        """The names of the labels, in the order of their numbers.
+
+        Raises:
+            CheckpointFormatError: if the configuration cannot be read.
+        """
+        import transformers
+
+        with foreign_files(self._refused):
+            config = transformers.AutoConfig.from_pretrained(self.folder, trust_remote_code=False)
+            return [str(config.id2label[number]) for number in range(config.num_labels)]
+
+    def _refused(self, cause: str) -> CheckpointFormatError:
+        return CheckpointFormatError(f"Task {self.task_id!r}: {self.folder} cannot be read as a checkpoint: {cause}")
+
     @cached_property
     def files(self) -> dict[str, Path]:
         """The file of each tensor, by its name there.
@@ -166,6 +184,7 @@ class PlainCheckpoint:
         Raises:
             CheckpointFormatError: if a file is missing or damaged.
         """
+        require_no_pointers(self.folder, self._refused)
         if (self.folder / _WEIGHTS).is_file():
             with open_tensors(self.folder / _WEIGHTS) as file:
                 return dict.fromkeys(sorted(file.keys()), self.folder / _WEIGHTS)
@@ -202,6 +221,17 @@ class PlainCheckpoint:
             found.setdefault(path, []).append(name)
         return sorted(found.items())
 
+    def processor(self, kind: str) -> Any:
+        """Return the tokenizer or image processor that was saved with the checkpoint, if one was.
+
+        Args:
+            kind (`str`): of the tasks.
+
+        Raises:
+            IncompatibleBaseError: if it cannot be loaded.
+        """
+        return load_processor(str(self.folder), kind) if has_processor_files(str(self.folder), kind) else None
+
     def check(self, names: ModelNames, architecture: str, config: Mapping[str, Any]) -> None:
         """Check that the checkpoint is of a base model's kind.
 
@@ -214,20 +244,30 @@ class PlainCheckpoint:
             CheckpointFormatError: if a file is missing or damaged.
             IncompatibleBaseError: if architecture, names, shapes or types differ.
         """
-        kinds = self.config.get("architectures") or ["model of no named class"]
+        kinds = self.architectures or ["model of no named class"]
         if architecture not in kinds:
             raise IncompatibleBaseError(
                 f"Task {self.task_id!r}: {self.folder / _CONFIG} says that the checkpoint is a {kinds[0]}, but the "
                 f"base model is loaded as a {architecture}. Local models must be of one architecture, with the same "
                 "head."
             )
-        made = json.loads(json.dumps(dict(config), default=str))
-        for key in _COMPUTES:
-            if key in self.config and key in made and self.config[key] != made[key]:
-                raise IncompatibleBaseError(
-                    f"Task {self.task_id!r}: {self.folder / _CONFIG} has {key} = {self.config[key]!r}, the base model "
-                    f"has {made[key]!r}. Merge models that were finetuned from this base."
-                )
+        base = names.model.config
+        if self.config.get("model_type", base.model_type) != base.model_type:
+            raise IncompatibleBaseError(
+                f"Task {self.task_id!r}: {self.folder / _CONFIG} has model_type = {self.config['model_type']!r}, the "
+                f"base model has {base.model_type!r}. Merge models that were finetuned from this base."
+            )
+        with foreign_files(self._refused):
+            stated = type(base).from_dict(dict(self.config)).to_dict()
+        difference = other_setting(
+            json.loads(json.dumps(stated, default=str)), json.loads(json.dumps(config, default=str))
+        )
+        if difference is not None:
+            key, found, expected = difference
+            raise IncompatibleBaseError(
+                f"Task {self.task_id!r}: {self.folder / _CONFIG} has {key} = {found!r}, the base model has "
+                f"{expected!r}. Merge models that were finetuned from this base."
+            )
         own = self.own_names(names)
         for path, found in self.by_file:
             with open_tensors(path) as file:

@@ -12,8 +12,9 @@ from hf_clamu.errors import IncompatibleBaseError
 from hf_clamu.models.base_config import config_of_repository
 from hf_clamu.models.foreign import foreign_files
 from hf_clamu.models.quiet import without_report
+from hf_clamu.tasks import ModelLimits
 
-__all__ = ["could_not_load", "load_pretrained"]
+__all__ = ["could_not_load", "load_pretrained", "require_same_positions"]
 
 _SHOWN = 3
 
@@ -70,6 +71,7 @@ def load_pretrained(
     mismatched = {entry if isinstance(entry, str) else entry[0] for entry in info["mismatched_keys"]}
     _require_pretrained(name, model, set(info["missing_keys"]), mismatched, bool(labels), stated)
     _require_all_layers(name, model, info["unexpected_keys"])
+    require_same_positions(model, stated.pad_token_id if hasattr(stated, "pad_token_id") else None)
     state = model.state_dict()
     fresh = {key: state[key].clone() for key in sorted({*info["missing_keys"], *mismatched})}
     has_own_head = bool(labels) and not any(_is_head(model, key) for key in fresh)
@@ -129,13 +131,33 @@ def _below_prefix(model: Any, key: str) -> str:
 
 def _require_all_layers(name: str, model: Any, unexpected: Iterable[str]) -> None:
     """Check that no layers are left out: that is what too small a number of layers in config.json does."""
-    layers = {_numberless(key) for key in model.state_dict()}
-    odd = sorted(key for key in unexpected if re.search(r"\.\d+\.", key) and _numberless(key) in layers)
+    layers = {_numberless(_below_prefix(model, key)) for key in model.state_dict()}
+    numbered = (key for key in unexpected if re.search(r"\.\d+\.", key))
+    odd = sorted(key for key in numbered if _numberless(_below_prefix(model, key)) in layers)
     if odd:
         raise IncompatibleBaseError(
             f"The base model {name!r} has more layers than its config.json says: {_listed(odd)} would be left out. "
             "Mend config.json, or save the model that you mean."
         )
+
+
+def require_same_positions(model: Any, pad_token_id: int | None) -> None:
+    """Check that positions still count from where they were pretrained: RoBERTa counts from the padding token on.
+
+    Args:
+        model (`transformers.PreTrainedModel`): with the padding token that it is to have.
+        pad_token_id (`int`, *optional*): the one that it was pretrained with.
+
+    Raises:
+        IncompatibleBaseError: if they differ and it matters.
+    """
+    found = getattr(model.config, "pad_token_id", None)
+    if pad_token_id is None or found == pad_token_id or not ModelLimits.of(model).starts_at_padding:
+        return
+    raise IncompatibleBaseError(
+        f"The base model was pretrained with the padding token {pad_token_id} and counts positions from it on, but "
+        f"the tokenizer pads with {found}. Give the tokenizer that the model was made for."
+    )
 
 
 def _numberless(key: str) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 import transformers
 
-from hf_clamu.tasks import TaskSpec
+from hf_clamu.tasks import ModelLimits, TaskSpec
 from hf_clamu.tasks.encoding import example_encoder, tokenizer_limit
 
 __all__ = [
@@ -112,7 +112,8 @@ def encoded(pipe: Any, column: str, value: Any, processor: Any, *, label: Any = 
         label (*optional*): labels that come back among the tensors.
     """
     spec = TaskSpec.from_dict(pipe.model.clamu_config.task_spec)
-    example = example_encoder(spec, processor)({str(getattr(spec, column)): value}, 0 if label is None else label)
+    encode = example_encoder(spec, processor, ModelLimits.of(pipe.model))
+    example = encode({str(getattr(spec, column)): value}, 0 if label is None else label)
     if label is None:
         del example["labels"]
     return {name: tensor[None] for name, tensor in example.items()}

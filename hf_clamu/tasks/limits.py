@@ -22,12 +22,14 @@ class ModelLimits:
             kinds of positions go on, untrained.
         answers (`int`, *optional*): the longest completion of an encoder-decoder in tokens.
         embeddings (`int`, *optional*): the number of rows of the token embeddings.
+        starts_at_padding (`bool`): whether positions count from behind the padding token's number.
     """
 
     positions: int | None = None
     is_table: bool = False
     answers: int | None = None
     embeddings: int | None = None
+    starts_at_padding: bool = False
 
     @classmethod
     def of(cls, model: Any) -> ModelLimits:
@@ -52,6 +54,11 @@ class ModelLimits:
             positions=min((length for name, length in tables.items() if name not in decoding), default=stated),
             is_table=bool(tables),
             answers=min((tables[name] for name in decoding), default=None),
+            starts_at_padding=any(
+                one.padding_idx is not None and not hasattr(one, "offset")
+                for name, one in model.named_modules()
+                if _is_table_of_positions(name, one)
+            ),
             embeddings=len(weight) if isinstance(weight, torch.Tensor) and weight.dim() == 2 else None,
         )
 

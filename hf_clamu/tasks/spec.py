@@ -85,7 +85,7 @@ class TaskSpec:
     cluster_column: str | None = field(default=None, metadata={"help": "Column with a cluster key for each task."})
     label_names: tuple[str, ...] | None = field(default=None, metadata={"help": "Every label, in order."})
     template: str = field(default=_PROMPT_SLOT, metadata={"help": "Text around the prompt, with one {prompt} slot."})
-    max_length: int | None = field(default=None, metadata={"help": "Longest example in tokens."})
+    max_length: int | None = field(default=None, metadata={"help": "Longest example in tokens; longer ones are cut."})
     validation_fraction: float = field(default=0.0, metadata={"help": "Part of each task kept out of training."})
     split_seed: int = field(default=0, metadata={"help": "Seed of the choice of validation examples."})
     tokens_column: str | None = field(default=None, metadata={"help": "Column of word lists (token-classification)."})

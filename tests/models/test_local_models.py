@@ -22,6 +22,7 @@ from hf_clamu import (
     IncompatibleBaseError,
     TaskDataError,
 )
+from hf_clamu.models.byte_tokenizer import byte_tokenizer
 from hf_clamu.models.local_models import LocalModels
 from hf_clamu.training import Workspace, seeded
 
@@ -414,3 +415,113 @@ def test_a_file_that_was_written_again_is_another_one(tmp_path):
     os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
     assert path.stat().st_mtime_ns == state.st_mtime_ns
     assert fingerprint() != first
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "message"),
+    [
+        ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx = True, .* has False"),
+        ("gpt2", {"activation_function": "relu"}, "activation_function = 'relu'"),
+        ("gpt2", {"layer_norm_epsilon": 0.1}, "layer_norm_epsilon = 0.1"),
+        ("gpt2", {"pad_token_id": 3}, "pad_token_id = 3"),
+        ("vit", {"qkv_bias": False}, "qkv_bias = False"),
+    ],
+)
+def test_every_setting_that_is_computed_with_is_compared(two, kind, changes, message):
+    base, folders = two(kind)
+    if "pad_token_id" in changes:
+        for folder in (base, folders["a"]):
+            _configure(folder, pad_token_id=5)
+    _configure(folders["b"], **changes)
+    with pytest.raises(IncompatibleBaseError, match=f"'b': .*{message}"):
+        ClamuModel.merge(base, folders, ARGUMENTS)
+
+
+def test_settings_that_change_nothing_pass(two):
+    base, folders = two("gpt2")
+    changes = {"attn_pdrop": 0.5, "transformers_version": "4.0.0", "use_cache": False, "initializer_range": 1.0}
+    changes |= {"_name_or_path": "elsewhere", "torch_dtype": "float16", "temperature": 0.5, "own_note": "x"}
+    _configure(folders["b"], **changes)
+    assert len(ClamuModel.merge(base, folders, ARGUMENTS).tasks) == 2
+
+
+def _numbered_otherwise(folder):
+    path = folder / "tokenizer.json"
+    values = json.loads(path.read_text())
+    values["model"]["vocab"] = {token: 255 - number for token, number in values["model"]["vocab"].items()}
+    path.write_text(json.dumps(values))
+
+
+def _lower_case(folder):
+    path = folder / "tokenizer.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "normalizer": {"type": "Lowercase"}}))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (_numbered_otherwise, r"'b': the tokenizer .* numbers '!' 255, the base model's 0"),
+        (_lower_case, r"'b': the tokenizer .* reads 'Abc XYZ' as"),
+        (lambda folder: (folder / "tokenizer.json").write_text("{ broken"), "tokenizer of .*b' cannot be loaded"),
+    ],
+)
+@pytest.mark.parametrize("whose", ["base", "each other"])
+def test_another_tokenizer_is_refused(two, change, message, whose):
+    base, folders = two("gpt2")
+    for seed, folder in enumerate([base, *folders.values()], start=1):
+        _made("gpt2", seed, folder, vocab_size=257)
+    for folder in ([base] if whose == "base" else []) + [folders["b"], folders["a"]]:
+        byte_tokenizer().save_pretrained(folder)
+    assert len(ClamuModel.merge(base, folders, ARGUMENTS).tasks) == 2
+    change(folders["b"])
+    with pytest.raises(IncompatibleBaseError, match=message):
+        ClamuModel.merge(base, folders, ARGUMENTS)
+
+
+def test_another_image_processor_is_refused(two):
+    base, folders = two("vit")
+    for folder in (base, *folders.values()):
+        transformers.ViTImageProcessor(size={"height": 8, "width": 8}).save_pretrained(folder)
+    assert len(ClamuModel.merge(base, folders, ARGUMENTS).tasks) == 2
+    transformers.ViTImageProcessor(size={"height": 8, "width": 8}, image_mean=[0, 0, 0]).save_pretrained(folders["b"])
+    with pytest.raises(IncompatibleBaseError, match=r"'b': .*image_mean = \(0, 0, 0\)"):
+        ClamuModel.merge(base, folders, ARGUMENTS)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"architectures": 7},
+        {"architectures": {"a": 1}},
+        {"architectures": "GPT2LMHeadModel"},
+        {"id2label": 7},
+        {"model_type": "bert"},
+        {"n_head": "many"},
+        {"num_labels": "x"},
+    ],
+)
+@pytest.mark.parametrize("kind", ["gpt2", "vit"])
+def test_strange_configurations_are_one_sentence(two, kind, changes):
+    base, folders = two(kind)
+    if kind == "vit" and "n_head" in changes:
+        changes = {"num_attention_heads": "many"}
+    _configure(folders["b"], **changes)
+    if kind == "gpt2" and changes.keys() & {"id2label", "num_labels"}:
+        changes = {"n_layer": None}
+        _configure(folders["b"], **changes)
+    with pytest.raises((CheckpointFormatError, IncompatibleBaseError), match="'b'") as caught:
+        ClamuModel.merge(base, folders, ARGUMENTS)
+    assert "\n" not in str(caught.value)
+
+
+def test_pointers_and_lists(two):
+    base, folders = two("vit")
+    (folders["b"] / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+    with pytest.raises(CheckpointFormatError, match=r"'b': .*pointer of Git LFS"):
+        ClamuModel.merge(base, folders, ARGUMENTS)
+    with pytest.raises(TaskDataError, match=r"must be a mapping of task ids .* got list"):
+        ClamuModel.merge(base, [folders["a"]], ARGUMENTS)
+    del folders["b"]
+    model = ClamuModel.merge(base, folders, ARGUMENTS)
+    with pytest.raises(TaskDataError, match=r"must be a mapping of task ids .* got list"):
+        model.unmerge_task("a", checkpoints=["a"])
