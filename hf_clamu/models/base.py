@@ -14,6 +14,7 @@ import torch
 from hf_clamu.errors import IncompatibleBaseError, RecipeError
 from hf_clamu.exact import digest_tensors
 from hf_clamu.models.base_config import config_of_mapping, config_of_repository
+from hf_clamu.models.casting import cast_weights
 from hf_clamu.models.foreign import foreign_files
 from hf_clamu.models.in_memory import rebuilt, require_base
 from hf_clamu.models.labels import labels_of, require_same_labels
@@ -196,7 +197,7 @@ def load_base(
         except AssertionError as error:  # torch's word for a padding token outside an embedding
             raise _no_padding(padding, str(error)) from error
     if dtype is not None:
-        model.to(weights_dtype(dtype))
+        cast_weights(model, weights_dtype(dtype))
     found = getattr(model.config, "num_labels", None)
     if labels and found != labels["num_labels"]:
         raise IncompatibleBaseError(

@@ -10,6 +10,7 @@ import torch
 
 from hf_clamu.errors import IncompatibleBaseError
 from hf_clamu.models.base_config import require_no_imports
+from hf_clamu.models.casting import cast_weights
 from hf_clamu.models.foreign import foreign_files
 
 __all__ = ["rebuilt", "require_base"]
@@ -88,7 +89,8 @@ def rebuilt(model: Any, architecture: Any, settings: Mapping[str, Any]) -> Any:
     for key, value in settings.items():
         setattr(config, key, value)
     with foreign_files(_does_not_fit):
-        made = architecture._from_config(config).to(model.dtype)
+        made = architecture._from_config(config)
+        cast_weights(made, model.dtype)
         try:
             made.load_state_dict(model.state_dict())
         except RuntimeError as error:  # its first line alone says nothing

@@ -14,6 +14,7 @@ from hf_clamu.errors import CheckpointFormatError, IncompatibleBaseError, Weight
 from hf_clamu.exact import contents_of, digest_tensors, sha256_file
 from hf_clamu.models.base import base_digest, base_weights, load_architecture
 from hf_clamu.models.base_config import require_no_imports
+from hf_clamu.models.casting import cast_weights
 from hf_clamu.models.checkpoint import Checkpoint
 from hf_clamu.models.configuration_clamu import ClamuConfig
 from hf_clamu.models.foreign import foreign_files
@@ -154,7 +155,7 @@ def fresh_base(live: Any, checkpoint: Checkpoint) -> Any:
     restore_generation(fresh, config)
     space = PeftSpace.of(config.peft_config, config.peft_merging)
     adapter = frozenset[str]() if space is None else space.restore(fresh, checkpoint.fresh)
-    fresh.to(live.dtype)
+    cast_weights(fresh, live.dtype)
     fresh.load_state_dict(live.state_dict())
     if base_digest(fresh, adapter) != (config.base_model or {}).get("digest"):
         raise WeightsChangedError(

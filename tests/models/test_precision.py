@@ -6,8 +6,11 @@ import json
 
 import pytest
 import torch
+import transformers
+from catalogue import CATALOGUE
 
 from hf_clamu import ClamuModel, ClamuTrainer, RecipeError
+from hf_clamu.models.base import AUTO_CLASSES
 from hf_clamu.training import silent_progress
 
 
@@ -48,6 +51,37 @@ def test_precisions_are_different_models(tiny):
         for dtype, bf16 in ((None, False), (None, True), ("bfloat16", False))
     ]
     assert len(set(deltas)) == 3
+
+
+@pytest.mark.parametrize("base", ["config", "folder", "memory"])
+@pytest.mark.parametrize("name", ["llama", "modernbert"])
+def test_half_precision_answers_the_same_after_loading(tiny, tmp_path, name, base):
+    # Their rotary positions have frequencies that no checkpoint holds; rounded, they are other positions.
+    kind, config = CATALOGUE[name]
+    tasks, given = tiny.tasks(kind), config
+    if base != "config":
+        auto = getattr(transformers, AUTO_CLASSES[tasks.spec.kind])
+        labels = {"num_labels": tasks.num_labels} if tasks.num_labels else {}
+        made = auto.from_config(transformers.AutoConfig.for_model(**config, **labels))
+        made.save_pretrained(tmp_path / "base")
+        given = tmp_path / "base"
+        if base == "memory":
+            given = type(made).from_pretrained(given, dtype=torch.bfloat16)
+    built = ClamuTrainer(
+        given,
+        tasks,
+        tiny.arguments(),
+        processing_class=tiny.processor(kind),
+        dtype="bfloat16",
+        progress=silent_progress,
+    ).train()
+    built.save_pretrained(tmp_path / "m")
+    loaded = ClamuModel.from_pretrained(tmp_path / "m")
+    ids = torch.arange(2, 42).reshape(1, 40)
+    assert torch.equal(built.set_cluster(1)(input_ids=ids).logits, loaded.set_cluster(1)(input_ids=ids).logits)
+    # A request trains on the same model that the build trained on.
+    one = loaded.unmerge_task(tasks.task_ids[0], data=tasks)
+    assert torch.equal(one(input_ids=ids).logits, built.unmerge_task(tasks.task_ids[0])(input_ids=ids).logits)
 
 
 def test_other_types_are_refused(tiny):
