@@ -25,6 +25,9 @@ _NOT_OF_A_NEW_MODEL = (
 # How attention and experts are computed may be one of these; all other names are kernels that would be fetched.
 _IMPLEMENTATIONS = ("eager", "sdpa", "flex_attention", "grouped_mm", "batched_mm")
 
+_MOST_LAYERS = 10_000
+_LARGEST_SIZE = 2**40
+
 
 def config_of_mapping(values: Mapping[str, Any], labels: Mapping[str, Any]) -> Any:
     """Return the configuration that a mapping describes, such as the content of a published config.json.
@@ -46,6 +49,7 @@ def config_of_mapping(values: Mapping[str, Any], labels: Mapping[str, Any]) -> A
         raise RecipeError(f"base_model needs a model_type that transformers knows, got {model_type!r}.{hint}")
     kind = transformers.CONFIG_MAPPING[model_type]
     require_no_imports(values, kind, "base_model")
+    _require_sizes(values, "base_model")
     kept = {key: value for key, value in values.items() if key not in (*_NOT_OF_A_NEW_MODEL, "model_type")}
     refuse_misspelt(kind, kept)
 
@@ -54,6 +58,19 @@ def config_of_mapping(values: Mapping[str, Any], labels: Mapping[str, Any]) -> A
 
     with foreign_files(refused):
         return transformers.AutoConfig.for_model(model_type, **kept, **labels)
+
+
+def _require_sizes(values: Mapping[str, Any], where: str) -> None:
+    """Refuse numbers of layers that would keep a machine busy for days, and numbers that no tensor has."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            _require_sizes(value, f"{where}, {key}")
+        if not isinstance(value, int) or isinstance(value, bool):
+            continue
+        is_count = "layers" in str(key) or str(key).endswith(("_layer", "depth"))
+        most = _MOST_LAYERS if is_count else _LARGEST_SIZE
+        if abs(value) > most:
+            raise RecipeError(f"{where}: {key} may be {most:,} at most, got {value!r:.30}.")
 
 
 def config_of_repository(name: str, labels: Mapping[str, Any], **source: Any) -> Any:
