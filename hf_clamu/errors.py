@@ -17,6 +17,7 @@
     ├ CheckpointFormatError (ValueError) a saved model is missing, truncated, tampered with or too new
     ├ HubError                           the Hub refused a request or could not be reached
     │ └ HubConflictError                 somebody else pushed in between, so nothing was overwritten
+    ├ SaveConflictError                  the folder holds another state than the one that was loaded from it
     ├ RunInProgressError                 another run works on the same output
     └ WorkerError                        another process of the run failed
 
@@ -43,6 +44,7 @@ __all__ = [
     "CheckpointFormatError",
     "HubError",
     "HubConflictError",
+    "SaveConflictError",
     "RunInProgressError",
     "WorkerError",
 ]
@@ -117,6 +119,10 @@ class HubError(ClamuError):
 
 class HubConflictError(HubError):
     """The branch on the Hub is not at the commit that was expected; nothing was overwritten."""
+
+
+class SaveConflictError(ClamuError):
+    """The folder was changed since this model was loaded from it or saved to it; nothing was overwritten."""
 
 
 class RunInProgressError(ClamuError):

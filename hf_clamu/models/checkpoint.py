@@ -53,6 +53,7 @@ from hf_clamu.models.ledger import (
     sealed,
 )
 from hf_clamu.models.processors import settled_bytes
+from hf_clamu.models.replace import finish_replacement
 from hf_clamu.tasks import TaskSpec
 from hf_clamu.training import Environment
 
@@ -199,6 +200,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     Raises:
         CheckpointFormatError: if a file is missing, truncated, tampered with, or of a newer format.
     """
+    finish_replacement(folder)
     if not folder.is_dir():
         raise CheckpointFormatError(f"{folder} is not a folder. Expected a saved ClAMU model.")
     values = read_json(folder / CONFIG_NAME)

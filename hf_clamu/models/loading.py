@@ -30,7 +30,7 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 # Bytes; vector instructions ask for no more.
 _ALIGNMENT = 64
 
-__all__ = ["fresh_base", "load_base_of", "saved_processor"]
+__all__ = ["fresh_base", "load_base_of", "require_base", "saved_processor"]
 
 
 def load_base_of(
@@ -121,6 +121,30 @@ def _no_base_config(folder: Path, cause: str) -> CheckpointFormatError:
     return CheckpointFormatError(
         f"The base model's configuration in {folder / CONFIG_NAME} cannot be used: {cause} Take an undamaged copy."
     )
+
+
+def require_base(folder: Path, config: ClamuConfig) -> None:
+    """Prove that a base model that was just written loads as the one that was merged into.
+
+    Raises:
+        WeightsChangedError: if it does not.
+    """
+    reference = config.base_model or {}
+    architecture = load_architecture(config.architecture)
+    base_config = architecture.config_class.from_dict(dict(config.base_config or {}))
+    with seeded(0):  # the caller's generators must not move
+        model, info = architecture.from_pretrained(
+            folder,
+            config=base_config,
+            dtype=getattr(torch, str(reference.get("dtype"))),
+            output_loading_info=True,
+            use_safetensors=True,
+        )
+    if info["missing_keys"] or base_digest(model) != reference.get("digest"):
+        raise WeightsChangedError(
+            "The base model's weights are no longer those that were merged into (something else changed them), so "
+            "nothing was saved: it could not be loaded again. Load the model with ClamuModel.from_pretrained."
+        )
 
 
 def _copy_mapped(model: Any) -> None:

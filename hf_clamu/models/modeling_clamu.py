@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import os
 import shutil
-import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -39,7 +38,7 @@ from hf_clamu.models.checkpoint import Checkpoint, read_checkpoint
 from hf_clamu.models.configuration_clamu import ClamuConfig
 from hf_clamu.models.exporting import require_same_adapter, require_same_checkpoint
 from hf_clamu.models.hub_archive import archive_at
-from hf_clamu.models.layout import BASE_FOLDER
+from hf_clamu.models.layout import BASE_FOLDER, LEDGER_NAME
 from hf_clamu.models.ledger import ledger_entries
 from hf_clamu.models.loading import cast_others, fresh_base, kept_in_float32, load_base_of, place, saved_processor
 from hf_clamu.models.local_merge import LocalMerge
@@ -59,9 +58,10 @@ from hf_clamu.models.peft_space import PeftSpace
 from hf_clamu.models.processors import save_processor
 from hf_clamu.models.quiet import without_report
 from hf_clamu.models.receipts import PENDING, amend_receipt, make_receipt, salted_ids
-from hf_clamu.models.replace import staged_folder
-from hf_clamu.models.saving import save_checkpoint
+from hf_clamu.models.replace import finish_replacement, staged_folder
+from hf_clamu.models.saving import ledger_digest, require_unchanged, save_checkpoint
 from hf_clamu.models.settling import carry_out, has_to_settle, settle
+from hf_clamu.models.staging import scratch_folder
 from hf_clamu.models.verification import VerificationReport, compare_folders
 from hf_clamu.tasks import DataFiles, TaskDataset, TaskSpec, keyed_id
 from hf_clamu.training import Archive, Journal, Progress, Workers, silent_progress
@@ -91,6 +91,7 @@ class Origin:
         commit (`str`, *optional*): its commit when it was loaded or pushed.
         revision (`str`): the branch, tag or commit that was asked for.
         token (`str` or `bool`, *optional*): that it was loaded with.
+        ledgers (*mapping* of `Path` to `str`): digests of the ledgers that were seen or written last, by folder.
     """
 
     folder: Path
@@ -98,6 +99,7 @@ class Origin:
     commit: str | None = None
     revision: str = "main"
     token: str | bool | None = None
+    ledgers: Mapping[Path, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -211,6 +213,9 @@ class ClamuModel:
             repo_id = str(pretrained_model_name_or_path)
             folder, commit = hub.download(repo_id, revision=revision, force_download=force_download, **options)
             origin = Origin(folder=folder, repo_id=repo_id, commit=commit, revision=revision or "main", token=token)
+        finish_replacement(origin.folder)
+        if (origin.folder / LEDGER_NAME).is_file():
+            origin = replace(origin, ledgers={origin.folder.resolve(): ledger_digest(origin.folder)})
         checkpoint = read_checkpoint(origin.folder)
         model, contents = load_base_of(origin.folder, checkpoint, attn_implementation=attn_implementation, **options)
         spec = TaskSpec.from_dict(checkpoint.config.task_spec or {})
@@ -748,12 +753,12 @@ class ClamuModel:
 
     def _differences(self, built: Rebuilt) -> tuple[int, list[str], list[str]]:
         """Compare the saved model with one built anew: how many files there are, which differ, and which are more."""
-        with tempfile.TemporaryDirectory(prefix="clamu-verify-") as scratch:
-            rebuilt = Path(scratch) / "rebuilt"
+        with scratch_folder("verify") as scratch:
+            rebuilt = scratch / "rebuilt"
             self._wrap(built).save_pretrained(rebuilt)
             ours = None if self._attached.origin is None else self._attached.origin.folder
             if ours is None or not _holds(ours, self._attached.checkpoint):
-                ours = Path(scratch) / "ours"
+                ours = scratch / "ours"
                 self.save_pretrained(ours, keep_origin=True)
             report = compare_folders(ours, rebuilt)
         return report.files_compared, list(report.differences), list(report.additional)
@@ -771,13 +776,16 @@ class ClamuModel:
             save_directory (`str` or `Path`): the folder.
             kwargs: of transformers' `save_pretrained`. `is_main_process=False` writes nothing; `push_to_hub=True`
                 pushes afterwards, with `repo_id` (by default the folder's name) and the other options of
-                `push_to_hub`.
+                `push_to_hub`. `overwrite=True` replaces any model that is in the folder, `overwrite=False` none; by
+                default one is replaced unless this model knows the folder and it was changed since.
 
         Raises:
+            SaveConflictError: if something else was saved there since this model was loaded from it or saved to it;
+                nothing is overwritten.
             WeightsChangedError: if the live weights were changed since the last switch. They are no merged model
                 then, and the base class's own `save_pretrained(model, folder)` saves them as a plain one.
         """
-        keep_origin = kwargs.pop("keep_origin", False)
+        keep_origin, overwrite = kwargs.pop("keep_origin", False), kwargs.pop("overwrite", None)
         is_main_process, push = kwargs.pop("is_main_process", True), kwargs.pop("push_to_hub", False)
         push_options = {key: kwargs.pop(key) for key in _PUSH_OPTIONS if key in kwargs}
         odd = sorted(key for key, value in kwargs.items() if key not in _IGNORED_SAVE_OPTIONS and value is not None)
@@ -788,13 +796,16 @@ class ClamuModel:
         target = Path(save_directory)
         attached = self._attached
         attached.switch.check(self._parameters_by_name())
+        # A copy on disk does not forget which repo it belongs to.
+        old, place = attached.origin or Origin(folder=target), target.resolve()
+        known = old.ledgers.get(place)
+        require_unchanged(target, attached.checkpoint, known, overwrite)
         if not keep_origin:
             self._announce_place(target)
-        save_checkpoint(target, attached.checkpoint, attached.processor, self._write_base)
+        files = (attached.checkpoint, attached.processor, self._write_base)
+        digest = save_checkpoint(target, *files, known=known, overwrite=overwrite)
         if not keep_origin:
-            # A copy on disk does not forget which repo it belongs to.
-            old = attached.origin or Origin(folder=target)
-            attached.origin = replace(old, folder=target)
+            attached.origin = replace(old, folder=target, ledgers={**old.ledgers, place: digest})
             self._settle()
         if push:
             self.push_to_hub(**{"repo_id": target.name, **push_options})
@@ -841,8 +852,8 @@ class ClamuModel:
         known = origin is not None and origin.repo_id == target and revision in (None, origin.revision)
         if token is None and origin is not None:
             token = origin.token
-        with tempfile.TemporaryDirectory(prefix="clamu-push-") as scratch:
-            folder = Path(scratch) / "model"
+        with scratch_folder("push") as scratch:
+            folder = scratch / "model"
             self.save_pretrained(folder, keep_origin=True)
             result = hub.publish(
                 folder,
@@ -859,7 +870,8 @@ class ClamuModel:
         old = (origin.commit,) if origin is not None and origin.commit is not None and origin.repo_id == target else ()
         folder = origin.folder if origin is not None else Path(target)
         branch = revision or "main"
-        attached.origin = Origin(folder=folder, repo_id=target, commit=result.commit, revision=branch, token=token)
+        place = Origin(folder=folder, repo_id=target, commit=result.commit, revision=branch, token=token)
+        attached.origin = replace(place, ledgers={} if origin is None else origin.ledgers)
         try:
             if erase_history:
                 report = hub.erase_history(target, token=token, keep_revision=branch, old_commits=old)
@@ -1253,7 +1265,7 @@ def _recipe(config: ClamuConfig) -> dict[str, Any]:
 
 def _holds(folder: Path, checkpoint: Checkpoint) -> bool:
     """Whether a folder holds this state (it may have been saved before the last request)."""
-    return read_checkpoint(folder).state_digest == checkpoint.state_digest
+    return folder.is_dir() and read_checkpoint(folder).state_digest == checkpoint.state_digest
 
 
 def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:

@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from hf_clamu.errors import CheckpointFormatError
+from hf_clamu.errors import CheckpointFormatError, SaveConflictError
 from hf_clamu.exact import canonical_json
 from hf_clamu.models.card import model_card
-from hf_clamu.models.checkpoint import Checkpoint, write_checkpoint
+from hf_clamu.models.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from hf_clamu.models.layout import BASE_FOLDER, LEDGER_NAME, is_ours
-from hf_clamu.models.ledger import listed_files, read_ledger
+from hf_clamu.models.ledger import listed_files, read_json, read_ledger
+from hf_clamu.models.loading import require_base
 from hf_clamu.models.processors import save_processor
 from hf_clamu.models.quiet import without_report
-from hf_clamu.models.replace import staged_folder
+from hf_clamu.models.replace import require_replaceable, staged_folder
 
-__all__ = ["save_checkpoint", "save_unserved"]
+__all__ = ["ledger_digest", "require_unchanged", "save_checkpoint", "save_unserved"]
 
 
 def save_checkpoint(
-    target: Path, checkpoint: Checkpoint, processor: Any, write_base: Callable[[Path], object]
-) -> None:
+    target: Path,
+    checkpoint: Checkpoint,
+    processor: Any,
+    write_base: Callable[[Path], object],
+    *,
+    known: str | None = None,
+    overwrite: bool | None = None,
+) -> str:
     """Write a merged model; an existing one at this place is replaced as a whole or not at all.
 
     Args:
@@ -30,8 +36,16 @@ def save_checkpoint(
         checkpoint (`Checkpoint`): what is merged.
         processor (*optional*): tokenizer or image processor to save with it.
         write_base (*callable*): writes the base model into a folder, if it goes with the merged one.
+        known (`str`, *optional*): the digest of the ledger that was last seen at this place.
+        overwrite (`bool`, *optional*): `True` replaces any model, `False` none but the same; by default one that is
+            known, or any if none is.
+
+    Returns:
+        `str`: the digest of the ledger that is there now.
 
     Raises:
+        SaveConflictError: if another model is there, which may not be replaced; it was not touched.
+        WeightsChangedError: if the base model that was to be written is not the one that was merged into.
         OSError: if something cannot be written; then the folder is as it was.
     """
     config = checkpoint.config
@@ -43,6 +57,8 @@ def save_checkpoint(
             return
         base = folder / BASE_FOLDER
         write_base(base)
+        with without_report():
+            require_base(base, config)
         # transformers writes its own release and whatever was set on the live objects; the recorded configuration
         # does not change from one process to the next.
         (base / "config.json").write_bytes(canonical_json(config.base_config))
@@ -50,13 +66,97 @@ def save_checkpoint(
         if config.generation_config is not None:
             (base / "generation_config.json").write_bytes(canonical_json(config.generation_config))
 
+    def guard(stage: Path) -> None:
+        if _is_other(target, known, overwrite) and _ledger_at(target) != ledger_digest(stage):
+            raise _conflict(target)
+
+    require_replaceable(target)
+    require_unchanged(target, checkpoint, known, overwrite)  # first: writing takes a while
+    listed = _listed_at(target)
     card = model_card(config, checkpoint.state, checkpoint.source)
-    with staged_folder(target) as stage:
+    with staged_folder(target, lambda name: is_ours(name) or name in listed, guard) as stage:
         write_checkpoint(stage, checkpoint, card, write_others)
-        keep_foreign_files(target, stage)
+        return ledger_digest(stage)
 
 
-def save_unserved(target: Path, checkpoint: Checkpoint, base: Any, processor: Any) -> None:
+def require_unchanged(target: Path, checkpoint: Checkpoint, known: str | None, overwrite: bool | None) -> None:
+    """Check that a save undoes nothing that something else saved.
+
+    Args:
+        target (`Path`): the folder to save to.
+        checkpoint (`Checkpoint`): what is to be saved.
+        known (`str`, *optional*): the digest of the ledger that was last seen there.
+        overwrite (`bool`, *optional*): as in `save_checkpoint`.
+
+    Raises:
+        SaveConflictError: if another model is there, which may not be replaced.
+        FileExistsError: if the folder holds files but no ClAMU model.
+    """
+    if not _is_other(target, known, overwrite):
+        return
+    try:
+        is_same = read_checkpoint(target).state_digest == checkpoint.state_digest
+    except CheckpointFormatError:
+        is_same = False
+    if not is_same:
+        raise _conflict(target)
+
+
+def _is_other(target: Path, known: str | None, overwrite: bool | None) -> bool:
+    """Whether there is a model at a place that may not be replaced, unless it is the one to be saved."""
+    found = _ledger_at(target)
+    if found is None or overwrite:
+        return False
+    return overwrite is False or (known is not None and found != known)
+
+
+def _conflict(target: Path) -> SaveConflictError:
+    return SaveConflictError(
+        f"{target} holds another state than the one that this model was loaded from or last saved as there: something "
+        "else was saved in between, and saving would undo it. Nothing was overwritten. Load it again and repeat the "
+        "request, save to another folder, or replace it with overwrite=True (`clamu train --overwrite`)."
+    )
+
+
+def ledger_digest(folder: Path) -> str:
+    """Return the digest that a saved model's ledger says it has: of everything in it but the card.
+
+    Raises:
+        CheckpointFormatError: if there is no ledger, or it cannot be read.
+    """
+    return str(read_json(folder / LEDGER_NAME).get("digest"))
+
+
+def _ledger_at(folder: Path) -> str | None:
+    """Return the digest of the ledger at a place; None if nothing is there.
+
+    Raises:
+        FileExistsError: if the folder holds files but no ClAMU model: it is not ours to replace.
+    """
+    if not folder.is_dir():
+        return None
+    visible = [path.name for path in folder.iterdir() if not path.name.startswith(".")]
+    if visible and not (folder / LEDGER_NAME).exists():
+        raise FileExistsError(
+            f"{folder} holds other files ({', '.join(sorted(visible)[:3])}) and no ClAMU model. Give a new folder."
+        )
+    try:
+        return ledger_digest(folder) if visible else None
+    except CheckpointFormatError:
+        return "damaged"
+
+
+def _listed_at(folder: Path) -> set[str]:
+    """Return the files of the model at a place: processors may have some under names of their own."""
+    try:
+        return set(listed_files(folder, read_ledger(folder / LEDGER_NAME)))
+    except CheckpointFormatError:
+        return set()
+
+
+def save_unserved(
+    target: Path, checkpoint: Checkpoint, base: Any, processor: Any, *, overwrite: bool | None = None
+) -> None:
     """As `ClamuModel.save_pretrained`, of a model that was only built: no weight is switched, no memory taken.
 
     Args:
@@ -64,50 +164,11 @@ def save_unserved(target: Path, checkpoint: Checkpoint, base: Any, processor: An
         checkpoint (`Checkpoint`): what is merged.
         base (`transformers.PreTrainedModel`): holding the base weights, without an adapter inside.
         processor (*optional*): tokenizer or image processor to save with it.
+        overwrite (`bool`, *optional*): as in `save_checkpoint`.
 
     Raises:
+        SaveConflictError: if another model is there, and `overwrite` is `False`.
         OSError: if something cannot be written; then the folder is as it was.
     """
     with without_report():
-        save_checkpoint(target, checkpoint, processor, base.save_pretrained)
-
-
-def keep_foreign_files(old: Path, new: Path) -> None:
-    """Carry files that are not ours over to the folder that replaces the old one.
-
-    Args:
-        old (`Path`): the folder to be replaced; it need not exist.
-        new (`Path`): the staged one.
-
-    Raises:
-        FileExistsError: if the old folder holds files but no ClAMU model: it is not ours to replace.
-    """
-    if not old.is_dir():
-        return
-    visible = [path.name for path in old.iterdir() if not path.name.startswith(".")]
-    if visible and not (old / LEDGER_NAME).exists():
-        raise FileExistsError(
-            f"{old} holds other files ({', '.join(sorted(visible)[:3])}) and no ClAMU model. Give a new folder."
-        )
-    try:
-        # Processors may have files under names of their own.
-        listed = set(listed_files(old, read_ledger(old / LEDGER_NAME))) if visible else set()
-    except CheckpointFormatError:
-        listed = set()
-    _carry_over(old, new, "", listed)
-
-
-def _carry_over(old: Path, new: Path, inside: str, listed: set[str]) -> None:
-    for path in (old / inside).iterdir():
-        name = path.relative_to(old).as_posix()
-        target = new / name
-        if is_ours(name) or name in listed:
-            continue
-        if path.is_dir() and not path.is_symlink():
-            target.mkdir(exist_ok=True, parents=True)
-            _carry_over(old, new, name, listed)
-            shutil.copystat(path, target)
-            if not any(target.iterdir()) and any(path.iterdir()):
-                target.rmdir()  # nothing of others was in there
-        elif not target.exists():
-            shutil.copy2(path, target, follow_symlinks=False)
+        save_checkpoint(target, checkpoint, processor, base.save_pretrained, overwrite=overwrite)

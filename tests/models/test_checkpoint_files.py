@@ -511,11 +511,13 @@ def test_readers_see_one_model_or_the_other(tiny, folder, model, tmp_path):
 
     reader = threading.Thread(target=read)
     reader.start()
-    for _ in range(5):
-        unmerged.save_pretrained(folder)
-        model.save_pretrained(folder)
-    stop.set()
-    reader.join()
+    try:
+        for _ in range(5):
+            unmerged.save_pretrained(folder, overwrite=True)
+            model.save_pretrained(folder, overwrite=True)
+    finally:
+        stop.set()
+        reader.join()
     assert problems == []
     assert seen <= {4, 5}
     assert seen
