@@ -1019,7 +1019,7 @@ class ClamuModel:
         self, journal: Journal, receipt_dir: str | Path | None, archive: Archive | None
     ) -> list[dict[str, Any]]:
         attached = self._attached
-        if not has_to_settle(journal, attached.unsaved, archive):
+        if not has_to_settle(journal, attached.unsaved, receipt_dir, archive):
             return []
         with journal.locked():
             settled = settle(

@@ -80,12 +80,14 @@ def state_at(folder: Path | None) -> str | None:
         return None
 
 
-def has_to_settle(journal: Journal, ours: Iterable[Change], archive: Archive | None) -> bool:
+def has_to_settle(
+    journal: Journal, ours: Iterable[Change], receipt_dir: str | Path | None, archive: Archive | None
+) -> bool:
     """Whether a journal announces changes other than those of this process that may be settled now."""
-    keys = {change.key for change in ours}
-    return any(
-        change.key not in keys and (archive is not None or not change.is_saved) for change in announced(journal)
-    )
+    own = {change.key for change in ours}
+    theirs = [change for change in announced(journal) if change.key not in own]
+    # What is known to be saved waits for its archive, or for a folder for its receipt.
+    return any(not one.is_saved or (archive if one.spent else receipt_dir) is not None for one in theirs)
 
 
 def settle(

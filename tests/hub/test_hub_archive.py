@@ -160,6 +160,41 @@ def test_a_destruction_that_fails_is_settled_later(double, steps, built, kind, t
     assert repo.history(repo.branches["main"]) == [repo.branches["main"]]
 
 
+@pytest.mark.parametrize("what", ["public", "holds more", "a model"])
+def test_no_other_repository_is_emptied(double, steps, built, what, tmp_path):
+    name = _name(built, "user_1")
+    double.arm("commit", "status", status=403)
+    with pytest.raises(ClientError, match="could not be destroyed"):
+        steps("request", built, tmp_path / "ours", PLACE, unmerge="user_1")
+    journal = tmp_path / "ours.journal"
+    (change,) = json.loads((journal / "note.json").read_bytes())["changes"]
+    # What is at the place of the archive by now.
+    double.repos[REPO].private = what != "public"
+    if what != "public":
+        double.push(REPO, {"config.json" if what == "a model" else "notes.txt": b"{}"})
+    repo = double.repos[REPO]
+    before = (dict(repo.branches), repo.history(repo.branches["main"]), set(repo.lfs))
+    message = "is public" if what == "public" else "holds more than an archive"
+    with pytest.raises(ClientError, match=message):
+        steps("settle", journal, change["after"], PLACE, tmp_path / "receipts")
+    assert (dict(repo.branches), repo.history(repo.branches["main"]), set(repo.lfs)) == before
+    assert name in _vectors(double)
+    assert (journal / "note.json").is_file()
+
+
+def test_a_note_cannot_name_a_repository(double, steps, built, tmp_path):
+    double.arm("commit", "status", status=403)
+    with pytest.raises(ClientError, match="could not be destroyed"):
+        steps("request", built, tmp_path / "ours", PLACE, unmerge="user_1")
+    journal = tmp_path / "ours.journal"
+    (change,) = json.loads((journal / "note.json").read_bytes())["changes"]
+    before = (dict(double.repos[REPO].branches), set(_vectors(double)), double.count("commit"))
+    # Another archive is named, or none: the one in the note stays as it is.
+    assert steps("settle", journal, change["after"], tmp_path / "folder", tmp_path / "receipts") is True
+    assert steps("command", "info", tmp_path / "ours") == 0
+    assert (dict(double.repos[REPO].branches), set(_vectors(double)), double.count("commit")) == before
+
+
 def test_places():
     assert is_on_hub(PLACE)
     assert not is_on_hub("org/private-archive")
