@@ -122,7 +122,10 @@ def unmerge(
     if requests is None:
         values = _one(place, planned[0], model)
         # Some may have been forgotten before.
-        pairs = zip(named[0].tasks, planned[0].request.tasks, strict=True)
+        pairs = list(zip(named[0].tasks, planned[0].request.tasks, strict=True))
+        before = [name for name, one in pairs if planned[0].tasks and one not in planned[0].tasks]
+        if before:
+            note(f"Forgotten before, so nothing was to do: {', '.join(before)}.")
         names = ", ".join(name for name, one in pairs if not planned[0].tasks or one in planned[0].tasks)
         emit(as_json, values, lambda: _one_text(names, values))
         return

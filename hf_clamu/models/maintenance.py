@@ -226,7 +226,8 @@ def _load_tasks(checkpoint: Checkpoint, data: DataFiles | None, origin: Path | N
     if source is None:
         if data is None:
             raise TaskDataError(
-                "This model was trained on data in memory, so its ledger names no source. Give the data of the "
+                "The ledger of this model names no source of rows: it was built from data in memory, or from "
+                "checkpoints. Give the data of the "
                 "merged tasks (data=, --data PATH)."
             )
         source = {"files": data, **{key: value for key, value in spec.items() if value is not None}}

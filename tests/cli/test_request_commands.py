@@ -152,6 +152,9 @@ def test_ids_that_look_alike_are_counted(clamu, work):
     assert "1 other merged id differs from what is forgotten in white space or case alone" in found.err
     assert "User_1" not in found.err
     assert "differ" not in clamu("unmerge", "near", "user_3").err
+    found = clamu("unmerge", "near", "user_0", "user_3")
+    assert found.out.startswith("Forgot user_0 ")
+    assert found.err == "Forgotten before, so nothing was to do: user_3.\n"
 
 
 def test_rows_in_several_files(clamu, work, tiny):
