@@ -226,6 +226,11 @@ def predict(
             f"The global model serves {unchosen} of {len(rows)} inputs, which name no task. It has no mask and is "
             "weaker than a cluster on its own tasks: choose one with --task or --cluster."
         )
+    if data:
+        named = [{"row": number, "task": row.get(spec.task_column)} for number, row in enumerate(rows)]
+        answers = [{**head, **answer} for head, answer in zip(named, answers, strict=True)]
+    elif spec.image_column is not None and model.processor is None:
+        note("The model has no image processor: pixels are taken as the files have them, as a rule from 0 to 255.")
     heads = [""] * len(rows) if not data else [_row_head(spec, *numbered) for numbered in enumerate(rows)]
     lines = (f"{head}{_answer_text(answer)}" for head, answer in zip(heads, answers, strict=True))
     emit(as_json, {"predictions": answers}, lambda: "\n".join(lines))
@@ -242,11 +247,11 @@ def _row(spec: Any, value: str) -> dict[str, Any]:
         return {spec.tokens_column: value.split()}
     if spec.image_column is None:
         return {spec.prompt_column or spec.text_column: value}
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
         with Image.open(value) as image:
-            return {spec.image_column: image.copy()}
+            return {spec.image_column: ImageOps.exif_transpose(image)}  # as data sets and pipelines read it
     except (OSError, UnidentifiedImageError) as error:
         raise RecipeError(f"{value!r} is no image file that can be read ({error}).") from error
 

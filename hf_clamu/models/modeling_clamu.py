@@ -29,7 +29,7 @@ from hf_clamu.errors import (
     WeightsChangedError,
 )
 from hf_clamu.exact import ALL_WEIGHTS, NO_WEIGHTS, PackedMask, WeightSwitch
-from hf_clamu.merging import ClamuArguments
+from hf_clamu.merging import ClamuArguments, missing_tasks
 from hf_clamu.models import hub
 from hf_clamu.models.base import load_architecture
 from hf_clamu.models.card import CardSettings
@@ -364,7 +364,10 @@ class ClamuModel:
         Raises:
             TaskNotFoundError: if no such task is merged.
         """
-        return self._attached.checkpoint.state.cluster_of(self.ledger_id(task_id))
+        state, named = self._attached.checkpoint.state, self.ledger_id(task_id)
+        if named not in state.records:
+            missing_tasks([task_id], state.records)  # the error says the id as it was asked for, not its commitment
+        return state.cluster_of(named)
 
     def ledger_id(self, task_id: str) -> str:
         """Return the id that the ledger has for a task: the same, or its keyed commitment.
@@ -783,11 +786,13 @@ class ClamuModel:
             SaveConflictError: if something else was saved there since this model was loaded from it or saved to it;
                 nothing is overwritten.
             WeightsChangedError: if the live weights were changed since the last switch. They are no merged model
-                then, and the base class's own `save_pretrained(model, folder)` saves them as a plain one.
+                then, and the base class's own `save_pretrained(model, folder)` saves them as a plain one. So they are
+                saved where transformers' `Trainer` asks for it, unless a merged model is at that place.
         """
         keep_origin, overwrite = kwargs.pop("keep_origin", False), kwargs.pop("overwrite", None)
         is_main_process, push = kwargs.pop("is_main_process", True), kwargs.pop("push_to_hub", False)
         push_options = {key: kwargs.pop(key) for key in _PUSH_OPTIONS if key in kwargs}
+        by_trainer = "state_dict" in kwargs  # which transformers' Trainer gives and nobody else needs to
         odd = sorted(key for key, value in kwargs.items() if key not in _IGNORED_SAVE_OPTIONS and value is not None)
         if odd:
             raise TypeError(f"ClamuModel.save_pretrained does not know the option {odd[0]!r}.")
@@ -795,7 +800,13 @@ class ClamuModel:
             return
         target = Path(save_directory)
         attached = self._attached
-        attached.switch.check(self._parameters_by_name())
+        try:
+            attached.switch.check(self._parameters_by_name())
+        except WeightsChangedError:
+            if not by_trainer or not attached.switch.is_settled or (target / LEDGER_NAME).exists():
+                raise
+            self._save_plain(target, merge=True)
+            return
         # A copy on disk does not forget which repo it belongs to.
         old, place = attached.origin or Origin(folder=target), target.resolve()
         known = old.ledgers.get(place)

@@ -28,7 +28,7 @@ def who_serves(model: Any, cluster: int | None, task: str | None, fallback: Fall
         return "global" if cluster is None else cluster
     if cluster is not None:
         raise ValueError("Give cluster= or task=, not both.")
-    task = model.ledger_id(task)  # without the ledger's key nothing is known of a task, and no fallback is right
+    model.ledger_id(task)  # without the ledger's key nothing is known of a task, and no fallback is right
     try:
         return int(model.cluster_of(task))
     except TaskNotFoundError:

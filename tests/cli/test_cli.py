@@ -182,14 +182,16 @@ def test_predict_rows_each_by_its_cluster(clamu, work):
     answers = clamu("predict", "text", "--data", "rows.jsonl", "--json").json["predictions"]
     assert len(answers) == 24
     for number, answer in enumerate(answers):
-        assert f"user_{number // 6}" in clusters[answer["cluster"]]
+        assert (answer["row"], answer["task"]) == (number, f"user_{number // 6}")
+        assert answer["task"] in clusters[answer["cluster"]]
         assert answer["label"] in ("bad", "good")
         assert 0 <= answer["score"] <= 1
 
 
 def test_predict_rows_of_a_forgotten_task_by_the_fallback(clamu, work):
     assert clamu("unmerge", "text", "user_1").code == 0
-    assert "called 'user_1'" in clamu("predict", "text", "--data", "rows.jsonl").error
+    told = clamu("predict", "text", "--data", "rows.jsonl").error
+    assert all(part in told for part in ("Row 6", "called 'user_1'", "--fallback"))
     for who in ("global", "base"):
         answers = clamu("predict", "text", "--data", "rows.jsonl", "--fallback", who, "--json").json["predictions"]
         assert [answer["served_by"] for answer in answers] == ["cluster"] * 6 + [who] * 6 + ["cluster"] * 12
@@ -246,10 +248,34 @@ def test_predict_an_image_file(clamu, work):
 
     Image.new("L", (8, 8), 7).save("digit.png")
     assert clamu("predict", "image", "digit.png").out.endswith("(global)\n")
+    assert clamu("predict", "image", "digit.png", "--cluster", "0").err.startswith("The model has no image processor")
+    # Turned by the camera: the same picture, stored upright.
+    turned = Image.linear_gradient("L").resize((8, 8))
+    turned.save("upright.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned.transpose(Image.Transpose.ROTATE_90).save("turned.png", exif=exif)
+    upright, by_exif = (clamu("predict", "image", name, "--json").json for name in ("upright.png", "turned.png"))
+    assert upright == by_exif
     Image.new("RGBA", (8, 8)).save("colour.png")
     assert "does not take an image of shape (4, 8, 8)" in clamu("predict", "image", "colour.png").error
     Image.new("L", (9, 9)).save("large.png")
     assert "Row 1" in clamu("predict", "image", "digit.png", "large.png").error
+
+
+def test_the_ledgers_key_is_used_by_every_command(clamu, work, monkeypatch):
+    monkeypatch.setenv("CLAMU_TASK_ID_KEY", "secret")
+    assert clamu("train", "text.yaml", "--output", "keyed").code == 0
+    one = ["--task", "user_1"]
+    number = clamu("predict", "keyed", "great 1", *one, "--json").json["predictions"][0]["cluster"]
+    assert clamu("evaluate", "keyed", *one, "--json").json["num_tasks"] == 1
+    assert clamu("evaluate", "keyed", "--cluster", str(number)).code == 0
+    assert clamu("export", "keyed", "--output", "plain", *one, "--json").json["cluster"] == number
+    rows = clamu("predict", "keyed", "--data", "rows.jsonl", "--json").json["predictions"]
+    assert {answer["cluster"] for answer in rows if answer["task"] == "user_1"} == {number}
+    assert clamu("unmerge", "keyed", "user_1").code == 0
+    assert "user_1" in clamu("evaluate", "keyed", *one).error
+    assert clamu("verify", "keyed").code == 0
 
 
 @pytest.mark.parametrize("which", [[], ["--cluster", "1"], ["--task", "user_0"]])

@@ -20,9 +20,12 @@ from hf_clamu import (
     ClamuTrainer,
     ClusterNotFoundError,
     IncompatibleBaseError,
+    TaskDataset,
     TaskNotFoundError,
 )
+from hf_clamu.evaluation.recipe_pipelines import recipe_pipeline
 from hf_clamu.models.processors import save_processor
+from hf_clamu.prediction import predict
 
 TEXTS = ["great 3 of 4", "dull 1 of 0", "fair", "broken 6 of 2", "whole 2 of 1"]
 PIPELINES = {
@@ -356,6 +359,54 @@ def test_a_model_without_a_tokenizer(model):
         _pipe("text", model)
 
 
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("kind", ["text", "words"])
+def test_all_who_serve_cut_and_pad_as_training_does(kind, side, tiny):
+    texts = ["great 1 of 2 and longer", "dull", "fair 0"]
+    rows = tiny.rows("text")
+    columns = {"text_column": "text", "label_column": "label"}
+    if kind == "words":
+        rows["words"] = [text.split() for text in rows["text"]]
+        rows["tags"] = [["word" if word.isalpha() else "number" for word in words] for words in rows["words"]]
+        columns = {"tokens_column": "words", "tags_column": "tags"}
+    tasks = TaskDataset.from_dataset(Dataset.from_dict(rows), task_column="user", **columns, max_length=6)
+    processor = tiny.processor("text")
+    processor.padding_side = side
+    config = tiny.config("text")
+    model = tiny.train("text", tasks, config, processor)
+    answers = [_pipe(kind, model, cluster=1, batch_size=size)(texts) for size in (1, 3)]
+    by_rows = predict(model, [{"text": text, "words": text.split()} for text in texts], cluster=1)
+    with model.serving(1):
+        measured = recipe_pipeline(model)([text.split() for text in texts] if kind == "words" else texts)
+    if kind == "text":
+        for found in (*answers, measured):
+            assert [answer["label"] for answer in found] == [answer["label"] for answer in by_rows]
+            assert [answer["score"] for answer in found] == pytest.approx(
+                [answer["score"] for answer in by_rows], rel=1e-5
+            )
+        # Longer than the cut, nothing changes; where a call says otherwise, it does.
+        pipe = _pipe(kind, model, cluster=1)
+        assert pipe(texts[0]) == pipe(texts[0][:6])
+        assert pipe(texts[0], truncation=False) != pipe(texts[0])
+        assert pipe({"text": texts[0]}) == pipe(texts[0])[0]
+        return
+    assert measured == [answer["tags"] for answer in by_rows]
+    for found in answers:
+        for text, entities, tags in zip(texts, found, measured, strict=True):
+            starts = {entity["start"]: entity["entity"] for entity in entities}
+            places = [text.find(word) for word in text.split()]
+            assert [starts.get(place) for place in places] == tags
+    spaced = _pipe(kind, model, cluster=1)("fair   0")
+    assert [entity["score"] for entity in spaced] == [entity["score"] for entity in answers[0][2]]
+    assert spaced[-1]["start"] == 7
+
+
+def test_a_tokenizer_that_was_changed_stays_so_after_a_request(tiny, model):
+    model.processor.padding_side = "left"
+    model.unmerge_task("user_1", data=tiny.tasks("text"))
+    assert model.processor.padding_side == "left"
+
+
 # -- mistakes --------------------------------------------------------------------------------------------------------
 
 
@@ -390,6 +441,13 @@ def test_wrong_calls(options, message, saved_text):
     with pytest.raises(ValueError, match=message):
         pipe(TEXTS, **options)
     assert pipe.model.cluster == 2
+
+
+def test_a_cluster_and_a_task_are_not_both_given(model):
+    with pytest.raises(ValueError, match="not both"):
+        predict(model, [{"text": "great"}], cluster=0, task="user_1")
+    with pytest.raises(TaskNotFoundError, match=r"Row 1, column 'user': No merged task is called 'x'.*--fallback"):
+        predict(model, [{"text": "great", "user": "user_1"}, {"text": "dull", "user": "x"}])
 
 
 def test_many_tasks_need_many_inputs(saved_text):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 
 import accelerate
 import pytest
@@ -10,7 +11,7 @@ import torch
 import torch._dynamo.testing
 import transformers
 
-from hf_clamu import ClamuModel, WeightsChangedError
+from hf_clamu import CheckpointFormatError, ClamuModel, WeightsChangedError
 from hf_clamu.training import seeded
 
 HEADS = {
@@ -132,13 +133,20 @@ def test_the_trainer_trains_it_as_a_plain_model(kind, pair, tmp_path):
     assert _same(_weights(HEADS[kind].from_pretrained(tmp_path / "plain")), trained[1][3])
 
 
-def test_the_trainer_saves_no_trained_weights(pair, tmp_path):
+def test_what_the_trainer_trained_is_saved_as_a_plain_model(pair, saved_kind, tiny, tmp_path):
     model, _ = pair("text")
     trainer = _trainer(model, "text", tmp_path / "runs", save_strategy="steps", save_steps=2)
+    trainer.train()
+    trainer.save_model(tmp_path / "model")
+    for folder in (tmp_path / "model", tmp_path / "runs/checkpoint-3"):
+        assert _same(_weights(HEADS["text"].from_pretrained(folder)), _weights(model))
+        with pytest.raises(CheckpointFormatError):
+            ClamuModel.from_pretrained(folder)
+    # Not over a merged model, and not where its owner saves it.
+    shutil.copytree(saved_kind("text"), tmp_path / "merged")
     with pytest.raises(WeightsChangedError, match="export it first"):
-        trainer.train()
-    with pytest.raises(WeightsChangedError, match="export it first"):
-        trainer.save_model(tmp_path / "model")
+        trainer.save_model(tmp_path / "merged")
+    assert tiny.digests(tmp_path / "merged") == tiny.digests(saved_kind("text"))
     _refuses(model, tmp_path)
 
 
