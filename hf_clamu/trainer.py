@@ -15,7 +15,7 @@ from hf_clamu.models.maintenance import build, first_config
 from hf_clamu.models.modeling_clamu import attach
 from hf_clamu.models.peft_space import PeftSpace
 from hf_clamu.tasks import TaskDataset, require_known_words
-from hf_clamu.training import Journal, Progress
+from hf_clamu.training import Journal, Progress, undisturbed
 
 __all__ = ["ClamuTrainer", "progress_bars"]
 
@@ -103,6 +103,7 @@ class ClamuTrainer:
         self.progress: Progress = progress or progress_bars
         self.seconds: dict[str, float] = {}
 
+    @undisturbed()
     def train(self) -> Any:
         """Finetune, merge, cluster and localize, with all processes that a launcher started.
 

@@ -198,7 +198,7 @@ class _Run:
         )
         steps = self.study.arguments.finetune_steps * len(members)
         arguments = replace(self.pool.arguments, finetune_steps=steps)
-        finetune(self.workspace, together, arguments, arguments.codec, self.trainer.accelerator)
+        finetune(self.workspace, together, arguments, arguments.codec)
 
     @torch.no_grad()
     def _probabilities(self, task_id: str) -> torch.Tensor:

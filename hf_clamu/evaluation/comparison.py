@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -69,9 +70,11 @@ def compare_methods(
             "Methods are compared on the same task vectors, and 'sift' needs vectors of its own: build with "
             "localization='sift' and measure that (evaluate_model, clamu evaluate)."
         )
-    with deterministic(arguments.num_threads):
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(deterministic(arguments.num_threads))
         trainer = open_trainer(base.model, base.processor, tasks, arguments, progress)
         workspace = trainer.workspace
+        stack.callback(workspace.release)
         model_bytes = 4 * workspace.num_parameters
         task_ids = [task_id for members in clusters for task_id in members]
 
@@ -120,5 +123,4 @@ def compare_methods(
 
             mask_bytes = (workspace.num_parameters + 7) // 8 * len(masks)
             results[method] = MethodScore(score=mean(serve), alpha=alpha, storage_bytes=model_bytes + mask_bytes)
-        workspace.release()
     return results

@@ -8,6 +8,7 @@ from hf_clamu.merging.engine import (
     merge_tasks,
     unmerge_tasks,
     update_tasks,
+    with_rows,
 )
 from hf_clamu.merging.localization import (
     ALPHA_GRID,
@@ -55,4 +56,5 @@ __all__ = [
     "scaling_coefficient",
     "unmerge_tasks",
     "update_tasks",
+    "with_rows",
 ]

@@ -32,6 +32,7 @@ __all__ = [
     "merge_tasks",
     "unmerge_tasks",
     "update_tasks",
+    "with_rows",
 ]
 
 
@@ -64,8 +65,12 @@ def add_tasks(
             raise TaskAlreadyMergedError(
                 f"Task {task_id!r} is merged already. To replace its data, update it (update_task, clamu update)."
             )
-    check_data(state, state.task_ids, trainer.tasks, trainer.encoded)
-    count = _num_clusters([*state.task_ids, *task_ids], trainer.tasks.cluster_key, arguments)
+    validated = any(trainer.encoded(task_id).validation for task_id in task_ids)
+    if deriving_reads_data(state, arguments, validated):
+        check_data(state, state.task_ids, trainer.tasks, trainer.encoded)
+    keys = {task_id: record.cluster_key for task_id, record in state.records.items()}
+    keys |= {task_id: trainer.tasks.cluster_key(task_id) for task_id in task_ids}
+    count = _num_clusters(list(keys), keys.__getitem__, arguments)
     require_local_models(trainer, arguments, state.records, (), state.task_ids, count)
     return _with(_Merged.of(state), sorted(set(task_ids)), trainer, arguments)
 
@@ -176,6 +181,8 @@ def _check_retained(
 def _with(merged: _Merged, task_ids: Sequence[str], trainer: TaskTrainer, arguments: ClamuArguments) -> MergedState:
     """Finetune tasks, add their vectors, and derive the rest."""
     task_ids = tuple(sorted(task_ids))
+    keys = {task_id: record.cluster_key for task_id, record in merged.records.items()}
+    _require_keys(keys | {task_id: trainer.tasks.cluster_key(task_id) for task_id in task_ids}, arguments)
     require_finetuning(arguments, [task_id for task_id in task_ids if trainer.is_local(task_id)])
     trainer.check_texts(task_ids)
     rows = dict(merged.rows)
@@ -306,12 +313,16 @@ def _clusters(
     keys: Mapping[str, str | None], vectors: torch.Tensor | None, arguments: ClamuArguments
 ) -> tuple[tuple[str, ...], ...]:
     """Group tasks (the keys of `keys`, in order) by their vectors or by the data's own clusters."""
+    _require_keys(keys, arguments)
     given = {task_id: key for task_id, key in keys.items() if key is not None}
-    if arguments.clustering == "column" and len(given) < len(keys):
+    return cluster_tasks(arguments, tuple(keys), arguments.seed, vectors=vectors, keys=given)
+
+
+def _require_keys(keys: Mapping[str, str | None], arguments: ClamuArguments) -> None:
+    if arguments.clustering == "column" and None in keys.values():
         raise TaskDataError(
             "clustering='column' needs the data's own clusters: name a cluster_column, or choose another clustering."
         )
-    return cluster_tasks(arguments, tuple(keys), arguments.seed, vectors=vectors, keys=given)
 
 
 def _num_clusters(task_ids: Sequence[str], key_of: Callable[[str], str | None], arguments: ClamuArguments) -> int:
@@ -349,11 +360,10 @@ def check_data(
         TaskDataError: if the data of a task are missing.
         DigestMismatchError: naming the first task whose data changed.
     """
-    absent = [task_id for task_id in task_ids if task_id not in tasks]
+    absent = _absent(tasks, task_ids)
     if absent:
         raise TaskDataError(
-            f"In {tasks.origin} there are no rows of the merged task {absent[0]!r}"
-            f"{f' and {len(absent) - 1} more' if len(absent) > 1 else ''}. Give the rows of all merged "
+            f"In {tasks.origin} there are no rows of the merged task {absent}. Give the rows of all merged "
             "tasks as they were merged, those that were added later included (data=, --data FILE for each file). "
             "Where the rows of a task that a request forgets or updates are deleted already, there is "
             "on_mismatch='rebuild' (clamu unmerge and update --on-mismatch rebuild): build from what is left."
@@ -366,3 +376,24 @@ def check_data(
                 f"{str(found)[:16]}…, the ledger says {str(recorded)[:16]}…. Nothing was changed. Give the data as it "
                 f"was at the merge, or {REBUILD}"
             )
+
+
+def with_rows(tasks: TaskDataset, task_ids: Sequence[str]) -> TaskDataset:
+    """Return the data of merged tasks to build from.
+
+    Raises:
+        TaskDataError: if the data of one are missing.
+    """
+    absent = _absent(tasks, task_ids)
+    if absent:
+        raise TaskDataError(
+            f"The data given has no rows of the merged task {absent}. A build from the retained tasks needs the data "
+            "of all of them: give it, or forget these tasks as well."
+        )
+    return tasks.select(task_ids)
+
+
+def _absent(tasks: TaskDataset, task_ids: Sequence[str]) -> str:
+    """Name the tasks that data lack; empty if none."""
+    absent = [task_id for task_id in task_ids if task_id not in tasks]
+    return f"{absent[0]!r}{f' and {len(absent) - 1} more' if len(absent) > 1 else ''}" if absent else ""

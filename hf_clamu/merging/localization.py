@@ -175,7 +175,7 @@ class Localizer:
             return dict.fromkeys(alphas, tuple(self._sift(members) for members in self._clusters))
         workers = self._trainer.workers
         own: dict[int, dict[str, torch.Tensor]] = {}
-        numbers = workers.share(range(len(self._clusters)))
+        numbers = self._trainer.share(range(len(self._clusters)))
         for number in self._trainer.progress(numbers, f"localize {method}"):
             own[number] = self._cluster_masks(self._clusters[number], alphas)
         owners = {number: rank for rank, found in enumerate(workers.gather(sorted(own))) for number in found}
@@ -233,7 +233,7 @@ class Localizer:
         """Learn the mask on the training data of all members (Algorithm 1, lines 17-25)."""
         examples = tuple(example for task_id in members for example in self._trainer.encoded(task_id).train)
         seed = derive_seed(self._run_seed, "mask", *members)
-        return train_mask(self._workspace, theta_1, examples, self._arguments, seed, self._trainer.accelerator)
+        return train_mask(self._workspace, theta_1, examples, self._arguments, seed)
 
     def _sift(self, members: Sequence[str]) -> dict[str, torch.Tensor]:
         """Join the members' masks; every process has them, and alpha does not matter.

@@ -62,9 +62,16 @@ def require_finetuning(arguments: ClamuArguments, from_checkpoints: Sequence[str
         )
 
 
-def deriving_reads_data(state: MergedState, arguments: ClamuArguments) -> bool:
-    """Whether masks, alpha or scores are derived from the tasks' data."""
-    scored = arguments.score_validation and any(record.num_validation for record in state.records.values())
+def deriving_reads_data(state: MergedState, arguments: ClamuArguments, more_validation: bool = False) -> bool:
+    """Whether masks, alpha or scores are derived from the tasks' data.
+
+    Args:
+        state (`MergedState`): before the change.
+        arguments (`ClamuArguments`): the settings.
+        more_validation (`bool`): tasks come that have validation examples.
+    """
+    has_some = more_validation or any(record.num_validation for record in state.records.values())
+    scored = arguments.score_validation and has_some
     return scored or arguments.localization not in ("global", "sift") or arguments.scaling == "auto"
 
 

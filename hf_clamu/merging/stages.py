@@ -54,7 +54,7 @@ def map_shared(
         for others in trainer.workers.gather(found):
             found |= others
     own = dict(found) if trainer.workers.is_main else {}
-    missing = trainer.workers.share([item for item in items if item not in found])
+    missing = trainer.share([item for item in items if item not in found])
     try:
         for item in missing if description is None else trainer.progress(missing, description):
             own[item] = work(item)
@@ -172,7 +172,7 @@ class _Summing:
         current, has_ended = 0, False
         self._load(current)
         try:
-            for number, task_id in self._trainer.progress(self._workers.share(order), self._description):
+            for number, task_id in self._trainer.progress(self._trainer.share(order), self._description):
                 if number != current:
                     self._save(current)
                     current = number

@@ -35,6 +35,7 @@ from hf_clamu.merging import (
     require_no_data,
     unmerge_tasks,
     update_tasks,
+    with_rows,
 )
 from hf_clamu.models.base import BaseModel
 from hf_clamu.models.card import CardSettings
@@ -173,6 +174,8 @@ class Request:
         if records and not have_data(records):
             keyed = self.checkpoint.config.task_ids != "plain"
             return TaskDataset.without_rows(self._spec, records, keyed=keyed)
+        if not records and self.data is None:
+            return TaskDataset(self._spec, {}, self.checkpoint.source)  # of no task, there is no data to be found
         return find_tasks(self.checkpoint, self.data, self.origin, self.task_id_key)
 
 
@@ -250,6 +253,8 @@ def build(
     journal: Journal | None = None,
     archive: Archive | None = None,
     local_models: LocalModels | None = None,
+    *,
+    backwards: bool = False,
 ) -> Rebuilt:
     """Build a merged model from all tasks given, with all processes of the run.
 
@@ -266,6 +271,7 @@ def build(
         journal (`Journal`, *optional*): keeps what is finished, for another start.
         archive (`Archive`, *optional*): gets the vectors of the tasks.
         local_models (`LocalModels`, *optional*): of the tasks that are not to be finetuned here.
+        backwards (`bool`): take tasks and clusters in the opposite order, which must not show in any byte.
     """
     started = time.perf_counter()
     workers = Workers.current()
@@ -279,7 +285,9 @@ def build(
         )
     threads = arguments.num_threads or torch.get_num_threads()
     environment = Environment.capture(workers.device, threads, portable=arguments.portable)
-    stage = _Stage(base, processor, tasks, arguments, environment, progress, space, journal, archive, local_models)
+    stage = _Stage(
+        base, processor, tasks, arguments, environment, progress, space, journal, archive, local_models, backwards
+    )
     state, seconds = stage.run(lambda trainer: merge_tasks(trainer, arguments), adds=True)
     checkpoint = Checkpoint(
         config=describe(state),
@@ -306,6 +314,7 @@ class _Stage:
     journal: Journal | None
     archive: Archive | None
     local_models: LocalModels | None
+    backwards: bool = False
 
     def run(self, change: Callable[[TaskTrainer], MergedState], *, adds: bool) -> tuple[MergedState, dict[str, float]]:
         workers = Workers.current()
@@ -326,7 +335,6 @@ class _Stage:
                     "Start all processes with the same libraries, on the same kind of device."
                 )
             stack.enter_context(deterministic(self.environment.num_threads))
-            stack.enter_context(torch.enable_grad())
             trainer = open_trainer(
                 self.base,
                 self.processor,
@@ -338,6 +346,7 @@ class _Stage:
                 self.archive,
                 self.local_models,
             )
+            trainer.backwards = self.backwards
             # After a mismatch, too: a rebuild starts from this model.
             stack.callback(trainer.workspace.release)
             state = change(trainer)
@@ -361,8 +370,8 @@ class _Stage:
         )
 
 
-def rebuild(request: Request, tasks: TaskDataset) -> Rebuilt:
-    """Build anew from these tasks, under this environment.
+def rebuild(request: Request, tasks: TaskDataset, *, backwards: bool = False) -> Rebuilt:
+    """Build anew from these tasks, under this environment; in the opposite order, if that is wanted.
 
     Raises:
         TaskDataError: if one was finetuned elsewhere and its local model is not given.
@@ -391,6 +400,7 @@ def rebuild(request: Request, tasks: TaskDataset) -> Rebuilt:
         request.archive,
         # Of the others, too, a local model may be given; but a build finetunes them.
         given.select(foreign),
+        backwards=backwards,
     )
 
 
@@ -429,7 +439,7 @@ def unmerge(request: Request, task_ids: Sequence[str], on_mismatch: str) -> Rebu
         return unmerge_tasks(state, task_ids, trainer, request.arguments)
 
     def again() -> TaskDataset:
-        return tasks.select(retained)
+        return with_rows(tasks, retained)
 
     kept = tasks.select([task_id for task_id in retained if task_id in tasks])
     built = _changed(request, task_ids, tasks, require_environment, change, again, kept, "subtracted", on_mismatch)
@@ -439,13 +449,21 @@ def unmerge(request: Request, task_ids: Sequence[str], on_mismatch: str) -> Rebu
     return replace(built, checkpoint=checkpoint, tasks=kept if len(kept) or request.archive is None else None)
 
 
-def _tasks_if_needed(request: Request) -> TaskDataset:
-    """Return the data of the merged tasks; none of them where an archive spares them and they are not to be found."""
+def _tasks_if_needed(request: Request, new: TaskDataset | None = None) -> TaskDataset:
+    """Return the data of the merged tasks; none of them where they are neither to be found nor needed.
+
+    Args:
+        request (`Request`): its archive spares retraining.
+        new (`TaskDataset`, *optional*): tasks that come, where none leaves.
+    """
     checkpoint = request.checkpoint
     try:
         return request.tasks()
     except TaskDataError:
-        if request.archive is None or deriving_reads_data(checkpoint.state, request.arguments):
+        if new is None and request.archive is None:
+            raise
+        validated = new is not None and any(new.encode(one, request.processor).validation for one in new)
+        if deriving_reads_data(checkpoint.state, request.arguments, validated):
             raise
     return TaskDataset(TaskSpec.from_dict(checkpoint.config.task_spec or {}), {}, checkpoint.source)
 
@@ -471,7 +489,7 @@ def add(request: Request, new: TaskDataset) -> Rebuilt:
     request.require_environment()
     tasks = new
     if state.task_ids:
-        old = request.tasks()
+        old = _tasks_if_needed(request, new)
         tasks = old.select([task_id for task_id in state.task_ids if task_id in old]).merged_with(new)
     after, seconds = _derived(
         request, tasks, lambda trainer: add_tasks(state, new.task_ids, trainer, request.arguments), adds=True
@@ -503,7 +521,7 @@ def update(request: Request, new: TaskDataset, on_mismatch: str) -> Rebuilt:
         return update_tasks(state, new, trainer, request.arguments)
 
     def again() -> TaskDataset:
-        return old.select(others).merged_with(new)
+        return with_rows(old, others).merged_with(new)
 
     check = request.require_environment
     return _changed(request, new.task_ids, old, check, change, again, tasks, "updated", on_mismatch)
@@ -608,10 +626,9 @@ def _derived(
 
 def _answer(request: Request, state: MergedState, tasks: TaskDataset, how: str, seconds: dict[str, float]) -> Rebuilt:
     before = request.checkpoint
-    environment = before.environment
-    if state.records:
-        depends = depends_on_environment(state.records, request.arguments)
-        environment = (before.environment or request.environment) if depends else None
+    # Of no task, too, there is what a build would write.
+    depends = depends_on_environment(state.records, request.arguments)
+    environment = (before.environment or request.environment) if depends else None
     checkpoint = Checkpoint(
         config=described(before.config, state),
         state=state,

@@ -64,7 +64,7 @@ from hf_clamu.models.settling import carry_out, has_to_settle, settle
 from hf_clamu.models.staging import scratch_folder
 from hf_clamu.models.verification import VerificationReport, compare_folders
 from hf_clamu.tasks import DataFiles, TaskDataset, TaskSpec, keyed_id
-from hf_clamu.training import Archive, Journal, Progress, Workers, silent_progress
+from hf_clamu.training import Archive, Journal, Progress, Workers, silent_progress, undisturbed
 
 __all__ = ["ClamuModel", "attach"]
 
@@ -150,6 +150,7 @@ class ClamuModel:
     _clamu: Any
 
     @classmethod
+    @undisturbed()
     def from_pretrained(
         cls,
         pretrained_model_name_or_path: str | os.PathLike[str],
@@ -228,6 +229,7 @@ class ClamuModel:
         return loaded
 
     @classmethod
+    @undisturbed()
     def merge(
         cls,
         base: Any,
@@ -585,6 +587,7 @@ class ClamuModel:
         options = (on_mismatch, receipt_dir, journal_dir, archive, progress)
         return self._unmerge(dict(requests), data, checkpoints, *options)
 
+    @undisturbed()
     def _unmerge(
         self,
         requests: Mapping[Any, str | Sequence[str]],
@@ -611,6 +614,7 @@ class ClamuModel:
         return self._replace_state("unmerge", named, built, request, receipt_dir)
 
     @_alone
+    @undisturbed()
     def add_task(
         self,
         tasks: TaskDataset | None = None,
@@ -651,6 +655,7 @@ class ClamuModel:
         return self._replace_state("add", {None: ids}, built, request, receipt_dir)
 
     @_alone
+    @undisturbed()
     def update_task(
         self,
         tasks: TaskDataset,
@@ -710,6 +715,7 @@ class ClamuModel:
         return in_ledger(self._attached.checkpoint, tasks, self._attached.task_id_key)
 
     @_alone
+    @undisturbed()
     def verify(
         self,
         *,
@@ -741,7 +747,7 @@ class ClamuModel:
                 "out here derives them anew."
             )
         request.require_data(self.tasks)
-        built = rebuild(request, request.tasks().select(self.tasks))
+        built = rebuild(request, request.tasks().select(self.tasks), backwards=True)
         workers = Workers.current()
         with workers.watched():
             odd = self._differences(built) if workers.is_main else None

@@ -2,7 +2,7 @@
 
 from hf_clamu.training.archive import ARCHIVE_SUFFIX, Archive, is_archive_name, scratch_of
 from hf_clamu.training.batching import sample_batches
-from hf_clamu.training.determinism import Environment, derive_seed, deterministic, seeded
+from hf_clamu.training.determinism import Environment, derive_seed, deterministic, seeded, undisturbed
 from hf_clamu.training.durable import destroy_folder, is_plain_file, parse_json, write_private
 from hf_clamu.training.finetuning import FinetuningArguments, finetune
 from hf_clamu.training.journal import Journal, Part
@@ -45,5 +45,6 @@ __all__ = [
     "task_feature",
     "train_mask",
     "trainable_names",
+    "undisturbed",
     "write_private",
 ]

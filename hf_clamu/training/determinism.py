@@ -11,7 +11,7 @@ import os
 import platform
 import random
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -23,7 +23,7 @@ import torch
 from hf_clamu.errors import EnvironmentMismatchError, RecipeError
 from hf_clamu.portability import use_portable_kernels
 
-__all__ = ["Environment", "derive_seed", "deterministic", "seeded"]
+__all__ = ["Environment", "derive_seed", "deterministic", "seeded", "undisturbed"]
 
 T = TypeVar("T")
 
@@ -85,7 +85,8 @@ def seeded(seed: int) -> Iterator[None]:
 def deterministic(num_threads: int | None = None) -> Iterator[None]:
     """Run a block with deterministic kernels and a fixed number of threads, then restore what was there.
 
-    TF32 and the non-deterministic attention kernels of CUDA are off inside; cuBLAS gets a fixed workspace.
+    TF32 and the non-deterministic attention kernels of CUDA are off inside; cuBLAS gets a fixed workspace. What the
+    caller has set around it (see `undisturbed`) does not reach inside, and gradients are on.
 
     Args:
         num_threads (`int`, *optional*): CPU threads of torch; `None` keeps their present number. Sums are split
@@ -110,7 +111,7 @@ def deterministic(num_threads: int | None = None) -> Iterator[None]:
         cuda.enable_flash_sdp(False)
         cuda.enable_mem_efficient_sdp(False)
         cuda.enable_cudnn_sdp(False)
-        with _full_precision():
+        with undisturbed(), _usual_kernels(), _full_precision(), torch.enable_grad():
             yield
     finally:
         torch.set_num_threads(threads)
@@ -119,6 +120,58 @@ def deterministic(num_threads: int | None = None) -> Iterator[None]:
         cuda.enable_flash_sdp(kept_cuda[0])
         cuda.enable_mem_efficient_sdp(kept_cuda[1])
         cuda.enable_cudnn_sdp(kept_cuda[2])
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Run a block, or as a decorator a function, outside of what the caller has set for code around it.
+
+    That is autocast, inference mode, the default type and the default device of new tensors. Models are loaded, made
+    and trained in here; whether the caller wants gradients is left alone.
+    """
+    with ExitStack() as stack:
+        # Tensors that are made in inference mode can never be trained.
+        if torch.is_inference_mode_enabled():
+            wants_gradients = torch.is_grad_enabled()
+            stack.enter_context(torch.inference_mode(False))
+            stack.enter_context(torch.set_grad_enabled(wants_gradients))
+        for device in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(device):
+                stack.enter_context(torch.autocast(device, enabled=False))
+        # Asked first: a mode for devices costs time in every call of torch.
+        if torch.get_default_device().type != "cpu":
+            stack.enter_context(torch.device("cpu"))
+        if torch.get_default_dtype() != torch.float32:
+            stack.callback(torch.set_default_dtype, torch.get_default_dtype())
+            torch.set_default_dtype(torch.float32)
+        yield
+
+
+@contextmanager
+def _usual_kernels() -> Iterator[None]:
+    """Choose kernels as a torch does that nobody has set anything in."""
+    backends = torch.backends
+    usual = (
+        (backends.mkldnn, "enabled", True),
+        (backends.cudnn, "enabled", True),
+        (backends.opt_einsum, "enabled", backends.opt_einsum.is_available()),
+        (backends.cuda.matmul, "allow_bf16_reduced_precision_reduction", True),
+        (backends.cuda.matmul, "allow_fp16_reduced_precision_reduction", True),
+    )
+    with ExitStack() as stack:
+        for owner, name, value in usual:
+            before = getattr(owner, name, None)
+            if before is not None and before != value:
+                stack.callback(setattr, owner, name, before)
+                setattr(owner, name, value)
+        if not backends.cuda.math_sdp_enabled():
+            stack.callback(backends.cuda.enable_math_sdp, False)
+            backends.cuda.enable_math_sdp(True)
+        # torch has no word for whether the processor rounds its smallest numbers to 0.
+        if float(torch.tensor(1e-40) * 1) == 0:
+            stack.callback(torch.set_flush_denormal, True)
+            torch.set_flush_denormal(False)
+        yield
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
@@ -92,7 +92,6 @@ def finetune(
     task: EncodedTask,
     arguments: FinetuningArguments,
     codec: FixedPoint,
-    accelerator: Any,
     signs: FixedSigns | None = None,
     room: dict[str, torch.Tensor] | None = None,
 ) -> TaskVector:
@@ -105,7 +104,6 @@ def finetune(
         task (`EncodedTask`): the task's tokenised data.
         arguments (`FinetuningArguments`): steps, optimizer, seed.
         codec (`FixedPoint`): the integer grid.
-        accelerator (`accelerate.Accelerator`): runs backward and clips gradients.
         signs (`FixedSigns`, *optional*): that the task vector keeps to after every step; the optimizer's state is left
             as it is.
         room (*dict* of `str` to `torch.Tensor`, *optional*): memory of an earlier vector, which is overwritten.
@@ -137,9 +135,9 @@ def finetune(
                 batch = workspace.batch(examples)
             for group in optimizer.param_groups:
                 group["lr"] = arguments.learning_rate * learning_rate_factor(arguments, step)
-            accelerator.backward(workspace.forward(batch).loss)
+            workspace.forward(batch).loss.backward()
             if arguments.max_grad_norm:
-                accelerator.clip_grad_norm_(parameters, arguments.max_grad_norm)
+                torch.nn.utils.clip_grad_norm_(parameters, arguments.max_grad_norm)
             optimizer.step()
             if signs is not None:
                 signs.project_(workspace.parameters)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 
@@ -48,7 +47,6 @@ def train_mask(
     examples: Sequence[Example],
     arguments: MaskingArguments,
     seed: int,
-    accelerator: Any,
 ) -> dict[str, torch.Tensor]:
     """Learn the binary mask of one cluster.
 
@@ -58,7 +56,6 @@ def train_mask(
         examples (*sequence* of `Example`): the cluster's training data, in canonical order.
         arguments (`MaskingArguments`): steps and batch size.
         seed (`int`): derived from the cluster's member ids.
-        accelerator (`accelerate.Accelerator`): runs backward.
 
     Returns:
         *dict* of `str` to `torch.Tensor` (bool): `1[s > 0]` per parameter.
@@ -73,7 +70,7 @@ def train_mask(
         for batch_examples in sample_batches(examples, arguments.mask_batch_size, arguments.mask_steps, seed):
             if batch is None or batch_examples is not examples:
                 batch = workspace.batch(batch_examples)
-            accelerator.backward(workspace.forward(batch).loss)
+            workspace.forward(batch).loss.backward()
             with torch.no_grad():
                 for name, parameter in workspace.parameters.items():
                     if parameter.grad is not None:

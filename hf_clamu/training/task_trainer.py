@@ -90,8 +90,6 @@ class TaskTrainer:
         archive: Archive | None = None,
         local_vectors: LocalVectors | None = None,
     ) -> None:
-        from accelerate import Accelerator
-
         self.workspace = workspace
         self.tasks = tasks
         self.codec = codec
@@ -100,8 +98,10 @@ class TaskTrainer:
         self.archive = archive
         self.local_vectors = local_vectors
         self.progress = progress if self.workers.is_main else silent_progress
-        # Casting is the workspace's business, so that another Accelerator of this process cannot change the bits.
-        self.accelerator = Accelerator(cpu=workspace.device.type == "cpu")
+        # Whether tasks and clusters are taken in the opposite order, which must not show in any byte.
+        self.backwards = False
+        # The vector that callers have at the moment; trainers that share memory share the list.
+        self._lent: list[TaskVector] = []
         self._processor = processor
         self._limits = ModelLimits.of(workspace.model)
         self._arguments = arguments
@@ -117,6 +117,10 @@ class TaskTrainer:
         other = copy.copy(self)
         other.tasks, other._encoded, other._encoded_bytes = tasks, OrderedDict(), 0
         return other
+
+    def share(self, items: Sequence[T]) -> Sequence[T]:
+        """Hand out tasks or clusters among the processes; iterating over the result gives what falls to this one."""
+        return self.workers.share(items[::-1] if self.backwards else items)
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
@@ -156,22 +160,18 @@ class TaskTrainer:
     def finetune(self, task_id: str) -> TaskVector:
         """Finetune on one task; the live model holds its local model afterwards.
 
-        The next call overwrites the vector.
+        The vector is lent, as by `vector`.
         """
+        self._take_back()
         if self._arguments.has_fixed_signs and self._signs is None:
             self._signs = FixedSigns(self.workspace.theta_0, self._arguments.seed)
-        return finetune(
-            self.workspace,
-            self.encoded(task_id),
-            self._arguments,
-            self.codec,
-            self.accelerator,
-            self._signs,
-            self._room,
-        )
+        vector = finetune(self.workspace, self.encoded(task_id), self._arguments, self.codec, self._signs, self._room)
+        self._lent.append(vector)
+        return vector
 
     def release_vectors(self) -> None:
         """Give back the memory that vectors are written to; the last vector is gone."""
+        self._take_back()
         self._room.clear()
         if self.local_vectors is not None:
             self.local_vectors.release()
@@ -183,11 +183,19 @@ class TaskTrainer:
     def vector(self, task_id: str) -> TaskVector:
         """Return a task's vector: read from its local model if that is at hand, else by finetuning.
 
-        The next call may overwrite it.
+        It is lent until the next call, which needs its memory: its `steps` are empty then, so that nobody takes the
+        integers of another task for those of its digest.
         """
         if self.local_vectors is not None and task_id in self.local_vectors:
-            return self.local_vectors.read(task_id, self.workspace, self.codec)
+            self._take_back()
+            vector = self.local_vectors.read(task_id, self.workspace, self.codec)
+            self._lent.append(vector)
+            return vector
         return self.finetune(task_id)
+
+    def _take_back(self) -> None:
+        while self._lent:
+            self._lent.pop().steps.clear()
 
     def feature(self, task_id: str) -> torch.Tensor:
         """Return the task's mean feature under the base model."""

@@ -59,14 +59,19 @@ class LiveModel:
         self.device = device or torch.device("cpu")
         self.pad_token_id = pad_token_id
         self.bf16 = bf16
+        floating = (p.dtype for p in model.parameters() if p.is_floating_point())
+        self._dtype = next(floating, torch.float32)
 
     def batch(self, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
-        """Pad and stack examples on the device."""
-        return {key: value.to(self.device) for key, value in collate(examples, self.pad_token_id).items()}
+        """Pad and stack examples on the device; pixels come in the type of the weights, as not every model casts."""
+        stacked = collate(examples, self.pad_token_id).items()
+        return {
+            key: value.to(self.device, self._dtype if value.is_floating_point() else None) for key, value in stacked
+        }
 
     def forward(self, batch: Mapping[str, torch.Tensor], **options: Any) -> Any:
         """Run the model on a batch, under autocast if the recipe says so."""
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16):
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16, cache_enabled=True):
             return self.model(**batch, **options)
 
 

@@ -32,19 +32,17 @@ def measure(size: Size, rounds: int) -> list[Row]:
 
 
 def _mask_steps(size: Size, rounds: int) -> list[Row]:
-    from accelerate import Accelerator
-
     workspace = Workspace(gpt2(size.gpt2))
     theta_1 = {name: x + 1e-4 * torch.randn(x.shape) for name, x in workspace.theta_0.items()}
     count, length = size.tokens
     ids = torch.randint(0, size.gpt2["vocab_size"], (count, length))
     examples = [{"input_ids": row, "attention_mask": torch.ones_like(row), "labels": row} for row in ids]
-    accelerator, peaks = Accelerator(cpu=True), []
+    peaks: list[int] = []
 
     def masks() -> None:
         peak = Peak()
         arguments = MaskingArguments(mask_steps=_STEPS, mask_batch_size=count)
-        train_mask(workspace, theta_1, examples, arguments, 0, accelerator)
+        train_mask(workspace, theta_1, examples, arguments, 0)
         peaks.append(peak.above_first())
 
     def sgd() -> None:

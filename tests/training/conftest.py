@@ -123,13 +123,6 @@ def labelled():
     return {task_id: tasks.encode(task_id, byte_tokenizer()) for task_id in tasks}
 
 
-@pytest.fixture(scope="session")
-def accelerator():
-    from accelerate import Accelerator
-
-    return Accelerator(cpu=True)
-
-
 @pytest.fixture
 def vit() -> Workspace:
     return Workspace(build_vit())

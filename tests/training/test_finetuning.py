@@ -68,12 +68,12 @@ def _same(found, expected) -> bool:
     return found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in expected)
 
 
-def test_finetuning_matches_a_plain_loop_bit_for_bit(build, encoded, vit, accelerator):
+def test_finetuning_matches_a_plain_loop_bit_for_bit(build, encoded, vit):
     task = encoded["owner_02"]
     assert len(task.train) > ARGUMENTS.batch_size
     expected, norms = _reference(build["vit"](), task, ARGUMENTS)
     assert max(norms) > ARGUMENTS.max_grad_norm, "clipping must take part"
-    vector = finetune(vit, task, ARGUMENTS, CODEC, accelerator)
+    vector = finetune(vit, task, ARGUMENTS, CODEC)
     assert _same({name: p.detach() for name, p in vit.parameters.items()}, expected)
     for name, theta in expected.items():
         exact = (theta.double() - vit.theta_0[name].double()) * 2.0**28
@@ -82,32 +82,32 @@ def test_finetuning_matches_a_plain_loop_bit_for_bit(build, encoded, vit, accele
 
 
 @pytest.mark.parametrize("schedule", ["constant", "linear"])
-def test_full_batches_without_clipping_match_too(build, completions, gpt2, accelerator, schedule):
+def test_full_batches_without_clipping_match_too(build, completions, gpt2, schedule):
     arguments = FinetuningArguments(
         finetune_steps=4, learning_rate=1e-3, max_grad_norm=0, lr_scheduler_type=schedule, warmup_steps=1
     )
     expected, _ = _reference(build["gpt2"](), completions["ann"], arguments, 256)
-    finetune(gpt2, completions["ann"], arguments, CODEC, accelerator)
+    finetune(gpt2, completions["ann"], arguments, CODEC)
     assert _same({name: p.detach() for name, p in gpt2.parameters.items()}, expected)
 
 
-def test_the_same_bits_whatever_came_before(build, encoded, vit, accelerator):
-    first = finetune(vit, encoded["owner_00"], ARGUMENTS, CODEC, accelerator)
-    other = finetune(vit, encoded["owner_01"], ARGUMENTS, CODEC, accelerator)
+def test_the_same_bits_whatever_came_before(build, encoded, vit):
+    first = finetune(vit, encoded["owner_00"], ARGUMENTS, CODEC)
+    other = finetune(vit, encoded["owner_01"], ARGUMENTS, CODEC)
     random.seed(99)
     np.random.seed(99)
     torch.manual_seed(99)
-    again = finetune(vit, encoded["owner_00"], ARGUMENTS, CODEC, accelerator)
+    again = finetune(vit, encoded["owner_00"], ARGUMENTS, CODEC)
     assert again.digest == first.digest
     assert _same(again.steps, first.steps)
     assert other.digest != first.digest
-    fresh = finetune(Workspace(build["vit"]()), encoded["owner_00"], ARGUMENTS, CODEC, accelerator)
+    fresh = finetune(Workspace(build["vit"]()), encoded["owner_00"], ARGUMENTS, CODEC)
     assert fresh.digest == first.digest
 
 
-def test_the_global_generators_are_left_alone(encoded, vit, accelerator):
+def test_the_global_generators_are_left_alone(encoded, vit):
     python, numpy_state, torch_state = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    finetune(vit, encoded["owner_00"], ARGUMENTS, CODEC, accelerator)
+    finetune(vit, encoded["owner_00"], ARGUMENTS, CODEC)
     assert random.getstate() == python
     assert np.array_equal(np.random.get_state()[1], numpy_state[1])
     assert torch.equal(torch.get_rng_state(), torch_state)
@@ -116,70 +116,68 @@ def test_the_global_generators_are_left_alone(encoded, vit, accelerator):
 def test_other_tasks_do_not_show(build, images):
     def trained(tasks) -> str:
         trainer = TaskTrainer(Workspace(build["vit"]()), tasks, None, ARGUMENTS, CODEC)
-        vectors = {task_id: trainer.finetune(task_id) for task_id in tasks}
-        return vectors["owner_03"].digest
+        digests = {task_id: trainer.finetune(task_id).digest for task_id in tasks}
+        return digests["owner_03"]
 
     assert trained(images) == trained(images.select(["owner_03"])) == trained(images.without(["owner_00", "owner_05"]))
 
 
-def test_the_seed_counts_where_batches_are_drawn(encoded, vit, accelerator):
+def test_the_seed_counts_where_batches_are_drawn(encoded, vit):
     digests = {
-        finetune(
-            vit, encoded["owner_00"], FinetuningArguments(finetune_steps=2, batch_size=4, seed=s), CODEC, accelerator
-        ).digest
+        finetune(vit, encoded["owner_00"], FinetuningArguments(finetune_steps=2, batch_size=4, seed=s), CODEC).digest
         for s in range(3)
     }
     assert len(digests) == 3
 
 
-def test_gradients_that_the_model_came_with_do_not_count(build, encoded, vit, accelerator):
+def test_gradients_that_the_model_came_with_do_not_count(build, encoded, vit):
     model = build["vit"]()
     for parameter in model.parameters():
         parameter.grad = torch.ones_like(parameter)
-    found = finetune(Workspace(model), encoded["owner_00"], ARGUMENTS, CODEC, accelerator)
-    assert found.digest == finetune(vit, encoded["owner_00"], ARGUMENTS, CODEC, accelerator).digest
+    found = finetune(Workspace(model), encoded["owner_00"], ARGUMENTS, CODEC)
+    assert found.digest == finetune(vit, encoded["owner_00"], ARGUMENTS, CODEC).digest
 
 
-def test_a_model_with_dropout_is_reproducible(build, encoded, vit, accelerator):
+def test_a_model_with_dropout_is_reproducible(build, encoded, vit):
     arguments = FinetuningArguments(finetune_steps=3, learning_rate=1e-3)
     digests = set()
     for noise in (1, 2):
         torch.manual_seed(noise)
         workspace = Workspace(build["vit"](dropout=0.3))
         for _ in range(2):
-            digests.add(finetune(workspace, encoded["owner_00"], arguments, CODEC, accelerator).digest)
+            digests.add(finetune(workspace, encoded["owner_00"], arguments, CODEC).digest)
     assert len(digests) == 1
-    assert finetune(vit, encoded["owner_00"], arguments, CODEC, accelerator).digest not in digests
+    assert finetune(vit, encoded["owner_00"], arguments, CODEC).digest not in digests
     expected, _ = _reference(build["vit"](dropout=0.3), encoded["owner_00"], arguments)
     assert _same({name: p.detach() for name, p in workspace.parameters.items()}, expected)
 
 
-def test_frozen_parameters_take_no_part(build, encoded, accelerator):
+def test_frozen_parameters_take_no_part(build, encoded):
     workspace = Workspace(build["vit"](), freeze=["vit.*"])
     before = workspace.model.vit.embeddings.cls_token.detach().clone()
-    vector = finetune(workspace, encoded["owner_00"], ARGUMENTS, CODEC, accelerator)
+    vector = finetune(workspace, encoded["owner_00"], ARGUMENTS, CODEC)
     assert list(vector.steps) == ["classifier.bias", "classifier.weight"]
     assert torch.equal(workspace.model.vit.embeddings.cls_token, before)
 
 
 @pytest.mark.parametrize("learning_rate", [1e15, 1e30])
-def test_a_diverged_task_is_named(encoded, vit, accelerator, learning_rate):
+def test_a_diverged_task_is_named(encoded, vit, learning_rate):
     arguments = FinetuningArguments(finetune_steps=3, learning_rate=learning_rate)
     with pytest.raises(FixedPointOverflowError, match=r"Task 'owner_04'.*lower the learning rate"):
-        finetune(vit, encoded["owner_04"], arguments, CODEC, accelerator)
+        finetune(vit, encoded["owner_04"], arguments, CODEC)
     # The next task is not hurt.
-    vector = finetune(vit, encoded["owner_00"], ARGUMENTS, CODEC, accelerator)
-    again = finetune(vit, encoded["owner_00"], ARGUMENTS, CODEC, accelerator)
+    vector = finetune(vit, encoded["owner_00"], ARGUMENTS, CODEC)
+    again = finetune(vit, encoded["owner_00"], ARGUMENTS, CODEC)
     assert vector.digest == again.digest
 
 
-def test_nan_in_the_data_is_named(encoded, vit, accelerator):
+def test_nan_in_the_data_is_named(encoded, vit):
     import dataclasses
 
     task = encoded["owner_04"]
     broken = {**task.train[0], "pixel_values": torch.full_like(task.train[0]["pixel_values"], math.nan)}
     with pytest.raises(FixedPointOverflowError, match="Task 'owner_04'"):
-        finetune(vit, dataclasses.replace(task, train=(broken,)), ARGUMENTS, CODEC, accelerator)
+        finetune(vit, dataclasses.replace(task, train=(broken,)), ARGUMENTS, CODEC)
 
 
 def test_schedules():

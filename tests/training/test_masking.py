@@ -67,10 +67,10 @@ def _examples(encoded):
 
 
 @pytest.mark.parametrize("batch_size", [8, 1000])
-def test_masks_match_the_algorithm_of_the_paper(build, workspace, delta, encoded, accelerator, batch_size):
+def test_masks_match_the_algorithm_of_the_paper(build, workspace, delta, encoded, batch_size):
     arguments = MaskingArguments(mask_steps=6, mask_batch_size=batch_size)
     examples = _examples(encoded)
-    found = train_mask(workspace, _theta_1(workspace, delta), examples, arguments, SEED, accelerator)
+    found = train_mask(workspace, _theta_1(workspace, delta), examples, arguments, SEED)
     expected = _reference(build["vit"](), workspace.theta_0, delta, examples, arguments)
     assert _same(found, expected)
     kept = sum(int(mask.sum()) for mask in found.values())
@@ -79,22 +79,22 @@ def test_masks_match_the_algorithm_of_the_paper(build, workspace, delta, encoded
     assert _same(_reference(build["vit"](), workspace.theta_0, delta, examples, arguments, eta=2.0**-9), expected)
 
 
-def test_the_live_model_holds_the_masked_weights_afterwards(workspace, delta, encoded, accelerator):
+def test_the_live_model_holds_the_masked_weights_afterwards(workspace, delta, encoded):
     theta_1 = _theta_1(workspace, delta)
     arguments = MaskingArguments(mask_steps=3)
-    mask = train_mask(workspace, theta_1, _examples(encoded), arguments, SEED, accelerator)
+    mask = train_mask(workspace, theta_1, _examples(encoded), arguments, SEED)
     for name, parameter in workspace.parameters.items():
         assert torch.equal(parameter, torch.where(mask[name], theta_1[name], workspace.theta_0[name]))
         assert not mask[name][delta[name] == 0].any()
         assert parameter.grad is None
 
 
-def test_the_first_step_is_taken_at_the_base_model(workspace, delta, encoded, accelerator):
+def test_the_first_step_is_taken_at_the_base_model(workspace, delta, encoded):
     examples = _examples(encoded)
     # Left over from before: must not count.
     workspace.load(_theta_1(workspace, delta))
     arguments = MaskingArguments(mask_steps=1, mask_batch_size=1000)
-    found = train_mask(workspace, _theta_1(workspace, delta), examples, arguments, SEED, accelerator)
+    found = train_mask(workspace, _theta_1(workspace, delta), examples, arguments, SEED)
     workspace.reset()
     workspace.model.train()
     workspace.forward(workspace.batch(examples)).loss.backward()
@@ -102,25 +102,25 @@ def test_the_first_step_is_taken_at_the_base_model(workspace, delta, encoded, ac
     assert _same(found, expected)
 
 
-def test_masks_are_reproducible_and_follow_the_seed(workspace, delta, encoded, accelerator):
+def test_masks_are_reproducible_and_follow_the_seed(workspace, delta, encoded):
     arguments = MaskingArguments(mask_steps=4, mask_batch_size=6)
     theta_1, examples = _theta_1(workspace, delta), _examples(encoded)
-    first = train_mask(workspace, theta_1, examples, arguments, SEED, accelerator)
+    first = train_mask(workspace, theta_1, examples, arguments, SEED)
     torch.manual_seed(1)
     state = torch.get_rng_state()
-    assert _same(train_mask(workspace, theta_1, examples, arguments, SEED, accelerator), first)
+    assert _same(train_mask(workspace, theta_1, examples, arguments, SEED), first)
     assert torch.equal(torch.get_rng_state(), state)
-    assert not _same(train_mask(workspace, theta_1, examples, arguments, SEED + 1, accelerator), first)
+    assert not _same(train_mask(workspace, theta_1, examples, arguments, SEED + 1), first)
 
 
-def test_a_mask_lowers_the_loss_of_its_cluster(workspace, encoded, accelerator):
+def test_a_mask_lowers_the_loss_of_its_cluster(workspace, encoded):
     from hf_clamu.exact import FixedPoint
     from hf_clamu.training import FinetuningArguments, finetune, measure
 
     arguments = FinetuningArguments(finetune_steps=10, learning_rate=1e-2)
     theta_1 = dict.fromkeys(workspace.theta_0)
     for task_id in ("owner_00", "owner_04"):
-        finetune(workspace, encoded[task_id], arguments, FixedPoint(), accelerator)
+        finetune(workspace, encoded[task_id], arguments, FixedPoint())
         for name, parameter in workspace.parameters.items():
             moved = parameter.detach() - workspace.theta_0[name]
             theta_1[name] = moved if theta_1[name] is None else theta_1[name] + moved
@@ -128,7 +128,7 @@ def test_a_mask_lowers_the_loss_of_its_cluster(workspace, encoded, accelerator):
     task = encoded["owner_04"].train
     workspace.reset()
     base = measure(workspace, task).loss
-    train_mask(workspace, theta_1, task, MaskingArguments(mask_steps=15), SEED, accelerator)
+    train_mask(workspace, theta_1, task, MaskingArguments(mask_steps=15), SEED)
     assert measure(workspace, task).loss < base
 
 

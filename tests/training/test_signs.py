@@ -47,15 +47,15 @@ def test_projection_puts_back_what_moved_against_its_sign():
 
 @pytest.mark.parametrize("bf16_weights", [False, True])
 @pytest.mark.parametrize("kind", ["image", "lm"])
-def test_a_task_vector_agrees_with_the_signs(build, encoded, completions, accelerator, kind, bf16_weights):
+def test_a_task_vector_agrees_with_the_signs(build, encoded, completions, kind, bf16_weights):
     model = build["vit"]() if kind == "image" else build["gpt2"]()
     workspace = Workspace(model.bfloat16() if bf16_weights else model, pad_token_id=256)
     task = encoded["owner_02"] if kind == "image" else completions["ann"]
     signs = FixedSigns(workspace.theta_0, ARGUMENTS.seed)
     if bf16_weights and kind == "image":
         workspace.bf16 = True  # its pixels are float32
-    vector = finetune(workspace, task, ARGUMENTS, CODEC, accelerator, signs)
-    free = finetune(workspace, task, ARGUMENTS, CODEC, accelerator)
+    vector = finetune(workspace, task, ARGUMENTS, CODEC, signs)
+    free = finetune(workspace, task, ARGUMENTS, CODEC)
     share = []
     for name, n in vector.steps.items():
         assert bool((n * signs.of(name) >= 0).all()), name
@@ -65,7 +65,7 @@ def test_a_task_vector_agrees_with_the_signs(build, encoded, completions, accele
     assert 0.2 * moved < kept < 0.9 * moved
 
 
-def test_every_step_is_projected_and_the_optimizer_is_left_alone(build, encoded, accelerator):
+def test_every_step_is_projected_and_the_optimizer_is_left_alone(build, encoded):
     """The same training as anybody would write it down."""
     from hf_clamu.tasks import collate
     from hf_clamu.training import derive_seed, sample_batches
@@ -86,13 +86,13 @@ def test_every_step_is_projected_and_the_optimizer_is_left_alone(build, encoded,
             for name, p in parameters.items():
                 tau = p - theta_0[name]
                 p.copy_(torch.where(tau * signs.of(name) > 0, p, theta_0[name]))
-    finetune(workspace, task, ARGUMENTS, CODEC, accelerator, signs)
+    finetune(workspace, task, ARGUMENTS, CODEC, signs)
     for name, p in parameters.items():
         assert torch.equal(workspace.parameters[name], p), name
 
 
-def test_a_training_that_diverges_is_noticed(vit, encoded, accelerator):
+def test_a_training_that_diverges_is_noticed(vit, encoded):
     arguments = FinetuningArguments(finetune_steps=4, learning_rate=1e30, max_grad_norm=0, batch_size=8)
     signs = FixedSigns(vit.theta_0, 0)
     with pytest.raises(FixedPointOverflowError, match="owner_00"):
-        finetune(vit, encoded["owner_00"], arguments, CODEC, accelerator, signs)
+        finetune(vit, encoded["owner_00"], arguments, CODEC, signs)
