@@ -35,7 +35,8 @@ __all__ = ["PEFT_MERGING", "LocalAdapter", "PeftSpace", "plain_name"]
 PEFT_MERGING = ("frozen_a", "parameters", "product")
 
 _ADAPTER = "default"
-_FROZEN_PARTS = ("lora_A", "lora_embedding_A")
+# The factors that start at random. Of an embedding that is B: PEFT starts its A at zero, so A has to learn.
+_FROZEN_PARTS = ("lora_A", "lora_embedding_B")
 # Of a base model, a call or a release, not of the adapter's shape.
 _VOLATILE = ("peft_type", "peft_version", "base_model_name_or_path", "revision", "auto_mapping", "inference_mode")
 # They need steps of their own while training (a rank schedule, routing) or parameters that are added in another way.
@@ -155,6 +156,7 @@ class PeftSpace:
         heads = self._heads(model)
         base = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
         tuner = self._insert(model, run_seed)
+        _require_own_targets(model)
         trained = {plain_name(name) for name, p in model.named_parameters() if p.requires_grad}
         adapter = self.adapter_state(model, base.keys())
         for name, tensor in model.state_dict().items():
@@ -253,6 +255,9 @@ class PeftSpace:
         with seeded(derive_seed(run_seed, "adapter_init")), warnings.catch_warnings():
             # PEFT sets the option right by itself.
             warnings.filterwarnings("ignore", message="fan_in_fan_out is set to")
+            # Such targets are refused.
+            warnings.filterwarnings("ignore", message="Model has `tie_word_embeddings=True`")
+            warnings.filterwarnings("ignore", message="`lora_bias=True` was passed")
             try:
                 return PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type](model, config, _ADAPTER)
             except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -341,6 +346,27 @@ class LocalAdapter:
     space: PeftSpace
     run_seed: int
 
+    def check(self, model: nn.Module) -> None:
+        """Check that the weights that are merged into take part.
+
+        Raises:
+            RecipeError: naming one that is frozen, or if PEFT cannot merge the adapter into a layer.
+        """
+        flags = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+        tuner = self.space._insert(model, self.run_seed)
+        try:
+            for name, _ in model.named_parameters():
+                if name.endswith(".base_layer.weight") and not flags[plain_name(name)]:
+                    raise RecipeError(
+                        f"peft_merging='product' merges the adapter into {plain_name(name)!r}, which is frozen. Leave "
+                        "it out of freeze, or its layer out of target_modules."
+                    )
+            _require_mergeable(model)
+        finally:
+            _unload(tuner, model)
+            for name, parameter in model.named_parameters():
+                parameter.requires_grad_(flags[name])
+
     @contextmanager
     def inserted(self, model: nn.Module) -> Iterator[list[nn.Parameter]]:
         """Put the adapter in, yield the parameters to train, and merge it into the weights on leaving."""
@@ -349,6 +375,8 @@ class LocalAdapter:
         for name, parameter in model.named_parameters():
             if flags.get(name) and ".base_layer." not in name:
                 parameter.requires_grad_(True)  # a head, which PEFT froze
+            elif not flags.get(plain_name(name), True):
+                parameter.requires_grad_(False)  # a bias, which PEFT would train
         try:
             yield [parameter for parameter in model.parameters() if parameter.requires_grad]
         finally:
@@ -386,6 +414,37 @@ def _unload(tuner: Any, model: Any) -> None:
 def _forget(model: Any) -> None:
     # The tuner leaves its configuration on the model, which makes the next one believe that it is the second.
     model.__dict__.pop("peft_config", None)
+
+
+def _require_own_targets(model: nn.Module) -> None:
+    """Refuse targets whose weights the model uses under another name as well."""
+    names: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    for same in names.values():
+        target = next((name for name in same if ".base_layer." in name), None)
+        other = next((name for name in same if name != target), None)
+        if target is not None and other is not None:
+            raise RecipeError(
+                f"peft_config: the target {plain_name(target)!r} shares its weight with {plain_name(other)!r} (tied "
+                "embeddings, say), so an adapter of one would have to change both. Leave it out of target_modules, or "
+                "take a base model that does not tie them."
+            )
+
+
+def _require_mergeable(model: nn.Module) -> None:
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for name, module in model.named_modules():
+        if isinstance(module, BaseTunerLayer):
+            layer: Any = copy.deepcopy(module)
+            try:
+                layer.merge()
+            except (RuntimeError, ValueError, TypeError, AttributeError, NotImplementedError) as error:
+                raise RecipeError(
+                    f"PEFT cannot merge the adapter into {name!r}, which peft_merging='product' needs: "
+                    f"{' '.join(str(error).split())[:200]}"
+                ) from error
 
 
 def _is_frozen_part(name: str) -> bool:

@@ -12,6 +12,7 @@ from torch import nn
 
 from hf_clamu.errors import RecipeError
 from hf_clamu.tasks import Example, collate
+from hf_clamu.training.outside import Outside
 
 __all__ = ["LiveModel", "TaskAdapter", "Workspace", "trainable_names"]
 
@@ -78,6 +79,10 @@ class LiveModel:
 class TaskAdapter(Protocol):
     """An adapter that a task is finetuned through and that is merged into the weights when the task is done."""
 
+    def check(self, model: nn.Module) -> None:
+        """Check that what merging the adapter writes to takes part, that is requires a gradient."""
+        ...
+
     def inserted(self, model: nn.Module) -> AbstractContextManager[list[nn.Parameter]]:
         """Put the adapter into a model, yield the parameters to train, and merge it on leaving."""
         ...
@@ -124,6 +129,9 @@ class Workspace(LiveModel):
             elif parameter.requires_grad:
                 parameter.requires_grad_(False)
                 self._frozen.append(parameter)
+        if adapter is not None:
+            adapter.check(model)
+        self._outside = Outside(model, self.parameters.values())
 
     @property
     def shapes(self) -> dict[str, torch.Size]:
@@ -179,6 +187,7 @@ class Workspace(LiveModel):
         else:
             with self._adapter.inserted(self.model) as parameters, self.training():
                 yield parameters
+        self._outside.check()
 
     @contextmanager
     def training(self) -> Iterator[None]:
@@ -192,7 +201,7 @@ class Workspace(LiveModel):
         # A gradient that the model came with would be added to the first one.
         self.model.zero_grad(set_to_none=True)
         for module in self.model.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            if isinstance(module, nn.modules.batchnorm._NormBase):
                 module.eval()
         try:
             yield

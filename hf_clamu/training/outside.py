@@ -1,0 +1,69 @@
+"""What a model holds beside the parameters that take part: finetuning must leave it as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import torch
+from torch import nn
+
+from hf_clamu.errors import ExactnessError
+
+__all__ = ["Outside"]
+
+# Bytes per pass, a multiple of 8: temporaries stay small.
+_CHUNK = 1 << 23
+
+
+class Outside:
+    """Remembers parameters and buffers outside of those that take part, by sums over their bits.
+
+    A sum costs about as much as reading the weights once, so it can be taken after every task.
+
+    Args:
+        model (`torch.nn.Module`): the base model.
+        inside (*collection* of `torch.Tensor`): parameters that take part.
+    """
+
+    def __init__(self, model: nn.Module, inside: Collection[torch.Tensor]) -> None:
+        self._model = model
+        self._inside = [id(parameter) for parameter in inside]
+        self._before = self._sums()
+
+    def check(self) -> None:
+        """Check that everything outside is as it was.
+
+        Raises:
+            ExactnessError: naming the first tensor that is not.
+        """
+        after = self._sums()
+        odd = sorted(name for name in {*self._before, *after} if self._before.get(name) != after.get(name))
+        if odd:
+            raise ExactnessError(
+                f"Training changed {odd[0]!r}{f' and {len(odd) - 1} more' if len(odd) > 1 else ''} of the base model, "
+                "which no task vector holds, so tasks would show in one another and none could be forgotten. Nothing "
+                "was saved. Take a base model whose layers write to nothing while they train, or an adapter that "
+                "leaves these weights alone."
+            )
+
+    @torch.no_grad()
+    def _sums(self) -> dict[str, tuple[object, ...]]:
+        own = [(name, one) for name, one in self._model.named_parameters() if id(one) not in self._inside]
+        found = [*own, *self._model.named_buffers()]
+        return {name: (str(one.dtype), tuple(one.shape), *_sums_of(one)) for name, one in found}
+
+
+def _sums_of(tensor: torch.Tensor) -> tuple[int, int]:
+    """Return a sum over the bits of a tensor, and one that knows their places."""
+    if tensor.is_meta:
+        return 0, 0
+    flat = tensor.detach().contiguous().view(-1).view(torch.uint8)
+    plain = placed = 0
+    for number, part in enumerate(flat.split(_CHUNK)):
+        whole = part[: part.numel() // 4 * 4]
+        words = whole.view(torch.int32).to(torch.int64) if whole.data_ptr() % 4 == 0 else whole.to(torch.int64)
+        words = torch.cat([words, part[whole.numel() :].to(torch.int64)])
+        places = torch.arange(1, words.numel() + 1, device=words.device)
+        plain += int(words.sum())
+        placed += (number + 1) * int((words * places).sum())
+    return plain, placed
