@@ -292,7 +292,7 @@ def test_an_interrupt_after_the_exchange_does_not_say_that_nothing_was_changed(f
     command = CHANGING[command]
     before = tiny.digests(work / "m")
     (work / "emr.yaml").replace(work / "clamu.yaml")  # another model, so that it can be seen
-    where = "hf_clamu.models.replace:_remove"
+    where = "hf_clamu.models.replace:_keep_name"
     ended = fork(work, *command, die_in=where, by=signal.SIGINT).wait()
     assert ended.code == 130
     assert tiny.digests(work / "m") != before
@@ -315,7 +315,7 @@ def test_an_error_after_the_exchange_says_so(fork, handed, tiny):
 @pytest.mark.parametrize(
     "where",
     [
-        "hf_clamu.models.replace:_remove",
+        "hf_clamu.models.replace:_keep_name",
         "hf_clamu.training.journal:Journal.clear",
         "hf_clamu.training.locking:FileLock._remove",
     ],
