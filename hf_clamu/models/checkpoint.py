@@ -181,6 +181,7 @@ def _mask_config(checkpoint: Checkpoint, cluster: int) -> dict[str, Any]:
         "revision": base.get("revision"),
         "cluster": cluster,
         "delta_digest": checkpoint.config.delta_digest,
+        "mask_digest": digest_tensors({MASK_KEY: join_mask(checkpoint.state.masks[cluster])}),
         "alpha": checkpoint.state.alpha,
         "inference_mode": True,
     }

@@ -19,7 +19,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from hf_clamu import CheckpointFormatError, ClamuError, ClamuModel, IncompatibleBaseError
-from hf_clamu.exact import canonical_json
+from hf_clamu.exact import canonical_json, digest_tensors
 from hf_clamu.models import checkpoint as checkpoint_module
 
 LAYOUT = [
@@ -109,6 +109,7 @@ def test_mask_config(saved_text):
         "revision": None,
         "cluster": 1,
         "delta_digest": config["delta_digest"],
+        "mask_digest": digest_tensors(load_file(saved_text / "masks/cluster_001/adapter_model.safetensors")),
         "alpha": config["alpha"],
         "inference_mode": True,
     }

@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from hf_clamu import (
     CheckpointFormatError,
     ClamuModel,
+    HubError,
     IncompatibleBaseError,
     StaleMaskError,
     WeightsChangedError,
@@ -440,7 +441,7 @@ def test_the_delta_of_a_repo_is_looked_for_beside_its_masks(saved, tmp_path, off
     source = config.delta_source.pinned()
     assert (source.name_or_path, source.revision, source.subfolder) == ("org/clamu", commit, "")
     assert source.file("model.safetensors").read_bytes() == (saved("bert") / "model.safetensors").read_bytes()
-    with pytest.raises(CheckpointFormatError, match=r"org/none.* could not be downloaded"):
+    with pytest.raises(HubError, match=r"org/none.* could not be downloaded"):
         attach_delta(base_of(saved("bert")), "org/none", cache_dir=tmp_path)
     with pytest.raises(CheckpointFormatError, match="neither a folder nor the id"):
         attach_delta(base_of(saved("bert")), "no/such/folder", cache_dir=tmp_path)
@@ -616,3 +617,23 @@ def test_config_survives_its_file(tmp_path):
     for path in (str(tmp_path), "/somewhere/base", "models\\base"):
         config.base_model_name_or_path = path
         assert config.to_file_dict()["base_model_name_or_path"] is None
+
+
+@pytest.mark.parametrize("change", ["a bit", "padding", "zeros"])
+def test_a_damaged_mask_is_refused_by_peft_too(tiny, tmp_path, change):
+    """A file that PEFT loads by itself is compared with the digest in the adapter's configuration."""
+    import transformers
+    from peft import PeftModel
+    from safetensors.torch import load_file, save_file
+
+    tiny.train("text").save_pretrained(tmp_path / "m")
+    path = tmp_path / "m/masks/cluster_000/adapter_model.safetensors"
+    (key, bits), *_ = load_file(path).items()
+    if change == "zeros":
+        bits = torch.zeros_like(bits)
+    else:
+        bits[-1 if change == "padding" else 5] ^= 128 if change == "padding" else 1
+    save_file({key: bits}, path, metadata={"format": "pt"})
+    base = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "m/base_model")
+    with pytest.raises(CheckpointFormatError, match=r"not those that were saved|unused bits"):
+        PeftModel.from_pretrained(base, tmp_path / "m", subfolder="masks/cluster_000")(torch.tensor([[1, 2, 256]]))

@@ -39,6 +39,7 @@ class ClamuMaskConfig(PeftConfig):
     Args:
         cluster (`int`, *optional*): the cluster that the mask was learned for.
         delta_digest (`str`): SHA-256 of the merged delta that the mask belongs to.
+        mask_digest (`str`): SHA-256 of the mask's bits, which are compared with it before they are used.
         alpha (`float`): the scaling coefficient of the merged delta.
         delta_name_or_path (`str`, *optional*): Hub id or folder of the saved model with the delta. A folder is not
             written to files.
@@ -49,6 +50,7 @@ class ClamuMaskConfig(PeftConfig):
 
     cluster: int | None = field(default=None, metadata={"help": "The cluster that the mask was learned for."})
     delta_digest: str = field(default="", metadata={"help": "SHA-256 of the merged delta that the mask belongs to."})
+    mask_digest: str = field(default="", metadata={"help": "SHA-256 of the bits of the mask."})
     alpha: float = field(default=0.0, metadata={"help": "The scaling coefficient of the merged delta."})
     delta_name_or_path: str | None = field(
         default=None, metadata={"help": "Hub id or folder of the saved ClAMU model that holds the merged delta."}
@@ -112,6 +114,7 @@ class ClamuMaskConfig(PeftConfig):
             "revision": self.revision,
             "cluster": self.cluster,
             "delta_digest": self.delta_digest,
+            "mask_digest": self.mask_digest,
             "alpha": self.alpha,
             "inference_mode": True,
         }

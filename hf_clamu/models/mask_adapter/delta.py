@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from hf_clamu.errors import CheckpointFormatError, IncompatibleBaseError, RecipeError, StaleMaskError
+from hf_clamu.errors import CheckpointFormatError, HubError, IncompatibleBaseError, RecipeError, StaleMaskError
 from hf_clamu.exact import NO_WEIGHTS, PackedMask, WeightSwitch, digest_tensors, packed_size
 from hf_clamu.merging import ClamuArguments
 from hf_clamu.models.base import base_digest
@@ -65,11 +65,11 @@ class DeltaSource:
             # Offline or no network: also what an optional file looks like that is not in the cache.
             if name == FRESH_NAME:
                 return None
-            raise CheckpointFormatError(f"{name} of {self.name_or_path!r} could not be downloaded: {error}") from error
+            raise HubError(f"{name} of {self.name_or_path!r} could not be downloaded: {error}") from error
         except EntryNotFoundError:
             return None
         except HfHubHTTPError as error:
-            raise CheckpointFormatError(
+            raise HubError(
                 f"{name} of {self.name_or_path!r} (revision {self.revision or 'main'}) "
                 f"could not be downloaded: {error}"
             ) from error

@@ -10,7 +10,9 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
-from hf_clamu.errors import StaleMaskError
+from hf_clamu.errors import CheckpointFormatError, StaleMaskError
+from hf_clamu.exact import check_padding, digest_tensors
+from hf_clamu.models.checkpoint import MASK_KEY, split_mask
 from hf_clamu.models.mask_adapter.delta import SharedDelta
 
 __all__ = ["SIDE_MODULE", "ClamuMaskLayer"]
@@ -44,6 +46,8 @@ class ClamuMaskLayer(nn.Module, BaseTunerLayer):
         self._models = [model]
         self._applied: tuple[object, ...] | None = None
         self.register_load_state_dict_post_hook(_after_loading)  # type: ignore[no-untyped-call]
+        self._digests: dict[str, str] = {}
+        self._sound: dict[str, tuple[torch.Tensor, int]] = {}
         self._hook = model.register_forward_pre_hook(self._before_forward, with_kwargs=True)
 
     # PEFT's own look for a wrapped layer, and would look forever.
@@ -55,20 +59,54 @@ class ClamuMaskLayer(nn.Module, BaseTunerLayer):
     def bias(self) -> torch.Tensor:
         raise AttributeError("a mask adapter wraps no layer")
 
-    def add_adapter(self, adapter_name: str, *, on_meta: bool = False) -> None:
+    def add_adapter(self, adapter_name: str, *, mask_digest: str = "", on_meta: bool = False) -> None:
         """Make room for the bits of one more adapter; until they are loaded it selects no weights."""
+        self._digests[adapter_name] = mask_digest
         device = torch.device("meta") if on_meta else self._device
         bits = torch.zeros(self.delta.num_bytes, dtype=torch.uint8, device=device)
         self.clamu_mask[adapter_name] = nn.Parameter(bits, requires_grad=False)
 
-    def refresh(self) -> None:
-        """Bring the weights to the active adapter, unless they are there already.
+    def require_sound(self, adapter_name: str, *, is_loaded: bool = True) -> None:
+        """Check that the bits of an adapter are those that were saved.
+
+        Args:
+            adapter_name (`str`): the adapter.
+            is_loaded (`bool`): whether its bits must have been loaded; until then they are zeros.
 
         Raises:
+            CheckpointFormatError: if they are not.
+        """
+        bits = self.clamu_mask[adapter_name].detach()
+        if bits.is_meta or not (is_loaded or bits.any()):
+            return
+        known = self._sound.get(adapter_name)
+        version = self.clamu_mask[adapter_name]._version
+        if known is not None and known[0] is self.clamu_mask[adapter_name] and known[1] == version:
+            return
+        for name, part in split_mask(bits, self.delta.num_weights).items():
+            check_padding(name, part, self.delta.num_weights[name])
+        expected = self._digests.get(adapter_name)
+        if expected and digest_tensors({MASK_KEY: bits.cpu()}) != expected:
+            raise CheckpointFormatError(
+                f"The bits of the mask adapter {adapter_name!r} are not those that were saved: its digest differs. "
+                "Take an undamaged copy."
+            )
+        self._sound[adapter_name] = (self.clamu_mask[adapter_name], version)
+
+    def refresh(self, *, is_loaded: bool = False) -> None:
+        """Bring the weights to the active adapter, unless they are there already.
+
+        Args:
+            is_loaded (`bool`): whether the bits of the adapter must have been loaded.
+
+        Raises:
+            CheckpointFormatError: if the bits are not those that were saved; nothing is touched then.
             WeightsChangedError: if a weight was changed since the last switch; nothing is touched then.
             StaleMaskError: if the model has got another merged delta.
         """
         bits = self._wanted()
+        if bits is not None:
+            self.require_sound(self._active_adapter[0], is_loaded=is_loaded)
         wanted = (bits, None if bits is None else bits._version)
         switch = self.delta.switch
         if self._applied is not None:
@@ -81,6 +119,8 @@ class ClamuMaskLayer(nn.Module, BaseTunerLayer):
 
     def detach(self, adapter_name: str | None) -> None:
         """Leave the model with the weights of an adapter, or as it was before the first; this ends the layer."""
+        if adapter_name is not None:
+            self.require_sound(adapter_name)
         if adapter_name is not None or self.delta.is_attached_to(self._model):
             self._require_delta()
             mask = self.delta.rest if adapter_name is None else self.delta.mask(self.clamu_mask[adapter_name])
@@ -180,7 +220,7 @@ class ClamuMaskLayer(nn.Module, BaseTunerLayer):
     def _before_forward(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         refuse_mixed_batch(kwargs)
         if not torch.compiler.is_compiling():
-            self.refresh()
+            self.refresh(is_loaded=True)
 
 
 def refuse_mixed_batch(kwargs: dict[str, Any]) -> None:
