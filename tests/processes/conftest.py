@@ -52,7 +52,7 @@ class Fork:
 
 @pytest.fixture(scope="session")
 def fork(tmp_path_factory):
-    """Starts `clamu` with arguments in a folder: `fork(folder, "train", ...)`."""
+    """Starts `clamu`, or a script of this folder, with arguments in a folder: `fork(folder, "train", ...)`."""
     logs = tmp_path_factory.mktemp("logs")
     command = [sys.executable, str(Path(__file__).parent / "forks.py")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
@@ -63,10 +63,11 @@ def fork(tmp_path_factory):
             die_in: str | None = None,
             calls: int = 0,
             by: int = signal.SIGKILL,
+            script: str | None = None,
             **env: str,
         ) -> Fork:
             request = {"arguments": arguments, "cwd": str(folder), "env": env, "logs": str(logs)}
-            request |= {"die_in": die_in, "calls": calls, "by": int(by)}
+            request |= {"die_in": die_in, "calls": calls, "by": int(by), "script": script}
             server.stdin.write(json.dumps(request) + "\n")
             server.stdin.flush()
             return Fork(server, logs)

@@ -4,7 +4,8 @@ Reads two lines per run from stdin. To the first, `{"arguments": [...], "cwd": .
 answers with the process id; to the second, whatever it says, with the exit status (negative: the signal) once the
 run has ended. In between the id is the run's own, even if it has ended. Output goes to the folder `logs`. With
 `"die_in": "module:name"` a run sends itself the signal `"by"` when it calls that function, after `"calls"` calls that
-went well; with the signal -1 the function raises an OSError.
+went well; with the signal -1 the function raises an OSError. With `"script"` a script of this folder runs
+instead of `clamu`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import runpy
 import sys
+import tempfile
 import traceback
 from pathlib import Path
 
@@ -43,15 +46,29 @@ def _run(request: dict) -> None:
             os.dup2(os.open(logs / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
         os.chdir(request["cwd"])
         os.environ |= request.get("env", {})
+        tempfile.tempdir = None  # it is looked up once
         if request.get("die_in"):
             _plant(*request["die_in"].split(":"), request["calls"], request["by"])
-        code = cli.main(request["arguments"])
+        if request.get("script"):
+            code = _run_script(request["script"], request["arguments"])
+        else:
+            code = cli.main(request["arguments"])
     except BaseException:
         traceback.print_exc()
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+def _run_script(name: str, arguments: list[str]) -> int:
+    """Run a script of this folder as if it had been started with arguments; return what it exits with."""
+    sys.argv = [name, *arguments]
+    try:
+        runpy.run_path(str(Path(__file__).parent / f"{name}.py"), run_name="__main__")
+    except SystemExit as end:
+        return int(end.code or 0)
+    return 0
 
 
 def _plant(module: str, name: str, calls: int, by: int) -> None:
