@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import random
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,14 @@ from matrices import Matrices
 
 KINDS = ("text", "lm", "image")
 _LABELS = ("bad", "good", "mixed")
+# A name that is no folder would be looked for on the Hub, many times over where there is no network. Set here, before
+# any other conftest imports huggingface_hub, which reads it once.
+if "network" not in " ".join(sys.argv).replace("not network", ""):
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
 _WORDS = {"bad": "poor dull broken", "good": "great bright whole", "mixed": "fair grey partly"}
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # A name that is no folder would be looked for on the Hub, many times over where there is no network.
-    if "network" not in config.option.markexpr.replace("not network", ""):
-        os.environ.setdefault("HF_HUB_OFFLINE", "1")
     root = Path(__file__).parents[1]
     config.pluginmanager.register(Matrices(TABLES, root / "docs" / "compatibility.md", root), "matrices")
 
