@@ -110,7 +110,7 @@ def merge(
 
         def save(folder: Path) -> None:
             # Nobody asks it anything here, so it is not served: that takes as much memory again.
-            save_unserved(folder, checkpoint, built.base, base_model.processor)
+            save_unserved(folder, checkpoint, built.base, base_model.processor, overwrite=overwrite)
 
         save_build(save, checkpoint.state_digest, output, journal, command)
     say_merged(as_json, output, checkpoint.config, {"total": time.perf_counter() - started})

@@ -24,8 +24,11 @@ def is_main_process() -> bool:
 
 def journal_beside(output: Path) -> Path:
     """Return the folder that keeps what a run on this output has finished; a link and its target have the same."""
+    from hf_clamu.models.staging import hidden_name
+
     place = output.resolve()
-    return place.parent / f".{place.name}.journal"
+    # The file that locks it stands beside it and needs room for its name, too.
+    return place.parent / hidden_name(place.name, ".journal.lock").removesuffix(".lock")
 
 
 def emit(as_json: bool, payload: Mapping[str, Any], human: Callable[[], str]) -> None:
@@ -90,7 +93,10 @@ def quieten() -> None:
 
 
 def require_room(output: Path, *, overwrite: bool | None = None) -> None:
-    """Refuse a folder that may not be written to, before hours of work and not after them."""
+    """Refuse a folder that may not or cannot be written to, before hours of work and not after them."""
+    from hf_clamu.models.replace import require_replaceable
+
+    require_replaceable(output)
     if not output.exists() or (output.is_dir() and not any(output.iterdir())):
         return
     if not overwrite:

@@ -56,7 +56,9 @@ class Place:
             self.receipts.mkdir(parents=True, exist_ok=True)
             if self.output is not None or Path(self.source).is_dir():
                 bringing(Path(self.name).resolve())
-                model.save_pretrained(self.name)
+                # A new folder was empty when the request began; a model that came there meanwhile is not replaced.
+                is_new = self.output is not None and not self.is_settled
+                model.save_pretrained(self.name, overwrite=False if is_new else None)
             else:
                 wanted = wants_erasure(erase_history, self.source)
                 bringing(self.source)
@@ -121,8 +123,11 @@ def building(output: Path, archive: str | Path | None) -> Iterator[Journal]:
 
 @contextmanager
 def _locked(target: Path) -> Iterator[Journal]:
+    from hf_clamu.models.replace import require_replaceable
     from hf_clamu.training import Journal
 
+    # First: the journal and its lock go beside it.
+    require_replaceable(target)
     journal = Journal(journal_beside(target))
     if not is_main_process():
         yield journal

@@ -64,7 +64,12 @@ def train(
         if without:
             trainer.tasks = trainer.tasks.without([keyed_id(key, one) if key else one for one in without])
         model = trainer.train()
-        save_build(model.save_pretrained, model.state_digest(), output, journal, command)
+
+        def save(folder: Path) -> None:
+            # Whatever came to the place meanwhile is replaced only if that was asked for.
+            model.save_pretrained(folder, overwrite=overwrite)
+
+        save_build(save, model.state_digest(), output, journal, command)
     say_merged(as_json, output, model.clamu_config, trainer.seconds)
 
 

@@ -161,6 +161,7 @@ class Journal:
                 save_file(dict(tensors), partial, metadata={_METADATA_KEY: text})
             except SafetensorError as error:  # a full disk comes as one
                 raise OSError(f"{partial} cannot be written: {error}") from error
+            partial.chmod(0o600)  # some releases of safetensors leave that to the umask
             with partial.open("rb") as file:
                 os.fsync(file.fileno())
             partial.replace(path)

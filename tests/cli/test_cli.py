@@ -502,7 +502,7 @@ WRONG = {
     "train text.yaml --output out --data nowhere.csv": "no data file nowhere.csv",
     "train text.yaml --output other": "not empty",
     "train text.yaml --output other --overwrite": "holds no ClAMU model",
-    "train text.yaml --output rows.jsonl": "rows.jsonl is there",
+    "train text.yaml --output rows.jsonl": "rows.jsonl is a file",
     "export text --output other": "not empty",
     "unmerge text user_0 --output other": "not empty",
     "demo --output other": "not empty",

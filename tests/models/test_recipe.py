@@ -73,7 +73,7 @@ def test_a_folder_beside_the_recipe(tiny, recipe, tmp_path):
         ("finetune_steps: 2", "localization: talls", "localization must be one of clamu, sift, tall, emr, global"),
         ("finetune_steps: 2", "clustering: 5", "clustering must be one of"),
         ("finetune_steps: 2", "scaling: big", "scaling"),
-        ("num_threads: 1", "num_threads: 0", "num_threads must be at least 1"),
+        ("num_threads: 1", "num_threads: 0", "num_threads must be 1 to 1024"),
         ("num_threads: 1", "num_threads: two", "num_threads"),
         ("finetune_steps: 2", "freeze: 3", "freeze"),
         ("finetune_steps: 2", "seed: 1.5", "seed must be a"),
