@@ -104,7 +104,12 @@ def test_checkpoints_of_every_architecture_are_read(tiny, name, tmp_path):
     model = tiny.train(kind, tasks, base=config, **settings)
     model.export(tmp_path / "local", task=tasks.task_ids[0])
     model.save_pretrained(tmp_path / "model")
-    merged = ClamuModel.merge(tmp_path / "model" / "base_model", {"a": tmp_path / "local"}, ClamuArguments(**settings))
+    merged = ClamuModel.merge(
+        tmp_path / "model" / "base_model",
+        {"a": tmp_path / "local"},
+        ClamuArguments(**settings),
+        processing_class=tiny.processor(kind),  # its padding token is in the local model's settings
+    )
     ours, theirs = merged.ledger, model.ledger
     assert ours["parameters"] == theirs["parameters"]
     # The export rounds to float32 what the delta holds on the grid, so steps may differ in the last place.

@@ -243,6 +243,7 @@ def test_copies_are_made_while_others_serve(model):
 
 
 def _answer_in_a_child(model, connection):
+    torch.set_num_threads(1)  # the threads of the parent's pool are not here
     connection.send(predict(model, [{"text": TEXTS[0]}], cluster=2))
 
 
