@@ -21,11 +21,16 @@ import numpy as np
 import torch
 
 from hf_clamu.errors import EnvironmentMismatchError, RecipeError
+from hf_clamu.exact import Guard
 from hf_clamu.portability import use_portable_kernels
 
 __all__ = ["Environment", "derive_seed", "deterministic", "seeded", "undisturbed"]
 
 T = TypeVar("T")
+
+# Generators, thread counts and switches belong to the whole process, so its threads take turns. A child that was forked
+# meanwhile has a lock that nobody holds.
+_GUARD = Guard()
 
 _CUBLAS_WORKSPACE = ":4096:8"
 
@@ -66,19 +71,22 @@ def derive_seed(run_seed: int, purpose: str, *ids: str) -> int:
 def seeded(seed: int) -> Iterator[None]:
     """Run a block under a seed and give every generator its former state back.
 
+    Blocks of several threads run one after the other.
+
     Args:
         seed (`int`): for Python's, numpy's and torch's generators (all devices).
     """
-    python_state, numpy_state = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        random.seed(seed)
-        np.random.seed(seed % 2**32)
-        torch.manual_seed(seed)
-        try:
-            yield
-        finally:
-            random.setstate(python_state)
-            np.random.set_state(numpy_state)
+    with _GUARD.lock:
+        python_state, numpy_state = random.getstate(), np.random.get_state()
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+            random.seed(seed)
+            np.random.seed(seed % 2**32)
+            torch.manual_seed(seed)
+            try:
+                yield
+            finally:
+                random.setstate(python_state)
+                np.random.set_state(numpy_state)
 
 
 @contextmanager
@@ -86,40 +94,42 @@ def deterministic(num_threads: int | None = None) -> Iterator[None]:
     """Run a block with deterministic kernels and a fixed number of threads, then restore what was there.
 
     TF32 and the non-deterministic attention kernels of CUDA are off inside; cuBLAS gets a fixed workspace. What the
-    caller has set around it (see `undisturbed`) does not reach inside, and gradients are on.
+    caller has set around it (see `undisturbed`) does not reach inside, and gradients are on. Blocks of several threads
+    run one after the other.
 
     Args:
         num_threads (`int`, *optional*): CPU threads of torch; `None` keeps their present number. Sums are split
             among the threads, so their number shows in the bits.
     """
-    threads = torch.get_num_threads()
-    switch = (torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled())
-    cudnn, cuda = torch.backends.cudnn, torch.backends.cuda
-    kept_cudnn = (cudnn.deterministic, cudnn.benchmark)
-    kept_cuda = (
-        cuda.flash_sdp_enabled(),
-        cuda.mem_efficient_sdp_enabled(),
-        cuda.cudnn_sdp_enabled(),
-    )
-    # Read by cuBLAS when its first handle is made; a value the user has set already is deterministic or theirs.
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", _CUBLAS_WORKSPACE)
-    try:
-        if num_threads is not None:
-            torch.set_num_threads(num_threads)
-        torch.use_deterministic_algorithms(True)
-        cudnn.deterministic, cudnn.benchmark = True, False
-        cuda.enable_flash_sdp(False)
-        cuda.enable_mem_efficient_sdp(False)
-        cuda.enable_cudnn_sdp(False)
-        with undisturbed(), _usual_kernels(), _full_precision(), torch.enable_grad():
-            yield
-    finally:
-        torch.set_num_threads(threads)
-        torch.use_deterministic_algorithms(switch[0], warn_only=switch[1])
-        cudnn.deterministic, cudnn.benchmark = kept_cudnn
-        cuda.enable_flash_sdp(kept_cuda[0])
-        cuda.enable_mem_efficient_sdp(kept_cuda[1])
-        cuda.enable_cudnn_sdp(kept_cuda[2])
+    with _GUARD.lock:
+        threads = torch.get_num_threads()
+        switch = (torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled())
+        cudnn, cuda = torch.backends.cudnn, torch.backends.cuda
+        kept_cudnn = (cudnn.deterministic, cudnn.benchmark)
+        kept_cuda = (
+            cuda.flash_sdp_enabled(),
+            cuda.mem_efficient_sdp_enabled(),
+            cuda.cudnn_sdp_enabled(),
+        )
+        # Read by cuBLAS when its first handle is made; a value the user has set already is deterministic or theirs.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", _CUBLAS_WORKSPACE)
+        try:
+            if num_threads is not None:
+                torch.set_num_threads(num_threads)
+            torch.use_deterministic_algorithms(True)
+            cudnn.deterministic, cudnn.benchmark = True, False
+            cuda.enable_flash_sdp(False)
+            cuda.enable_mem_efficient_sdp(False)
+            cuda.enable_cudnn_sdp(False)
+            with undisturbed(), _usual_kernels(), _full_precision(), torch.enable_grad():
+                yield
+        finally:
+            torch.set_num_threads(threads)
+            torch.use_deterministic_algorithms(switch[0], warn_only=switch[1])
+            cudnn.deterministic, cudnn.benchmark = kept_cudnn
+            cuda.enable_flash_sdp(kept_cuda[0])
+            cuda.enable_mem_efficient_sdp(kept_cuda[1])
+            cuda.enable_cudnn_sdp(kept_cuda[2])
 
 
 @contextmanager

@@ -158,6 +158,32 @@ def test_deterministic_keeps_the_threads_unless_told(unusual):
         assert torch.get_num_threads() == 2
 
 
+def test_a_child_is_not_kept_waiting_by_a_thread_that_it_does_not_have():
+    # In a process of its own, which forks while another of its threads trains.
+    code = (
+        "import os, threading, warnings\n"
+        "from hf_clamu.training import deterministic, seeded\n"
+        "warnings.simplefilter('ignore')\n"
+        "inside, leave = threading.Event(), threading.Event()\n"
+        "def train():\n"
+        "    with deterministic(1), seeded(1):\n"
+        "        inside.set()\n"
+        "        leave.wait(60)\n"
+        "thread = threading.Thread(target=train)\n"
+        "thread.start()\n"
+        "assert inside.wait(60)\n"
+        "child = os.fork()\n"
+        "if child == 0:\n"
+        "    with deterministic(1), seeded(2):\n"
+        "        os._exit(7)\n"
+        "status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])\n"
+        "leave.set()\n"
+        "thread.join()\n"
+        "assert status == 7, status\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
 @pytest.mark.skipif(not hasattr(torch.backends, "fp32_precision"), reason="the newer switches came with torch 2.9")
 def test_the_newer_precision_switches_can_be_used_outside():
     # In a process of its own: torch refuses to read the old switches ever after.
