@@ -28,8 +28,8 @@ __all__ = ["Environment", "derive_seed", "deterministic", "seeded", "undisturbed
 
 T = TypeVar("T")
 
-# Generators, thread counts and switches belong to the whole process, so its threads take turns. A child that was forked
-# meanwhile has a lock that nobody holds.
+# Generators, thread counts and switches belong to the whole process, so its threads take turns. A child that was
+# forked meanwhile has a lock that nobody holds.
 _GUARD = Guard()
 
 _CUBLAS_WORKSPACE = ":4096:8"
