@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from hf_clamu.errors import CheckpointFormatError, RecipeError
+from hf_clamu.errors import CheckpointFormatError, RecipeError, first_line
 from hf_clamu.exact import (
     canonical_json,
     check_padding,
@@ -292,7 +292,12 @@ def _config_of(values: Mapping[str, Any], num_tasks: int, num_clusters: int) -> 
         TaskSpec.from_dict(found["task_spec"])
     except (RecipeError, TypeError) as error:
         raise CheckpointFormatError(f"{CONFIG_NAME} holds settings that this release cannot use: {error}") from error
-    return ClamuConfig(**found)
+    try:
+        return ClamuConfig(**found)
+    except Exception as error:  # transformers raises what the value of a key of its own happens to lack
+        raise CheckpointFormatError(
+            f"{CONFIG_NAME} holds a base_config that no model has ({first_line(error)}). Take an undamaged copy."
+        ) from error
 
 
 def _is_reference(base: Mapping[str, Any]) -> bool:

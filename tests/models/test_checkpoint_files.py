@@ -283,6 +283,8 @@ def test_resealed_nonsense_in_a_task(tiny, folder, key, value):
         {"task_spec": {"task_column": "user"}},
         {"base_model": None},
         {"base_config": None},
+        {"base_config": {"model_type": "gpt2", "id2label": 7}},
+        {"base_config": {"model_type": "gpt2", "num_labels": [2]}},
         {"architecture": ""},
         {"num_tasks": 4},
         {"num_clusters": 9},
