@@ -134,9 +134,18 @@ class Repo:
 class RefusedError(Exception):
     """A request that gets an error for an answer."""
 
-    def __init__(self, status: int, message: str, code: str | None = None, body: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        code: str | None = None,
+        body: dict[str, Any] | None = None,
+        *,
+        commit: str | None = None,
+    ) -> None:
         super().__init__(message)
         self.status = status
+        self.commit = commit  # that was found to lack something
         self.code = code
         self.body = body
 
@@ -777,7 +786,7 @@ def resolve(request: Request) -> Answer:
     sha = repo.resolve(request.parts["rev"])
     entry = repo.commits[sha].files.get(request.parts["path"])
     if entry is None or (entry.lfs is not None and entry.lfs not in repo.lfs):
-        raise RefusedError(404, "Entry not found", "EntryNotFound")
+        raise RefusedError(404, "Entry not found", "EntryNotFound", commit=sha)
     headers = {"X-Repo-Commit": sha, "ETag": f'"{entry.lfs or entry.oid}"'}
     if entry.lfs is None:
         return ranged(request, request.hub.get_bytes(entry.oid), headers)
@@ -940,6 +949,8 @@ class _Handler(BaseHTTPRequestHandler):
         headers = {"X-Error-Message": str(refusal)}
         if refusal.code is not None:
             headers["X-Error-Code"] = refusal.code
+        if refusal.commit is not None:
+            headers["X-Repo-Commit"] = refusal.commit
         return answer(refusal.body or {"error": str(refusal)}, refusal.status, **headers)
 
     def _send(self, made: Answer, body: bytes | None = None, *, cut: bool = False) -> None:

@@ -54,8 +54,11 @@ def interrupted(command: str) -> str:
     folder = _replaced()
     if folder is not None:
         return f"Interrupted after the new model had come to {folder}; the same command again finishes what is left."
-    if any(isinstance(place, str) for place, _ in _bringing):
-        return "Interrupted while the new model was pushed; it may be there. The same command again finds out."
+    for repo_id in (place for place, _ in _bringing if isinstance(place, str)):
+        return (
+            f"Interrupted while the new model was pushed to {repo_id}; it may be there. The same command again finds "
+            f"out. If old commits were to be erased, repeat that, too: clamu erase {repo_id}."
+        )
     if command in _RESUMABLE:
         return "Interrupted; nothing was changed. The same command again goes on from what is finished."
     if command in _READING:

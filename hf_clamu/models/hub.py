@@ -308,7 +308,13 @@ def download(
         return Path(found)
 
     offline = local_files_only or bool(constants.HF_HUB_OFFLINE)
-    with _named_as_folder(repo_id), readable(f"load {repo_id}{f' at {revision}' if revision else ''}"):
+    with (
+        _named_as_folder(repo_id),
+        readable(
+            f"load {repo_id}{f' at {revision}' if revision else ''}",
+            "set HF_HUB_OFFLINE=1 to use what the cache holds",
+        ),
+    ):
         if offline:
             folder = fetch(revision)
             return folder, folder.name
@@ -356,7 +362,8 @@ def require_reachable(
     except _client_errors() as error:
         if _is_unreachable(error):
             raise HubError(
-                f"Cannot load {name}: there is no such folder here, it is not in the cache, and {_reason(error)}"
+                f"Cannot load {name}: there is no such folder here, it is not in the cache, and "
+                f"{_reason(error, 'give a folder that holds the model')}"
             ) from error
 
 
@@ -661,17 +668,22 @@ def _client_errors() -> tuple[type[BaseException], ...]:
 
 
 @contextmanager
-def readable(what: str) -> Iterator[None]:
-    """Turn errors of the client into one sentence."""
+def readable(what: str, or_else: str = "try again later") -> Iterator[None]:
+    """Turn errors of the client into one sentence.
+
+    Args:
+        what (`str`): what cannot be done.
+        or_else (`str`): what to do where the Hub cannot be reached.
+    """
     try:
         yield
     except ClamuError:
         raise
     except _client_errors() as error:
-        raise HubError(f"Cannot {what}: {_reason(error)}") from error
+        raise HubError(f"Cannot {what}: {_reason(error, or_else)}") from error
 
 
-def _reason(error: BaseException) -> str:
+def _reason(error: BaseException, or_else: str = "try again later") -> str:
     from huggingface_hub import errors
 
     status = getattr(getattr(error, "response", None), "status_code", None)
@@ -695,15 +707,12 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, errors.LocalEntryNotFoundError):
         cause = error.__cause__
         if cause is not None and not isinstance(cause, errors.OfflineModeIsEnabled):
-            return _reason(cause)
+            return _reason(cause, or_else)
         return "the cache does not hold it completely, and nothing may be fetched. Load it once while online."
     if isinstance(error, RuntimeError) and error.__cause__ is not None:
-        return f"{_first_line(error)} {_reason(error.__cause__)}"
+        return f"{_first_line(error)} {_reason(error.__cause__, or_else)}"
     if _is_unreachable(error):
-        return (
-            f"this machine cannot reach the Hub ({_first_line(error)}). Check the network, or set HF_HUB_OFFLINE=1 to "
-            "use what the cache holds."
-        )
+        return f"this machine cannot reach the Hub ({_first_line(error)}). Check the network, or {or_else}."
     return f"{_first_line(error)} ({type(error).__name__})."
 
 

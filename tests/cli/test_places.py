@@ -124,3 +124,16 @@ def test_long_names_exclude_each_other(clamu, work):
     thread.join()
     assert (found.code, found.json["error"]["type"]) == (2, "RunInProgressError")
     assert clamu(*TRAIN, first.name).code == 0
+
+
+def test_an_interrupted_push_says_what_may_be_there():
+    from hf_clamu.cli import fate
+
+    fate.forget()
+    assert "nothing was changed" in fate.interrupted("unmerge")
+    fate.bringing("org/model")
+    said = fate.interrupted("unmerge")
+    fate.forget()
+    assert "nothing was changed" not in said
+    assert "org/model; it may be there" in said
+    assert "clamu erase org/model" in said

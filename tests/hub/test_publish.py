@@ -223,6 +223,18 @@ def test_a_failed_push_leaves_the_old_state(double, push, folders, kind, fault):
     assert push(folders[1], parent_commit=seen)["commit"] == _head(double)
 
 
+def test_a_cache_is_no_way_out_for_what_is_written(client, double, push, folders):
+    # The client asks for the repository first; no retry gets an answer.
+    double.arm("create_repo", "drop", count=99)
+    try:
+        with pytest.raises(ClientError) as caught:
+            push(folders[0])
+    finally:
+        double.faults.clear()
+    assert "cannot reach the Hub" in str(caught.value)
+    assert "HF_HUB_OFFLINE" not in str(caught.value)
+
+
 def test_a_dropped_upload_is_sent_again(double, push, folders):
     double.arm("lfs_put", "drop")
     push(folders[0])

@@ -131,3 +131,50 @@ def pushed(saved, tmp_path_factory):
 @pytest.mark.parametrize("name", ADAPTED)
 def test_pushed_and_pulled_it_is_the_reference(pushed, name):
     assert pushed[name] is True
+
+
+# What a saved model lacks, and what cannot be fetched, are two things.
+_UNREACHABLE = """
+import json, sys, warnings
+warnings.simplefilter("ignore")
+import torch
+import transformers
+from huggingface_hub import HfApi, hf_hub_download
+from hf_clamu.models.mask_adapter import attach_delta
+
+folder, cache = sys.argv[1:]
+wrong = transformers.AutoModelForSequenceClassification.from_pretrained(folder + "/base_model")
+right = transformers.AutoModelForSequenceClassification.from_pretrained(folder + "/base_model")
+with torch.no_grad():
+    next(wrong.parameters()).add_(1)
+
+
+def error_of(model, **options):
+    try:
+        attach_delta(model, "org/clamu", cache_dir=cache, **options)
+    except Exception as error:
+        return [type(error).__name__, str(error)]
+    return None
+
+
+api = HfApi()
+api.create_repo("org/clamu")
+api.upload_folder(repo_id="org/clamu", folder_path=folder)
+facts = {}
+for name in ("config.json", "model.safetensors"):
+    hf_hub_download("org/clamu", name, cache_dir=cache)
+facts["unknown, wrong"] = error_of(wrong, local_files_only=True)
+facts["unknown, right"] = error_of(right, local_files_only=True)
+facts["online, wrong"] = error_of(wrong)
+facts["known, wrong"] = error_of(wrong, local_files_only=True)
+print(json.dumps(facts))
+"""
+
+
+def test_a_file_that_cannot_be_fetched_is_not_one_that_is_absent(saved_text, tmp_path):
+    with HubDouble() as hub:
+        facts = _facts(_UNREACHABLE, hub, tmp_path / "home", saved_text, tmp_path / "cache")
+    kind, message = facts["unknown, wrong"]
+    assert (kind, "base_init.safetensors" in message) == ("HubError", True)
+    assert facts["unknown, right"] is None
+    assert facts["online, wrong"][0] == facts["known, wrong"][0] == "IncompatibleBaseError"

@@ -45,11 +45,16 @@ class DeltaSource:
         return not Path(self.name_or_path).exists()
 
     def file(self, name: str) -> Path | None:
-        """Return the local path of a file, downloaded if need be; `None` if the saved model has none of that name."""
+        """Return the local path of a file, downloaded if need be; `None` if the saved model has none of that name.
+
+        Raises:
+            HubError: if it cannot be fetched, so that nobody knows.
+            CheckpointFormatError: if there is no such place.
+        """
         if not self.on_hub:
             path = Path(self.name_or_path) / self.subfolder / name
             return path if path.is_file() else None
-        from huggingface_hub import hf_hub_download
+        from huggingface_hub import _CACHED_NO_EXIST, hf_hub_download, try_to_load_from_cache
         from huggingface_hub.errors import (
             EntryNotFoundError,
             HfHubHTTPError,
@@ -62,8 +67,10 @@ class DeltaSource:
                 self.name_or_path, name, subfolder=self.subfolder or None, revision=self.revision, **self.options
             )
         except LocalEntryNotFoundError as error:
-            # Offline or no network: also what an optional file looks like that is not in the cache.
-            if name == FRESH_NAME:
+            # Offline, or no answer. The cache remembers what a commit was found to lack.
+            inside = f"{self.subfolder}/{name}" if self.subfolder else name
+            kept = {"cache_dir": self.options.get("cache_dir"), "revision": self.revision}
+            if try_to_load_from_cache(self.name_or_path, inside, **kept) is _CACHED_NO_EXIST:
                 return None
             raise HubError(f"{name} of {self.name_or_path!r} could not be downloaded: {error}") from error
         except EntryNotFoundError:
@@ -138,8 +145,7 @@ class SharedDelta:
         digest = digest_tensors(delta)
         if digest != config["delta_digest"]:
             raise CheckpointFormatError(f"{path} is not the delta that {CONFIG_NAME} names. Take an undamaged copy.")
-        fresh_path = pinned.file(FRESH_NAME)
-        _settle_base(model, config, {} if fresh_path is None else read_tensors(fresh_path))
+        _settle_base(model, config, _read_fresh(pinned, model, config))
         parameters = dict(model.named_parameters())
         missing = sorted(delta.keys() - parameters.keys())
         if missing:
@@ -209,6 +215,20 @@ def _read_config(source: DeltaSource) -> dict[str, Any]:
     except (KeyError, TypeError, RecipeError) as error:
         raise CheckpointFormatError(f"{path} lacks an entry or holds an unknown one: {error}.") from error
     return found
+
+
+def _read_fresh(source: DeltaSource, model: Any, config: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """Return the values of parameters that the base checkpoint lacks; most saved models have none."""
+    try:
+        path = source.file(FRESH_NAME)
+    except HubError as error:
+        if base_digest(model) == config["base_model"]["digest"]:
+            return {}  # nothing in it could matter
+        raise HubError(
+            f"This {type(model).__name__} has other weights than the base model that was merged into. The values in "
+            f"{FRESH_NAME} may make it that one, but it cannot be told: {error}"
+        ) from error
+    return {} if path is None else read_tensors(path)
 
 
 def _settle_base(model: Any, config: Mapping[str, Any], fresh: Mapping[str, torch.Tensor]) -> None:

@@ -1,0 +1,47 @@
+"""Receipts in their files: what is added to one later reaches its file, and there is one file of each."""
+
+from __future__ import annotations
+
+import json
+
+from hf_clamu.models.receipts import amend_receipt, make_receipt, read_receipts, write_receipt
+
+ERASURE = {"repo_id": "org/model", "still_reachable": []}
+
+
+def _receipt():
+    facts = {
+        "digests": {"before": "a" * 64, "after": "b" * 64},
+        "environment": None,
+        "how": "subtracted",
+        "num_requests": 1,
+        "num_tasks": {"before": 3, "after": 2},
+        "seconds": {"total": 1.5},
+    }
+    return make_receipt("unmerge", ["user_1"], recipe={"seed": 0}, facts=facts)
+
+
+def test_what_is_added_reaches_the_file(tmp_path):
+    receipt = _receipt()
+    old = write_receipt(tmp_path, receipt)
+    amend_receipt(tmp_path, receipt, erasure=ERASURE)
+    (path,) = tmp_path.iterdir()
+    assert path != old  # its name is of its content
+    assert json.loads(path.read_bytes())["erasure"] == ERASURE
+    assert read_receipts(tmp_path) == {path: receipt}
+
+
+def test_adding_the_same_again_changes_nothing(tmp_path):
+    receipt = _receipt()
+    write_receipt(tmp_path, receipt)
+    for _ in range(2):
+        amend_receipt(tmp_path, receipt, erasure=ERASURE)
+    assert list(read_receipts(tmp_path).values()) == [receipt]
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_receipt_without_a_file_gets_none(tmp_path):
+    receipt = _receipt()
+    amend_receipt(None, receipt, erasure=ERASURE)
+    assert receipt["erasure"] == ERASURE
+    assert list(tmp_path.iterdir()) == []
