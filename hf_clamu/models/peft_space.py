@@ -157,6 +157,8 @@ class PeftSpace:
         base = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
         tuner = self._insert(model, run_seed)
         _require_own_targets(model)
+        if self.options.get("lora_bias"):
+            _require_mergeable(model)  # a live adapter, too: export(merge=True) merges it
         trained = {plain_name(name) for name, p in model.named_parameters() if p.requires_grad}
         adapter = self.adapter_state(model, base.keys())
         for name, tensor in model.state_dict().items():
@@ -442,7 +444,7 @@ def _require_mergeable(model: nn.Module) -> None:
                 layer.merge()
             except (RuntimeError, ValueError, TypeError, AttributeError, NotImplementedError) as error:
                 raise RecipeError(
-                    f"PEFT cannot merge the adapter into {name!r}, which peft_merging='product' needs: "
+                    f"PEFT cannot merge the adapter into {name!r}, which an export or peft_merging='product' needs: "
                     f"{' '.join(str(error).split())[:200]}"
                 ) from error
 

@@ -39,6 +39,8 @@ def _trainer(tiny, targets, merging, tasks=None, tied=False, **changes):
         (["lm_head"], "frozen_a", {"tied": True}, "shares its weight"),
         (["embed_tokens"], "parameters", {"tied": True}, "shares its weight"),
         (["q_proj"], "product", {"lora_bias": True}, "cannot merge the adapter into"),
+        (["q_proj"], "parameters", {"lora_bias": True}, "cannot merge the adapter into"),
+        (["q_proj"], "frozen_a", {"lora_bias": True}, "cannot merge the adapter into"),
     ],
 )
 def test_what_cannot_be_undone_is_refused_before_training(tiny, targets, merging, options, message):
