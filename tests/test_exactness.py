@@ -10,8 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from transformers.models.gpt2.modeling_gpt2 import GPT2MLP
 
-from hf_clamu import ClamuModel
+from hf_clamu import ClamuModel, TaskDataError
 
 TESTS = Path(__file__).parent
 LOCALIZATIONS = ("clamu", "sift", "tall", "emr", "global")
@@ -203,6 +204,62 @@ def test_updating_every_task(tiny, built, revised, tmp_path):
     model.update_task(new, data=tiny.tasks("text")).save_pretrained(tmp_path / "updated")
     tiny.train("text", new, localization="emr").save_pretrained(tmp_path / "built")
     assert tiny.digests(tmp_path / "updated") == tiny.digests(tmp_path / "built")
+
+
+def _clusterings_and_localizations():
+    clusterings = ("features", "task_vectors", "random", "column", "none")
+    for one, clustering in enumerate(clusterings):
+        for other, localization in enumerate(LOCALIZATIONS):
+            marks = () if one == other or clustering == "none" else (pytest.mark.slow,)
+            yield pytest.param(clustering, localization, marks=marks)
+
+
+@pytest.mark.parametrize(("clustering", "localization"), list(_clusterings_and_localizations()))
+def test_forgetting_everything_is_a_build_of_nothing(tiny, built, check, tmp_path, clustering, localization):
+    changes = {"clustering": clustering, "localization": localization}
+    model = ClamuModel.from_pretrained(built("text", **changes))
+    everything = tiny.tasks("text").task_ids
+    model.unmerge_task(everything, data=tiny.tasks("text"))
+    check(model, "text", everything, **changes)
+    # Of no task there are no data that could be asked for.
+    assert ClamuModel.from_pretrained(tmp_path / "ours").verify().identical
+
+
+def test_verify_notices_what_one_task_leaves_to_the_next(tiny, monkeypatch):
+    """A build in the same order would be fooled: `verify` takes the tasks in the opposite one."""
+    carried = [0.0]
+    whole = GPT2MLP.forward
+
+    def leaking(self, hidden_states):
+        answer = whole(self, hidden_states)
+        if self.training:
+            answer = answer * (1 + carried[0])
+            carried[0] = float(hidden_states.detach()[0, 0, 0])
+        return answer
+
+    monkeypatch.setattr(GPT2MLP, "forward", leaking)
+    settings = {"localization": "global", "clustering": "none", "score_validation": False}
+    model = tiny.train("text", **settings)
+    carried[0] = 0.0
+    assert tiny.train("text", **settings).state_digest() == model.state_digest()
+    carried[0] = 0.0
+    assert not model.verify(data=tiny.tasks("text")).identical
+
+
+def test_adding_needs_no_rows_of_others_where_nothing_is_learned_from_them(tiny, built, check):
+    changes = {"localization": "global", "clustering": "none", "score_validation": False}
+    model = ClamuModel.from_pretrained(built("text", ["user_1"], **changes))
+    model.add_task(tiny.tasks("text").select(["user_1"]))
+    check(model, "text", [], **changes)
+
+
+def test_a_rebuild_needs_the_rows_of_all_retained_tasks(tiny, built):
+    model = ClamuModel.from_pretrained(built("text"))
+    before = model.state_digest()
+    some = tiny.tasks("text").without(["user_1", "user_3"])
+    with pytest.raises(TaskDataError):
+        model.unmerge_task("user_1", data=some, on_mismatch="rebuild")
+    assert model.state_digest() == before
 
 
 def test_adding_to_an_empty_model(tiny, built, check):

@@ -5,7 +5,7 @@ Three ways to merge, all of them exact unlearning:
 - `"parameters"`: the adapter is part of the live model; its parameters are finetuned, merged and masked like any
   others. With LoRA the merged product is `(B_0 + sum B_t)(A_0 + sum A_t)`, which is no sum of products.
 - `"frozen_a"` (LoRA): the same with `A` drawn once, frozen and shared by all tasks, so that the merged adapter
-  `(sum B_t) A` is the sum of the tasks' products `B_t A`.
+  `(sum B_t) A` is the sum of the tasks' products `B_t A`. Of an embedding it is `B` that is drawn and frozen.
 - `"product"`: the adapter exists while a task is finetuned and is merged into the base weights then; the task vector
   is the materialised product (`scaling * B_t A_t`), and the merged model is a plain one without an adapter.
 """

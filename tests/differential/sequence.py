@@ -215,6 +215,8 @@ class Sequence:
         found = self._configuration
         if found["training"]["learning_rate"] < 0.01 or "bfloat16" in found["precision"]:
             return  # a small step may be lost in rounding
+        if found["freeze"]:
+            return  # what starts at zero may be what is frozen
         ledger = self._model.ledger
         moved = {
             name
