@@ -394,7 +394,7 @@ def test_from_the_hub(tiny, tmp_path):
         tiny.processor("text").save_pretrained(tmp_path / "bases" / name)
     with HubDouble() as hub:
         settings = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_XET": "1"}
-        settings |= dict.fromkeys(("NO_PROXY", "no_proxy"), "127.0.0.1")
+        settings |= {**dict.fromkeys(("NO_PROXY", "no_proxy"), "127.0.0.1"), "HF_HUB_OFFLINE": "0"}
         done = subprocess.run(
             [sys.executable, "-c", _HUB, str(tmp_path / "bases"), str(tmp_path)],
             env=_environment(**settings),
