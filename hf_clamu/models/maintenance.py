@@ -271,7 +271,8 @@ def build(
         journal (`Journal`, *optional*): keeps what is finished, for another start.
         archive (`Archive`, *optional*): gets the vectors of the tasks.
         local_models (`LocalModels`, *optional*): of the tasks that are not to be finetuned here.
-        backwards (`bool`): take tasks and clusters in the opposite order, which must not show in any byte.
+        backwards (`bool`): take tasks and clusters in the opposite order and split them over the processes in another
+            way (`training.workers.split_backwards`), which must not show in any byte.
     """
     started = time.perf_counter()
     workers = Workers.current()
@@ -371,7 +372,7 @@ class _Stage:
 
 
 def rebuild(request: Request, tasks: TaskDataset, *, backwards: bool = False) -> Rebuilt:
-    """Build anew from these tasks, under this environment; in the opposite order, if that is wanted.
+    """Build anew from these tasks, under this environment; in the opposite order and another split, if that is wanted.
 
     Raises:
         TaskDataError: if one was finetuned elsewhere and its local model is not given.

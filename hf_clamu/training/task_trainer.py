@@ -98,7 +98,7 @@ class TaskTrainer:
         self.archive = archive
         self.local_vectors = local_vectors
         self.progress = progress if self.workers.is_main else silent_progress
-        # Whether tasks and clusters are taken in the opposite order, which must not show in any byte.
+        # Whether tasks and clusters are taken in the opposite order and by other processes; no byte may show it.
         self.backwards = False
         # The vector that callers have at the moment; trainers that share memory share the list.
         self._lent: list[TaskVector] = []
@@ -120,7 +120,7 @@ class TaskTrainer:
 
     def share(self, items: Sequence[T]) -> Sequence[T]:
         """Hand out tasks or clusters among the processes; iterating over the result gives what falls to this one."""
-        return self.workers.share(items[::-1] if self.backwards else items)
+        return self.workers.share(items, backwards=self.backwards)
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:

@@ -1,7 +1,8 @@
 """The processes of one run: who takes what, sums over all of them, and word of a failure.
 
 Accelerate and torch.distributed start the processes and carry the data; here is what a build needs on top: work is
-handed out one item at a time from a shared counter, sums are of integers, and nobody waits for a process that died.
+handed out one item at a time from a shared counter, or dealt out in another way to compare with that; sums are of
+integers, and nobody waits for a process that died.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import torch
 
 from hf_clamu.errors import WorkerError, first_line
 
-__all__ = ["Workers"]
+__all__ = ["Workers", "split_backwards"]
 
 T = TypeVar("T")
 
@@ -91,15 +92,19 @@ class Workers:
 
     # -- work ----------------------------------------------------------------------------------------------------
 
-    def share(self, items: Sequence[T]) -> Sequence[T]:
+    def share(self, items: Sequence[T], *, backwards: bool = False) -> Sequence[T]:
         """Hand out items, each to one process: whoever is free takes the next one.
 
         Args:
             items (*sequence*): the same in all processes.
+            backwards (`bool`): deal them out by `split_backwards` instead, whoever is free.
 
         Returns:
             *sequence*: iterating over it gives what falls to this process; its length is this process's fair share.
         """
+        if backwards:
+            own = [items[number] for number in split_backwards(len(items), self.size)[self.rank]]
+            return own if self.size == 1 else _Dealt(own, self)
         if self.size == 1:
             return items
         self._queues += 1
@@ -107,7 +112,7 @@ class Workers:
 
     def next_number(self, queue: str) -> int:
         """Return the next number of a counter that all processes share, from 0."""
-        self._raise_if_failed()
+        self.raise_if_failed()
         return int(self._store.add(queue, 1)) - 1
 
     # -- data ----------------------------------------------------------------------------------------------------
@@ -163,7 +168,7 @@ class Workers:
             self._store.add(place, 1)
             seen: dict[int, tuple[int, float]] = {}
             while int(self._store.add(place, 0)) < self.size:
-                self._raise_if_failed()
+                self.raise_if_failed()
                 self._raise_if_silent(seen)
                 time.sleep(_POLL)
 
@@ -181,7 +186,12 @@ class Workers:
                     self._store.set("failed", f"process {self.rank} of {self.size}: {reason}")
             raise
 
-    def _raise_if_failed(self) -> None:
+    def raise_if_failed(self) -> None:
+        """Raise if another process failed.
+
+        Raises:
+            WorkerError: saying which one, and why.
+        """
         if self._store.check(["failed"]):
             raise WorkerError(f"The run was stopped by {self._store.get('failed').decode()}")
 
@@ -233,3 +243,45 @@ class _Queue(Generic[T]):
     def __iter__(self) -> Iterator[T]:
         while (number := self._workers.next_number(self._name)) < len(self._items):
             yield self._items[number]
+
+
+class _Dealt(Sequence[T]):
+    """What falls to one process of items that were dealt out; it stops where another process failed."""
+
+    def __init__(self, own: Sequence[T], workers: Workers) -> None:
+        self._own = own
+        self._workers = workers
+
+    def __len__(self) -> int:
+        return len(self._own)
+
+    def __getitem__(self, number: Any) -> Any:
+        return self._own[number]
+
+    def __iter__(self) -> Iterator[T]:
+        for item in self._own:
+            self._workers.raise_if_failed()
+            yield item
+
+
+def split_backwards(num_items: int, num_processes: int) -> list[list[int]]:
+    """Deal out items so that what one leaves to the next, or a process to its items, does not come out as in a build.
+
+    Processes that are equally fast take items by turns in a build. Here an item goes to another process than the one
+    whose turn it would be, and each process takes its items in the opposite order: those before an item in its process
+    are never those that may be before it in a build, in whatever number of processes.
+
+    Args:
+        num_items (`int`): how many there are.
+        num_processes (`int`): how many share them.
+
+    Returns:
+        *list* of *list* of `int`: what each process takes, in this order.
+    """
+    dealt: list[list[int]] = [[] for _ in range(num_processes)]
+    for number in reversed(range(num_items)):
+        turn, rank = divmod(number, num_processes)
+        # Another distance in each turn, so that those that were together are parted where there are more than two.
+        distance = 1 + turn % (num_processes - 1) if num_processes > 1 else 0
+        dealt[(rank + distance) % num_processes].append(number)
+    return dealt

@@ -14,6 +14,7 @@ import pytest
 from recipes import write_work
 
 FAULTS = Path(__file__).parent / "faults.py"
+TAKERS = Path(__file__).parent / "takers.py"
 BIN = Path(sys.executable).parent
 # What a user types, on this machine without a GPU.
 LAUNCHERS = {
@@ -78,6 +79,25 @@ def test_unmerge_and_verify_with_two_processes(fork, work, tiny, reference, meth
     done = _launch(2, work, "verify", "out")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("identical") == 1
+
+
+def test_verify_splits_tasks_in_another_way_than_a_build(work):
+    taken = {}
+    for command in (("train", "clamu.yaml", "--output", "out"), ("verify", "out")):
+        notes = work / f"notes-{command[0]}"
+        notes.mkdir()
+        done = _launch(2, work, *command, script=[str(TAKERS)], NOTES=str(notes))
+        assert done.returncode == 0, done.stderr
+        own = [(notes / f"{rank}.txt").read_text(encoding="utf-8").split() for rank in range(2)]
+        assert sorted(own[0] + own[1]) == [f"user_{number}" for number in range(8)]
+        taken[command[0]] = own
+    # Whoever was free took the next one in the build; here a turn falls to the other process, the last ones first.
+    assert taken["verify"] == [[f"user_{number}" for number in numbers] for numbers in ((7, 5, 3, 1), (6, 4, 2, 0))]
+    left_over = [
+        {task_id: set(own[:place]) for own in taken[command] for place, task_id in enumerate(own)}
+        for command in ("train", "verify")
+    ]
+    assert all(not left_over[0][task_id] & left_over[1][task_id] for task_id in left_over[0])
 
 
 @pytest.mark.slow
