@@ -167,3 +167,12 @@ class Tiny:
 @pytest.fixture(scope="session")
 def tiny() -> type[Tiny]:
     return Tiny
+
+
+@pytest.fixture
+def many_switches_of_threads():
+    """Python changes from thread to thread so often that what is not guarded goes wrong soon."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)

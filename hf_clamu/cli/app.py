@@ -330,8 +330,10 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Write the global model, or one cluster's, as a plain transformers checkpoint."""
+    from hf_clamu.models.replace import require_replaceable
 
     _one_of(cluster, task)
+    require_replaceable(output)
     require_room(output)
     quieten()
     model = open_model(folder)

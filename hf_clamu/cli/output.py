@@ -93,10 +93,7 @@ def quieten() -> None:
 
 
 def require_room(output: Path, *, overwrite: bool | None = None) -> None:
-    """Refuse a folder that may not or cannot be written to, before hours of work and not after them."""
-    from hf_clamu.models.replace import require_replaceable
-
-    require_replaceable(output)
+    """Refuse a folder that may not be written to, before hours of work and not after them."""
     if not output.exists() or (output.is_dir() and not any(output.iterdir())):
         return
     if not overwrite:

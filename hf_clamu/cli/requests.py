@@ -159,13 +159,11 @@ def _opened(place: Place) -> Any:
 
 
 def _require_room(place: Place) -> None:
-    """Refuse a place that cannot be written to, before anything is trained."""
+    """Refuse a place that may not be written to, before anything is trained; `working_on` saw whether it can be."""
     from hf_clamu.models.replace import require_replaceable
 
     if place.is_settled and place.output is not None:
         require_room(place.output)
-    elif place.output is None and Path(place.source).is_dir():
-        require_replaceable(Path(place.source))
     if not place.receipts.is_dir():
         require_replaceable(place.receipts)
 

@@ -65,7 +65,7 @@ def add_tasks(
             raise TaskAlreadyMergedError(
                 f"Task {task_id!r} is merged already. To replace its data, update it (update_task, clamu update)."
             )
-    validated = any(trainer.encoded(task_id).validation for task_id in task_ids)
+    validated = any(map(trainer.tasks.has_validation, task_ids))
     if deriving_reads_data(state, arguments, validated):
         check_data(state, state.task_ids, trainer.tasks, trainer.encoded)
     keys = {task_id: record.cluster_key for task_id, record in state.records.items()}
@@ -360,14 +360,13 @@ def check_data(
         TaskDataError: if the data of a task are missing.
         DigestMismatchError: naming the first task whose data changed.
     """
-    absent = _absent(tasks, task_ids)
-    if absent:
-        raise TaskDataError(
-            f"In {tasks.origin} there are no rows of the merged task {absent}. Give the rows of all merged "
-            "tasks as they were merged, those that were added later included (data=, --data FILE for each file). "
-            "Where the rows of a task that a request forgets or updates are deleted already, there is "
-            "on_mismatch='rebuild' (clamu unmerge and update --on-mismatch rebuild): build from what is left."
-        )
+    _require_rows(
+        tasks,
+        task_ids,
+        "Give the rows of all merged tasks as they were merged, those that were added later included (data=, --data "
+        "FILE for each file). Where the rows of a task that a request forgets or updates are deleted already, there "
+        "is on_mismatch='rebuild' (clamu unmerge and update --on-mismatch rebuild): build from what is left.",
+    )
     for task_id in task_ids:
         found, recorded = encoded(task_id).digest, state.records[task_id].data_digest
         if found != recorded:
@@ -384,16 +383,16 @@ def with_rows(tasks: TaskDataset, task_ids: Sequence[str]) -> TaskDataset:
     Raises:
         TaskDataError: if the data of one are missing.
     """
-    absent = _absent(tasks, task_ids)
-    if absent:
-        raise TaskDataError(
-            f"The data given has no rows of the merged task {absent}. A build from the retained tasks needs the data "
-            "of all of them: give it, or forget these tasks as well."
-        )
+    _require_rows(
+        tasks,
+        task_ids,
+        "A build from the retained tasks needs the data of all of them: give it, or forget these tasks as well.",
+    )
     return tasks.select(task_ids)
 
 
-def _absent(tasks: TaskDataset, task_ids: Sequence[str]) -> str:
-    """Name the tasks that data lack; empty if none."""
+def _require_rows(tasks: TaskDataset, task_ids: Sequence[str], way_out: str) -> None:
     absent = [task_id for task_id in task_ids if task_id not in tasks]
-    return f"{absent[0]!r}{f' and {len(absent) - 1} more' if len(absent) > 1 else ''}" if absent else ""
+    if absent:
+        more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
+        raise TaskDataError(f"In {tasks.origin} there are no rows of the merged task {absent[0]!r}{more}. {way_out}")

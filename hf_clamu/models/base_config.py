@@ -5,13 +5,20 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from hf_clamu.errors import IncompatibleBaseError, RecipeError
 from hf_clamu.models.foreign import foreign_files, require_no_pointers
 
-__all__ = ["config_of_mapping", "config_of_repository", "refuse_misspelt", "require_no_imports"]
+__all__ = [
+    "config_of_mapping",
+    "config_of_repository",
+    "could_not_load",
+    "refuse_misspelt",
+    "require_no_imports",
+]
 
 # From this likeness on, a key of a configuration is a misspelling; "num_layers" is so near to "n_layer".
 _MISSPELT = 0.82
@@ -73,6 +80,14 @@ def _require_sizes(values: Mapping[str, Any], where: str) -> None:
             raise RecipeError(f"{where}: {key} may be {most:,} at most, got {value!r:.30}.")
 
 
+def could_not_load(name: str, cause: str) -> IncompatibleBaseError:
+    """Return the error for a base model that is not there or cannot be read."""
+    return IncompatibleBaseError(
+        f"The base model {name!r} could not be loaded: {cause} Give a Hub id (org/name), a folder written by "
+        "save_pretrained, or a configuration with a model_type."
+    )
+
+
 def config_of_repository(name: str, labels: Mapping[str, Any], **source: Any) -> Any:
     """Return the configuration of a folder or Hub repository; no code of it is run.
 
@@ -86,15 +101,10 @@ def config_of_repository(name: str, labels: Mapping[str, Any], **source: Any) ->
     """
     import transformers
 
-    def refused(cause: str) -> IncompatibleBaseError:
-        return IncompatibleBaseError(
-            f"The base model {name!r} could not be loaded: {cause} Give a Hub id (org/name), a folder written by "
-            "save_pretrained, or a configuration with a model_type."
-        )
-
+    explain = partial(could_not_load, name)
     if Path(name).is_dir():
-        require_no_pointers(Path(name), refused)
-    with foreign_files(refused):
+        require_no_pointers(Path(name), explain)
+    with foreign_files(explain):
         config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False, **source, **labels)
     if config.model_type == "clamu":
         raise IncompatibleBaseError(

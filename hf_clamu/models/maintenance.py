@@ -463,7 +463,7 @@ def _tasks_if_needed(request: Request, new: TaskDataset | None = None) -> TaskDa
     except TaskDataError:
         if new is None and request.archive is None:
             raise
-        validated = new is not None and any(new.encode(one, request.processor).validation for one in new)
+        validated = new is not None and any(map(new.has_validation, new))
         if deriving_reads_data(checkpoint.state, request.arguments, validated):
             raise
     return TaskDataset(TaskSpec.from_dict(checkpoint.config.task_spec or {}), {}, checkpoint.source)

@@ -4,27 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
 
 from hf_clamu.errors import IncompatibleBaseError
-from hf_clamu.models.base_config import config_of_repository
+from hf_clamu.models.base_config import config_of_repository, could_not_load
 from hf_clamu.models.foreign import foreign_files
 from hf_clamu.models.quiet import without_report
 from hf_clamu.tasks import ModelLimits
 
-__all__ = ["could_not_load", "load_pretrained", "require_same_positions"]
+__all__ = ["load_pretrained", "require_same_positions"]
 
 _SHOWN = 3
-
-
-def could_not_load(name: str, cause: str) -> IncompatibleBaseError:
-    """Return the error for a base model that is not there or cannot be read."""
-    return IncompatibleBaseError(
-        f"The base model {name!r} could not be loaded: {cause} Give a Hub id (org/name), a folder written by "
-        "save_pretrained, or a configuration with a model_type."
-    )
 
 
 def load_pretrained(
@@ -57,7 +50,7 @@ def load_pretrained(
     own_names = dict(stated.id2label or {})
     for key, value in settings.items():
         setattr(config, key, value)
-    with foreign_files(lambda cause: could_not_load(name, cause)), without_report():
+    with foreign_files(partial(could_not_load, name)), without_report():
         model, info = auto.from_pretrained(
             name,
             config=config,

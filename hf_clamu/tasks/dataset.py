@@ -13,7 +13,14 @@ import numpy as np
 from hf_clamu.errors import RecipeError, TaskDataError, TaskNotFoundError
 from hf_clamu.exact.digest import digest_tensors
 from hf_clamu.tasks.columns import Label, Split, check_examples, open_split, rows_of_tasks, with_label_names
-from hf_clamu.tasks.encoding import EncodedTask, Example, arrange, example_encoder, split_by_content
+from hf_clamu.tasks.encoding import (
+    EncodedTask,
+    Example,
+    arrange,
+    example_encoder,
+    split_by_content,
+    validation_count,
+)
 from hf_clamu.tasks.files import read_files
 from hf_clamu.tasks.limits import ModelLimits
 from hf_clamu.tasks.near_names import warn_of_near_names
@@ -222,6 +229,13 @@ class TaskDataset:
         """Return how many rows a task has, training and validation together."""
         task = self._task(task_id)
         return sum(len(part.rows) for part in (task.train, task.validation) if part is not None)
+
+    def has_validation(self, task_id: str) -> bool:
+        """Return whether some of a task's examples are kept out of training; nothing is encoded for it."""
+        task = self._task(task_id)
+        if task.train is None or task.validation is not None:
+            return task.validation is not None and len(task.validation.rows) > 0
+        return validation_count(len(task.train.rows), self.spec.validation_fraction) > 0
 
     def cluster_key(self, task_id: str) -> str | None:
         """Return the task's value in the cluster column, or None if there is no such column."""

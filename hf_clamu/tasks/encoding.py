@@ -119,7 +119,7 @@ def split_by_content(
         return train_pairs, sorted(validation, key=_digest_of)
     # Equal examples have equal ranks, and which of them goes where makes no difference.
     ranked = sorted(train_pairs, key=lambda pair: _split_rank(spec.split_seed, task_id, pair[0]))
-    count = _validation_count(len(ranked), spec.validation_fraction)
+    count = validation_count(len(ranked), spec.validation_fraction)
     return sorted(ranked[count:], key=_digest_of), sorted(ranked[:count], key=_digest_of)
 
 
@@ -131,7 +131,8 @@ def _split_rank(seed: int, task_id: str, digest: str) -> str:
     return sha256_hex(canonical_json([seed, task_id, digest]))
 
 
-def _validation_count(num_examples: int, fraction: float) -> int:
+def validation_count(num_examples: int, fraction: float) -> int:
+    """Return how many of a task's examples are kept out of training."""
     if fraction == 0 or num_examples < 2:
         return 0
     return min(max(round(fraction * num_examples), 1), num_examples - 1)

@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 import copy
+import functools
 import sys
-import threading
 from collections.abc import Callable
 
 import numpy as np
@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from in_threads import together
 
 from hf_clamu.errors import CheckpointFormatError, IncompatibleBaseError, WeightsChangedError
 from hf_clamu.exact import ALL_WEIGHTS, NO_WEIGHTS, FixedPoint, PackedMask, WeightSwitch, digest_tensor, pack_mask
@@ -513,34 +514,21 @@ def test_a_weight_that_was_changed_after_an_interruption_is_refused():
     assert not switch.is_settled
 
 
+@pytest.mark.usefixtures("many_switches_of_threads")
 def test_threads_switch_one_after_the_other():
     model, switch, delta = switched()
     base, parameters = base_of(model), parameters_of(model)
     masks = {number: mask_number(delta, number) for number in range(4)}
     expected = {number: reference(base, delta, masks[number][1]) for number in masks}
-    wrong: list[object] = []
 
     def work(number: int) -> None:
-        try:
-            for _ in range(15):
-                with switch.guard.lock:
-                    switch.select(parameters, masks[number][0])
-                    assert_equal(all_bits(model), expected[number])
-                switch.select(parameters, masks[(number + 1) % 4][0])
-        except BaseException as error:
-            wrong.append(error)
+        for _ in range(15):
+            with switch.guard.lock:
+                switch.select(parameters, masks[number][0])
+                assert_equal(all_bits(model), expected[number])
+            switch.select(parameters, masks[(number + 1) % 4][0])
 
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    try:
-        threads = [threading.Thread(target=work, args=(number % 4,)) for number in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    finally:
-        sys.setswitchinterval(interval)
-    assert wrong == []
+    assert together(*(functools.partial(work, number % 4) for number in range(8))) == []
     switch.select(parameters, NO_WEIGHTS)
     assert_equal(all_bits(model), expected[0])
 

@@ -15,6 +15,7 @@ import time
 
 import pytest
 import torch
+from in_threads import together
 
 import hf_clamu
 from hf_clamu import TaskNotFoundError, WeightsChangedError
@@ -24,39 +25,11 @@ from hf_clamu.prediction import predict
 
 TEXTS = ["great 1 of 2", "dull 3", "fair 0 of 4"]
 IDS = torch.tensor([[72, 105, 33]])
-
-
-@pytest.fixture(autouse=True)
-def _many_switches_of_threads():
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-5)
-    yield
-    sys.setswitchinterval(before)
+pytestmark = pytest.mark.usefixtures("many_switches_of_threads")
 
 
 def _digest(model):
     return digest_tensors(dict(model.named_parameters()))
-
-
-def _together(*works):
-    """Run functions in a thread each, and return what they raised."""
-    errors = []
-    start = threading.Barrier(len(works))
-
-    def run(work):
-        try:
-            start.wait(60)
-            work()
-        except BaseException as error:
-            errors.append(error)
-
-    threads = [threading.Thread(target=run, args=(work,)) for work in works]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(120)
-        assert not thread.is_alive()
-    return errors
 
 
 class _Asker:
@@ -99,7 +72,7 @@ def test_eight_threads_are_answered_by_the_clusters_that_they_name(model, saved_
     asker = _Asker(model)
     base = _digest(model.set_base())
     model.set_cluster(1)
-    assert _together(*(lambda number=number: asker.ask(number) for number in range(8))) == []
+    assert together(*(lambda number=number: asker.ask(number) for number in range(8))) == []
     with model.serving(2):
         assert model.cluster == 2
     asker.ask(0)
@@ -143,7 +116,7 @@ def test_a_request_and_a_save_between_answers(tiny, model, saved_text, tmp_path)
             with contextlib.suppress(TaskNotFoundError):
                 pipe(TEXTS, task="user_1")
 
-    assert _together(serve, serve, forget, save, lose) == []
+    assert together(serve, serve, forget, save, lose) == []
     assert 1 in seen
     model.save_pretrained(tmp_path / "last")
     assert tiny.digests(tmp_path / "last") == tiny.digests(tmp_path / "without")
@@ -157,7 +130,7 @@ def test_measuring_holds_the_model(tiny, model):
     expected = evaluate_model(model, tasks)
     found = []
     assert (
-        _together(lambda: found.append(evaluate_model(model, tasks)), lambda: asker.ask(1), lambda: asker.ask(2)) == []
+        together(lambda: found.append(evaluate_model(model, tasks)), lambda: asker.ask(1), lambda: asker.ask(2)) == []
     )
     assert found == [expected]
 
@@ -177,7 +150,7 @@ def test_a_stream_that_waits_for_its_next_row_holds_nobody_up(model):
     rest = []
     reader = threading.Thread(target=lambda: rest.extend(answers))
     reader.start()
-    assert _together(lambda: asker.ask(0)) == []
+    assert together(lambda: asker.ask(0)) == []
     go.set()
     reader.join(60)
     assert rest == expected[1:2]
@@ -223,7 +196,7 @@ def test_a_copy_is_not_held_with_its_model(how, model):
         other = how(model)
         assert other.cluster == 1
         found = []
-        assert _together(lambda: found.append(predict(other, [{"text": TEXTS[0]}], cluster=2))) == []
+        assert together(lambda: found.append(predict(other, [{"text": TEXTS[0]}], cluster=2))) == []
     assert found[0][0] == asker.expected[asker.by_predict, 2][0]
 
 
@@ -239,7 +212,7 @@ def test_copies_are_made_while_others_serve(model):
                 with torch.no_grad():
                     assert other.set_cluster(k)(IDS).logits.tolist() == logits[k]
 
-    assert _together(make, lambda: asker.ask(0), lambda: asker.ask(1)) == []
+    assert together(make, lambda: asker.ask(0), lambda: asker.ask(1)) == []
 
 
 def _answer_in_a_child(model, connection):
@@ -344,7 +317,7 @@ def test_a_keyboard_interrupt_lets_others_serve(model):
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        assert _together(lambda: asker.ask(0)) == []
+        assert together(lambda: asker.ask(0)) == []
         assert _digest(model.set_base()) == base
 
 

@@ -2,41 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-import threading
-
 import pytest
+from in_threads import together
 
 from hf_clamu import ClamuModel
 
-
-@pytest.fixture(autouse=True)
-def _many_switches_of_threads():
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-5)
-    yield
-    sys.setswitchinterval(before)
-
-
-def _together(*works):
-    """Run functions in a thread each, and return what they raised."""
-    errors = []
-    start = threading.Barrier(len(works))
-
-    def run(work):
-        try:
-            start.wait(60)
-            work()
-        except BaseException as error:
-            errors.append(error)
-
-    threads = [threading.Thread(target=run, args=(work,)) for work in works]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(120)
-        assert not thread.is_alive()
-    return errors
+pytestmark = pytest.mark.usefixtures("many_switches_of_threads")
 
 
 def test_two_models_forget_at_once(tiny, saved_text, tmp_path):
@@ -49,7 +20,7 @@ def test_two_models_forget_at_once(tiny, saved_text, tmp_path):
 
     forget("user_1", "a")
     forget("user_2", "b")
-    assert _together(lambda: forget("user_1", "c"), lambda: forget("user_2", "d")) == []
+    assert together(lambda: forget("user_1", "c"), lambda: forget("user_2", "d")) == []
     assert tiny.digests(tmp_path / "c") == tiny.digests(tmp_path / "a")
     assert tiny.digests(tmp_path / "d") == tiny.digests(tmp_path / "b")
 
@@ -58,6 +29,6 @@ def test_two_builds_at_once(tiny, saved_text, tmp_path):
     def build(name):
         tiny.train("text").save_pretrained(tmp_path / name)
 
-    assert _together(lambda: build("a"), lambda: build("b")) == []
+    assert together(lambda: build("a"), lambda: build("b")) == []
     for name in ("a", "b"):
         assert tiny.digests(tmp_path / name) == tiny.digests(saved_text)

@@ -183,6 +183,7 @@ def test_validation_split_of_the_data_set(dataset, tokenizer):
     splits = DatasetDict(train=dataset, validation=dataset.select([0, 1]), test=dataset.select([3]))
     tasks = load(splits)
     assert [len(tasks.encode(task, tokenizer).validation) for task in tasks] == [1, 1, 0]
+    assert [tasks.has_validation(task) for task in tasks] == [True, True, False]
     assert tasks.num_examples("u1") == 4
     del splits["validation"]
     assert [len(load(splits).encode(task, tokenizer).validation) for task in tasks] == [0, 0, 1]

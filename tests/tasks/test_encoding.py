@@ -108,8 +108,10 @@ def test_split_is_stable_when_a_row_comes(tokenizer):
 
 @pytest.mark.parametrize(("rows", "fraction", "expected"), [(1, 0.9, 0), (2, 0.01, 1), (2, 0.99, 1), (10, 0.3, 3)])
 def test_split_leaves_a_training_example(tokenizer, rows, fraction, expected):
-    encoded = text_tasks([f"{n}" for n in range(rows)], validation_fraction=fraction).encode("u", tokenizer)
+    tasks = text_tasks([f"{n}" for n in range(rows)], validation_fraction=fraction)
+    encoded = tasks.encode("u", tokenizer)
     assert len(encoded.validation) == expected
+    assert tasks.has_validation("u") == (expected > 0)
     assert len(encoded.train) == rows - expected
 
 
