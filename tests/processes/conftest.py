@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -32,16 +33,29 @@ class Ended:
 class Fork:
     """A run of `clamu` that can be killed."""
 
-    def __init__(self, server, logs: Path) -> None:
+    def __init__(self, server, logs: Path, request: dict) -> None:
         self._server = server
         self._logs = logs
-        self.pid = int(server.stdout.readline())
+        self.pid = self._ask({**request, "logs": str(logs)})
+
+    def _ask(self, request: dict) -> int:
+        self._server.stdin.write(json.dumps(request) + "\n")
+        self._server.stdin.flush()
+        return int(self._server.stdout.readline())
 
     def wait(self) -> Ended:
-        self._server.stdin.write("wait\n")
-        self._server.stdin.flush()
-        code = int(self._server.stdout.readline())
+        code = self._ask({"wait": self.pid})
         return Ended(code, *((self._logs / name).read_text(encoding="utf-8") for name in ("stdout", "stderr")))
+
+    def wait_until_stopped(self) -> None:
+        """Return once the run has stopped itself (SIGSTOP)."""
+        while not self._is("T"):
+            assert not self._is("Z"), "the run ended before it came there"
+            time.sleep(0.002)
+
+    def _is(self, state: str) -> bool:
+        """Say whether the system shows the run in a state, a letter (see proc(5))."""
+        return Path(f"/proc/{self.pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] == state
 
     def end(self, after: float, number: int) -> Ended:
         """Send a signal after some seconds, if it still runs then."""
@@ -53,7 +67,8 @@ class Fork:
 @pytest.fixture(scope="session")
 def fork(tmp_path_factory):
     """Starts `clamu`, or a script of this folder, with arguments in a folder: `fork(folder, "train", ...)`."""
-    logs = tmp_path_factory.mktemp("logs")
+    root = tmp_path_factory.mktemp("logs")
+    numbers = itertools.count()
     command = [sys.executable, str(Path(__file__).parent / "forks.py")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
 
@@ -66,11 +81,10 @@ def fork(tmp_path_factory):
             script: str | None = None,
             **env: str,
         ) -> Fork:
-            request = {"arguments": arguments, "cwd": str(folder), "env": env, "logs": str(logs)}
-            request |= {"die_in": die_in, "calls": calls, "by": int(by), "script": script}
-            server.stdin.write(json.dumps(request) + "\n")
-            server.stdin.flush()
-            return Fork(server, logs)
+            logs = root / str(next(numbers))
+            logs.mkdir()
+            request = {"arguments": arguments, "cwd": str(folder), "env": env}
+            return Fork(server, logs, {**request, "die_in": die_in, "calls": calls, "by": int(by), "script": script})
 
         yield start
         server.stdin.close()

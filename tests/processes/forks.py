@@ -1,11 +1,11 @@
 """Runs `clamu` in forks of one process that has imported everything, so that many starts cost little.
 
-Reads two lines per run from stdin. To the first, `{"arguments": [...], "cwd": ..., "env": {...}, "logs": ...}`, it
-answers with the process id; to the second, whatever it says, with the exit status (negative: the signal) once the
-run has ended. In between the id is the run's own, even if it has ended. Output goes to the folder `logs`. With
+Reads a line per request from stdin. `{"arguments": [...], "cwd": ..., "env": {...}, "logs": ...}` starts a run and is
+answered with its process id; `{"wait": id}` is answered with the exit status (negative: the signal) once that run has
+ended. Until then the id is the run's own, even if it has ended. Output goes to the folder `logs`. With
 `"die_in": "module:name"` a run sends itself the signal `"by"` when it calls that function, after `"calls"` calls that
 went well; with the signal -1 the function raises an OSError. With `"script"` a script of this folder runs
-instead of `clamu`.
+instead of `clamu`. Runs that nobody waited for are killed at the end.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import importlib
 import json
 import os
 import runpy
+import signal
 import sys
 import tempfile
 import traceback
@@ -27,15 +28,21 @@ from hf_clamu.models import modeling_clamu  # noqa: F401
 
 def main() -> None:
     torch.set_num_threads(1)  # a pool of threads would not survive the fork
+    running = set()
     for line in sys.stdin:
         request = json.loads(line)
+        if "wait" in request:
+            _, status = os.waitpid(request["wait"], 0)
+            running.remove(request["wait"])
+            print(os.waitstatus_to_exitcode(status), flush=True)  # noqa: T201
+            continue
         child = os.fork()
         if child == 0:
             _run(request)
+        running.add(child)
         print(child, flush=True)  # noqa: T201
-        sys.stdin.readline()
-        _, status = os.waitpid(child, 0)
-        print(os.waitstatus_to_exitcode(status), flush=True)  # noqa: T201
+    for child in running:
+        os.kill(child, signal.SIGKILL)
 
 
 def _run(request: dict) -> None:

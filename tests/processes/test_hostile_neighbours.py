@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import signal
-import time
 
 import pytest
 from recipes import write_work
@@ -265,12 +264,16 @@ def test_a_build_is_alone_until_it_is_saved(fork, handed):
     from hf_clamu.training import Journal
 
     work, _ = handed
-    run = fork(work, "train", "clamu.yaml", "--output", "b")
-    deadline = time.monotonic() + 60
-    while not list(work.glob(".b.*.new")):  # it has come to writing the model
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
-    os.kill(run.pid, signal.SIGSTOP)
+    run = fork(
+        work,
+        "train",
+        "clamu.yaml",
+        "--output",
+        "b",
+        die_in="hf_clamu.models.saving:write_checkpoint",
+        by=signal.SIGSTOP,
+    )
+    run.wait_until_stopped()  # it has come to writing the model
     try:
         assert not (work / "b").exists()
         with pytest.raises(RunInProgressError), Journal(work / ".b.journal").locked():
