@@ -55,7 +55,7 @@ def tasks():
 def train(tasks):
     """A tiny GPT-2 made from a configuration, so that seconds are enough; a Hub id or a folder does as well."""
     from hf_clamu import ClamuArguments, ClamuTrainer
-    from hf_clamu.models.byte_tokenizer import byte_tokenizer
+    from hf_clamu.base_models.byte_tokenizer import byte_tokenizer
 
     base = {"model_type": "gpt2", "n_layer": 1, "n_embd": 32, "n_head": 2, "n_positions": 64}
     base |= {"vocab_size": 257, "bos_token_id": 256, "eos_token_id": 256}
@@ -86,7 +86,7 @@ def publish(repo: str) -> None:
 def forget(repo: str) -> None:
     """Ask two clusters, forget a team, and push the model without it as one commit."""
     from hf_clamu import ClamuModel
-    from hf_clamu.pipelines import pipeline
+    from hf_clamu.serving.pipelines import pipeline
 
     model = ClamuModel.from_pretrained(repo)
     ask = pipeline("text-classification", model)
@@ -109,7 +109,7 @@ def audit(repo: str) -> None:
     from huggingface_hub import HfApi, snapshot_download
 
     from hf_clamu import ClamuModel
-    from hf_clamu.models.verification import compare_folders
+    from hf_clamu.checkpoint.comparison import compare_folders
 
     pulled = ClamuModel.from_pretrained(repo)  # every file is checked by its digest
     check(f"{FORGOTTEN} is not in the model that is served", FORGOTTEN not in pulled.tasks)

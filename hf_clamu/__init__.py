@@ -11,6 +11,8 @@ from hf_clamu.registration import register_when_imported
 from hf_clamu.version import __version__
 
 if TYPE_CHECKING:
+    from hf_clamu.checkpoint.comparison import VerificationReport
+    from hf_clamu.checkpoint.configuration_clamu import ClamuConfig
     from hf_clamu.errors import (
         ArchiveError,
         CheckpointFormatError,
@@ -34,12 +36,10 @@ if TYPE_CHECKING:
         WorkerError,
     )
     from hf_clamu.merging import ClamuArguments
-    from hf_clamu.models.configuration_clamu import ClamuConfig
     from hf_clamu.models.modeling_clamu import ClamuModel
-    from hf_clamu.models.verification import VerificationReport
-    from hf_clamu.pipelines import ClamuPipeline, pipeline
     from hf_clamu.portability import use_portable_kernels
     from hf_clamu.recipe import Recipe
+    from hf_clamu.serving.pipelines import ClamuPipeline, pipeline
     from hf_clamu.tasks import TaskDataset, TaskSpec
     from hf_clamu.trainer import ClamuTrainer
 
@@ -67,16 +67,16 @@ _ERRORS = (
 )
 _HOME = {
     "ClamuArguments": "hf_clamu.merging",
-    "ClamuConfig": "hf_clamu.models.configuration_clamu",
+    "ClamuConfig": "hf_clamu.checkpoint.configuration_clamu",
     "ClamuModel": "hf_clamu.models.modeling_clamu",
-    "ClamuPipeline": "hf_clamu.pipelines",
+    "ClamuPipeline": "hf_clamu.serving.pipelines",
     "ClamuTrainer": "hf_clamu.trainer",
     "Recipe": "hf_clamu.recipe",
     "TaskDataset": "hf_clamu.tasks",
     "TaskSpec": "hf_clamu.tasks",
-    "VerificationReport": "hf_clamu.models.verification",
+    "VerificationReport": "hf_clamu.checkpoint.comparison",
     "use_portable_kernels": "hf_clamu.portability",
-    "pipeline": "hf_clamu.pipelines",
+    "pipeline": "hf_clamu.serving.pipelines",
     **dict.fromkeys(_ERRORS, "hf_clamu.errors"),
 }
 

@@ -15,11 +15,11 @@ from typing import Any
 
 import torch
 
+from hf_clamu.base_models.loading import load_base
+from hf_clamu.checkpoint.comparison import compare_folders
 from hf_clamu.errors import RecipeError
 from hf_clamu.evaluation import MethodScore, compare_methods, evaluate_model
-from hf_clamu.models.base import load_base
 from hf_clamu.models.modeling_clamu import ClamuModel
-from hf_clamu.models.verification import compare_folders
 from hf_clamu.recipe import Recipe
 from hf_clamu.tasks import TaskDataset, digits, digits_public, load_tasks
 from hf_clamu.trainer import ClamuTrainer, progress_bars

@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 
+from hf_clamu.base_models.loading import empty_model, weights_dtype
+from hf_clamu.base_models.peft_space import PeftSpace
+from hf_clamu.base_models.processors import load_processor
 from hf_clamu.exact import packed_size
 from hf_clamu.merging import ALPHA_GRID, ClamuArguments, scaling_coefficient
-from hf_clamu.models.base import empty_model, weights_dtype
-from hf_clamu.models.peft_space import PeftSpace
-from hf_clamu.models.processors import load_processor
 from hf_clamu.recipe import Recipe
 from hf_clamu.tasks import DataFiles, ModelLimits, TaskDataset
 from hf_clamu.training import trainable_names

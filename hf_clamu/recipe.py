@@ -171,7 +171,7 @@ class Recipe:
             return str(self.folder / base) if (self.folder / base).is_dir() else base
         if self.tokenizer != "bytes":
             return base
-        from hf_clamu.models.byte_tokenizer import byte_tokenizer
+        from hf_clamu.base_models.byte_tokenizer import byte_tokenizer
 
         tokenizer = byte_tokenizer()
         end = tokenizer.eos_token_id
@@ -185,8 +185,8 @@ class Recipe:
         """
         if self.tokenizer is None:
             return None
-        from hf_clamu.models.byte_tokenizer import byte_tokenizer
-        from hf_clamu.models.processors import load_processor
+        from hf_clamu.base_models.byte_tokenizer import byte_tokenizer
+        from hf_clamu.base_models.processors import load_processor
 
         if self.tokenizer == "bytes":
             return byte_tokenizer()

@@ -19,7 +19,7 @@ __all__ = ["register_when_imported"]
 
 # Their module: ours that registers with it.
 _FOLLOWERS = {
-    "transformers.models.auto.configuration_auto": "hf_clamu.models.configuration_clamu",
+    "transformers.models.auto.configuration_auto": "hf_clamu.checkpoint.configuration_clamu",
     "transformers.models.auto.modeling_auto": "hf_clamu.models.auto",
     "peft": "hf_clamu.models.mask_adapter",
 }

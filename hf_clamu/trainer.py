@@ -6,16 +6,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from hf_clamu.base_models.loading import load_base
+from hf_clamu.base_models.peft_space import PeftSpace
+from hf_clamu.checkpoint.card import CardSettings
 from hf_clamu.errors import RecipeError
+from hf_clamu.hub.archive import archive_at
 from hf_clamu.merging import ClamuArguments
-from hf_clamu.models.base import load_base
-from hf_clamu.models.card import CardSettings
-from hf_clamu.models.hub_archive import archive_at
-from hf_clamu.models.maintenance import build, first_config
 from hf_clamu.models.modeling_clamu import attach
-from hf_clamu.models.peft_space import PeftSpace
+from hf_clamu.operations.maintenance import build, first_config
+from hf_clamu.storage import Journal
 from hf_clamu.tasks import TaskDataset, require_known_words
-from hf_clamu.training import Journal, Progress, undisturbed
+from hf_clamu.training import Progress, undisturbed
 
 __all__ = ["ClamuTrainer", "progress_bars"]
 

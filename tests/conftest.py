@@ -49,7 +49,7 @@ class Tiny:
 
     @staticmethod
     def processor(kind: str) -> Any:
-        from hf_clamu.models.byte_tokenizer import byte_tokenizer
+        from hf_clamu.base_models.byte_tokenizer import byte_tokenizer
 
         return None if kind == "image" else byte_tokenizer()
 
@@ -119,9 +119,9 @@ class Tiny:
     @classmethod
     def local_models(cls, kind: str, folder: Path, **changes: Any) -> dict[str, Path]:
         """Finetune each task as `train` does, and save the base (`base`) and the local models as plain checkpoints."""
-        from hf_clamu.models.base import load_base
-        from hf_clamu.models.maintenance import open_trainer
-        from hf_clamu.models.processors import save_processor
+        from hf_clamu.base_models.loading import load_base
+        from hf_clamu.base_models.processors import save_processor
+        from hf_clamu.operations.maintenance import open_trainer
         from hf_clamu.training import deterministic, silent_progress
 
         tasks, arguments = cls.tasks(kind), cls.arguments(**changes)

@@ -12,7 +12,7 @@ from examples.paper.bases import load_setting_base
 from examples.paper.scale import Setting
 from examples.paper.sources import load_setting_tasks
 from hf_clamu import ClamuTrainer
-from hf_clamu.models.verification import compare_folders
+from hf_clamu.checkpoint.comparison import compare_folders
 from hf_clamu.training import derive_seed, silent_progress
 
 __all__ = ["time_requests"]

@@ -17,9 +17,10 @@ from examples.paper.sources import load_setting_tasks
 from hf_clamu.exact import DeltaAccumulator, TaskVector, digest_json
 from hf_clamu.merging import ClamuArguments
 from hf_clamu.merging.clustering import cluster_tasks, sketch
-from hf_clamu.models.maintenance import open_trainer
+from hf_clamu.operations.maintenance import open_trainer
+from hf_clamu.storage import Archive
 from hf_clamu.tasks import EncodedTask, Example, TaskDataset
-from hf_clamu.training import Archive, TaskTrainer, derive_seed
+from hf_clamu.training import TaskTrainer, derive_seed
 
 __all__ = ["Pool", "Study"]
 

@@ -12,9 +12,10 @@ import typer
 
 from hf_clamu.cli import fate
 from hf_clamu.cli.faults import FAULT, out_of_memory, report_fault
-from hf_clamu.cli.hub import add_hub_commands, open_model, saved_folder
+from hf_clamu.cli.hub import add_hub_commands
 from hf_clamu.cli.kernels import before_model, before_reading
 from hf_clamu.cli.merge import CheckpointOption, add_merge_command, checkpoints_of
+from hf_clamu.cli.models import open_model
 from hf_clamu.cli.options import Data, Json
 from hf_clamu.cli.output import emit, emit_error, note, quieten, require_room, table
 from hf_clamu.cli.pending import say_pending
@@ -138,10 +139,11 @@ def _demo_text(output: Path, result: dict[str, Any]) -> str:
 @app.command()
 def info(folder: ModelDir, as_json: Json = False) -> None:
     """Say what a saved model is made of, after checking the digests of its files."""
-    from hf_clamu.models.checkpoint import read_checkpoint
+    from hf_clamu.checkpoint.checkpoint import read_checkpoint
+    from hf_clamu.hub.hub import resolve_folder
 
     say_pending(Path(folder))
-    checkpoint = read_checkpoint(saved_folder(folder))
+    checkpoint = read_checkpoint(resolve_folder(folder))
     config, state = checkpoint.config, checkpoint.state
     values: dict[str, Any] = {
         "format_version": config.format_version,
@@ -208,7 +210,7 @@ def predict(
     as_json: Json = False,
 ) -> None:
     """Predict inputs or rows; a row that names its task is served by that task's cluster."""
-    from hf_clamu.prediction import predict as predict_rows
+    from hf_clamu.serving.prediction import predict as predict_rows
     from hf_clamu.tasks import TaskSpec
     from hf_clamu.tasks.files import read_files
 
@@ -330,7 +332,7 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Write the global model, or one cluster's, as a plain transformers checkpoint."""
-    from hf_clamu.models.replace import require_replaceable
+    from hf_clamu.storage.replace import require_replaceable
 
     _one_of(cluster, task)
     require_replaceable(output)
@@ -346,13 +348,14 @@ def export(
 @app.command()
 def verify(folder: VerifiedDir, data: Data = None, checkpoint: CheckpointOption = None, as_json: Json = False) -> None:
     """Build anew from the data of the merged tasks and compare every byte; exit 0 if all are the same, else 1."""
+    from hf_clamu.hub.hub import resolve_folder
     from hf_clamu.trainer import progress_bars
 
     quieten()
     try:
         model = open_model(folder)
     except CheckpointFormatError as error:
-        if not (saved_folder(folder) / "ledger.json").is_file():
+        if not (resolve_folder(folder) / "ledger.json").is_file():
             raise  # no saved model, so nothing was verified
         emit_error(as_json, type(error).__name__, f"{folder} is no model that a build gives. {error}")
         raise typer.Exit(1) from None

@@ -2,55 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from hf_clamu.cli.output import emit, note, quieten
+from hf_clamu.cli.models import open_model
+from hf_clamu.cli.output import emit, quieten
 from hf_clamu.errors import RecipeError
 
-__all__ = ["add_hub_commands", "load_model", "open_model", "saved_folder", "task_id_key", "wants_erasure"]
-
-
-def open_model(folder: str) -> Any:
-    """Load a model for a command that reads it; what a run that died has left there stays as it is."""
-    from hf_clamu.cli.pending import say_pending
-
-    say_pending(Path(folder))
-    return load_model(folder)
-
-
-def load_model(folder: str) -> Any:
-    """Load a model from a folder or a Hub id, with the key of its task ids if the environment has it."""
-    from hf_clamu.models.modeling_clamu import ClamuModel
-
-    return ClamuModel.from_pretrained(folder, task_id_key=task_id_key())
-
-
-def task_id_key() -> str | None:
-    """Return the secret of keyed task ids; from the environment, so that no shell history keeps it."""
-    return os.environ.get("CLAMU_TASK_ID_KEY") or None
-
-
-def saved_folder(folder: str) -> Path:
-    """Return the folder of a saved model, downloaded if it is a Hub id."""
-    from hf_clamu.models.hub import download, is_repo_id
-
-    return download(folder)[0] if is_repo_id(folder) else Path(folder)
-
-
-def wants_erasure(chosen: bool | None, repo_id: str) -> bool:
-    """Return whether the history of a repo is to be erased: as chosen, else asked where somebody can answer."""
-    if chosen is not None:
-        return chosen
-    if sys.stdin.isatty():
-        question = f"Old commits of {repo_id} still hold the forgotten tasks. Erase its history for good?"
-        return typer.confirm(question, default=False, err=True)
-    note(f"Old commits of {repo_id} still hold the forgotten tasks: clamu erase {repo_id} removes them for good.")
-    return False
+__all__ = ["add_hub_commands"]
 
 
 def push(
@@ -79,7 +41,7 @@ def erase(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
 ) -> None:
     """Remove everything but the head of a repo, as far as the Hub allows, and say what still answers."""
-    from hf_clamu.models.hub import erase_history
+    from hf_clamu.hub.hub import erase_history
 
     if not yes:
         if not sys.stdin.isatty():

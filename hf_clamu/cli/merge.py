@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hf_clamu.cli.hub import task_id_key
 from hf_clamu.cli.kernels import before_recipe, before_settings
+from hf_clamu.cli.models import task_id_key
 from hf_clamu.cli.options import Data, Json
 from hf_clamu.cli.output import quieten, require_room
 from hf_clamu.cli.pending import building
@@ -18,7 +18,7 @@ from hf_clamu.errors import RecipeError, TaskDataError
 from hf_clamu.yaml_values import read_yaml
 
 if TYPE_CHECKING:
-    from hf_clamu.models.local_merge import LocalMerge
+    from hf_clamu.operations.local_merge import LocalMerge
     from hf_clamu.recipe import Recipe
 
 __all__ = ["CheckpointOption", "add_merge_command", "checkpoints_of"]
@@ -84,7 +84,7 @@ def merge(
     """
     import time
 
-    from hf_clamu.models.hub_archive import archive_at
+    from hf_clamu.hub.archive import archive_at
     from hf_clamu.models.saving import save_unserved
     from hf_clamu.recipe import Recipe
     from hf_clamu.trainer import progress_bars
@@ -126,9 +126,9 @@ def _start(
     settings: Mapping[str, Any],
 ) -> LocalMerge:
     """Return what the merge starts from."""
+    from hf_clamu.checkpoint.card import CardSettings
     from hf_clamu.merging import ClamuArguments
-    from hf_clamu.models.card import CardSettings
-    from hf_clamu.models.local_merge import LocalMerge
+    from hf_clamu.operations.local_merge import LocalMerge
 
     given: dict[str, Any] = {"checkpoints": checkpoints, "task_id_key": task_id_key()}
     if loaded is None:

@@ -24,7 +24,7 @@ def is_main_process() -> bool:
 
 def journal_beside(output: Path) -> Path:
     """Return the folder that keeps what a run on this output has finished; a link and its target have the same."""
-    from hf_clamu.models.staging import hidden_name
+    from hf_clamu.storage.staging import hidden_name
 
     place = output.resolve()
     # The file that locks it stands beside it and needs room for its name, too.

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from hf_clamu.cli.fate import bringing
 from hf_clamu.cli.output import is_main_process, journal_beside, note
+from hf_clamu.cli.prompts import wants_erasure
 
 if TYPE_CHECKING:
-    from hf_clamu.training import Archive, Journal
+    from hf_clamu.storage import Archive, Journal
 
 __all__ = ["Place", "building", "say_pending", "working_on"]
 
@@ -48,7 +49,6 @@ class Place:
 
     def save(self, model: Any, erase_history: bool | None) -> None:
         """Bring a changed model to its place: a folder as a whole, a Hub id as one commit."""
-        from hf_clamu.cli.hub import wants_erasure
         from hf_clamu.training import Workers
 
         if is_main_process():
@@ -70,7 +70,7 @@ class Place:
 
     def history(self, model: Any) -> Mapping[Path, Mapping[str, Any]]:
         """Return the receipts that led to a model, the last ones first."""
-        from hf_clamu.models.receipts import lineage, read_receipts
+        from hf_clamu.operations.receipts import lineage, read_receipts
 
         found = read_receipts(self.receipts)
         return lineage(found, model.state_digest()) if found else {}
@@ -83,8 +83,8 @@ def working_on(source: str, output: Path | None, receipts: Path | None, archive:
     Raises:
         RunInProgressError: if another process is at it.
     """
-    from hf_clamu.models.hub_archive import archive_at
-    from hf_clamu.models.receipts import require_no_link
+    from hf_clamu.hub.archive import archive_at
+    from hf_clamu.operations.receipts import require_no_link
     from hf_clamu.training import Workers
 
     local = Path(source).is_dir()
@@ -112,7 +112,7 @@ def building(output: Path, archive: str | Path | None) -> Iterator[Journal]:
     Raises:
         RunInProgressError: if another process is at it.
     """
-    from hf_clamu.models.hub_archive import archive_at
+    from hf_clamu.hub.archive import archive_at
     from hf_clamu.training import Workers
 
     with Workers.current().watched(), _locked(output) as journal:
@@ -123,8 +123,8 @@ def building(output: Path, archive: str | Path | None) -> Iterator[Journal]:
 
 @contextmanager
 def _locked(target: Path) -> Iterator[Journal]:
-    from hf_clamu.models.replace import require_replaceable
-    from hf_clamu.training import Journal
+    from hf_clamu.storage import Journal
+    from hf_clamu.storage.replace import require_replaceable
 
     # First: the journal and its lock go beside it.
     require_replaceable(target)
@@ -142,8 +142,8 @@ def _receipts_beside(folder: Path) -> Path:
 
 def say_pending(folder: Path) -> None:
     """Say on stderr that a run that died, or is not through, has left something beside a model."""
-    from hf_clamu.models.changes import announced
-    from hf_clamu.training import Journal
+    from hf_clamu.operations.changes import announced
+    from hf_clamu.storage import Journal
 
     if is_main_process() and folder.is_dir() and announced(Journal(journal_beside(folder)), note):
         note(
@@ -154,19 +154,19 @@ def say_pending(folder: Path) -> None:
 
 def _settle(journal: Journal, place: Path | str, receipts: Path, archive: Archive | None) -> bool:
     """Settle what is announced of a folder or a repo; return whether its changes turned out to be saved."""
-    from hf_clamu.cli.hub import saved_folder
-    from hf_clamu.models.changes import announced, archived_names
-    from hf_clamu.models.checkpoint import read_checkpoint
-    from hf_clamu.models.receipts import require_no_link
-    from hf_clamu.models.replace import remove_abandoned
-    from hf_clamu.models.settling import settle
+    from hf_clamu.checkpoint.checkpoint import read_checkpoint
+    from hf_clamu.hub.hub import resolve_folder
+    from hf_clamu.operations.changes import announced, archived_names
+    from hf_clamu.operations.receipts import require_no_link
+    from hf_clamu.operations.settling import settle
+    from hf_clamu.storage.replace import remove_abandoned
 
     if isinstance(place, Path):
         remove_abandoned(place)  # the old model, too, if the writer died just after the exchange
     if not announced(journal, note):
         return False
     require_no_link(receipts)
-    folder = saved_folder(place) if isinstance(place, str) else place
+    folder = resolve_folder(place) if isinstance(place, str) else place
     checkpoint = read_checkpoint(folder) if (folder / "ledger.json").is_file() else None
     settled = settle(
         journal,
@@ -185,12 +185,12 @@ def _came_from(source: str, output: Path, receipts: Path) -> bool:
 
     A run may have been stopped when there was nothing left to do but to end.
     """
-    from hf_clamu.cli.hub import saved_folder
-    from hf_clamu.models.receipts import lineage, read_receipts
-    from hf_clamu.models.settling import state_at
+    from hf_clamu.hub.hub import resolve_folder
+    from hf_clamu.operations.receipts import lineage, read_receipts
+    from hf_clamu.operations.settling import state_at
 
     if not (output / "ledger.json").is_file():
         return False
-    after, before = state_at(output), state_at(saved_folder(source))
+    after, before = state_at(output), state_at(resolve_folder(source))
     found = {} if after is None else lineage(read_receipts(receipts), after)
     return any(receipt["digests"]["before"] == before for receipt in found.values())

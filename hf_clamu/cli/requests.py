@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from hf_clamu.cli.hub import load_model
 from hf_clamu.cli.kernels import before_model
 from hf_clamu.cli.merge import CheckpointOption, checkpoints_of
+from hf_clamu.cli.models import load_model
 from hf_clamu.cli.options import Data, Json
 from hf_clamu.cli.output import emit, is_main_process, note, quieten, require_room, table
 from hf_clamu.cli.pending import Place, working_on
 from hf_clamu.errors import RecipeError, TaskNotFoundError
 
 if TYPE_CHECKING:
-    from hf_clamu.models.queue import ForgetRequest, Planned
+    from hf_clamu.operations.queue import ForgetRequest, Planned
     from hf_clamu.tasks import TaskDataset
 
 __all__ = ["add_request_commands"]
@@ -86,7 +86,7 @@ def unmerge(
     A folder is replaced as a whole; a Hub id gets one commit. Requests that are done already are recognised by their
     receipts.
     """
-    from hf_clamu.models.queue import ForgetRequest, read_requests
+    from hf_clamu.operations.queue import ForgetRequest, read_requests
     from hf_clamu.trainer import progress_bars
     from hf_clamu.training import Workers
 
@@ -160,7 +160,7 @@ def _opened(place: Place) -> Any:
 
 def _require_room(place: Place) -> None:
     """Refuse a place that may not be written to, before anything is trained; `working_on` saw whether it can be."""
-    from hf_clamu.models.replace import require_replaceable
+    from hf_clamu.storage.replace import require_replaceable
 
     if place.is_settled and place.output is not None:
         require_room(place.output)
@@ -169,14 +169,14 @@ def _require_room(place: Place) -> None:
 
 
 def _planned(model: Any, named: Sequence[ForgetRequest], place: Place) -> list[Planned]:
-    from hf_clamu.models.queue import ForgetRequest, plan
+    from hf_clamu.operations.queue import ForgetRequest, plan
 
     known = [ForgetRequest(name=one.name, tasks=tuple(map(model.ledger_id, one.tasks))) for one in named]
     return plan(known, model.tasks, place.history(model))
 
 
 def _receipt(place: Place, receipt: Mapping[str, Any]) -> dict[str, Any]:
-    from hf_clamu.models.receipts import receipt_path
+    from hf_clamu.operations.receipts import receipt_path
 
     return {"receipt": receipt, "receipt_file": str(receipt_path(place.receipts, receipt))}
 
@@ -260,7 +260,7 @@ def add(
 
     They are finetuned on the rows of FILE, or come from checkpoints that were finetuned elsewhere.
     """
-    from hf_clamu.models.queue import added_before
+    from hf_clamu.operations.queue import added_before
     from hf_clamu.trainer import progress_bars
 
     if not new and not checkpoint:

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hf_clamu.cli.fate import bringing
-from hf_clamu.cli.hub import task_id_key
 from hf_clamu.cli.kernels import before_recipe
+from hf_clamu.cli.models import task_id_key
 from hf_clamu.cli.options import Data, Json
 from hf_clamu.cli.output import emit, is_main_process, quieten, require_room, table
 from hf_clamu.cli.pending import building
 
 if TYPE_CHECKING:
-    from hf_clamu.training import Journal
+    from hf_clamu.storage import Journal
 
 __all__ = ["add_train_commands", "done_before", "save_build", "say_merged"]
 
@@ -82,9 +82,9 @@ def done_before(as_json: bool, output: Path, journal: Journal, command: Any) -> 
         journal (`Journal`): of runs on this folder, locked.
         command (*JSON-able*): what was asked for.
     """
+    from hf_clamu.checkpoint.checkpoint import read_checkpoint
     from hf_clamu.exact import digest_json
-    from hf_clamu.models.changes import close
-    from hf_clamu.models.checkpoint import read_checkpoint
+    from hf_clamu.operations.changes import close
     from hf_clamu.training import Workers
 
     is_done = False
@@ -104,7 +104,7 @@ def save_build(
 ) -> None:
     """Bring a model that was built to its place, and drop what the journal kept of the run."""
     from hf_clamu.exact import digest_json
-    from hf_clamu.models.changes import close
+    from hf_clamu.operations.changes import close
     from hf_clamu.training import Workers
 
     workers = Workers.current()

@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 
+from hf_clamu.base_models.loading import BaseModel
 from hf_clamu.errors import RecipeError
 from hf_clamu.exact import DeltaAccumulator
 from hf_clamu.merging import ClamuArguments, Localizer
-from hf_clamu.models.base import BaseModel
-from hf_clamu.models.maintenance import open_trainer
+from hf_clamu.operations.maintenance import open_trainer
 from hf_clamu.tasks import Example, TaskDataset
 from hf_clamu.training import Progress, deterministic, measure, silent_progress
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import transformers
 
-from hf_clamu.models.recipe_pipelines import RecipeImagePipeline, RecipeTextPipeline, encoded, recipe_tokenizer
+from hf_clamu.serving.recipe_pipelines import RecipeImagePipeline, RecipeTextPipeline, encoded, recipe_tokenizer
 
 __all__ = ["RecipeWordsPipeline", "recipe_pipeline"]
 

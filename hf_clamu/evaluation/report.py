@@ -14,7 +14,7 @@ from hf_clamu.errors import TaskDataError
 from hf_clamu.evaluation.evaluators import evaluator
 from hf_clamu.evaluation.metrics import Accuracy, AnswerProbability, MacroF1
 from hf_clamu.evaluation.recipe_pipelines import recipe_pipeline
-from hf_clamu.models.routing import bring
+from hf_clamu.serving.routing import bring
 from hf_clamu.tasks import TaskDataset
 from hf_clamu.training import LiveModel, Progress, losses_and_scores, silent_progress
 

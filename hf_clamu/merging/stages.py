@@ -15,7 +15,8 @@ from typing import Any
 import torch
 
 from hf_clamu.exact import DeltaAccumulator, TaskVector, VectorSum, digest_json
-from hf_clamu.training import Journal, Part, TaskTrainer
+from hf_clamu.storage import Journal, Part
+from hf_clamu.training import TaskTrainer
 
 __all__ = ["TaskSums", "map_shared", "sum_vectors"]
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
+from hf_clamu.base_models.quiet import without_report
 from hf_clamu.errors import ExactnessError, RecipeError
-from hf_clamu.models.quiet import without_report
 from hf_clamu.training import seeded
 
 __all__ = ["require_same_adapter", "require_same_checkpoint"]

@@ -20,6 +20,17 @@ from typing import Any, TypeVar, cast
 
 import torch
 
+from hf_clamu.base_models.loading import load_architecture
+from hf_clamu.base_models.peft_space import PeftSpace
+from hf_clamu.base_models.processors import save_processor
+from hf_clamu.base_models.quiet import without_report
+from hf_clamu.base_models.saved import cast_others, fresh_base, kept_in_float32, load_base_of, place, saved_processor
+from hf_clamu.checkpoint.card import CardSettings
+from hf_clamu.checkpoint.checkpoint import Checkpoint, read_checkpoint
+from hf_clamu.checkpoint.comparison import VerificationReport, compare_folders
+from hf_clamu.checkpoint.configuration_clamu import ClamuConfig
+from hf_clamu.checkpoint.layout import BASE_FOLDER, LEDGER_NAME
+from hf_clamu.checkpoint.ledger import ledger_entries
 from hf_clamu.errors import (
     ClusterNotFoundError,
     EnvironmentMismatchError,
@@ -29,21 +40,15 @@ from hf_clamu.errors import (
     WeightsChangedError,
 )
 from hf_clamu.exact import ALL_WEIGHTS, NO_WEIGHTS, PackedMask, WeightSwitch
+from hf_clamu.hub import hub
+from hf_clamu.hub.archive import archive_at
+from hf_clamu.local_models.local_models import LocalModels, require_named
 from hf_clamu.merging import ClamuArguments, missing_tasks
-from hf_clamu.models import hub
-from hf_clamu.models.base import load_architecture
-from hf_clamu.models.card import CardSettings
-from hf_clamu.models.changes import Change, announce, archived_names, close, withdraw
-from hf_clamu.models.checkpoint import Checkpoint, read_checkpoint
-from hf_clamu.models.configuration_clamu import ClamuConfig
 from hf_clamu.models.exporting import require_same_adapter, require_same_checkpoint
-from hf_clamu.models.hub_archive import archive_at
-from hf_clamu.models.layout import BASE_FOLDER, LEDGER_NAME
-from hf_clamu.models.ledger import ledger_entries
-from hf_clamu.models.loading import cast_others, fresh_base, kept_in_float32, load_base_of, place, saved_processor
-from hf_clamu.models.local_merge import LocalMerge
-from hf_clamu.models.local_models import LocalModels, require_named
-from hf_clamu.models.maintenance import (
+from hf_clamu.models.saving import ledger_digest, require_unchanged, save_checkpoint
+from hf_clamu.operations.changes import Change, announce, archived_names, close, withdraw
+from hf_clamu.operations.local_merge import LocalMerge
+from hf_clamu.operations.maintenance import (
     Rebuilt,
     Request,
     add,
@@ -54,17 +59,13 @@ from hf_clamu.models.maintenance import (
     unmerge,
     update,
 )
-from hf_clamu.models.peft_space import PeftSpace
-from hf_clamu.models.processors import save_processor
-from hf_clamu.models.quiet import without_report
-from hf_clamu.models.receipts import PENDING, amend_receipt, make_receipt, salted_ids
-from hf_clamu.models.replace import finish_replacement, staged_folder
-from hf_clamu.models.saving import ledger_digest, require_unchanged, save_checkpoint
-from hf_clamu.models.settling import carry_out, has_to_settle, settle
-from hf_clamu.models.staging import scratch_folder
-from hf_clamu.models.verification import VerificationReport, compare_folders
+from hf_clamu.operations.receipts import PENDING, amend_receipt, make_receipt, salted_ids
+from hf_clamu.operations.settling import carry_out, has_to_settle, settle
+from hf_clamu.storage import Archive, Journal
+from hf_clamu.storage.replace import finish_replacement, staged_folder
+from hf_clamu.storage.staging import scratch_folder
 from hf_clamu.tasks import DataFiles, TaskDataset, TaskSpec, keyed_id
-from hf_clamu.training import Archive, Journal, Progress, Workers, silent_progress, undisturbed
+from hf_clamu.training import Progress, Workers, silent_progress, undisturbed
 
 __all__ = ["ClamuModel", "attach"]
 

@@ -6,16 +6,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from hf_clamu.base_models.processors import save_processor
+from hf_clamu.base_models.quiet import without_report
+from hf_clamu.base_models.saved import require_base
+from hf_clamu.checkpoint.card import model_card
+from hf_clamu.checkpoint.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from hf_clamu.checkpoint.layout import BASE_FOLDER, LEDGER_NAME, is_ours
+from hf_clamu.checkpoint.ledger import listed_files, read_json, read_ledger
 from hf_clamu.errors import CheckpointFormatError, SaveConflictError
 from hf_clamu.exact import canonical_json
-from hf_clamu.models.card import model_card
-from hf_clamu.models.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
-from hf_clamu.models.layout import BASE_FOLDER, LEDGER_NAME, is_ours
-from hf_clamu.models.ledger import listed_files, read_json, read_ledger
-from hf_clamu.models.loading import require_base
-from hf_clamu.models.processors import save_processor
-from hf_clamu.models.quiet import without_report
-from hf_clamu.models.replace import require_replaceable, staged_folder
+from hf_clamu.storage.replace import require_replaceable, staged_folder
 
 __all__ = ["ledger_digest", "require_unchanged", "save_checkpoint", "save_unserved"]
 

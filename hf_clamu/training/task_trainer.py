@@ -12,10 +12,10 @@ from typing import Any, Protocol, TypeVar
 import torch
 
 from hf_clamu.exact import FixedPoint, TaskVector, unpack_mask
+from hf_clamu.storage.archive import Archive
+from hf_clamu.storage.journal import Journal
 from hf_clamu.tasks import EncodedTask, ModelLimits, TaskDataset
-from hf_clamu.training.archive import Archive
 from hf_clamu.training.finetuning import FinetuningArguments, finetune
-from hf_clamu.training.journal import Journal
 from hf_clamu.training.measuring import Measurement, measure, task_feature
 from hf_clamu.training.signs import FixedSigns
 from hf_clamu.training.workers import Workers

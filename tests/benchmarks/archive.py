@@ -45,11 +45,12 @@ def measure(peft_config: Any, learning_rate: float, layers: int, rounds: int) ->
     from datasets import Dataset
 
     from hf_clamu import ClamuArguments, TaskDataset
-    from hf_clamu.models.base import load_base
-    from hf_clamu.models.byte_tokenizer import byte_tokenizer
-    from hf_clamu.models.maintenance import open_trainer
-    from hf_clamu.models.peft_space import PeftSpace
-    from hf_clamu.training import Archive, deterministic, silent_progress
+    from hf_clamu.base_models.byte_tokenizer import byte_tokenizer
+    from hf_clamu.base_models.loading import load_base
+    from hf_clamu.base_models.peft_space import PeftSpace
+    from hf_clamu.operations.maintenance import open_trainer
+    from hf_clamu.storage import Archive
+    from hf_clamu.training import deterministic, silent_progress
 
     rows = [
         {"user": "user_0", "text": f"{'good' if n % 2 else 'bad'} {n} of {n * n}", "label": str(n % 2)}

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from hf_clamu.exact import DeltaAccumulator, FixedPoint, digest_tensors
-from hf_clamu.models.local_models import LocalModels
+from hf_clamu.local_models.local_models import LocalModels
 from hf_clamu.training import Workspace
 from tests.benchmarks.rows import Peak, Row, Size, ratios, timed, times
 from tests.benchmarks.training import gpt2
@@ -36,7 +36,7 @@ for folder in folders:
 save_file(merged, output)
 """
 _IMPORTS = """
-import hf_clamu.cli.merge, hf_clamu.models.local_merge, hf_clamu.models.saving, hf_clamu.trainer, transformers
+import hf_clamu.cli.merge, hf_clamu.operations.local_merge, hf_clamu.models.saving, hf_clamu.trainer, transformers
 transformers.GPT2LMHeadModel
 """
 

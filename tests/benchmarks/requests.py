@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from hf_clamu import ClamuArguments, ClamuModel, ClamuTrainer, TaskDataset
-from hf_clamu.models.byte_tokenizer import byte_tokenizer
+from hf_clamu.base_models.byte_tokenizer import byte_tokenizer
 from hf_clamu.training import silent_progress
 from tests.benchmarks.rows import Row, Size, timed
 from tests.benchmarks.training import gpt2, prompts

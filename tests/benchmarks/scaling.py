@@ -31,8 +31,8 @@ def build(num_tasks: int, localization: str, clusters: int, base: dict[str, Any]
     from datasets import Dataset
 
     from hf_clamu import ClamuArguments, ClamuModel, ClamuTrainer, TaskDataset
-    from hf_clamu.models.base import load_base
-    from hf_clamu.models.byte_tokenizer import byte_tokenizer
+    from hf_clamu.base_models.byte_tokenizer import byte_tokenizer
+    from hf_clamu.base_models.loading import load_base
     from hf_clamu.training import silent_progress
 
     rows = [

@@ -9,8 +9,8 @@ import torch
 from datasets import Dataset
 
 from hf_clamu import ClamuArguments, TaskDataset
+from hf_clamu.base_models.byte_tokenizer import byte_tokenizer
 from hf_clamu.exact import DeltaAccumulator, FixedPoint
-from hf_clamu.models.byte_tokenizer import byte_tokenizer
 from hf_clamu.training import MaskingArguments, TaskTrainer, Workspace, deterministic, train_mask
 from tests.benchmarks.rows import Peak, Row, Size, ratios, timed, times
 

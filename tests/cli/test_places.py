@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from hf_clamu.training import Journal
+from hf_clamu.storage import Journal
 
 TRAIN = ("train", "text.yaml", "--output")
 UNMERGE = ("unmerge", "text", "user_1", "--output")

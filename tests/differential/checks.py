@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import transformers
 
-from hf_clamu.models.base import AUTO_CLASSES
+from hf_clamu.base_models.loading import AUTO_CLASSES
 
 __all__ = ["compare", "exported_is_live", "masked_is_live"]
 

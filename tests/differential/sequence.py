@@ -17,8 +17,8 @@ import transformers
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from hf_clamu import ClamuArguments, ClamuError, ClamuModel, ClamuTrainer
-from hf_clamu.models.base import AUTO_CLASSES
-from hf_clamu.models.byte_tokenizer import byte_tokenizer
+from hf_clamu.base_models.byte_tokenizer import byte_tokenizer
+from hf_clamu.base_models.loading import AUTO_CLASSES
 from hf_clamu.tasks import keyed_id
 from hf_clamu.training import silent_progress
 from tests.differential.bases import ARCHITECTURES

@@ -41,9 +41,9 @@ def request(folder: str, output: str, place: str, **options: str) -> list[dict]:
 
 def settle(journal: str, after: str, place: str, receipts: str) -> bool:
     """Do as the next command does that changes the model and names the archive."""
-    from hf_clamu.models import settling
-    from hf_clamu.models.hub_archive import archive_at
-    from hf_clamu.training import Journal
+    from hf_clamu.hub.archive import archive_at
+    from hf_clamu.operations import settling
+    from hf_clamu.storage import Journal
 
     options = {"merged": set(), "receipt_dir": Path(receipts), "archive": archive_at(place)}
     return bool(settling.settle(Journal(Path(journal)), {after}, **options).changes)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 TESTS = Path(__file__).parents[1]
-# What a line may name: `api`, `hub` (hf_clamu.models.hub), `huggingface_hub` and `Path`.
+# What a line may name: `api`, `hub` (hf_clamu.hub.hub), `huggingface_hub` and `Path`.
 _WORKER = """
 import dataclasses, json, os, sys, warnings
 from pathlib import Path
@@ -20,8 +20,8 @@ answers = os.fdopen(os.dup(1), "w")
 os.dup2(2, 1)
 import huggingface_hub
 api = huggingface_hub.HfApi()
-from hf_clamu.models import hub
-from hf_clamu.models.checkpoint import read_checkpoint
+from hf_clamu.hub import hub
+from hf_clamu.checkpoint.checkpoint import read_checkpoint
 def plain(value):
     return dataclasses.asdict(value) if dataclasses.is_dataclass(value) else str(value)
 for line in sys.stdin:

@@ -9,8 +9,8 @@ import pytest
 from hub_client import ClientError
 
 from hf_clamu import ArchiveError
-from hf_clamu.models.hub_archive import archive_at, is_on_hub
-from hf_clamu.training import Archive
+from hf_clamu.hub.archive import archive_at, is_on_hub
+from hf_clamu.storage import Archive
 
 REPO = "org/private-archive"
 PLACE = f"hf://{REPO}"

@@ -11,9 +11,9 @@ import pytest
 from hub_client import ClientError, add
 
 from hf_clamu import CheckpointFormatError
+from hf_clamu.checkpoint.checkpoint import read_checkpoint
+from hf_clamu.checkpoint.ledger import sealed
 from hf_clamu.exact import canonical_json
-from hf_clamu.models.checkpoint import read_checkpoint
-from hf_clamu.models.ledger import sealed
 
 OWNER, OTHER = "hf_owner", "hf_other"
 REPO = "owner/model"

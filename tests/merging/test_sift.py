@@ -11,7 +11,8 @@ from hf_clamu.errors import DigestMismatchError, RecipeError
 from hf_clamu.exact import unpack_mask
 from hf_clamu.merging import add_tasks, is_portable, merge_tasks, unmerge_tasks, update_tasks
 from hf_clamu.merging.sift import support, union
-from hf_clamu.training import FixedSigns, Journal
+from hf_clamu.storage import Journal
+from hf_clamu.training import FixedSigns
 
 FORGOTTEN = ("owner_01", "owner_04")
 SINGLE = {"localization": "sift", "clustering": "none", "score_validation": False}

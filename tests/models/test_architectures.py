@@ -8,7 +8,7 @@ import transformers
 from catalogue import CATALOGUE, base_of, bits, same
 
 from hf_clamu import ClamuModel, WeightsChangedError
-from hf_clamu.models.base import AUTO_CLASSES
+from hf_clamu.base_models.loading import AUTO_CLASSES
 from hf_clamu.training import Workspace
 
 TIED = ("gpt2", "gemma", "opt", "t5")

@@ -15,7 +15,8 @@ from hf_clamu import (
     EnvironmentMismatchError,
     TaskDataError,
 )
-from hf_clamu.training import Archive, silent_progress
+from hf_clamu.storage import Archive
+from hf_clamu.training import silent_progress
 
 PORTABLE = {"localization": "global", "clustering": "random", "score_validation": False}
 

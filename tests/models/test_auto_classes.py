@@ -16,8 +16,8 @@ from hub_double import HubDouble
 
 import hf_clamu
 from hf_clamu import ClamuModel, IncompatibleBaseError
+from hf_clamu.checkpoint.configuration_clamu import ClamuConfig
 from hf_clamu.models.auto import AUTO_NAMES
-from hf_clamu.models.configuration_clamu import ClamuConfig
 
 TESTS = Path(__file__).parents[1]
 HEADS = {
@@ -364,7 +364,7 @@ facts["nothing is said"] = said == []
 
 # Another commit of the base under the name that is recorded.
 changed = scratch / "changed"
-shutil.copytree(hf_clamu.models.hub.download("org/reddit", token=token)[0], changed)
+shutil.copytree(hf_clamu.hub.hub.download("org/reddit", token=token)[0], changed)
 values = json.loads((changed / "config.json").read_bytes())
 values["base_model"]["revision"] = moved
 (changed / "config.json").unlink()

@@ -15,8 +15,8 @@ from datasets import Dataset
 from safetensors.torch import load_file
 
 from hf_clamu import ClamuModel, ClamuTrainer, IncompatibleBaseError, RecipeError
-from hf_clamu.models.base import base_digest, load_base
-from hf_clamu.models.base_config import refuse_misspelt
+from hf_clamu.base_models.config import refuse_misspelt
+from hf_clamu.base_models.loading import base_digest, load_base
 from hf_clamu.tasks import TaskDataset
 
 TESTS = Path(__file__).parents[1]

@@ -11,10 +11,10 @@ from datasets import Dataset
 from huggingface_hub import ModelCard
 
 from hf_clamu import ClamuModel, ClamuTrainer, Recipe, RecipeError, TaskDataset
+from hf_clamu.checkpoint.card import CardSettings, model_card
+from hf_clamu.checkpoint.checkpoint import read_checkpoint
+from hf_clamu.checkpoint.configuration_clamu import ClamuConfig
 from hf_clamu.evaluation import evaluate_model
-from hf_clamu.models.card import CardSettings, model_card
-from hf_clamu.models.checkpoint import read_checkpoint
-from hf_clamu.models.configuration_clamu import ClamuConfig
 from hf_clamu.training import silent_progress
 
 

@@ -19,8 +19,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from hf_clamu import CheckpointFormatError, ClamuError, ClamuModel, IncompatibleBaseError
+from hf_clamu.checkpoint import checkpoint as checkpoint_module
 from hf_clamu.exact import canonical_json, digest_tensors
-from hf_clamu.models import checkpoint as checkpoint_module
 
 LAYOUT = [
     "README.md",

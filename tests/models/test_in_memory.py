@@ -9,10 +9,10 @@ from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 
 from hf_clamu import TaskDataset
+from hf_clamu.base_models.byte_tokenizer import byte_tokenizer
+from hf_clamu.base_models.loading import load_base
 from hf_clamu.errors import IncompatibleBaseError
-from hf_clamu.models.base import load_base
-from hf_clamu.models.byte_tokenizer import byte_tokenizer
-from hf_clamu.prediction import predict
+from hf_clamu.serving.prediction import predict
 
 _GPT2 = {"n_layer": 1, "n_embd": 16, "n_head": 2, "n_positions": 64, "vocab_size": 257, "pad_token_id": 256}
 

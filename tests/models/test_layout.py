@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from hf_clamu import CheckpointFormatError, ClamuModel
-from hf_clamu.models import layout
-from hf_clamu.models.processors import load_processor
+from hf_clamu.base_models.processors import load_processor
+from hf_clamu.checkpoint import layout
 
 # Names that a loader would look for, and what stands there.
 UNLISTED = {

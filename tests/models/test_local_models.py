@@ -22,8 +22,8 @@ from hf_clamu import (
     IncompatibleBaseError,
     TaskDataError,
 )
-from hf_clamu.models.byte_tokenizer import byte_tokenizer
-from hf_clamu.models.local_models import LocalModels
+from hf_clamu.base_models.byte_tokenizer import byte_tokenizer
+from hf_clamu.local_models.local_models import LocalModels
 from hf_clamu.training import Workspace, seeded
 
 ARGUMENTS = ClamuArguments(localization="emr", clustering="none")

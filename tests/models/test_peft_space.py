@@ -9,8 +9,8 @@ from peft import PeftModel
 from safetensors.torch import load_file
 
 from hf_clamu import ClamuModel, ClamuTrainer, IncompatibleBaseError, RecipeError
-from hf_clamu.models.base import AUTO_CLASSES
-from hf_clamu.models.peft_space import PeftSpace
+from hf_clamu.base_models.loading import AUTO_CLASSES
+from hf_clamu.base_models.peft_space import PeftSpace
 from hf_clamu.training import silent_progress
 
 LORA = {"peft_type": "LORA", "r": 2, "lora_alpha": 8, "target_modules": ["c_attn", "c_proj"]}

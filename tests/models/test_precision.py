@@ -10,7 +10,7 @@ import transformers
 from catalogue import CATALOGUE
 
 from hf_clamu import ClamuModel, ClamuTrainer, RecipeError
-from hf_clamu.models.base import AUTO_CLASSES
+from hf_clamu.base_models.loading import AUTO_CLASSES
 from hf_clamu.training import silent_progress
 
 

@@ -8,9 +8,9 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
+from hf_clamu.base_models.byte_tokenizer import byte_tokenizer
+from hf_clamu.base_models.loading import load_base
 from hf_clamu.errors import IncompatibleBaseError, RecipeError
-from hf_clamu.models.base import load_base
-from hf_clamu.models.byte_tokenizer import byte_tokenizer
 from hf_clamu.tasks import TaskSpec
 
 _SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}

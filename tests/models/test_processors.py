@@ -7,9 +7,9 @@ import transformers
 from datasets import Dataset
 
 from hf_clamu import TaskDataset
+from hf_clamu.base_models.byte_tokenizer import byte_tokenizer
+from hf_clamu.base_models.processors import load_processor
 from hf_clamu.errors import IncompatibleBaseError, TaskDataError
-from hf_clamu.models.byte_tokenizer import byte_tokenizer
-from hf_clamu.models.processors import load_processor
 from hf_clamu.recipe import Recipe
 from hf_clamu.tasks import require_known_words
 

@@ -9,7 +9,7 @@ import transformers
 from transformers.utils import logging as theirs
 
 from hf_clamu import ClamuModel
-from hf_clamu.models.quiet import without_report
+from hf_clamu.base_models.quiet import without_report
 
 
 @pytest.fixture

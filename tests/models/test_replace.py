@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 
 from hf_clamu import ClamuModel, SaveConflictError
-from hf_clamu.models.replace import remove_abandoned, require_replaceable, staged_folder
-from hf_clamu.models.staging import scratch_folder
+from hf_clamu.storage.replace import remove_abandoned, require_replaceable, staged_folder
+from hf_clamu.storage.staging import scratch_folder
 
 _KILLED = """
 import os, signal, sys, ctypes
 from pathlib import Path
-from hf_clamu.models import replace
+from hf_clamu.storage import replace
 
 class Without:  # as on macOS, or on a file system that cannot exchange
     pass
@@ -112,7 +112,7 @@ def test_folders_of_others_beside_a_model_stay(folder, model):
 def test_a_stage_of_a_killed_writer_goes_and_that_of_a_live_one_stays(tmp_path):
     _old(tmp_path / "m")
     code = (
-        "import os, signal\nfrom pathlib import Path\nfrom hf_clamu.models.replace import staged_folder\n"
+        "import os, signal\nfrom pathlib import Path\nfrom hf_clamu.storage.replace import staged_folder\n"
         f"with staged_folder(Path({str(tmp_path / 'm')!r})) as stage:\n"
         "    (stage / 'secret').write_text('x')\n    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
@@ -130,7 +130,7 @@ def test_copies_of_killed_processes_go(tmp_path, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
     code = (
-        "import os, signal\nfrom hf_clamu.models.staging import scratch_folder\n"
+        "import os, signal\nfrom hf_clamu.storage.staging import scratch_folder\n"
         "with scratch_folder('push') as folder:\n    (folder / 'ledger.json').write_text('x')\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )

@@ -21,7 +21,7 @@ import hf_clamu
 from hf_clamu import TaskNotFoundError, WeightsChangedError
 from hf_clamu.evaluation import evaluate_model
 from hf_clamu.exact import digest_tensors
-from hf_clamu.prediction import predict
+from hf_clamu.serving.prediction import predict
 
 TEXTS = ["great 1 of 2", "dull 3", "fair 0 of 4"]
 IDS = torch.tensor([[72, 105, 33]])

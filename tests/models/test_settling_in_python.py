@@ -13,8 +13,9 @@ import pytest
 
 import hf_clamu
 from hf_clamu import ClamuModel, ClamuTrainer, RecipeError, TaskNotFoundError
-from hf_clamu.models.receipts import read_receipts
-from hf_clamu.training import Archive, silent_progress
+from hf_clamu.operations.receipts import read_receipts
+from hf_clamu.storage import Archive
+from hf_clamu.training import silent_progress
 
 # Forgets user_1 with a journal and saves in place; killed where argv[2] says, "module:name".
 _KILLED = """

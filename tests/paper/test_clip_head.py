@@ -10,9 +10,9 @@ from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTextC
 
 from examples.paper.bases import BASES
 from examples.paper.clip_head import clip_classifier
+from hf_clamu.base_models.byte_tokenizer import byte_tokenizer
+from hf_clamu.base_models.loading import load_base
 from hf_clamu.errors import RecipeError
-from hf_clamu.models.base import load_base
-from hf_clamu.models.byte_tokenizer import byte_tokenizer
 from hf_clamu.tasks import TaskDataset
 from hf_clamu.training import seeded
 

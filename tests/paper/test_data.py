@@ -18,8 +18,8 @@ from examples.paper.data import open_rows, statistics, tofu
 from examples.paper.images import CLIP_SETS, clip_label_level, clip_task_level, images_of_zip, share_out
 from examples.paper.sources import SOURCES, load_setting_tasks
 from examples.paper.texts import reddit, sent140
+from hf_clamu.base_models.byte_tokenizer import byte_tokenizer
 from hf_clamu.errors import RecipeError, TaskDataError
-from hf_clamu.models.byte_tokenizer import byte_tokenizer
 
 
 def _accounts_for_all(report, tasks):

@@ -11,10 +11,10 @@ import torch
 
 from examples.paper.data import tofu
 from examples.paper.sources import SOURCES
+from hf_clamu.base_models.byte_tokenizer import byte_tokenizer
+from hf_clamu.base_models.loading import load_base
 from hf_clamu.errors import RecipeError, TaskDataError
 from hf_clamu.evaluation.metrics import AnswerProbability
-from hf_clamu.models.base import load_base
-from hf_clamu.models.byte_tokenizer import byte_tokenizer
 from hf_clamu.training import LiveModel, measure
 
 

@@ -11,7 +11,7 @@ import signal
 import pytest
 from recipes import write_work
 
-from hf_clamu.models.receipts import make_receipt, receipt_path
+from hf_clamu.operations.receipts import make_receipt, receipt_path
 
 DEEP = "[" * 50_000 + "]" * 50_000
 READING = {
@@ -245,7 +245,7 @@ def test_a_line_that_grew_is_carried_out(fork, handed):
 
 
 def test_a_link_to_a_model_is_the_same_model(fork, handed):
-    from hf_clamu.training import Journal
+    from hf_clamu.storage import Journal
 
     work, _ = handed
     (work / "elsewhere").mkdir()
@@ -261,7 +261,7 @@ def test_a_link_to_a_model_is_the_same_model(fork, handed):
 
 def test_a_build_is_alone_until_it_is_saved(fork, handed):
     from hf_clamu import RunInProgressError
-    from hf_clamu.training import Journal
+    from hf_clamu.storage import Journal
 
     work, _ = handed
     run = fork(
@@ -295,7 +295,7 @@ def test_an_interrupt_after_the_exchange_does_not_say_that_nothing_was_changed(f
     command = CHANGING[command]
     before = tiny.digests(work / "m")
     (work / "emr.yaml").replace(work / "clamu.yaml")  # another model, so that it can be seen
-    where = "hf_clamu.models.replace:_keep_name"
+    where = "hf_clamu.storage.replace:_keep_name"
     ended = fork(work, *command, die_in=where, by=signal.SIGINT).wait()
     assert ended.code == 130
     assert tiny.digests(work / "m") != before
@@ -318,9 +318,9 @@ def test_an_error_after_the_exchange_says_so(fork, handed, tiny):
 @pytest.mark.parametrize(
     "where",
     [
-        "hf_clamu.models.replace:_keep_name",
-        "hf_clamu.training.journal:Journal.clear",
-        "hf_clamu.training.locking:FileLock._remove",
+        "hf_clamu.storage.replace:_keep_name",
+        "hf_clamu.storage.journal:Journal.clear",
+        "hf_clamu.storage.locking:FileLock._remove",
     ],
 )
 @pytest.mark.parametrize("command", ["train", "unmerge"])

@@ -13,7 +13,7 @@ import pytest
 from recipes import write_work
 from safetensors import safe_open
 
-from hf_clamu.training import Journal
+from hf_clamu.storage import Journal
 
 OFTEN = {"CLAMU_JOURNAL_SECONDS": "0"}
 

@@ -15,13 +15,13 @@ QUEUE = [{"id": "req-1", "task": "user_1"}, {"id": "req-2", "tasks": ["user_4", 
 MOMENTS = {
     "before the announcement": ("hf_clamu.models.modeling_clamu:announce", 0, False),
     "before the model is written": ("hf_clamu.models.saving:write_checkpoint", 0, False),
-    "before the exchange": ("hf_clamu.models.replace:_exchange", 0, False),
-    "before the old model goes": ("hf_clamu.models.replace:_keep_name", 0, True),
+    "before the exchange": ("hf_clamu.storage.replace:_exchange", 0, False),
+    "before the old model goes": ("hf_clamu.storage.replace:_keep_name", 0, True),
     "before the receipts": ("hf_clamu.models.modeling_clamu:carry_out", 0, True),
-    "between the receipts": ("hf_clamu.models.settling:write_receipt", 1, True),
-    "before a receipt has its name": ("hf_clamu.models.receipts:canonical_json", 1, True),
-    "before the journal goes": ("hf_clamu.training.journal:Journal.clear", 0, True),
-    "before the lock goes": ("hf_clamu.training.locking:FileLock._remove", 0, True),
+    "between the receipts": ("hf_clamu.operations.settling:write_receipt", 1, True),
+    "before a receipt has its name": ("hf_clamu.operations.receipts:canonical_json", 1, True),
+    "before the journal goes": ("hf_clamu.storage.journal:Journal.clear", 0, True),
+    "before the lock goes": ("hf_clamu.storage.locking:FileLock._remove", 0, True),
 }
 
 
@@ -115,8 +115,8 @@ def test_an_update(fork, work, trained, tiny, moment):
     ("where", "calls", "left"),
     [
         ("hf_clamu.models.modeling_clamu:carry_out", 0, 8),
-        ("hf_clamu.training.archive:Archive.destroy", 1, 7),
-        ("hf_clamu.models.settling:write_receipt", 0, 5),
+        ("hf_clamu.storage.archive:Archive.destroy", 1, 7),
+        ("hf_clamu.operations.settling:write_receipt", 0, 5),
     ],
 )
 def test_archived_vectors_are_destroyed_after_all(fork, work, trained, tiny, where, calls, left):
@@ -144,7 +144,7 @@ def test_an_archive_after_kills(fork, work, tiny):
     command = ("train", "clamu.yaml", "--output", "again", "--archive", "archived")
     for calls in (2, 3):
         ended = fork(
-            work, *command, die_in="hf_clamu.training.archive:save_file", calls=calls, CLAMU_JOURNAL_SECONDS="0"
+            work, *command, die_in="hf_clamu.storage.archive:save_file", calls=calls, CLAMU_JOURNAL_SECONDS="0"
         ).wait()
         assert ended.code == -signal.SIGKILL, ended.err
     assert fork(work, *command).wait().code == 0
@@ -205,7 +205,7 @@ def test_a_model_that_is_moved_before_it_is_settled(fork, work, tiny):
 
 def test_a_build_that_replaced_a_model_and_died(fork, work, tiny):
     command = ("train", "emr.yaml", "--output", "out", "--overwrite")
-    assert fork(work, *command, die_in="hf_clamu.models.replace:_keep_name").wait().code == -signal.SIGKILL
+    assert fork(work, *command, die_in="hf_clamu.storage.replace:_keep_name").wait().code == -signal.SIGKILL
     new = tiny.digests(work / "out")
     assert [path.suffix for path in work.iterdir() if path.name.startswith(".out.")].count(".new") == 1
     assert fork(work, *command).wait().code == 0
@@ -230,7 +230,7 @@ def test_what_cannot_be_told_is_not_claimed(fork, work):
 
 
 def test_nobody_else_may_work_on_the_model(fork, work, tiny):
-    from hf_clamu.training import Journal
+    from hf_clamu.storage import Journal
 
     before = tiny.digests(work / "out")
     with Journal(work / ".out.journal").locked():

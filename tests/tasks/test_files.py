@@ -111,7 +111,7 @@ def test_numbers_of_label_names_in_a_file(tmp_path):
 
 
 def _tokenizer():
-    from hf_clamu.models.byte_tokenizer import byte_tokenizer
+    from hf_clamu.base_models.byte_tokenizer import byte_tokenizer
 
     return byte_tokenizer()
 

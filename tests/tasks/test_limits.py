@@ -7,8 +7,8 @@ from datasets import Dataset
 from tokenizers import processors
 
 from hf_clamu import TaskDataset
+from hf_clamu.base_models.byte_tokenizer import byte_tokenizer
 from hf_clamu.errors import RecipeError, TaskDataError
-from hf_clamu.models.byte_tokenizer import byte_tokenizer
 from hf_clamu.tasks import ModelLimits
 
 _SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}

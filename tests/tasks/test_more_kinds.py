@@ -8,8 +8,8 @@ import pytest
 import torch
 from datasets import ClassLabel, Dataset, Features, Sequence, Value
 
+from hf_clamu.base_models.byte_tokenizer import byte_tokenizer
 from hf_clamu.errors import RecipeError, TaskDataError
-from hf_clamu.models.byte_tokenizer import byte_tokenizer
 from hf_clamu.tasks import TaskDataset, TaskSpec, collate
 from hf_clamu.training import LiveModel, measure
 

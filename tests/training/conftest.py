@@ -4,7 +4,7 @@ import pytest
 import torch
 from datasets import Dataset
 
-from hf_clamu.models.byte_tokenizer import byte_tokenizer
+from hf_clamu.base_models.byte_tokenizer import byte_tokenizer
 from hf_clamu.tasks import TaskDataset, digits
 from hf_clamu.training import Workspace, deterministic, seeded
 

@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 import hf_clamu
 from hf_clamu import ArchiveError
 from hf_clamu.exact import TaskVector
-from hf_clamu.training import Archive, Journal
+from hf_clamu.storage import Archive, Journal
 
 STEPS = {
     "narrow": torch.tensor([[0, -1, 2**31 - 1, -(2**31 - 1)], [5, -7, 1, 3]]),
@@ -171,7 +171,7 @@ import sys
 from pathlib import Path
 import torch
 from hf_clamu.exact import TaskVector
-from hf_clamu.training import Archive, Journal
+from hf_clamu.storage import Archive, Journal
 kind, folder = sys.argv[1], Path(sys.argv[2])
 steps = {"w": torch.randint(-(2**30), 2**30, (10_000_000,), dtype=torch.int32)}
 vector = TaskVector.of(steps)
@@ -217,7 +217,7 @@ def test_a_full_disk_leaves_no_half_file(archive, monkeypatch):
     def full(*arguments, **options):
         raise SafetensorError("No space left on device")
 
-    monkeypatch.setattr("hf_clamu.training.archive.save_file", full)
+    monkeypatch.setattr("hf_clamu.storage.archive.save_file", full)
     with pytest.raises(OSError, match=r"cannot be written: No space left"):
         archive.write("user_1", TaskVector.of(STEPS))
     assert list(archive.folder.iterdir()) == []

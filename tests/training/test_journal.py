@@ -14,7 +14,7 @@ import torch
 
 import hf_clamu
 from hf_clamu import RecipeError, RunInProgressError
-from hf_clamu.training import Journal
+from hf_clamu.storage import Journal
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(hf_clamu.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
 SUM = {"w": torch.arange(1000, dtype=torch.int32) + 1}
@@ -149,7 +149,7 @@ _PLAYER = """
 import sys, time
 from pathlib import Path
 from hf_clamu.errors import RunInProgressError
-from hf_clamu.training import Journal
+from hf_clamu.storage import Journal
 who, folder = sys.argv[1], Path(sys.argv[2])
 journal = Journal(folder / "journal")
 def wait(name):
@@ -209,7 +209,7 @@ _COUNTER = """
 import sys, time
 from pathlib import Path
 from hf_clamu.errors import RunInProgressError
-from hf_clamu.training import Journal
+from hf_clamu.storage import Journal
 folder, count = Path(sys.argv[1]), 0
 while count < 40:
     try:

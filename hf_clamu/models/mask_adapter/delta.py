@@ -9,16 +9,16 @@ from typing import Any
 
 import torch
 
+from hf_clamu.base_models.loading import base_digest
+from hf_clamu.base_models.peft_space import PeftSpace
+from hf_clamu.checkpoint.checkpoint import read_tensors, split_mask
+from hf_clamu.checkpoint.configuration_clamu import ClamuConfig
+from hf_clamu.checkpoint.layout import CONFIG_NAME, DELTA_NAME, FRESH_NAME
+from hf_clamu.checkpoint.ledger import read_json
 from hf_clamu.errors import CheckpointFormatError, HubError, IncompatibleBaseError, RecipeError, StaleMaskError
 from hf_clamu.exact import NO_WEIGHTS, PackedMask, WeightSwitch, digest_tensors, packed_size
 from hf_clamu.merging import ClamuArguments
-from hf_clamu.models.base import base_digest
-from hf_clamu.models.checkpoint import read_tensors, split_mask
-from hf_clamu.models.configuration_clamu import ClamuConfig
-from hf_clamu.models.layout import CONFIG_NAME, DELTA_NAME, FRESH_NAME
-from hf_clamu.models.ledger import read_json
 from hf_clamu.models.modeling_clamu import ClamuModel
-from hf_clamu.models.peft_space import PeftSpace
 
 __all__ = ["DeltaSource", "SharedDelta"]
 

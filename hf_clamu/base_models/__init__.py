@@ -1,0 +1,1 @@
+"""Base models: loading, identity, processors, adapters."""

@@ -1,0 +1,310 @@
+"""The base model of a saved model: loaded from where it is named, or copied from a live one."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hf_clamu.base_models.casting import cast_weights
+from hf_clamu.base_models.config import require_no_imports
+from hf_clamu.base_models.foreign import foreign_files
+from hf_clamu.base_models.loading import base_digest, base_weights, load_architecture
+from hf_clamu.base_models.peft_space import PeftSpace
+from hf_clamu.base_models.processors import load_processor
+from hf_clamu.base_models.quiet import without_report
+from hf_clamu.checkpoint.checkpoint import Checkpoint
+from hf_clamu.checkpoint.configuration_clamu import ClamuConfig
+from hf_clamu.checkpoint.layout import (
+    BASE_FOLDER,
+    CARD_NAME,
+    CONFIG_NAME,
+    DATA_SUFFIXES,
+    LEDGER_NAME,
+    is_processor_file,
+)
+from hf_clamu.checkpoint.ledger import listed_files, read_ledger
+from hf_clamu.checkpoint.processor_files import normalized_bytes
+from hf_clamu.errors import CheckpointFormatError, IncompatibleBaseError, WeightsChangedError
+from hf_clamu.exact import contents_of, digest_tensors, sha256_file
+from hf_clamu.hub.hub import require_reachable
+from hf_clamu.training import seeded
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
+# Bytes; vector instructions ask for no more.
+_ALIGNMENT = 64
+
+__all__ = ["fresh_base", "load_base_of", "require_base", "saved_processor"]
+
+
+def load_base_of(
+    folder: Path,
+    checkpoint: Checkpoint,
+    *,
+    attn_implementation: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: Any = None,
+    local_files_only: bool = False,
+) -> tuple[Any, dict[str, bytes]]:
+    """Load the base model that a saved model names, and prove that it is the one that was merged into.
+
+    Args:
+        folder (`Path`): the saved model's folder.
+        checkpoint (`Checkpoint`): what it holds.
+        attn_implementation (`str`, *optional*): of the base architecture.
+        token (`str` or `bool`, *optional*): for a private base model.
+        cache_dir (*optional*): of huggingface_hub.
+        local_files_only (`bool`): do not look at the Hub.
+
+    Returns:
+        `transformers.PreTrainedModel`, *dict* of `str` to `bytes`: the model, holding the base weights, fresh ones
+        included; and the SHA-256 of the values of its parameters, where they are known.
+
+    Raises:
+        HubError: if it is not in the cache, and the Hub cannot be reached.
+        IncompatibleBaseError: if it cannot be loaded or has other weights.
+    """
+    config = checkpoint.config
+    reference: Mapping[str, Any] = config.base_model or {}
+    architecture = load_architecture(config.architecture)
+    values = dict(config.base_config or {})
+    require_no_imports(values, architecture.config_class, f"The base model's configuration in {folder / CONFIG_NAME}")
+    dtype = _DTYPES.get(str(reference.get("dtype")))
+    if dtype is None:
+        raise CheckpointFormatError(
+            f"{folder / CONFIG_NAME} has base_model.dtype = {reference.get('dtype')!r}; expected one of "
+            f"{', '.join(_DTYPES)}. Take an undamaged copy."
+        )
+    with foreign_files(lambda cause: _no_base_config(folder, cause)):
+        base_config = architecture.config_class.from_dict(values)
+    name = str(folder / BASE_FOLDER) if reference.get("embedded") else str(reference.get("name_or_path"))
+    options: dict[str, Any] = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
+    if not reference.get("embedded"):
+        options |= {"revision": reference.get("revision"), "token": token, "cache_dir": cache_dir}
+        options["local_files_only"] = local_files_only
+        if not local_files_only:
+            require_reachable(name, revision=reference.get("revision"), token=token, cache_dir=cache_dir)
+    else:
+        options["use_safetensors"] = True  # as it was written; a pickle there is not ours
+    with foreign_files(lambda cause: IncompatibleBaseError(f"The base model {name!r} could not be loaded: {cause}")):
+        with without_report():
+            model, info = architecture.from_pretrained(
+                name,
+                config=base_config,
+                dtype=dtype,
+                output_loading_info=True,
+                ignore_mismatched_sizes=bool(checkpoint.fresh),
+                trust_remote_code=False,
+                **options,
+            )
+    restore_generation(model, config)
+    missing = set(info["missing_keys"]) - set(checkpoint.fresh)
+    if missing:
+        raise IncompatibleBaseError(f"The base model {name!r} lacks the parameters {sorted(missing)[:5]}.")
+    with torch.no_grad():
+        own = model.state_dict()
+        for key, value in checkpoint.fresh.items():
+            if key in own:
+                own[key].copy_(value)
+    _copy_mapped(model)
+    weights = base_weights(model)
+    contents = contents_of(weights)
+    if digest_tensors(weights, contents) != reference.get("digest"):
+        raise IncompatibleBaseError(
+            f"The base model {name!r} (revision {reference.get('revision')}) has other weights than the one that was "
+            "merged into: its digest differs. Restore the recorded revision."
+        )
+    space = PeftSpace.of(config.peft_config, config.peft_merging)
+    if space is not None:
+        space.restore(model, checkpoint.fresh)
+        contents = {}
+    return model, contents
+
+
+def _no_base_config(folder: Path, cause: str) -> CheckpointFormatError:
+    return CheckpointFormatError(
+        f"The base model's configuration in {folder / CONFIG_NAME} cannot be used: {cause} Take an undamaged copy."
+    )
+
+
+def require_base(folder: Path, config: ClamuConfig) -> None:
+    """Prove that a base model that was just written loads as the one that was merged into.
+
+    Raises:
+        WeightsChangedError: if it does not.
+    """
+    reference = config.base_model or {}
+    architecture = load_architecture(config.architecture)
+    base_config = architecture.config_class.from_dict(dict(config.base_config or {}))
+    with seeded(0):  # the caller's generators must not move
+        model, info = architecture.from_pretrained(
+            folder,
+            config=base_config,
+            dtype=getattr(torch, str(reference.get("dtype"))),
+            output_loading_info=True,
+            use_safetensors=True,
+        )
+    if info["missing_keys"] or base_digest(model) != reference.get("digest"):
+        raise WeightsChangedError(
+            "The base model's weights are no longer those that were merged into (something else changed them), so "
+            "nothing was saved: it could not be loaded again. Load the model with ClamuModel.from_pretrained."
+        )
+
+
+def _copy_mapped(model: Any) -> None:
+    """Copy weights that are mapped from a file into memory: switches write to them, and page by page that is slow.
+
+    They come to addresses with the same remainder: products of matrices may take another path for memory that is
+    aligned otherwise, and answers are to be those of a plain checkpoint to the last bit.
+    """
+    for parameter in model.parameters():
+        weights, size = parameter.data, parameter.element_size()
+        if weights.device.type != "cpu" or not weights.is_contiguous() or weights.data_ptr() % size:
+            continue
+        room = torch.empty(weights.numel() + _ALIGNMENT // size, dtype=weights.dtype)
+        start = (weights.data_ptr() - room.data_ptr()) % _ALIGNMENT // size
+        parameter.data = room[start : start + weights.numel()].view(weights.shape).copy_(weights)
+
+
+def fresh_base(live: Any, checkpoint: Checkpoint) -> Any:
+    """Return a new base model with the weights of a live one, free of hooks and of later settings.
+
+    Args:
+        live (`transformers.PreTrainedModel`): holding the base weights.
+        checkpoint (`Checkpoint`): what is merged into it.
+
+    Raises:
+        WeightsChangedError: if the live model has other base weights than those that were merged into.
+    """
+    config = checkpoint.config
+    architecture = load_architecture(config.architecture)
+    with seeded(0):  # its random weights are replaced at once; the caller's generators must not move
+        fresh = architecture._from_config(architecture.config_class.from_dict(dict(config.base_config or {})))
+    restore_generation(fresh, config)
+    space = PeftSpace.of(config.peft_config, config.peft_merging)
+    adapter = frozenset[str]() if space is None else space.restore(fresh, checkpoint.fresh)
+    cast_weights(fresh, live.dtype)
+    fresh.load_state_dict(live.state_dict())
+    if base_digest(fresh, adapter) != (config.base_model or {}).get("digest"):
+        raise WeightsChangedError(
+            "The live model no longer has the base weights that were merged into (another dtype, or frozen "
+            "weights were changed). Load it again with ClamuModel.from_pretrained."
+        )
+    # What the caller of the build had frozen takes no part in requests either.
+    for name, parameter in fresh.named_parameters():
+        parameter.requires_grad_(name in checkpoint.state.delta)
+    return fresh
+
+
+def restore_generation(model: Any, config: ClamuConfig) -> None:
+    """Give a model the recorded defaults of `generate`."""
+    from transformers import GenerationConfig
+
+    if config.generation_config is not None:
+        model.generation_config = GenerationConfig.from_dict(dict(config.generation_config))
+
+
+def saved_processor(folder: Path, kind: str) -> Any:
+    """Load the tokenizer or image processor of a saved model, from files that its ledger lists; `None` if it has none.
+
+    Args:
+        folder (`Path`): of the saved model, which `read_checkpoint` has checked.
+        kind (`str`): of its tasks.
+
+    Raises:
+        CheckpointFormatError: if the files are there and nothing can be made of them.
+    """
+    listed = listed_files(folder, read_ledger(folder / LEDGER_NAME))
+    own = [name for name in listed if is_processor_file(name)]
+    if not own:
+        return None
+    # What lies beside and was not written with the model is none of the loader's business.
+    others = [
+        path.name
+        for path in folder.iterdir()
+        if path.suffix in (*DATA_SUFFIXES, ".py") and path.name not in (*listed, LEDGER_NAME, CARD_NAME)
+    ]
+    if not others and all(sha256_file(folder / name) == listed[name]["sha256"] for name in own):
+        return _processor_at(folder, folder, kind)
+    # Or its own save_pretrained wrote it anew, with what its last call had set, which would come back as settings.
+    with tempfile.TemporaryDirectory(prefix="clamu-processor-") as scratch:
+        for name in listed:
+            path, copied = folder / name, Path(scratch) / name
+            if is_processor_file(name) or ("/" not in name and path.suffix != ".safetensors"):
+                copied.parent.mkdir(exist_ok=True)
+                is_own = sha256_file(path) == listed[name]["sha256"]
+                copied.write_bytes(path.read_bytes() if is_own else normalized_bytes(path))
+        return _processor_at(Path(scratch), folder, kind)
+
+
+def _processor_at(place: Path, folder: Path, kind: str) -> Any:
+    try:
+        processor = load_processor(str(place), kind)
+    except IncompatibleBaseError as error:
+        raise CheckpointFormatError(
+            f"The tokenizer or image processor in {folder} cannot be loaded "
+            f"({' '.join(str(error.__cause__ or error).split())[:300]}). Take an undamaged copy, or install what it "
+            "needs."
+        ) from error
+    if processor is None:
+        raise CheckpointFormatError(
+            f"{folder} holds the files of a tokenizer or image processor, and the installed transformers makes none "
+            "of them. Take an undamaged copy, or install what it needs."
+        )
+    return processor
+
+
+def kept_in_float32(model: Any, dtype: torch.dtype | None) -> frozenset[str]:
+    """Return the parameters that transformers does not cast when it loads a model in a type of few digits.
+
+    Args:
+        model (`transformers.PreTrainedModel`): a model.
+        dtype (`torch.dtype`, *optional*): the type.
+    """
+    patterns: set[str] = set()
+    if dtype == torch.float16:
+        patterns.update(getattr(model, "_keep_in_fp32_modules", None) or ())
+    if dtype in (torch.float16, torch.bfloat16):
+        patterns.update(getattr(model, "_keep_in_fp32_modules_strict", None) or ())
+    found = [re.compile(pattern.replace("*", ".*")) for pattern in patterns]
+    return frozenset(name for name, _ in model.named_parameters() if any(one.search(name) for one in found))
+
+
+@torch.no_grad()
+def cast_others(model: Any, dtype: torch.dtype, done: Collection[str]) -> None:
+    """Cast the parameters that take no part in merging; buffers stay, as in transformers' own loading.
+
+    Args:
+        model (`transformers.PreTrainedModel`): the live model.
+        dtype (`torch.dtype`): the type.
+        done (*collection* of `str`): the parameters that the switch has cast already, and those that stay.
+    """
+    for name, parameter in model.named_parameters():
+        if name not in done and parameter.is_floating_point():
+            parameter.data = parameter.data.to(dtype)
+    model.config.dtype = dtype
+
+
+def place(model: Any, device_map: Any) -> None:
+    """Move a model to where a `device_map` says.
+
+    Args:
+        model (`transformers.PreTrainedModel`): the live model.
+        device_map (`str`, `torch.device`, `int` or *dict*, *optional*): `"auto"` and accelerate's other strategies are
+            the first GPU if there is one; a dict is dispatched by accelerate.
+    """
+    if device_map is None:
+        return
+    if isinstance(device_map, dict) and set(device_map) != {""}:
+        from accelerate import dispatch_model
+
+        dispatch_model(model, device_map=device_map)
+        return
+    device = device_map[""] if isinstance(device_map, dict) else device_map
+    if device in ("auto", "balanced", "balanced_low_0", "sequential"):
+        device = "cuda:0" if torch.cuda.is_available() else "cpu"
+    model.to(device)

@@ -1,0 +1,163 @@
+"""The ledger: who is merged, with digests, and the digests of all files of a saved model."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hf_clamu.checkpoint.layout import LEDGER_NAME
+from hf_clamu.errors import CheckpointFormatError
+from hf_clamu.exact import digest_json
+from hf_clamu.merging import MergedState, TaskRecord
+
+__all__ = ["LEDGER_NAME", "ledger_entries", "listed_files", "read_json", "read_ledger", "records_of", "sealed"]
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+# Bytes, and lists and objects inside one another: more than any model has, and no more than Python can bear.
+_LARGEST_JSON = 2**30
+_DEEPEST_JSON = 64
+
+
+def ledger_entries(state: MergedState) -> dict[str, Any]:
+    """Return the merged tasks as the ledger shows them.
+
+    Args:
+        state (`MergedState`): the merged state.
+
+    Returns:
+        *dict*: `parameters`, the names that take part, and `tasks`, per id the digests, example counts, cluster and
+        `bounds` (`max |n_t|` in grid steps, in the order of `parameters`).
+    """
+    names = sorted(state.delta)
+    cluster = {task_id: number for number, members in enumerate(state.clusters) for task_id in members}
+    tasks = {task_id: {**record.to_dict(), "cluster": cluster[task_id]} for task_id, record in state.records.items()}
+    return {"parameters": names, "tasks": tasks}
+
+
+def records_of(ledger: Mapping[str, Any]) -> tuple[dict[str, TaskRecord], tuple[tuple[str, ...], ...]]:
+    """Return the records and the clusters that a ledger holds.
+
+    Raises:
+        CheckpointFormatError: if an entry is missing or of the wrong kind.
+    """
+    try:
+        names = ledger["parameters"]
+        for entry in ledger["tasks"].values():
+            _check_entry(entry)
+        records = {task_id: TaskRecord.from_dict(entry, names) for task_id, entry in sorted(ledger["tasks"].items())}
+        members: dict[int, list[str]] = {}
+        for task_id in records:
+            members.setdefault(ledger["tasks"][task_id]["cluster"], []).append(task_id)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointFormatError(
+            f"{LEDGER_NAME} lacks an entry or has one of the wrong kind ({error!r}). Take an undamaged copy."
+        ) from error
+    if sorted(members) != list(range(len(members))):
+        raise CheckpointFormatError(f"{LEDGER_NAME} numbers its clusters {sorted(members)}, expected 0, 1, 2, ….")
+    return records, tuple(tuple(members[number]) for number in sorted(members))
+
+
+def _check_entry(entry: Mapping[str, Any]) -> None:
+    counts = [entry["num_train"], entry["num_validation"], entry["cluster"], *entry["bounds"]]
+    if not all(type(count) is int and count >= 0 for count in counts):
+        raise ValueError("a count, a bound or a cluster is no whole number from 0 on")
+    digests = [entry["vector_digest"], *([] if entry["data_digest"] is None else [entry["data_digest"]])]
+    if not all(isinstance(digest, str) and _DIGEST.fullmatch(digest) for digest in digests):
+        raise ValueError("a digest is not 64 hexadecimal digits")
+    if not isinstance(entry["cluster_key"], str | None):
+        raise ValueError("a cluster_key is no text")
+
+
+def listed_files(folder: Path, ledger: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the files that a ledger lists, each with its `sha256` and its `size` in bytes, sorted by name.
+
+    Raises:
+        CheckpointFormatError: if there is no such list, or an entry is of the wrong kind.
+    """
+    files = ledger.get("files")
+    if not isinstance(files, dict):
+        raise CheckpointFormatError(f"{folder / LEDGER_NAME} lists no files. Take an undamaged copy.")
+    for name, entry in files.items():
+        digest, size = (entry.get("sha256"), entry.get("size")) if isinstance(entry, dict) else (None, None)
+        if type(size) is not int or not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
+            raise CheckpointFormatError(
+                f"{folder / LEDGER_NAME} has no SHA-256 or no size of {name!r}. Take an undamaged copy."
+            )
+    return dict(sorted(files.items()))
+
+
+def sealed(content: dict[str, Any]) -> dict[str, Any]:
+    """Return a ledger with the digest of its own content, so that damage shows on reading."""
+    return {**content, "digest": digest_json(content)}
+
+
+def read_ledger(path: Path) -> dict[str, Any]:
+    """Read a ledger and check its own digest.
+
+    Raises:
+        CheckpointFormatError: if it is missing, not JSON, or changed.
+    """
+    ledger = read_json(path)
+    content = {key: value for key, value in ledger.items() if key != "digest"}
+    try:
+        digest = digest_json(content)
+    except (ValueError, RecursionError) as error:  # NaN, or half of a surrogate pair
+        raise CheckpointFormatError(f"{path} holds what no ledger has ({error}). Take an undamaged copy.") from error
+    if ledger.get("digest") != digest:
+        raise CheckpointFormatError(
+            f"{path} was changed after it was written (its own digest does not match). Take an undamaged copy."
+        )
+    return content
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object with suspicion: it may be huge, nested without end, or no JSON at all.
+
+    Raises:
+        CheckpointFormatError: if the file is missing or holds something else.
+    """
+    if not path.is_file():
+        raise CheckpointFormatError(
+            f"{path} is missing. Expected a folder that ClamuModel.save_pretrained or `clamu train` wrote."
+        )
+    try:
+        if path.stat().st_size > _LARGEST_JSON or not _is_braced(path):
+            raise ValueError("it is no JSON object, or too large for one")
+        value = json.loads(path.read_bytes(), parse_constant=_refuse_constant)
+        depth = _depth(value)
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointFormatError(f"{path} cannot be read as JSON ({error}). Take an undamaged copy.") from error
+    if not isinstance(value, dict) or depth > _DEEPEST_JSON:
+        raise CheckpointFormatError(
+            f"{path} holds a {type(value).__name__} of depth {depth}, expected a JSON object. Take an undamaged copy."
+        )
+    return value
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _is_braced(path: Path) -> bool:
+    """Whether a file starts and ends as a JSON object does; one with a hole at its end does not."""
+    with path.open("rb") as file:
+        start = file.read(64)
+        file.seek(max(0, path.stat().st_size - 64))
+        return start.lstrip()[:1] in (b"{", b"[") and file.read().rstrip()[-1:] in (b"}", b"]")
+
+
+def _depth(value: Any) -> int:
+    """Return how deep lists and objects are inside one another."""
+    level, depth = [value] if isinstance(value, dict | list) else [], 0
+    while level and depth <= _DEEPEST_JSON:
+        level = [
+            inner
+            for outer in level
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, dict | list)
+        ]
+        depth += 1
+    return depth

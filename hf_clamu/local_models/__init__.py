@@ -1,0 +1,1 @@
+"""Local models that were finetuned elsewhere: plain checkpoints, read tensor by tensor."""

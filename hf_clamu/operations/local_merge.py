@@ -1,0 +1,193 @@
+"""Merging local models that were finetuned elsewhere into one model, as a build merges those that it finetunes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import transformers
+
+from hf_clamu.base_models.loading import AUTO_CLASSES, BaseModel, load_base
+from hf_clamu.checkpoint.card import CardSettings
+from hf_clamu.errors import IncompatibleBaseError, TaskDataError
+from hf_clamu.local_models.local_models import LocalModels, require_named
+from hf_clamu.merging import ClamuArguments, require_finetuning, require_no_data
+from hf_clamu.operations.maintenance import Rebuilt, build, first_config
+from hf_clamu.storage import Archive, Journal
+from hf_clamu.tasks import TaskDataset, TaskSpec, keyed_id, require_known_words
+from hf_clamu.training import Progress
+
+__all__ = ["LocalMerge", "keyed_checkpoints"]
+
+# What the rows of each kind of task are called if nobody says it: for evaluation and prediction later on.
+_COLUMNS: dict[str, dict[str, Any]] = {
+    "sequence-classification": {"text_column": "text", "label_column": "label"},
+    "causal-lm": {"prompt_column": "prompt", "completion_column": "completion"},
+    "seq2seq-lm": {"prompt_column": "prompt", "completion_column": "completion"},
+    "token-classification": {"tokens_column": "tokens", "tags_column": "tags"},
+    "image-classification": {"image_column": "image", "label_column": "label"},
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalMerge:
+    """What a merge of local models starts from.
+
+    Args:
+        base (`str`, `Path`, *dict* or `transformers.PreTrainedModel`): what they were finetuned from, see `load_base`.
+        checkpoints (*mapping* of `str` to `str` or `Path`): task id to a folder, or to a Hub id.
+        arguments (`ClamuArguments`, *optional*): the settings; by default `task_vectors` and `emr` without data.
+        tasks (`TaskDataset`, *optional*): the tasks' data; those without a checkpoint take no part.
+        processor (*optional*): tokenizer or image processor; by default the base model's own.
+        revision (`str`, *optional*): of the base model on the Hub.
+        token (`str` or `bool`, *optional*): for private repos.
+        cache_dir (*optional*): of huggingface_hub.
+        task_id_key (`str`, *optional*): keys the ids in the ledger.
+        card (`CardSettings`): what the model card shows beside.
+    """
+
+    base: Any
+    checkpoints: Mapping[str, Any]
+    arguments: ClamuArguments | None = None
+    tasks: TaskDataset | None = None
+    processor: Any = None
+    revision: str | None = None
+    token: Any = None
+    cache_dir: Any = None
+    task_id_key: str | None = None
+    card: CardSettings = field(default_factory=CardSettings)
+
+    def run(self, journal: Journal | None, archive: Archive | None, progress: Progress) -> tuple[Rebuilt, BaseModel]:
+        """Merge them, with all processes that a launcher started.
+
+        Args:
+            journal (`Journal`, *optional*): keeps what is finished, for another start.
+            archive (`Archive`, *optional*): gets the vectors of the tasks.
+            progress (`Progress`): shows how far it is.
+
+        Raises:
+            IncompatibleBaseError: if the base cannot be loaded, or a checkpoint is not of its kind.
+            RecipeError: if a setting needs data, and there are none.
+            TaskDataError: if a folder or the data of a task are missing.
+        """
+        require_named(self.checkpoints)
+        if not self.checkpoints:
+            raise TaskDataError("There is nothing to merge: give at least one checkpoint.")
+        arguments = self.arguments or ClamuArguments()
+        require_finetuning(arguments, sorted(map(str, self.checkpoints)))
+        if self.tasks is None:
+            arguments = self.arguments or ClamuArguments(clustering="task_vectors", localization="emr")
+            require_no_data(arguments)
+        given = keyed_checkpoints(self.checkpoints, self.task_id_key)
+        local_models = LocalModels.find(given, token=self.token, cache_dir=self.cache_dir)
+        tasks = self._tasks(local_models)
+        base = load_base(
+            self.base,
+            tasks.spec,
+            num_labels=tasks.num_labels,
+            processor=self.processor,
+            revision=self.revision,
+            run_seed=arguments.seed,
+            token=self.token,
+            cache_dir=self.cache_dir,
+            needs_processor=tasks.has_rows,
+        )
+        local_models.check(base.model, base.processor)
+        if tasks.has_rows:
+            require_known_words(tasks, base.processor)
+        built = build(
+            base.model,
+            base.processor,
+            tasks,
+            arguments,
+            first_config(base, arguments, tasks, self.card),
+            fresh=base.fresh,
+            source=tasks.source,
+            progress=progress,
+            journal=journal,
+            archive=archive,
+            local_models=local_models,
+        )
+        return built, base
+
+    def _tasks(self, local_models: LocalModels) -> TaskDataset:
+        if self.tasks is None:
+            keyed = self.task_id_key is not None
+            return TaskDataset.without_rows(_spec_of(local_models), local_models, keyed=keyed)
+        tasks = self.tasks if self.task_id_key is None else self.tasks.with_key(self.task_id_key)
+        absent = [task_id for task_id in local_models if task_id not in tasks]
+        if absent:
+            more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
+            raise TaskDataError(
+                f"The data have no rows of task {absent[0]!r}{more}, of which there is a checkpoint. Name checkpoints "
+                "as the data name tasks (ID=FOLDER), or leave the data out."
+            )
+        names = list(tasks.spec.label_names or ())
+        for task_id in local_models:
+            found = local_models[task_id].labels
+            if names and found != names and found != [f"LABEL_{number}" for number in range(len(names))]:
+                raise _other_labels(local_models, task_id, found, names, "the data")
+        return tasks.select(local_models)
+
+
+def keyed_checkpoints(checkpoints: Mapping[str, Any], key: str | None) -> dict[str, Any]:
+    """Return checkpoints under the ids that a ledger has for their tasks: the same, or keyed.
+
+    Args:
+        checkpoints (*mapping* of `str` to `str` or `Path`): by plain id.
+        key (`str`, *optional*): the key.
+    """
+    return {
+        keyed_id(key, one) if key is not None and isinstance(one, str) else one: at for one, at in checkpoints.items()
+    }
+
+
+def _spec_of(local_models: LocalModels) -> TaskSpec:
+    """Return what kind of tasks local models were finetuned on; all of them must say the same.
+
+    It may not depend on one of them, because any of them may be forgotten.
+    """
+    found: tuple[str, list[str]] | None = None
+    first = ""
+    for task_id in local_models:
+        architecture = next(iter(local_models[task_id].architectures), "model of no named class")
+        kind = _kind_of(architecture)
+        if kind is None:
+            raise IncompatibleBaseError(
+                f"Task {task_id!r}: {local_models[task_id].folder} is a {architecture}. Local models must be one of: "
+                f"{', '.join(_COLUMNS)}."
+            )
+        labels = [] if kind.endswith("-lm") else local_models[task_id].labels
+        if found is None:
+            found, first = (kind, labels), task_id
+        elif found[0] != kind:
+            raise IncompatibleBaseError(
+                f"Task {task_id!r} is a {kind} model and task {first!r} one for {found[0]}. Merge models with the "
+                "same head."
+            )
+        elif found[1] != labels:
+            raise _other_labels(local_models, task_id, labels, found[1], f"task {first!r}")
+    assert found is not None, "there is a checkpoint"
+    return TaskSpec.from_dict(
+        {"kind": found[0], "task_column": "task", "label_names": found[1] or None, **_COLUMNS[found[0]]}
+    )
+
+
+def _kind_of(architecture: str) -> str | None:
+    for kind, auto in AUTO_CLASSES.items():
+        mapping = getattr(transformers, auto)._model_mapping._model_mapping
+        for names in mapping.values():
+            if architecture in (names if isinstance(names, (list, tuple)) else (names,)):
+                return kind
+    return None
+
+
+def _other_labels(
+    local_models: LocalModels, task_id: str, found: list[str], expected: list[str], whose: str
+) -> IncompatibleBaseError:
+    path = local_models[task_id].folder / "config.json"
+    return IncompatibleBaseError(
+        f"Task {task_id!r}: {path} has the labels {', '.join(found)} (id2label), "
+        f"{whose} has {', '.join(expected)}. Merge models with the same labels in the same order, named alike."
+    )

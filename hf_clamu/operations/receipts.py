@@ -1,0 +1,223 @@
+"""Receipts: what an auditor gets of a request, kept outside the saved model.
+
+A receipt is checked in itself whenever it is read: its fields, the hash in its file's name, and its commitments
+against ids and salts. That finds damage and edits by mistake. It is no signature: who can write the folder can write
+receipts.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import re
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hf_clamu.errors import RecipeError
+from hf_clamu.exact import canonical_json, digest_json
+from hf_clamu.storage import is_plain_file, parse_json, write_private
+
+__all__ = [
+    "PENDING",
+    "amend_receipt",
+    "commitment",
+    "is_receipt",
+    "lineage",
+    "make_receipt",
+    "read_receipts",
+    "receipt_path",
+    "require_no_link",
+    "salted_ids",
+    "write_receipt",
+]
+
+# What a receipt says of archived vectors that are not destroyed yet.
+PENDING = "to be destroyed"
+_PRIVATE = "private"
+# By how many tasks the model changes for each that is named.
+_KINDS = {"unmerge": -1, "add": 1, "update": 0}
+_MOST_BYTES = 1 << 26
+
+
+def commitment(salt: str, task_id: str) -> str:
+    """Return the SHA-256 that commits to a task id without showing it.
+
+    Args:
+        salt (`str`): 32 hexadecimal digits, drawn for each receipt and task.
+        task_id (`str`): the id as the ledger has it; where ids are keyed, the keyed one.
+    """
+    return hashlib.sha256(bytes.fromhex(salt) + task_id.encode("utf-8")).hexdigest()
+
+
+def make_receipt(
+    request: str,
+    task_ids: Sequence[str],
+    *,
+    recipe: Mapping[str, Any],
+    facts: Mapping[str, Any],
+    request_id: str | None = None,
+) -> dict[str, Any]:
+    """Make the receipt of a request that was carried out.
+
+    Args:
+        request (`str`): `"unmerge"`, `"add"` or `"update"`.
+        task_ids (*sequence* of `str`): the tasks it named.
+        recipe (*mapping*): the settings of the build.
+        facts (*mapping*): digests before and after, environment, durations in seconds.
+        request_id (`str`, *optional*): what the request is called.
+
+    Returns:
+        *dict*: everything under `private` (ids and salts) is to be removed before the receipt is shown to others;
+        the owner of a task can check their commitment with id and salt.
+    """
+    salts = {task_id: secrets.token_hex(16) for task_id in task_ids}
+    return {
+        "request": request,
+        "time": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "tasks": sorted(commitment(salt, task_id) for task_id, salt in salts.items()),
+        "recipe_digest": digest_json(dict(recipe)),
+        **({} if request_id is None else {"id": request_id}),
+        **facts,
+        "private": {"salts": salts},
+    }
+
+
+def receipt_path(folder: Path, receipt: Mapping[str, Any]) -> Path:
+    """Return the file that a receipt is written to: its name comes from its public content.
+
+    Without its part `private`, which commitments in the public part cover, it keeps its name.
+    """
+    public = {key: value for key, value in receipt.items() if key != _PRIVATE}
+    stamp = str(receipt["time"]).replace(":", "").replace("-", "")[:15]
+    return folder / f"{stamp}-{receipt['request']}-{hashlib.sha256(canonical_json(public)).hexdigest()[:8]}.json"
+
+
+def require_no_link(folder: Path) -> None:
+    """Refuse a folder of receipts that nobody named, if it is a link: it may have come with the model."""
+    if folder.is_symlink():
+        raise RecipeError(
+            f"{folder} is a symbolic link, and receipts go there because it is beside the model. Name the folder that "
+            "is meant with --receipts."
+        )
+
+
+def write_receipt(folder: Path, receipt: Mapping[str, Any], *, ending: str = "") -> Path:
+    """Write a receipt to a file of its own and return its path; the same receipt goes to the same file.
+
+    Args:
+        folder (`Path`): made if there is none.
+        receipt (*mapping*): the receipt.
+        ending (`str`, *optional*): added to the file's name.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = receipt_path(folder, receipt)
+    path = path.with_name(path.name + ending)
+    write_private(path, canonical_json(receipt))
+    return path
+
+
+def amend_receipt(folder: Path | None, receipt: dict[str, Any], **facts: Any) -> None:
+    """Add facts to a receipt, and to its file.
+
+    Args:
+        folder (`Path`, *optional*): where its file is; `None` if it has none.
+        receipt (*dict*): changed in place.
+        facts (*JSON-able*): by key.
+    """
+    old = None if folder is None else receipt_path(folder, receipt)
+    receipt.update(facts)
+    if folder is not None and old is not None and write_receipt(folder, receipt) != old:
+        old.unlink(missing_ok=True)
+
+
+def salted_ids(receipt: Mapping[str, Any]) -> Mapping[str, str] | None:
+    """Return task id to salt; None if the private part was removed."""
+    private = receipt.get(_PRIVATE)
+    return None if private is None else private["salts"]
+
+
+def read_receipts(folder: Path) -> dict[Path, dict[str, Any]]:
+    """Return the receipts in a folder by their files; whatever is not a receipt as it was written is passed over."""
+    found = {}
+    for path in sorted(folder.glob("*.json")):
+        try:
+            if not is_plain_file(path) or path.stat().st_size > _MOST_BYTES:
+                continue
+            value = parse_json(path.read_bytes())
+        except (OSError, ValueError):
+            continue
+        if is_receipt(value) and receipt_path(folder, value) == path:
+            found[path] = value
+    return found
+
+
+def is_receipt(value: Any) -> bool:
+    """Whether a JSON value has the fields of a receipt, each of its kind, and commitments that fit ids and salts."""
+    if not isinstance(value, dict) or not value.keys() >= _REQUIRED or not value.keys() <= _CHECKS.keys():
+        return False
+    if not all(_CHECKS[key](field) for key, field in value.items()):
+        return False
+    salts, tasks, count = salted_ids(value), value["tasks"], value["num_tasks"]
+    if salts is not None and sorted(commitment(salt, task_id) for task_id, salt in salts.items()) != tasks:
+        return False
+    grown = count["after"] - count["before"]
+    return bool(value["num_requests"] > 1) or bool(grown == _KINDS[value["request"]] * len(tasks))
+
+
+def _matches(pattern: str) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, str) and re.fullmatch(pattern, value) is not None
+
+
+def _is_count(value: Any, least: int = 0) -> bool:
+    return type(value) is int and value >= least
+
+
+def _has(value: Any, keys: Sequence[str], check: Callable[[Any], bool]) -> bool:
+    return isinstance(value, dict) and sorted(value) == sorted(keys) and all(map(check, value.values()))
+
+
+_is_digest, _is_salt, _is_word = _matches("[0-9a-f]{64}"), _matches("[0-9a-f]{32}"), _matches("[a-z_]+")
+_CHECKS: dict[str, Callable[[Any], bool]] = {
+    "request": lambda value: isinstance(value, str) and value in _KINDS,
+    "time": _matches(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00"),
+    "tasks": lambda value: isinstance(value, list) and all(map(_is_digest, value)) and value == sorted(set(value)),
+    "recipe_digest": _is_digest,
+    "id": lambda value: isinstance(value, str) and value != "",
+    "digests": lambda value: _has(value, ("before", "after"), _is_digest),
+    "environment": lambda value: value is None or isinstance(value, dict),
+    "localized_in": lambda value: isinstance(value, dict),
+    "how": _is_word,
+    "num_requests": lambda value: _is_count(value, 1),
+    "num_tasks": lambda value: _has(value, ("before", "after"), _is_count),
+    "seconds": lambda value: isinstance(value, dict) and all(type(one) in (int, float) for one in value.values()),
+    "vectors_from": lambda value: value == "archive",
+    "archive": lambda value: value in (PENDING, "destroyed", "kept", "written"),
+    "erasure": lambda value: isinstance(value, dict),
+    _PRIVATE: lambda value: _has(
+        value, ("salts",), lambda salts: isinstance(salts, dict) and all(map(_is_salt, salts.values()))
+    ),
+}
+_REQUIRED = _CHECKS.keys() - {"id", "localized_in", "vectors_from", "archive", "erasure", _PRIVATE}
+
+
+def lineage(receipts: Mapping[Path, Mapping[str, Any]], state: str) -> dict[Path, Mapping[str, Any]]:
+    """Return the receipts of the requests that led to a state, the last ones first.
+
+    Args:
+        receipts (*mapping* of `Path` to *mapping*): receipts of any models.
+        state (`str`): state digest of a model.
+    """
+    leading: dict[str, list[Path]] = {}
+    for path, receipt in sorted(receipts.items(), key=lambda item: str(item[1].get("time")), reverse=True):
+        leading.setdefault(receipt["digests"]["after"], []).append(path)
+    reached, seen, found = [state], {state}, {}
+    for digest in reached:
+        for path in leading.get(digest, ()):
+            found[path] = receipts[path]
+            before = receipts[path]["digests"]["before"]
+            if before not in seen:
+                seen.add(before)
+                reached.append(before)
+    return found

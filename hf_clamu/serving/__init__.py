@@ -1,0 +1,1 @@
+"""Inference per cluster: routing, pipelines, prediction."""

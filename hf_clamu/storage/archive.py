@@ -1,0 +1,241 @@
+"""An archive of integer task vectors: what a request subtracts without retraining, and destroys afterwards.
+
+A folder of the user's, outside the saved model and unknown to it, with one safetensors file for each merged task. Its
+tensors are bytes: of each parameter the steps, so that small ones of either sign have small codes, cut into planes
+(the lowest byte of every weight, then the next), so that zlib finds the planes that hold little.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from hf_clamu.errors import ArchiveError
+from hf_clamu.exact import TaskVector, digest_json, narrowest_dtype
+from hf_clamu.storage.durable import destroy_file, destroy_folder, is_plain_file, sync_folder
+
+__all__ = ["ARCHIVE_SUFFIX", "Archive", "is_archive_name", "scratch_of"]
+
+ARCHIVE_SUFFIX = ".safetensors"
+_VERSION = "1"
+_KEY = "clamu_archive"
+
+
+class Archive:
+    """A folder of integer task vectors.
+
+    Args:
+        folder (`Path`): made when it is first written to.
+        is_kept (`bool`): keep the vectors of forgotten tasks, because another copy of the model still has them.
+    """
+
+    def __init__(self, folder: Path, *, is_kept: bool = False) -> None:
+        self.folder = folder
+        self.is_kept = is_kept
+
+    @property
+    def place(self) -> str:
+        """Where it is, as another process finds it again."""
+        return str(self.folder.absolute())
+
+    def open(self, *, may_create: bool) -> None:
+        """Check, before anything is computed, that it can be used; the main process calls it.
+
+        Args:
+            may_create (`bool`): whether vectors come in, so that it may be a new one.
+        """
+
+    def flush(self) -> None:
+        """Bring what was written to its place; every process calls it, one after the other."""
+
+    @contextmanager
+    def fetched(self, name: str) -> Iterator[Path]:
+        """Give the path of a file while it is read; there is none at it if the archive lacks the file."""
+        yield self.folder / name
+
+    @staticmethod
+    def file_name(task_id: str, vector_digest: str) -> str:
+        """Return the name of a vector's file, a hash: another vector of the same task has another."""
+        return digest_json(["archive", task_id, vector_digest]) + ARCHIVE_SUFFIX
+
+    def write(self, task_id: str, vector: TaskVector) -> None:
+        """Keep a task's vector; its file is there as a whole or not at all.
+
+        Raises:
+            OSError: if it cannot be written.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / self.file_name(task_id, vector.digest)
+        codes = {name: _encoded(steps) for name, steps in vector.steps.items()}
+        scratch = scratch_of(path)
+        destroy_folder(scratch)
+        scratch.mkdir(mode=0o700)
+        try:
+            partial = scratch / path.name
+            try:
+                save_file(codes, partial, metadata={_KEY: _VERSION})
+            except SafetensorError as error:  # a full disk comes as one
+                raise OSError(f"{partial} cannot be written: {error}") from error
+            partial.chmod(0o600)
+            with partial.open("rb") as file:
+                os.fsync(file.fileno())
+            partial.replace(path)
+        finally:
+            destroy_folder(scratch)
+        sync_folder(self.folder)
+
+    def holds(self, task_id: str, vector_digest: str) -> bool:
+        """Whether there is a file for a task's vector."""
+        return (self.folder / self.file_name(task_id, vector_digest)).is_file()
+
+    def read(
+        self, task_id: str, vector_digest: str, bounds: Mapping[str, int], shapes: Mapping[str, torch.Size]
+    ) -> TaskVector:
+        """Return a task's vector, if every bit of it is the one that was merged.
+
+        Args:
+            task_id (`str`): the task.
+            vector_digest (`str`): of its vector, as the ledger has it.
+            bounds (*mapping* of `str` to `int`): `max |n_t|` per parameter, as the ledger has it.
+            shapes (*mapping* of `str` to `torch.Size`): of the parameters that take part.
+
+        Raises:
+            ArchiveError: if the file is missing, damaged, or holds other bits.
+        """
+        name = self.file_name(task_id, vector_digest)
+        with self.fetched(name) as path:
+            return self._read(path, f"{self.place}/{name}", task_id, vector_digest, bounds, shapes)
+
+    def _read(
+        self,
+        path: Path,
+        where: str,
+        task_id: str,
+        vector_digest: str,
+        bounds: Mapping[str, int],
+        shapes: Mapping[str, torch.Size],
+    ) -> TaskVector:
+        ways_out = (
+            "Nothing was changed. Bring back an undamaged file, leave the archive out to retrain the task, or rebuild "
+            "from the retained tasks (on_mismatch='rebuild', --on-mismatch rebuild)."
+        )
+        if not path.is_file():
+            raise ArchiveError(f"The archive has no vector of task {task_id!r} as it was merged ({where}). {ways_out}")
+        try:
+            vector = TaskVector.of(_decoded(path, bounds, shapes))
+        except (OSError, SafetensorError, KeyError, ValueError, TypeError, zlib.error) as error:
+            raise ArchiveError(
+                f"The vector of task {task_id!r} in {where} is damaged ({error}). {ways_out}"
+            ) from error
+        if vector.digest != vector_digest or vector.bounds != dict(bounds):
+            raise ArchiveError(
+                f"The vector of task {task_id!r} in {where} is not the one that was merged: its SHA-256 is "
+                f"{vector.digest[:16]}…, the ledger says {vector_digest[:16]}…. {ways_out}"
+            )
+        return vector
+
+    def destroy(self, name: str) -> None:
+        """Overwrite a vector's file with zeros and delete it; no file is fine.
+
+        Raises:
+            OSError: if it cannot be overwritten or deleted, or is no file of an archive; then it stays as it is.
+        """
+        path = self.folder / name
+        if not is_archive_name(name):
+            raise OSError(f"{name!r} is no name that a file of an archive has, so it is not overwritten")
+        if path.is_symlink() or (path.exists() and not _is_vector(path)):
+            raise OSError(f"{path} is no file of an archive, so it is not overwritten: look at it and move it away")
+        destroy_file(path)
+        destroy_folder(scratch_of(path))
+        if self.folder.is_dir():
+            sync_folder(self.folder)
+
+    def destroy_all(self, names: Sequence[str]) -> None:
+        """Destroy several files; those that are not there are fine.
+
+        Raises:
+            OSError: if one cannot be overwritten or deleted, or is no file of an archive.
+        """
+        for name in names:
+            try:
+                self.destroy(name)
+            except OSError as error:
+                raise OSError(f"{self.folder / name}: {error}") from error
+
+
+def is_archive_name(name: str) -> bool:
+    """Whether a name is one that a file of an archive has."""
+    return re.fullmatch(rf"[0-9a-f]{{64}}{re.escape(ARCHIVE_SUFFIX)}", name) is not None
+
+
+def _is_vector(path: Path) -> bool:
+    """Whether a file is one that an archive wrote, or what is left of one whose destruction was interrupted."""
+    if not is_plain_file(path):
+        return False
+    with path.open("rb") as file:
+        # safetensors begins with the length of its header, which is never zero.
+        if file.read(8) in (b"", bytes(8)):
+            return True
+    try:
+        with safe_open(path, framework="pt") as opened:
+            return _KEY in (opened.metadata() or {})
+    except (OSError, SafetensorError):
+        return False
+
+
+def scratch_of(path: Path) -> Path:
+    """Return the folder that a file is written in, before it comes to its place.
+
+    safetensors writes beside a file, under a name that only it knows. In a folder of its own, whose name follows from
+    the file's, what a killed writer leaves is found by the next writer and by `destroy`.
+    """
+    return path.with_name(f".{path.name}.partial")
+
+
+def _encoded(steps: torch.Tensor) -> torch.Tensor:
+    """Return integers as compressed bytes.
+
+    Args:
+        steps (`torch.Tensor` of any shape, int32 or int64): grid steps.
+    """
+    n = steps.reshape(-1)
+    # 0, -1, 1, -2, … become 0, 1, 2, 3, …: otherwise the sign fills the high bytes.
+    codes = n.bitwise_left_shift(1).bitwise_xor(n.bitwise_right_shift(8 * n.element_size() - 1)).numpy()
+    width = n.element_size()
+    planes = codes.astype(f"<i{width}").view(np.uint8).reshape(len(codes), width).T
+    # Runs and frequencies are all there is to find in a plane; a search for repetitions is slower and finds less.
+    packer = zlib.compressobj(1, strategy=zlib.Z_RLE)
+    data = packer.compress(planes.tobytes()) + packer.flush()
+    return torch.frombuffer(bytearray(data), dtype=torch.uint8)
+
+
+def _decoded(
+    path: Path, bounds: Mapping[str, int], shapes: Mapping[str, torch.Size]
+) -> Iterator[tuple[str, torch.Tensor]]:
+    with safe_open(path, framework="pt") as file:
+        if (file.metadata() or {}).get(_KEY) != _VERSION:
+            raise ValueError("it is no file of an archive that this release reads")
+        if sorted(file.keys()) != sorted(shapes):
+            raise ValueError("it has other parameters than the model")
+        for name in sorted(shapes):
+            dtype = narrowest_dtype(bounds[name])
+            width = torch.empty((), dtype=dtype).element_size()
+            size = shapes[name].numel()
+            unpacker = zlib.decompressobj()
+            data = unpacker.decompress(file.get_tensor(name).numpy().tobytes(), width * size + 1)
+            if len(data) != width * size or not unpacker.eof:
+                raise ValueError(f"{name} has another size than the model's")
+            planes = np.frombuffer(data, dtype=np.uint8).reshape(width, size)
+            codes = np.ascontiguousarray(planes.T).view(f"<u{width}").reshape(-1)
+            # The lowest bit says the sign.
+            steps = (codes >> 1) ^ (0 - (codes & 1))
+            yield name, torch.from_numpy(steps.astype(f"u{width}").view(f"i{width}")).view(shapes[name])

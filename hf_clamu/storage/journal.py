@@ -1,0 +1,281 @@
+"""What a run has finished, on disk, so that the next start goes on from there and ends in the same bytes.
+
+A journal is a folder of parts. A part is one safetensors file: the entries of some tasks or clusters (JSON in its only
+metadata key) and tensors, such as the integer sum of these tasks' vectors. It is written beside its place, synced and
+renamed; its name says which run and which kind of work it belongs to, and it carries its own digest. Whatever is
+damaged or belongs to another run is not used, and its work is done again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from hf_clamu.errors import RecipeError
+from hf_clamu.exact import canonical_json, digest_json, digest_tensors
+from hf_clamu.storage.durable import (
+    destroy_file,
+    is_plain_file,
+    parse_json,
+    private_folder,
+    sync_folder,
+    write_private,
+)
+from hf_clamu.storage.locking import FileLock
+
+__all__ = ["Journal", "Part"]
+
+_NOTE_NAME = "note.json"
+_SUFFIX = ".part"
+# Of a part with sums of vectors, which is overwritten before it is deleted. Masks are not: they are mapped from their
+# parts for as long as the model is served.
+_SUM = ".sum"
+_METADATA_KEY = "part"
+_MOST_NOTE_BYTES = 1 << 26
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """Finished work on disk.
+
+    Args:
+        path (`Path`): the file; its name carries the digest of its content.
+        entries (*dict*): JSON-able values by task or cluster.
+    """
+
+    path: Path
+    entries: dict[str, Any]
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Return the tensors, mapped from the file."""
+        with safe_open(self.path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in sorted(file.keys())}
+
+
+class Journal:
+    """A folder that keeps what a run has finished; its owner alone can read it.
+
+    Args:
+        folder (`Path`): made when it is first written to. The file `FOLDER.lock` beside it keeps other runs out.
+        interval (`float`, *optional*): seconds between two writes of the same kind of work; by default those of the
+            environment variable `CLAMU_JOURNAL_SECONDS`, or 30. Writing takes at most a twentieth of the time: if one
+            write is slow, the next ones come later.
+    """
+
+    def __init__(self, folder: Path, interval: float | None = None) -> None:
+        self.folder = folder
+        self.interval = _default_interval() if interval is None else interval
+        self._run = ""
+        self._last, self._took = time.monotonic(), 0.0
+
+    @property
+    def lock(self) -> FileLock:
+        """What keeps other runs away from the output."""
+        return FileLock(self.folder.with_name(f"{self.folder.name}.lock"))
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other runs out while a block runs; the lock goes with the process, however it ends.
+
+        A block that runs inside another one of the same thread and folder is let in. If the journal is empty at the
+        end, its folder goes.
+
+        Raises:
+            RecipeError: if there is a link or a file at the place of the folder.
+            RunInProgressError: if somebody else holds it.
+        """
+        if self.folder.is_symlink() or self.folder.exists():
+            self.make()
+        with self.lock.held() as is_outermost:
+            try:
+                yield
+            finally:
+                if is_outermost and self._is_there():
+                    with contextlib.suppress(OSError):  # it holds something
+                        self.folder.rmdir()
+
+    def open(self, run: str) -> None:
+        """Say which run the journal is for; parts of other runs are left alone and not used.
+
+        Args:
+            run (`str`): digest of everything that the bits depend on besides the tasks' data.
+        """
+        self._run = run
+        self._last, self._took = time.monotonic(), 0.0
+
+    @property
+    def is_due(self) -> bool:
+        """Whether it is time to write what is finished."""
+        return time.monotonic() - self._last > max(self.interval, 20 * self._took)
+
+    def write(
+        self,
+        stage: str,
+        entries: Mapping[str, Any],
+        tensors: Mapping[str, torch.Tensor],
+        *,
+        is_timed: bool = True,
+        is_sum: bool = False,
+    ) -> Part:
+        """Write a part; it is there as a whole or not at all.
+
+        Args:
+            stage (`str`): the kind of work, for `parts`.
+            entries (*mapping*): JSON-able values by task or cluster.
+            tensors (*mapping* of `str` to `torch.Tensor`): contiguous, on the CPU.
+            is_timed (`bool`): `is_due` counts the time from this write.
+            is_sum (`bool`): the tensors are sums of vectors, which are overwritten before they are deleted. Nobody may
+                have the tensors of the part by then.
+
+        Raises:
+            OSError: if it cannot be written; earlier parts are as they were.
+        """
+        started = time.monotonic()
+        content = {
+            "run": self._run,
+            "stage": stage,
+            "entries": dict(entries),
+            "tensors": digest_tensors(tensors),
+        }
+        digest = digest_json(content)
+        path = self.folder / f"{self._head(stage)}{digest[:32]}{_SUM if is_sum else ''}{_SUFFIX}"
+        self.make()
+        # A folder of its own: safetensors writes beside the file, under a name that only it knows.
+        scratch = Path(tempfile.mkdtemp(prefix=".part.", dir=self.folder))
+        try:
+            partial = scratch / path.name
+            text = json.dumps({**content, "digest": digest}, sort_keys=True)
+            try:
+                save_file(dict(tensors), partial, metadata={_METADATA_KEY: text})
+            except SafetensorError as error:  # a full disk comes as one
+                raise OSError(f"{partial} cannot be written: {error}") from error
+            partial.chmod(0o600)  # some releases of safetensors leave that to the umask
+            with partial.open("rb") as file:
+                os.fsync(file.fileno())
+            partial.replace(path)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+        sync_folder(self.folder)
+        if is_timed:
+            self._last = time.monotonic()
+            self._took = self._last - started
+        return Part(path=path, entries=dict(entries))
+
+    def parts(self, stage: str) -> list[Part]:
+        """Return the sound parts of this run and stage, sorted by name; no others are read."""
+        head, found = self._head(stage), []
+        for name in sorted(os.listdir(self.folder)) if self._is_there() else []:
+            path = self.folder / name
+            if name.startswith(head) and name.endswith(_SUFFIX) and is_plain_file(path):
+                content = _read(path, self._run, stage)
+                if content is not None:
+                    found.append(Part(path=path, entries=content["entries"]))
+        return found
+
+    def remove(self, parts: list[Part]) -> None:
+        """Delete parts that another one holds as well."""
+        for part in parts:
+            _delete(part.path)
+
+    def make(self) -> None:
+        """Make the folder.
+
+        Raises:
+            RecipeError: if there is a link or a file at its place.
+        """
+        private_folder(self.folder, "a journal")
+
+    def note(self, value: Any) -> None:
+        """Keep one JSON-able value, which `noted` returns until the journal is cleared."""
+        self.make()
+        write_private(self.folder / _NOTE_NAME, canonical_json(value))
+
+    @property
+    def has_note(self) -> bool:
+        """Whether anything was noted, even if it cannot be read."""
+        return self._is_there() and (self.folder / _NOTE_NAME).exists()
+
+    def noted(self) -> Any:
+        """Return what was noted last; None if nothing was, or nothing that can be read."""
+        path = self.folder / _NOTE_NAME
+        try:
+            if not self._is_there() or not is_plain_file(path) or path.stat().st_size > _MOST_NOTE_BYTES:
+                return None
+            return parse_json(path.read_bytes())
+        except (OSError, ValueError):
+            return None
+
+    def forget_note(self) -> None:
+        """Delete what was noted, and nothing else."""
+        if self._is_there():
+            (self.folder / _NOTE_NAME).unlink(missing_ok=True)
+            sync_folder(self.folder)
+
+    def clear(self, *, keep_note: bool = False) -> None:
+        """Delete everything, or all but the note: the result is saved, or nobody wants it any more.
+
+        Sums of vectors are overwritten before, as far as a file system lets one.
+        """
+        if not self._is_there():
+            return
+        for path in [*self.folder.glob(f"*{_SUFFIX}"), *self.folder.glob(".part.*"), *self.folder.glob(".*.partial")]:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                _delete(path)
+        # The note last: if this is interrupted, the next run still knows what is to be cleared.
+        if not keep_note:
+            self.forget_note()
+        with contextlib.suppress(OSError):  # somebody else's files are in it
+            self.folder.rmdir()
+
+    def _is_there(self) -> bool:
+        return self.folder.is_dir() and not self.folder.is_symlink()
+
+    def _head(self, stage: str) -> str:
+        return f"{digest_json([self._run, stage])[:16]}-"
+
+
+def _delete(path: Path) -> None:
+    if path.name.endswith(f"{_SUM}{_SUFFIX}"):
+        destroy_file(path)
+    path.unlink(missing_ok=True)
+
+
+def _default_interval() -> float:
+    given = os.environ.get("CLAMU_JOURNAL_SECONDS", "30")
+    try:
+        seconds = float(given)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < float("inf"):
+        raise RecipeError(f"CLAMU_JOURNAL_SECONDS must be a number of seconds, 0 or more; found {given!r}.")
+    return seconds
+
+
+def _read(path: Path, run: str, stage: str) -> dict[str, Any] | None:
+    """Return the content of a part of a run and stage, or None if any of its bytes are not those that were written."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            content = parse_json((file.metadata() or {})[_METADATA_KEY])
+            digest = content.pop("digest")
+            if (content["run"], content["stage"]) != (run, stage) or digest != digest_json(content):
+                return None
+            tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
+        is_sound = content["tensors"] == digest_tensors(tensors)
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, AttributeError):
+        return None
+    name = path.name.removesuffix(_SUFFIX).removesuffix(_SUM)
+    return dict(content) if is_sound and name.endswith(f"-{digest[:32]}") else None
