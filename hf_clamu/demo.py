@@ -25,7 +25,7 @@ from hf_clamu.tasks import TaskDataset, digits, digits_public, load_tasks
 from hf_clamu.trainer import ClamuTrainer, progress_bars
 from hf_clamu.training import Progress, derive_seed, deterministic, sample_batches, seeded
 
-__all__ = ["run_demo"]
+__all__ = ["RECIPE", "run_demo", "write_data"]
 
 _FORGOTTEN = ("owner_07", "owner_19", "owner_33")
 _HELD_OUT = 0.3
@@ -44,7 +44,7 @@ _PRETRAIN_STEPS = 80
 _PRETRAIN_BATCH = 64
 _PRETRAIN_LEARNING_RATE = 2e-3
 
-_RECIPE = """\
+RECIPE = """\
 # What `clamu demo` trains. Try it with other settings: clamu train {folder}/recipe.yaml --output {folder}/again
 base_model: base
 data:
@@ -89,10 +89,10 @@ def run_demo(
     started = time.perf_counter()
     output.mkdir(parents=True, exist_ok=True)
     say("Cutting scikit-learn's digits into 48 data owners with two labels each")
-    _write_data(output / "data")
+    write_data(output / "data")
     say("Pretraining a small ViT on the public half")
     _pretrain(output / "base")
-    (output / "recipe.yaml").write_text(_RECIPE.format(folder=output.name), encoding="utf-8")
+    (output / "recipe.yaml").write_text(RECIPE.format(folder=output.name), encoding="utf-8")
     recipe = Recipe.load(output / "recipe.yaml")
 
     say("Finetuning each owner, merging, clustering, learning a mask per cluster")
@@ -147,7 +147,7 @@ def run_demo(
     return result
 
 
-def _write_data(folder: Path) -> None:
+def write_data(folder: Path) -> None:
     """Write each owner's rows, 30 % of them (by a hash of the row's id) held out."""
     folder.mkdir()
     rows: dict[str, list[dict[str, Any]]] = {}

@@ -19,7 +19,7 @@ from hf_clamu.recipe import Recipe
 from hf_clamu.tasks import DataFiles, ModelLimits, TaskDataset
 from hf_clamu.training import trainable_names
 
-__all__ = ["Plan", "plan"]
+__all__ = ["Plan", "operations_per_second", "plan"]
 
 # The interpreter with torch and transformers, and the examples of one cluster; measured, and no part of the model.
 _PROGRAM_BYTES = 1_500_000_000
@@ -147,7 +147,7 @@ def _seconds(
     if tokens is None:
         return None
     # Forward 2, backward 4 operations per weight and token (Kaplan et al., 2020, section 2.1).
-    step = 6 * weights * tokens / (_EFFICIENCY * _operations_per_second())
+    step = 6 * weights * tokens / (_EFFICIENCY * operations_per_second())
 
     def seconds(steps: int, batch: float) -> float:
         return steps * (_STEP_SECONDS + batch * step) / num_processes
@@ -182,7 +182,7 @@ def _mean_tokens(recipe: Recipe, tasks: TaskDataset, model: Any, sample: tuple[s
     return math.ceil(sum(lengths) / len(lengths))
 
 
-def _operations_per_second() -> float:
+def operations_per_second() -> float:
     """Time a large matrix product on the device that would train."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     size = 4096 if device.type == "cuda" else 1024

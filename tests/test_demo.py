@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from hf_clamu import RecipeError
-from hf_clamu.cli.app import _demo_text
-from hf_clamu.demo import _RECIPE, _write_data, run_demo
+from hf_clamu.cli.app import demo_text
+from hf_clamu.demo import RECIPE, run_demo, write_data
 from hf_clamu.recipe import Recipe
 from hf_clamu.tasks import load_tasks
 
@@ -26,8 +26,8 @@ KEYS = {
 def prepared(tmp_path_factory):
     """The demo's data and recipe."""
     folder = tmp_path_factory.mktemp("demo")
-    _write_data(folder / "data")
-    (folder / "recipe.yaml").write_text(_RECIPE.format(folder=folder.name), encoding="utf-8")
+    write_data(folder / "data")
+    (folder / "recipe.yaml").write_text(RECIPE.format(folder=folder.name), encoding="utf-8")
     return folder
 
 
@@ -50,7 +50,7 @@ def test_held_out_rows_are_no_training_rows(prepared):
 
 
 def test_data_are_the_same_every_time(prepared, tmp_path, tiny):
-    _write_data(tmp_path / "data")
+    write_data(tmp_path / "data")
     assert tiny.digests(tmp_path / "data") == tiny.digests(prepared / "data")
 
 
@@ -69,7 +69,7 @@ def test_the_text_says_how_well_the_others_are_served_after_the_forgetting():
     result = {"num_tasks": 48, "num_clusters": 6, "num_parameters": 10, "accuracy": {"clamu": 0.9}, "alpha": {}}
     result |= {"storage_bytes": {"clamu": 40}, "unmerged_tasks": ["owner_07"], "identical": True, "figures": []}
     result |= {"retained_accuracy": {"before": 0.912, "after": 0.905}, "files_compared": 17, "seconds": {"total": 1.0}}
-    text = _demo_text(Path("demo"), result)
+    text = demo_text(Path("demo"), result)
     assert "Held-out accuracy of the other 47 tasks: 91.2 % before, 90.5 % after it." in text
 
 

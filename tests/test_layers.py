@@ -41,6 +41,9 @@ _LAYERS: tuple[tuple[str, ...], ...] = (
 )
 _RANKS = {name: rank for rank, names in enumerate(_LAYERS) for name in names}
 FILES = sorted(ROOT.rglob("*.py"))
+TESTS = Path(__file__).parent
+# Of torch and transformers, which have the same names.
+_OF_OTHERS = {"_attn_implementation", "_version"}
 
 
 def _layer(module: str) -> str:
@@ -115,6 +118,31 @@ def test_nobody_takes_private_names(path):
     for module, name in _imports(path):
         private = [part for part in (*module.split("."), name or "") if re.match(r"_(?!_)", part)]
         assert not private, f"{_module(path)} takes {module}.{name}"
+
+
+def test_tests_look_at_what_is_public():
+    trees = {path: ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
+    private = set()
+    for tree in trees.values():
+        for node in ast.walk(tree):
+            stored = isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)
+            name = node.attr if stored else getattr(node, "name", None)
+            if isinstance(name, str) and re.match(r"_(?!_)", name):
+                private.add(name)
+    assert {"_attached", "_flips"} <= private
+    odd = []
+    for path in sorted(TESTS.rglob("*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        odd += [f"{path.name}: {name}" for _, name in _imports(path) if re.match(r"_(?!_)", name or "")]
+        own = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute) and _is_of_self(node)}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Attribute) and node.attr in private - own - _OF_OTHERS:
+                odd.append(f"{path.name}:{node.lineno}: {node.attr}")
+    assert odd == []
+
+
+def _is_of_self(node):
+    return isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
 
 
 @pytest.mark.parametrize("package", ["exact", "storage", "tasks", "training", "merging"])

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from hf_clamu import IncompatibleBaseError, Recipe, RecipeError, TaskDataError
+from hf_clamu.checkpoint.checkpoint import read_checkpoint
 from hf_clamu.cli import main
 from hf_clamu.planning import plan
 from hf_clamu.training import silent_progress
@@ -50,7 +51,7 @@ def test_weights_clusters_and_disk_are_those_of_the_build(recipe, tmp_path, chan
     found = plan(made)
     model = made.trainer(progress=silent_progress).train()
     model.save_pretrained(tmp_path / "m")
-    delta = model._attached.checkpoint.state.delta
+    delta = read_checkpoint(tmp_path / "m").state.delta
     assert found.num_trained == sum(steps.numel() for steps in delta.values())
     if changes.get("peft_merging") != "product":
         assert found.num_parameters == model.num_parameters()
@@ -75,7 +76,7 @@ def test_gpt2_xl_is_planned_without_its_weights(recipe):
 
 
 def test_small_models_take_their_steps_and_auto_takes_every_alpha(recipe, monkeypatch):
-    monkeypatch.setattr("hf_clamu.planning._operations_per_second", lambda: float("inf"))
+    monkeypatch.setattr("hf_clamu.planning.operations_per_second", lambda: float("inf"))
     once = plan(recipe()).seconds
     # Five tasks of two steps, three clusters of two steps; 1/5, 2/5, 4/5 and 1 of six values that the grid names.
     assert once["finetune"] == pytest.approx(5 * 2 * 0.005)

@@ -115,14 +115,15 @@ class _Run:
 
         Source: TIES-Merging (Yadav et al., 2023), trim, elect sign and disjoint sum.
         """
-        elected = self._sum_of(self._trimmed())
-        agreed = self._sum_of(
+        elected = self.sum_of(self.trimmed())
+        agreed = self.sum_of(
             {name: torch.where(torch.sign(n) == torch.sign(elected[name]), n, 0) for name, n in vector.items()}
-            for vector in self._trimmed()
+            for vector in self.trimmed()
         )
         return self._tuned(lambda factor: self._merged(agreed, self._alpha(factor)), storage=1)
 
-    def _trimmed(self) -> Iterator[Weights]:
+    def trimmed(self) -> Iterator[Weights]:
+        """Yield each task vector with its smallest entries set to zero."""
         for task_id in self.task_ids:
             steps = self.pool.vector(task_id).steps
             sizes = torch.cat([n.reshape(-1).abs() for n in steps.values()])
@@ -130,7 +131,8 @@ class _Run:
             yield {name: torch.where(n.abs() > least, n, 0) for name, n in steps.items()}
 
     @staticmethod
-    def _sum_of(vectors: Iterator[Weights]) -> Weights:
+    def sum_of(vectors: Iterator[Weights]) -> Weights:
+        """Add up vectors."""
         total: Weights = {}
         for vector in vectors:
             for name, n in vector.items():

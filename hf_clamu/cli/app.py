@@ -34,7 +34,7 @@ from hf_clamu.version import __version__
 if TYPE_CHECKING:
     from hf_clamu.tasks import TaskDataset
 
-__all__ = ["app", "main"]
+__all__ = ["app", "demo_text", "main"]
 
 _INTERRUPTED = 130
 _MOST_MEMBERS = 6  # of a cluster that the text of `info` names
@@ -97,12 +97,12 @@ def demo(
 
     quieten()
     result = run_demo(output, say=note)
-    emit(as_json, result, lambda: _demo_text(output, result))
+    emit(as_json, result, lambda: demo_text(output, result))
     if not result["identical"]:
         raise typer.Exit(1)
 
 
-def _demo_text(output: Path, result: dict[str, Any]) -> str:
+def demo_text(output: Path, result: dict[str, Any]) -> str:
     one = 4 * result["num_parameters"]
     rows = [
         (

@@ -24,7 +24,7 @@ __all__ = [
     "sha256_hex",
 ]
 
-_CHUNK_BYTES = 1 << 24
+CHUNK_BYTES = 1 << 24
 
 
 def canonical_json(value: Any) -> bytes:
@@ -62,7 +62,7 @@ def sha256_file(path: Path) -> str:
     """Return the SHA-256 of a file, read in chunks."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
+        while chunk := file.read(CHUNK_BYTES):
             digest.update(chunk)
     return digest.hexdigest()
 
@@ -138,7 +138,7 @@ def _header(name: str, tensor: torch.Tensor) -> bytes:
 def _raw_chunks(tensor: torch.Tensor) -> Iterator[memoryview]:
     flat = tensor.detach().reshape(-1)
     # Complex and quantised tensors do not occur; every other dtype has a byte view.
-    step = max(1, _CHUNK_BYTES // tensor.element_size())
+    step = max(1, CHUNK_BYTES // tensor.element_size())
     for start in range(0, flat.numel(), step):
         part = flat[start : start + step].cpu().contiguous()
         yield part.view(torch.uint8).numpy().data

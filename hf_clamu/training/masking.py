@@ -19,7 +19,7 @@ from hf_clamu.training.batching import sample_batches
 from hf_clamu.training.determinism import seeded
 from hf_clamu.training.workspace import Workspace
 
-__all__ = ["MaskingArguments", "train_mask"]
+__all__ = ["MaskStep", "MaskingArguments", "train_mask"]
 
 # Weights per pass on the CPU.
 _CHUNK = 1 << 19
@@ -64,7 +64,7 @@ def train_mask(
     """
     workspace.reset()
     scores = {name: torch.zeros_like(theta, dtype=torch.float32) for name, theta in workspace.theta_0.items()}
-    step = _Step()
+    step = MaskStep()
     with seeded(seed), workspace.training():
         batch: dict[str, torch.Tensor] | None = None
         for batch_examples in sample_batches(examples, arguments.mask_batch_size, arguments.mask_steps, seed):
@@ -80,7 +80,7 @@ def train_mask(
     return {name: (score > 0).cpu() for name, score in scores.items()}
 
 
-class _Step:
+class MaskStep:
     """Moves scores against their gradient and rewrites the weights, in passes whose temporaries stay in the cache."""
 
     def __init__(self) -> None:

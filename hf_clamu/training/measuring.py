@@ -16,7 +16,7 @@ from hf_clamu.training.workspace import LiveModel
 
 __all__ = ["Measurement", "losses_and_scores", "measure", "task_feature"]
 
-_EVALUATION_BATCH = 64
+EVALUATION_BATCH = 64
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,7 +63,7 @@ def losses_and_scores(live: LiveModel, examples: Sequence[Example]) -> tuple[lis
     kind = _token_kind(live.model)
     losses: list[float] = []
     scores: list[float] = []
-    for part in chunks(examples, _EVALUATION_BATCH):
+    for part in chunks(examples, EVALUATION_BATCH):
         batch = live.batch(part)
         # A decoder of its own reads the labels, shifted by one; everything else only needs its inputs.
         labels_B = batch["labels"] if kind == "seq2seq-lm" else batch.pop("labels")
@@ -119,7 +119,7 @@ def task_feature(live: LiveModel, examples: Sequence[Example]) -> torch.Tensor:
     live.model.eval()
     backbone = _backbone(live.model)
     total: torch.Tensor | None = None
-    for part in chunks(examples, _EVALUATION_BATCH):
+    for part in chunks(examples, EVALUATION_BATCH):
         batch = live.batch(part)
         del batch["labels"]
         output = backbone(**batch)

@@ -25,7 +25,7 @@ __all__ = ["LocalVectors", "Progress", "TaskTrainer", "silent_progress"]
 
 T = TypeVar("T")
 
-_ENCODED_BYTES = 1 << 30
+ENCODED_BYTES = 1 << 30
 
 
 class Progress(Protocol):
@@ -139,7 +139,7 @@ class TaskTrainer:
         encoded = self.tasks.encode(task_id, self._processor, self._limits)
         self._encoded[task_id] = encoded
         self._encoded_bytes += encoded.nbytes
-        while self._encoded_bytes > _ENCODED_BYTES and len(self._encoded) > 1:
+        while self._encoded_bytes > ENCODED_BYTES and len(self._encoded) > 1:
             _, oldest = self._encoded.popitem(last=False)
             self._encoded_bytes -= oldest.nbytes
         return encoded

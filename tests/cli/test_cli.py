@@ -123,16 +123,18 @@ def test_info(clamu, work):
     assert all(f"user_{n}" in text for n in range(4))
 
 
-def test_info_cuts_long_lists_of_members_and_json_does_not(clamu, work, monkeypatch):
-    from hf_clamu.cli import app
-
-    monkeypatch.setattr(app, "_MOST_MEMBERS", 1)
-    clusters = clamu("info", "text", "--json").json["clusters"]
-    assert sum(map(len, clusters)) == 4
-    largest = max(clusters, key=len)
-    text = clamu("info", "text").out
-    assert f"{largest[0]}, … and {len(largest) - 1} more" in text
-    assert largest[1] not in text
+def test_info_cuts_long_lists_of_members_and_json_does_not(clamu, work):
+    rows = [json.loads(line) for line in (work / "rows.jsonl").read_text(encoding="utf-8").splitlines()]
+    rows = [{**row, "user": f"{row['user']}_{number % 2}"} for number, row in enumerate(rows)]
+    (work / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    text = (work / "text.yaml").read_text(encoding="utf-8")
+    text = text.replace("num_clusters: 2", "num_clusters: 1, localization: global")
+    (work / "text.yaml").write_text(text, encoding="utf-8")
+    assert clamu("train", "text.yaml", "--output", "many").code == 0
+    assert [len(members) for members in clamu("info", "many", "--json").json["clusters"]] == [8]
+    text = clamu("info", "many").out
+    assert "user_0_0, user_0_1, user_1_0, user_1_1, user_2_0, user_2_1, … and 2 more" in text
+    assert "user_3" not in text
 
 
 @pytest.mark.parametrize("kind", ["text", "image"])

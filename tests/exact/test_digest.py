@@ -114,7 +114,7 @@ def test_the_size_of_chunks_does_not_show(monkeypatch, tmp_path, chunk_bytes):
     expected = digest_tensor(tensor)
     path = tmp_path / "file"
     path.write_bytes(bytes(range(100)))
-    monkeypatch.setattr(digest, "_CHUNK_BYTES", chunk_bytes)
+    monkeypatch.setattr(digest, "CHUNK_BYTES", chunk_bytes)
     assert digest_tensor(tensor) == expected
     assert digest_tensors({"": tensor}) == expected
     assert sha256_file(path) == hashlib.sha256(bytes(range(100))).hexdigest()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import json
 import logging
+import shutil
 
 import numpy as np
 import PIL.Image
@@ -353,8 +355,16 @@ def test_a_tokenizer_of_the_callers_is_used(saved_text, expected):
     assert _pipe("text", saved_text, tokenizer=tokenizer).tokenizer is tokenizer
 
 
-def test_a_model_without_a_tokenizer(model):
-    model._attached.processor = None
+def test_a_model_without_a_tokenizer(tiny, saved_text, tmp_path):
+    folder = shutil.copytree(saved_text, tmp_path / "model")
+    ledger = json.loads((folder / "ledger.json").read_text(encoding="utf-8"))
+    for path in folder.glob("tokenizer*"):
+        path.unlink()
+        del ledger["files"][path.name]
+    (folder / "ledger.json").write_text(json.dumps(ledger), encoding="utf-8")
+    tiny.reseal(folder)
+    model = ClamuModel.from_pretrained(folder)
+    assert model.processor is None
     with pytest.raises(IncompatibleBaseError, match="give tokenizer="):
         _pipe("text", model)
 

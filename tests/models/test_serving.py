@@ -202,7 +202,7 @@ def test_a_failed_export_changes_nothing(model, tmp_path, monkeypatch):
     def fails(*args, **options):
         raise OSError("full")
 
-    monkeypatch.setattr(type(model), "_save_plain", fails)
+    monkeypatch.setattr(transformers.GPT2ForSequenceClassification, "save_pretrained", fails)
     with pytest.raises(OSError, match="full"):
         model.export(tmp_path / "plain", cluster=0)
     assert model.cluster == 1

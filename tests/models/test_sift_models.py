@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from hf_clamu import CheckpointFormatError, ClamuModel, ClamuTrainer, RecipeError
-from hf_clamu.checkpoint.checkpoint import join_mask
+from hf_clamu.checkpoint.checkpoint import join_mask, read_checkpoint
 from hf_clamu.training import silent_progress
 
 LORA = {"peft_type": "LORA", "r": 2, "lora_alpha": 8, "target_modules": ["c_attn", "c_proj"]}
@@ -235,7 +235,7 @@ def test_masks_of_tasks_are_stored_where_clusters_are_larger(sifted, tiny):
 @pytest.mark.parametrize("clustering", ["none", "features"])
 def test_nothing_of_a_forgotten_mask_is_left(tiny, sifted, clustering, tmp_path):
     model = ClamuModel.from_pretrained(sifted(clustering=clustering))
-    state = model._attached.checkpoint.state
+    state = read_checkpoint(sifted(clustering=clustering)).state
     place = state.task_ids.index("user_1")
     longest = max(state.task_masks[place].values(), key=len)
     traces = [join_mask(state.task_masks[place]), longest, longest[: len(longest) // 4]]
@@ -289,10 +289,10 @@ def test_a_mask_that_another_one_is_made_of_shows_in_the_digest(sifted):
     def with_task_masks(checkpoint, task_masks):
         return dataclasses.replace(checkpoint, state=dataclasses.replace(checkpoint.state, task_masks=task_masks))
 
-    several = ClamuModel.from_pretrained(sifted(clustering="features"))._attached.checkpoint
+    several = read_checkpoint(sifted(clustering="features"))
     others = with_task_masks(several, several.state.task_masks[::-1])
     assert others.state_digest != several.state_digest
-    single = ClamuModel.from_pretrained(sifted(clustering="none"))._attached.checkpoint
+    single = read_checkpoint(sifted(clustering="none"))
     # A mask per task is there once, and counts once.
     assert with_task_masks(single, ()).state_digest == single.state_digest
 

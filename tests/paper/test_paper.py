@@ -151,10 +151,10 @@ def test_ties_by_hand(study):
     stacked = torch.stack(trimmed).long()
     agrees = torch.sign(stacked) == torch.sign(stacked.sum(0))
     expected = torch.where(agrees, stacked, 0).sum(0)
-    elected = run._sum_of(run._trimmed())
-    agreed = run._sum_of(
+    elected = run.sum_of(run.trimmed())
+    agreed = run.sum_of(
         {name: torch.where(torch.sign(n) == torch.sign(elected[name]), n, 0) for name, n in vector.items()}
-        for vector in run._trimmed()
+        for vector in run.trimmed()
     )
     assert torch.equal(torch.cat([n.reshape(-1) for n in agreed.values()]), expected)
 

@@ -9,7 +9,7 @@ from torch.func import functional_call
 from hf_clamu.tasks import collate
 from hf_clamu.training import MaskingArguments, Workspace, train_mask
 from hf_clamu.training.batching import sample_batches
-from hf_clamu.training.masking import _Step
+from hf_clamu.training.masking import MaskStep
 
 SEED = 11
 _GRID = 2.0**-14
@@ -138,6 +138,6 @@ def test_weights_follow_the_sign_of_the_score(dtype):
     theta_0 = torch.randn(len(scores)).to(dtype)
     theta_1 = theta_0 + 1
     weights, before = theta_0.clone(), scores.clone()
-    _Step()(weights, torch.zeros_like(theta_0), scores, theta_0, theta_1)
+    MaskStep()(weights, torch.zeros_like(theta_0), scores, theta_0, theta_1)
     assert torch.equal(scores, before)
     assert torch.equal(weights, torch.where(scores > 0, theta_1, theta_0))

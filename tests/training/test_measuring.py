@@ -59,7 +59,7 @@ def test_answer_probability_by_hand(gpt2, completions):
 def test_the_split_into_batches_does_not_show(monkeypatch, vit, gpt2, encoded, completions, size):
     pairs = [(vit, encoded["owner_01"].train), (gpt2, completions["bob"].train)]
     whole = [(measure(live, examples), task_feature(live, examples)) for live, examples in pairs]
-    monkeypatch.setattr(measuring, "_EVALUATION_BATCH", size)
+    monkeypatch.setattr(measuring, "EVALUATION_BATCH", size)
     for (live, examples), (measurement, feature) in zip(pairs, whole, strict=True):
         assert len(examples) > size
         found = measure(live, examples)

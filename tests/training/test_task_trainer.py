@@ -20,7 +20,7 @@ def test_tokenised_tasks_are_kept_up_to_a_size(monkeypatch, images, vit):
     second = trainer.encoded("owner_01")
     # Room for two tasks, not for three.
     larger = max(second.nbytes, images.encode("owner_02", None).nbytes)
-    monkeypatch.setattr(task_trainer, "_ENCODED_BYTES", first.nbytes + larger)
+    monkeypatch.setattr(task_trainer, "ENCODED_BYTES", first.nbytes + larger)
     assert trainer.encoded("owner_00") is first
     trainer.encoded("owner_02")
     assert trainer.encoded("owner_00") is first, "the least recently used one goes"
