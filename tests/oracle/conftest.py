@@ -1,0 +1,5 @@
+import sys
+from pathlib import Path
+
+# `tests.oracle` is no part of the package. Last, so that the installed package is the one that is tested.
+sys.path.append(str(Path(__file__).parents[2]))
