@@ -357,13 +357,12 @@ class LocalAdapter:
         flags = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
         tuner = self.space._insert(model, self.run_seed)
         try:
-            for name, _ in model.named_parameters():
-                if name.endswith(".base_layer.weight") and not flags[plain_name(name)]:
+            for name in _require_mergeable(model):
+                if not flags[name]:
                     raise RecipeError(
-                        f"peft_merging='product' merges the adapter into {plain_name(name)!r}, which is frozen. Leave "
-                        "it out of freeze, or its layer out of target_modules."
+                        f"peft_merging='product' merges the adapter into {name!r}, which is frozen. Leave it out of "
+                        "freeze, or its layer out of target_modules."
                     )
-            _require_mergeable(model)
         finally:
             _unload(tuner, model)
             for name, parameter in model.named_parameters():
@@ -434,12 +433,22 @@ def _require_own_targets(model: nn.Module) -> None:
             )
 
 
-def _require_mergeable(model: nn.Module) -> None:
+def _require_mergeable(model: nn.Module) -> list[str]:
+    """Check that the adapter can be merged, and return the weights that this writes to, as they are called without it.
+
+    It is tried on copies, with other values than the first ones, which change nothing.
+    """
     from peft.tuners.tuners_utils import BaseTunerLayer
 
+    written: list[str] = []
     for name, module in model.named_modules():
         if isinstance(module, BaseTunerLayer):
             layer: Any = copy.deepcopy(module)
+            before = {key: value.detach().clone() for key, value in layer.get_base_layer().named_parameters()}
+            with torch.no_grad():
+                for key, value in layer.named_parameters():
+                    if not key.startswith("base_layer.") and value.is_floating_point():
+                        value.add_(torch.linspace(0.1, 0.4, value.numel(), device=value.device).view_as(value))
             try:
                 layer.merge()
             except (RuntimeError, ValueError, TypeError, AttributeError, NotImplementedError) as error:
@@ -447,6 +456,9 @@ def _require_mergeable(model: nn.Module) -> None:
                     f"PEFT cannot merge the adapter into {name!r}, which an export or peft_merging='product' needs: "
                     f"{' '.join(str(error).split())[:200]}"
                 ) from error
+            own = layer.get_base_layer().named_parameters()
+            written += [f"{name}.{key}" for key, value in own if value.is_meta or not torch.equal(value, before[key])]
+    return written
 
 
 def _is_frozen_part(name: str) -> bool:

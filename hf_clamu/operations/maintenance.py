@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from hf_clamu.base_models.idle import require_learning, warn_of_idle_parts
 from hf_clamu.base_models.loading import BaseModel
 from hf_clamu.base_models.peft_space import PeftSpace
 from hf_clamu.checkpoint.card import CardSettings
@@ -281,6 +282,8 @@ def build(
         base, processor, tasks, arguments, environment, progress, space, journal, archive, local_models, backwards
     )
     state, seconds = stage.run(lambda trainer: merge_tasks(trainer, arguments), adds=True)
+    if space is not None and workers.is_main and not backwards:
+        warn_of_idle_parts([record.bounds for record in state.records.values()])
     checkpoint = Checkpoint(
         config=describe(state),
         state=state,
@@ -652,6 +655,8 @@ def open_trainer(
         bf16=arguments.bf16,
         adapter=None if space is None else space.local_adapter(arguments.seed),
     )
+    if space is not None and space.is_live and arguments.freeze:
+        require_learning(base, workspace.parameters)
     return TaskTrainer(
         workspace, tasks, processor, arguments, arguments.codec, progress, workers, journal, archive, local_models
     )

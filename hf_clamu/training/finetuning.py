@@ -113,6 +113,7 @@ def finetune(
 
     Raises:
         FixedPointOverflowError: if the training diverged; the message names the task.
+        RecipeError: if the loss depends on nothing that is trained.
 
     Source: ClAMU, Algorithm 1, lines 1-6 (local finetuning; tau_t = M_t - M_0).
     """
@@ -135,7 +136,13 @@ def finetune(
                 batch = workspace.batch(examples)
             for group in optimizer.param_groups:
                 group["lr"] = arguments.learning_rate * learning_rate_factor(arguments, step)
-            workspace.forward(batch).loss.backward()
+            loss = workspace.forward(batch).loss
+            if not loss.requires_grad:
+                raise RecipeError(
+                    f"Nothing that is trained ({', '.join(list(workspace.parameters)[:3])}, ...) has a part in what "
+                    "the model computes from such data. Train other layers: freeze less, or name other target_modules."
+                )
+            loss.backward()
             if arguments.max_grad_norm:
                 torch.nn.utils.clip_grad_norm_(parameters, arguments.max_grad_norm)
             optimizer.step()
@@ -143,7 +150,7 @@ def finetune(
                 signs.project_(workspace.parameters)
             optimizer.zero_grad(set_to_none=True)
         # Its state is twice the weights, and what comes now needs room of its own.
-        del optimizer, batch
+        del optimizer, batch, loss
     try:
         return encode_vector(codec, workspace.parameters.items(), workspace.theta_0, room=room)
     except FixedPointOverflowError as error:

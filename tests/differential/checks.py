@@ -1,17 +1,21 @@
-"""What is checked of a saved model beside its bytes: exports and mask adapters, against the live model."""
+"""What is checked beside and in the bytes of saved models: files, steps, exports and mask adapters."""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from hf_clamu.base_models.loading import AUTO_CLASSES
 
-__all__ = ["compare", "exported_is_live", "masked_is_live"]
+__all__ = ["compare", "counted_steps", "exported_is_live", "masked_is_live", "without_names"]
 
 
 def compare(ours: Path, theirs: Path) -> tuple[int, dict[str, int]]:
@@ -26,6 +30,27 @@ def compare(ours: Path, theirs: Path) -> tuple[int, dict[str, int]]:
             one, two = left or b"", right or b""
             odd[name] = sum(a != b for a, b in zip(one, two, strict=False)) + abs(len(one) - len(two))
     return len(names), odd
+
+
+@contextlib.contextmanager
+def counted_steps() -> Iterator[list[int]]:
+    """Count the steps of all optimizers: from the first one on, training has begun."""
+    count = [0]
+
+    def one_more(*_: Any) -> None:
+        count[0] += 1
+
+    hook = register_optimizer_step_pre_hook(one_more)
+    try:
+        yield count
+    finally:
+        hook.remove()
+
+
+def without_names(message: str) -> str:
+    """Return the beginning of a message, without what differs from one model to the next."""
+    shorter = re.sub(r"/\S+", "/…", re.sub(r"(?<!\w)'[^']*'|\"[^\"]*\"", "'…'", message))
+    return re.sub(r"\b\d+\b", "#", shorter)[:140]
 
 
 def exported_is_live(model: Any, cluster: int | None, folder: Path, saved: Path, *, merge: bool) -> str | None:

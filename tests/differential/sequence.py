@@ -7,14 +7,13 @@ import contextlib
 import random
 import re
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from hf_clamu import ClamuArguments, ClamuError, ClamuModel, ClamuTrainer
 from hf_clamu.base_models.byte_tokenizer import byte_tokenizer
@@ -22,7 +21,7 @@ from hf_clamu.base_models.loading import AUTO_CLASSES
 from hf_clamu.tasks import keyed_id
 from hf_clamu.training import silent_progress
 from tests.differential.bases import ARCHITECTURES
-from tests.differential.checks import compare, exported_is_live, masked_is_live
+from tests.differential.checks import compare, counted_steps, exported_is_live, masked_is_live, without_names
 from tests.differential.data import Data
 from tests.differential.space import Configuration
 
@@ -94,7 +93,7 @@ class Sequence:
     def run(self) -> Outcome:
         """Carry it out; failures are in the outcome."""
         try:
-            with _counted_steps() as self._steps:
+            with counted_steps() as self._steps:
                 self._run()
         except _RefusedError:
             pass
@@ -144,7 +143,7 @@ class Sequence:
                 ) from error
             if state is not None and self._model.state_digest() != state:
                 raise _FailedError(f"{what} was refused, and changed the model: {error}") from error
-            self.outcome.refusals.append(f"{what}: {type(error).__name__}: {_without_names(str(error))}")
+            self.outcome.refusals.append(f"{what}: {type(error).__name__}: {without_names(str(error))}")
             self._has_refused = True
             raise _RefusedError from error
 
@@ -382,25 +381,5 @@ class Sequence:
                 self._failed(f"{name}: {odd}")
 
 
-@contextlib.contextmanager
-def _counted_steps() -> Iterator[list[int]]:
-    """Count the steps of all optimizers: from the first one on, training has begun."""
-    count = [0]
-
-    def one_more(*_: Any) -> None:
-        count[0] += 1
-
-    hook = register_optimizer_step_pre_hook(one_more)
-    try:
-        yield count
-    finally:
-        hook.remove()
-
-
 def _shown(options: Mapping[str, Any]) -> str:
     return ", ".join(f"{key}={value.name if isinstance(value, Path) else value}" for key, value in options.items())
-
-
-def _without_names(message: str) -> str:
-    shorter = re.sub(r"/\S+", "/…", re.sub(r"(?<!\w)'[^']*'|\"[^\"]*\"", "'…'", message))
-    return re.sub(r"\b\d+\b", "#", shorter)[:140]

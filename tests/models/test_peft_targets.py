@@ -18,10 +18,10 @@ LLAMA = {
 }
 
 
-def _trainer(tiny, targets, merging, tasks=None, tied=False, **changes):
+def _trainer(tiny, targets, merging, tasks=None, tied=False, attention_bias=False, **changes):
     options = {key: changes.pop(key) for key in ("bias", "lora_bias") if key in changes}
     return ClamuTrainer(
-        {**LLAMA, "tie_word_embeddings": tied},
+        {**LLAMA, "tie_word_embeddings": tied, "attention_bias": attention_bias},
         tiny.tasks("lm") if tasks is None else tasks,
         tiny.arguments(**changes),
         processing_class=tiny.processor("lm"),
@@ -35,6 +35,7 @@ def _trainer(tiny, targets, merging, tasks=None, tied=False, **changes):
     ("targets", "merging", "options", "message"),
     [
         (["q_proj", "v_proj"], "product", {"freeze": ("*.v_proj.weight",)}, r"v_proj\.weight', which is frozen"),
+        (["q_proj"], "product", {"attention_bias": True, "lora_bias": True, "freeze": ("*.bias",)}, "bias', which is"),
         (["q_proj", "lm_head"], "product", {"tied": True}, "shares its weight"),
         (["lm_head"], "frozen_a", {"tied": True}, "shares its weight"),
         (["embed_tokens"], "parameters", {"tied": True}, "shares its weight"),
@@ -60,3 +61,78 @@ def test_an_embedding_learns_and_forgets(tiny, merging):
         assert any("q_proj" in name for name in moved)
     without = _trainer(tiny, ["embed_tokens", "q_proj"], merging, tasks.without("user_1")).train()
     assert model.unmerge_task("user_1").state_digest() == without.state_digest()
+
+
+def test_a_frozen_bias_that_merging_leaves_alone_is_fine(tiny):
+    model = _trainer(tiny, ["q_proj"], "product", attention_bias=True, freeze=("*.bias",)).train()
+    assert list(model.ledger["parameters"]) == ["model.layers.0.self_attn.q_proj.weight"]
+
+
+_CROSS = {
+    "model_type": "gpt2",
+    "n_layer": 1,
+    "n_embd": 16,
+    "n_head": 2,
+    "n_positions": 48,
+    "vocab_size": 257,
+    "bos_token_id": 256,
+    "eos_token_id": 256,
+    # Layers that are used with an encoder alone.
+    "add_cross_attention": True,
+}
+
+
+def _cross(tiny, targets, merging):
+    return ClamuTrainer(
+        _CROSS,
+        tiny.tasks("lm"),
+        tiny.arguments(finetune_steps=1),
+        processing_class=tiny.processor("lm"),
+        peft_config={"peft_type": "LORA", "r": 2, "target_modules": targets},
+        peft_merging=merging,
+        progress=silent_progress,
+    )
+
+
+@pytest.mark.parametrize("merging", ["frozen_a", "product"])
+def test_layers_that_the_model_does_not_use_are_refused(tiny, merging):
+    with pytest.raises(RecipeError, match="has a part in what the model computes"):
+        _cross(tiny, ["q_attn"], merging).train()
+
+
+@pytest.mark.parametrize("merging", ["frozen_a", "parameters", "product"])
+@pytest.mark.parametrize(
+    ("targets", "expected"),
+    [
+        (["c_attn", "q_attn"], "changed anything at transformer.h.0.crossattention"),
+        (["mlp.c_fc"], None),
+    ],
+)
+def test_parts_that_learn_nothing_are_named_once(tiny, caplog, targets, expected, merging):
+    _cross(tiny, targets, merging).train().verify()
+    warnings = [record.getMessage() for record in caplog.records if record.name.startswith("hf_clamu")]
+    if expected is None:
+        assert warnings == []
+    else:
+        assert len(warnings) == 1
+        assert expected in warnings[0]
+
+
+@pytest.mark.parametrize(("kind", "merging"), [("lm", "parameters"), ("text", "parameters"), ("text", "frozen_a")])
+def test_an_adapter_that_can_learn_nothing_is_refused(tiny, kind, merging):
+    def trainer(freeze, **options):
+        return ClamuTrainer(
+            tiny.config(kind),
+            tiny.tasks(kind),
+            tiny.arguments(freeze=freeze, finetune_steps=1),
+            processing_class=tiny.processor(kind),
+            peft_config={"peft_type": "LORA", "r": 2, "target_modules": ["c_attn", "c_fc"], **options},
+            peft_merging=merging,
+            progress=silent_progress,
+        )
+
+    with pytest.raises(RecipeError, match="freeze leaves the adapter nothing to learn"):
+        trainer(("*lora_B*",)).train()
+    if merging == "parameters":
+        assert trainer(("*lora_B*",), init_lora_weights=False).train()
+    assert trainer(("*c_fc.lora_B*", "*c_fc.lora_A*")).train()
