@@ -17,7 +17,7 @@ from hf_clamu.cli.kernels import before_model, before_reading
 from hf_clamu.cli.merge import CheckpointOption, add_merge_command, checkpoints_of
 from hf_clamu.cli.models import open_model
 from hf_clamu.cli.options import Data, Json
-from hf_clamu.cli.output import emit, emit_error, note, quieten, require_room, table
+from hf_clamu.cli.output import emit, emit_error, note, quieten, require_room, table, warnings_as_notes
 from hf_clamu.cli.pending import say_pending
 from hf_clamu.cli.requests import add_request_commands
 from hf_clamu.cli.train import add_train_commands
@@ -419,7 +419,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     as_json = "--json" in arguments
     fate.forget()
     try:
-        code = app(args=arguments, prog_name="clamu", standalone_mode=False)
+        with warnings_as_notes():
+            code = app(args=arguments, prog_name="clamu", standalone_mode=False)
     except KeyboardInterrupt:  # before typer, which makes its code of it, began to run the command
         code = _INTERRUPTED
     except (SystemExit, GeneratorExit):

@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
 from hf_clamu.errors import RecipeError
 
-__all__ = ["emit", "emit_error", "is_main_process", "journal_beside", "note", "quieten", "require_room", "table"]
+__all__ = [
+    "emit",
+    "emit_error",
+    "is_main_process",
+    "journal_beside",
+    "note",
+    "quieten",
+    "require_room",
+    "table",
+    "warnings_as_notes",
+]
 
 
 _LONGEST_LINE = 3000
@@ -59,6 +71,33 @@ def _print(text: str, stream: TextIO) -> None:
 def note(text: str) -> None:
     """Print a line of progress on stderr."""
     _print(text, sys.stderr)
+
+
+class _Notes(logging.Handler):
+    """Prints each warning once, in the main process: every process reads the same data, some of it twice."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self._said: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        if is_main_process() and text not in self._said:
+            self._said.add(text)
+            note(f"Warning: {text}")
+
+
+@contextmanager
+def warnings_as_notes() -> Iterator[None]:
+    """Print what hf_clamu logs as lines on stderr, whatever other libraries make of the logging module."""
+    logger, notes = logging.getLogger("hf_clamu"), _Notes()
+    logger.addHandler(notes)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.propagate = True
+        logger.removeHandler(notes)
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, left: Sequence[int] = (0,)) -> str:

@@ -147,14 +147,19 @@ def test_ids_that_look_alike_are_counted(clamu, work):
     (work / "rows.jsonl").write_text(lines, encoding="utf-8")
     told = clamu("train", "text.yaml", "--output", "near")
     assert told.code == 0
+    warning = "Warning: Ids of tasks (column 'user'): 2 differ from another one in white space or case alone."
+    assert told.err.count("differ from another one") == 1
+    assert warning in [line[: len(warning)] for line in told.err.splitlines()]
+    # The files of new rows and of old ones are read, and it is said once.
+    assert clamu("update", "near", "user_0", "--new", "rows.jsonl").err.count("differ from another one") == 1
     found = clamu("unmerge", "near", "user_1")
     assert found.code == 0
     assert "1 other merged id differs from what is forgotten in white space or case alone" in found.err
     assert "User_1" not in found.err
-    assert "differ" not in clamu("unmerge", "near", "user_3").err
+    assert "1 other merged id" not in clamu("unmerge", "near", "user_3").err
     found = clamu("unmerge", "near", "user_0", "user_3")
     assert found.out.startswith("Forgot user_0 ")
-    assert found.err == "Forgotten before, so nothing was to do: user_3.\n"
+    assert found.err.endswith("\nForgotten before, so nothing was to do: user_3.\n")
 
 
 def test_rows_in_several_files(clamu, work, tiny):
