@@ -19,6 +19,7 @@ from hf_clamu.base_models.labels import labels_of, require_same_labels
 from hf_clamu.base_models.peft_space import PeftSpace, plain_name
 from hf_clamu.base_models.pretrained import load_pretrained, require_same_positions
 from hf_clamu.base_models.processors import load_processor
+from hf_clamu.checkpoint.base_reference import BaseReference
 from hf_clamu.errors import IncompatibleBaseError, RecipeError
 from hf_clamu.exact import digest_tensors
 from hf_clamu.tasks import ModelLimits, TaskSpec
@@ -92,15 +93,15 @@ class BaseModel:
             return None
         return {key: value for key, value in generation.to_diff_dict().items() if key not in _VOLATILE_CONFIG_KEYS}
 
-    def reference(self) -> dict[str, Any]:
+    def reference(self) -> BaseReference:
         """Return what `config.json` says of the base model."""
-        return {
-            "name_or_path": self.name_or_path,
-            "revision": self.revision,
-            "digest": self.digest,
-            "embedded": self.embedded,
-            "dtype": str(self.model.dtype).removeprefix("torch."),
-        }
+        return BaseReference(
+            name_or_path=self.name_or_path,
+            revision=self.revision,
+            digest=self.digest,
+            embedded=self.embedded,
+            dtype=str(self.model.dtype).removeprefix("torch."),
+        )
 
 
 def base_digest(model: Any, adapter: frozenset[str] = frozenset()) -> str:

@@ -16,6 +16,8 @@ import copy
 import dataclasses
 import difflib
 import enum
+import functools
+import json
 import re
 import warnings
 from collections.abc import Iterator, Mapping
@@ -27,7 +29,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from hf_clamu.checkpoint.checkpoint import Checkpoint
 from hf_clamu.errors import CheckpointFormatError, IncompatibleBaseError, RecipeError
+from hf_clamu.exact import canonical_json
 from hf_clamu.training import derive_seed, seeded
 
 __all__ = ["PEFT_MERGING", "LocalAdapter", "PeftSpace", "plain_name"]
@@ -106,6 +110,12 @@ class PeftSpace:
         if merging == "frozen_a" and kind != "LORA":
             raise RecipeError(f"peft_merging='frozen_a' is for LORA; for {kind} choose 'parameters' or 'product'.")
         return cls(peft_type=str(kind), options=_changed(made), merging=merging)
+
+    @classmethod
+    def of_checkpoint(cls, checkpoint: Checkpoint) -> PeftSpace | None:
+        """Return the adapter that a saved model's tasks are finetuned through; the same one each time."""
+        config = checkpoint.config
+        return _recorded(canonical_json(config.peft_config), config.peft_merging)
 
     def require_fixed_signs(self) -> None:
         """Check that task vectors can keep to fixed signs while they are finetuned.
@@ -385,6 +395,11 @@ class LocalAdapter:
             _forget(model)
             for name, parameter in model.named_parameters():
                 parameter.requires_grad_(flags[name])
+
+
+@functools.lru_cache(maxsize=8)
+def _recorded(config: bytes, merging: str | None) -> PeftSpace | None:
+    return PeftSpace.of(json.loads(config), merging)
 
 
 def _merged_layers(live: Any) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,6 @@ from hf_clamu.exact import contents_of, digest_tensors, sha256_file
 from hf_clamu.hub.hub import require_reachable
 from hf_clamu.training import seeded
 
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 # Bytes; vector instructions ask for no more.
 _ALIGNMENT = 64
 
@@ -68,26 +67,19 @@ def load_base_of(
         HubError: if it is not in the cache, and the Hub cannot be reached.
         IncompatibleBaseError: if it cannot be loaded or has other weights.
     """
-    config = checkpoint.config
-    reference: Mapping[str, Any] = config.base_model or {}
+    config, reference = checkpoint.config, checkpoint.base
     architecture = load_architecture(config.architecture)
-    values = dict(config.base_config or {})
+    values = checkpoint.base_config()
     require_no_imports(values, architecture.config_class, f"The base model's configuration in {folder / CONFIG_NAME}")
-    dtype = _DTYPES.get(str(reference.get("dtype")))
-    if dtype is None:
-        raise CheckpointFormatError(
-            f"{folder / CONFIG_NAME} has base_model.dtype = {reference.get('dtype')!r}; expected one of "
-            f"{', '.join(_DTYPES)}. Take an undamaged copy."
-        )
     with foreign_files(lambda cause: _no_base_config(folder, cause)):
         base_config = architecture.config_class.from_dict(values)
-    name = str(folder / BASE_FOLDER) if reference.get("embedded") else str(reference.get("name_or_path"))
+    name = str(folder / BASE_FOLDER) if reference.embedded else reference.name_or_path
     options: dict[str, Any] = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
-    if not reference.get("embedded"):
-        options |= {"revision": reference.get("revision"), "token": token, "cache_dir": cache_dir}
+    if not reference.embedded:
+        options |= {"revision": reference.revision, "token": token, "cache_dir": cache_dir}
         options["local_files_only"] = local_files_only
         if not local_files_only:
-            require_reachable(name, revision=reference.get("revision"), token=token, cache_dir=cache_dir)
+            require_reachable(name, revision=reference.revision, token=token, cache_dir=cache_dir)
     else:
         options["use_safetensors"] = True  # as it was written; a pickle there is not ours
     with foreign_files(lambda cause: IncompatibleBaseError(f"The base model {name!r} could not be loaded: {cause}")):
@@ -95,7 +87,7 @@ def load_base_of(
             model, info = architecture.from_pretrained(
                 name,
                 config=base_config,
-                dtype=dtype,
+                dtype=reference.torch_dtype,
                 output_loading_info=True,
                 ignore_mismatched_sizes=bool(checkpoint.fresh),
                 trust_remote_code=False,
@@ -113,12 +105,12 @@ def load_base_of(
     _copy_mapped(model)
     weights = base_weights(model)
     contents = contents_of(weights)
-    if digest_tensors(weights, contents) != reference.get("digest"):
+    if digest_tensors(weights, contents) != reference.digest:
         raise IncompatibleBaseError(
-            f"The base model {name!r} (revision {reference.get('revision')}) has other weights than the one that was "
+            f"The base model {name!r} (revision {reference.revision}) has other weights than the one that was "
             "merged into: its digest differs. Restore the recorded revision."
         )
-    space = PeftSpace.of(config.peft_config, config.peft_merging)
+    space = PeftSpace.of_checkpoint(checkpoint)
     if space is not None:
         space.restore(model, checkpoint.fresh)
         contents = {}
@@ -131,24 +123,24 @@ def _no_base_config(folder: Path, cause: str) -> CheckpointFormatError:
     )
 
 
-def require_base(folder: Path, config: ClamuConfig) -> None:
+def require_base(folder: Path, checkpoint: Checkpoint) -> None:
     """Prove that a base model that was just written loads as the one that was merged into.
 
     Raises:
         WeightsChangedError: if it does not.
     """
-    reference = config.base_model or {}
-    architecture = load_architecture(config.architecture)
-    base_config = architecture.config_class.from_dict(dict(config.base_config or {}))
+    reference = checkpoint.base
+    architecture = load_architecture(checkpoint.config.architecture)
+    base_config = architecture.config_class.from_dict(checkpoint.base_config())
     with seeded(0):  # the caller's generators must not move
         model, info = architecture.from_pretrained(
             folder,
             config=base_config,
-            dtype=getattr(torch, str(reference.get("dtype"))),
+            dtype=reference.torch_dtype,
             output_loading_info=True,
             use_safetensors=True,
         )
-    if info["missing_keys"] or base_digest(model) != reference.get("digest"):
+    if info["missing_keys"] or base_digest(model) != reference.digest:
         raise WeightsChangedError(
             "The base model's weights are no longer those that were merged into (something else changed them), so "
             "nothing was saved: it could not be loaded again. Load the model with ClamuModel.from_pretrained."
@@ -183,13 +175,13 @@ def fresh_base(live: Any, checkpoint: Checkpoint) -> Any:
     config = checkpoint.config
     architecture = load_architecture(config.architecture)
     with seeded(0):  # its random weights are replaced at once; the caller's generators must not move
-        fresh = architecture._from_config(architecture.config_class.from_dict(dict(config.base_config or {})))
+        fresh = architecture._from_config(architecture.config_class.from_dict(checkpoint.base_config()))
     restore_generation(fresh, config)
-    space = PeftSpace.of(config.peft_config, config.peft_merging)
+    space = PeftSpace.of_checkpoint(checkpoint)
     adapter = frozenset[str]() if space is None else space.restore(fresh, checkpoint.fresh)
     cast_weights(fresh, live.dtype)
     fresh.load_state_dict(live.state_dict())
-    if base_digest(fresh, adapter) != (config.base_model or {}).get("digest"):
+    if base_digest(fresh, adapter) != checkpoint.base.digest:
         raise WeightsChangedError(
             "The live model no longer has the base weights that were merged into (another dtype, or frozen "
             "weights were changed). Load it again with ClamuModel.from_pretrained."

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import torch
 
+from hf_clamu.checkpoint.card_settings import CardSettings
 from hf_clamu.checkpoint.configuration_clamu import ClamuConfig
-from hf_clamu.errors import RecipeError
 from hf_clamu.merging import ClamuArguments, MergedState, have_data
-from hf_clamu.tasks.spec import refuse_unknown_keys
 
-__all__ = ["CardSettings", "model_card"]
+__all__ = ["model_card"]
 
 _PIPELINES = {
     "sequence-classification": "text-classification",
@@ -23,49 +21,6 @@ _PIPELINES = {
     "image-classification": "image-classification",
 }
 _SERVED = {"base": "base model", "global": "global model", "own": "own cluster"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class CardSettings:
-    """What the model card shows beside what the ledger says.
-
-    Raises:
-        RecipeError: if a value is of the wrong kind.
-    """
-
-    license: str | None = field(default=None, metadata={"help": "Licence of the merged model, as the Hub names it."})
-    language: tuple[str, ...] = field(default=(), metadata={"help": "Languages of the data, such as en."})
-    datasets: tuple[str, ...] = field(
-        default=(), metadata={"help": "Data sets on the Hub; by default the one that the data section names."}
-    )
-    tags: tuple[str, ...] = field(default=(), metadata={"help": "More tags."})
-    task_ids: bool = field(default=False, metadata={"help": "Name the tasks of each cluster."})
-
-    def __post_init__(self) -> None:
-        for name in ("language", "datasets", "tags"):
-            value = getattr(self, name)
-            value = (value,) if isinstance(value, str) else value
-            if not isinstance(value, (list, tuple)) or not all(isinstance(one, str) and one for one in value):
-                raise RecipeError(f"card: {name} must be a list of strings, got {value!r}.")
-            object.__setattr__(self, name, tuple(value))
-        if not isinstance(self.license, (str, type(None))):
-            raise RecipeError(f"card: license must be a string such as apache-2.0, got {self.license!r}.")
-        if not isinstance(self.task_ids, bool):
-            raise RecipeError(f"card: task_ids must be true or false, got {self.task_ids!r}.")
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> CardSettings:
-        """Read settings from JSON or YAML values.
-
-        Raises:
-            RecipeError: if a name is unknown or a value is of the wrong kind.
-        """
-        refuse_unknown_keys(values, (setting.name for setting in fields(cls)), where="card")
-        return cls(**values)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return JSON-able values that `from_dict` reads."""
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
 
 def model_card(config: ClamuConfig, state: MergedState, source: Mapping[str, Any] | None) -> str:

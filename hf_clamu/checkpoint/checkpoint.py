@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from hf_clamu.checkpoint.base_reference import BaseReference
+from hf_clamu.checkpoint.card_settings import CardSettings
 from hf_clamu.checkpoint.configuration_clamu import FORMAT_VERSION, ClamuConfig
 from hf_clamu.checkpoint.layout import (
     BASE_FOLDER,
@@ -40,6 +41,7 @@ from hf_clamu.checkpoint.ledger import (
     records_of,
     sealed,
 )
+from hf_clamu.checkpoint.parsed_config import ParsedConfig
 from hf_clamu.checkpoint.processor_files import normalized_bytes
 from hf_clamu.errors import CheckpointFormatError, RecipeError, first_line
 from hf_clamu.exact import (
@@ -75,9 +77,6 @@ _TASK_MASK_KEY = "mask"
 _WIDTHS = (torch.int32, torch.int64)
 # Bytes. Those that their own `save_pretrained` wrote anew have another size than the recorded one.
 _LARGEST_PROCESSOR_FILE = 2**28
-# What a Hub id looks like: never a path that leads elsewhere.
-_HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
-_BASE_TYPES = ("bfloat16", "float16", "float32", "float64")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +90,7 @@ class Checkpoint:
         source (*dict*, *optional*): where the tasks' data came from, see `load_tasks`.
         fresh (*dict* of `str` to `torch.Tensor`): parameters that the base checkpoint lacks.
         localized_in (`Environment`, *optional*): where clusters, masks and scores were derived, if elsewhere.
+        parsed (`ParsedConfig`, *optional*): the entries of the configuration, if they are parsed already.
     """
 
     config: ClamuConfig
@@ -99,6 +99,40 @@ class Checkpoint:
     source: dict[str, Any] | None
     fresh: dict[str, torch.Tensor]
     localized_in: Environment | None = None
+    parsed: ParsedConfig = field(default=None, repr=False, compare=False)  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        if self.parsed is None or self.parsed.config is not self.config:
+            object.__setattr__(self, "parsed", ParsedConfig(self.config))
+
+    @property
+    def arguments(self) -> ClamuArguments:
+        """The settings of the build."""
+        return self.parsed.arguments
+
+    @property
+    def task_spec(self) -> TaskSpec:
+        """How rows became tasks."""
+        return self.parsed.task_spec
+
+    @property
+    def base(self) -> BaseReference:
+        """Which base model the tasks were merged into."""
+        return self.parsed.base
+
+    def base_config(self) -> dict[str, Any]:
+        """Return a copy of the base model's own configuration."""
+        return self.parsed.base_config()
+
+    @property
+    def card(self) -> CardSettings:
+        """What the model card shows besides."""
+        return self.parsed.card
+
+    @property
+    def has_keyed_ids(self) -> bool:
+        """Whether the ids of the tasks are keyed commitments."""
+        return self.config.task_ids != "plain"
 
     @property
     def state_digest(self) -> str:
@@ -172,13 +206,13 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint, card: str, write_othe
 
 
 def _mask_config(checkpoint: Checkpoint, cluster: int) -> dict[str, Any]:
-    base = checkpoint.config.base_model or {}
+    base = checkpoint.base
     return {
         "peft_type": "CLAMU_MASK",
         # AutoPeftModel loads the base model with this class.
         "auto_mapping": {"base_model_class": checkpoint.config.architecture, "parent_library": "transformers"},
-        "base_model_name_or_path": base.get("name_or_path") or None,
-        "revision": base.get("revision"),
+        "base_model_name_or_path": base.name_or_path or None,
+        "revision": base.revision,
         "cluster": cluster,
         "delta_digest": checkpoint.config.delta_digest,
         "mask_digest": digest_tensors({MASK_KEY: join_mask(checkpoint.state.masks[cluster])}),
@@ -220,9 +254,9 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     listed = listed_files(folder, ledger)
     _check_files(folder, listed)
     records, clusters = records_of(ledger)
-    config = _config_of(values, len(records), len(clusters))
-    arguments = ClamuArguments.from_dict(config.arguments or {})
-    if (config.base_model or {}).get("embedded"):
+    parsed = _parse_config(values, len(records), len(clusters))
+    config, arguments = parsed.config, parsed.arguments
+    if parsed.base.embedded:
         _check_base_index(folder, listed)
     delta = read_tensors(folder / DELTA_NAME)
     if sorted(delta) != ledger["parameters"] or digest_tensors(delta) != config.delta_digest:
@@ -264,10 +298,11 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         source=ledger.get("source"),
         fresh=fresh,
         localized_in=localized_in,
+        parsed=parsed,
     )
 
 
-def _config_of(values: Mapping[str, Any], num_tasks: int, num_clusters: int) -> ClamuConfig:
+def _parse_config(values: Mapping[str, Any], num_tasks: int, num_clusters: int) -> ParsedConfig:
     """Return the configuration that a file holds, if a model can be made of it."""
     found = {key: value for key, value in values.items() if key not in ("model_type", "architectures")}
     expected = ClamuConfig().to_file_dict()
@@ -279,34 +314,31 @@ def _config_of(values: Mapping[str, Any], num_tasks: int, num_clusters: int) -> 
     odd = [key for key, kind in kinds.items() if not isinstance(found.get(key), kind)]
     if not odd and not math.isfinite(found["alpha"]):
         odd = ["alpha"]
-    if not odd and not _is_reference(found["base_model"]):
-        odd = ["base_model"]
     odd += [key for key, n in (("num_tasks", num_tasks), ("num_clusters", num_clusters)) if found.get(key) != n]
     if odd:
-        raise CheckpointFormatError(
-            f"{CONFIG_NAME} lacks {odd[0]!r}, or its value does not fit the ledger or is of the wrong kind: "
-            f"{str(found.get(odd[0]))[:80]}. Take an undamaged copy."
-        )
+        raise _misfit(odd[0], found)
     try:
-        ClamuArguments.from_dict(found["arguments"])
-        TaskSpec.from_dict(found["task_spec"])
-    except (RecipeError, TypeError) as error:
-        raise CheckpointFormatError(f"{CONFIG_NAME} holds settings that this release cannot use: {error}") from error
-    try:
-        return ClamuConfig(**found)
+        parsed = ParsedConfig(ClamuConfig(**found))
     except Exception as error:  # transformers raises what the value of a key of its own happens to lack
         raise CheckpointFormatError(
             f"{CONFIG_NAME} holds a base_config that no model has ({first_line(error)}). Take an undamaged copy."
         ) from error
+    try:
+        parsed.base  # noqa: B018
+    except ValueError as error:
+        raise _misfit("base_model", found) from error
+    try:
+        parsed.arguments, parsed.task_spec  # noqa: B018
+    except (RecipeError, TypeError) as error:
+        raise CheckpointFormatError(f"{CONFIG_NAME} holds settings that this release cannot use: {error}") from error
+    return parsed
 
 
-def _is_reference(base: Mapping[str, Any]) -> bool:
-    """Whether an entry says which base model it is: by a Hub id, or inside the folder."""
-    if not all(isinstance(base.get(key), str) for key in ("name_or_path", "digest")):
-        return False
-    if not isinstance(base.get("revision"), str | None) or base.get("dtype") not in _BASE_TYPES:
-        return False
-    return base.get("embedded") is True or _HUB_ID.fullmatch(base["name_or_path"]) is not None
+def _misfit(key: str, found: Mapping[str, Any]) -> CheckpointFormatError:
+    return CheckpointFormatError(
+        f"{CONFIG_NAME} lacks {key!r}, or its value does not fit the ledger or is of the wrong kind: "
+        f"{str(found.get(key))[:80]}. Take an undamaged copy."
+    )
 
 
 def _check_files(folder: Path, listed: Mapping[str, Mapping[str, Any]]) -> None:

@@ -25,7 +25,7 @@ from hf_clamu.base_models.peft_space import PeftSpace
 from hf_clamu.base_models.processors import save_processor
 from hf_clamu.base_models.quiet import without_report
 from hf_clamu.base_models.saved import cast_others, fresh_base, kept_in_float32, load_base_of, place, saved_processor
-from hf_clamu.checkpoint.card import CardSettings
+from hf_clamu.checkpoint.card_settings import CardSettings
 from hf_clamu.checkpoint.checkpoint import Checkpoint, read_checkpoint
 from hf_clamu.checkpoint.comparison import VerificationReport, compare_folders
 from hf_clamu.checkpoint.configuration_clamu import ClamuConfig
@@ -64,7 +64,7 @@ from hf_clamu.operations.settling import carry_out, has_to_settle, settle
 from hf_clamu.storage import Archive, Journal
 from hf_clamu.storage.replace import finish_replacement, staged_folder
 from hf_clamu.storage.staging import scratch_folder
-from hf_clamu.tasks import DataFiles, TaskDataset, TaskSpec, keyed_id
+from hf_clamu.tasks import DataFiles, TaskDataset, keyed_id
 from hf_clamu.training import Progress, Workers, silent_progress, undisturbed
 
 __all__ = ["ClamuModel", "attach"]
@@ -220,8 +220,7 @@ class ClamuModel:
             origin = replace(origin, ledgers={origin.folder.resolve(): ledger_digest(origin.folder)})
         checkpoint = read_checkpoint(origin.folder)
         model, contents = load_base_of(origin.folder, checkpoint, attn_implementation=attn_implementation, **options)
-        spec = TaskSpec.from_dict(checkpoint.config.task_spec or {})
-        processor = saved_processor(origin.folder, spec.kind)
+        processor = saved_processor(origin.folder, checkpoint.task_spec.kind)
         loaded = attach(model, checkpoint, processor=processor, origin=origin, dtype=_dtype(dtype), contents=contents)
         loaded._attached.task_id_key = task_id_key
         place(loaded, device_map)
@@ -379,7 +378,7 @@ class ClamuModel:
             TaskNotFoundError: if the ledger's ids are keyed and this model was loaded without the key.
         """
         attached = self._attached
-        if attached.checkpoint.config.task_ids == "plain" or task_id in attached.checkpoint.state.records:
+        if not attached.checkpoint.has_keyed_ids or task_id in attached.checkpoint.state.records:
             return task_id
         if attached.task_id_key is None:
             raise TaskNotFoundError(
@@ -935,8 +934,8 @@ class ClamuModel:
             raise FileExistsError(f"{target} is there and not empty. Export to a new folder.")
         with self.serving(cluster, task=task), staged_folder(target) as stage:
             if space is not None and not merge:
-                base = self._attached.checkpoint.config.base_model or {}
-                space.save_adapter(self, stage, base.get("name_or_path") or None, base.get("revision"))
+                base = self._attached.checkpoint.base
+                space.save_adapter(self, stage, base.name_or_path or None, base.revision)
                 with self.held():
                     self.set_base()
                     plain = space.plain_model(self, self._architecture, merge=False).state_dict()
@@ -951,7 +950,7 @@ class ClamuModel:
     def _write_base(self, folder: Path) -> None:
         attached = self._attached
         live: Any = self
-        if str(live.dtype) != f"torch.{(attached.checkpoint.config.base_model or {}).get('dtype')}":
+        if live.dtype != attached.checkpoint.base.torch_dtype:
             self._copy_base(folder)
             return
         with self.held():
@@ -983,8 +982,7 @@ class ClamuModel:
 
     def _space(self) -> PeftSpace | None:
         """Return the adapter that the live model has inside."""
-        config = self.clamu_config
-        space = PeftSpace.of(config.peft_config, config.peft_merging)
+        space = PeftSpace.of_checkpoint(self._attached.checkpoint)
         return space if space is not None and space.is_live else None
 
     # -- inside --------------------------------------------------------------------------------------------------
@@ -1209,7 +1207,6 @@ def attach(
     Returns:
         `ClamuModel`: the model, in evaluation mode.
     """
-    arguments = ClamuArguments.from_dict(checkpoint.config.arguments or {})
     state = checkpoint.state
     parameters, kept = dict(model.named_parameters()), kept_in_float32(model, dtype)
     before = model._attached if isinstance(model, ClamuModel) else None
@@ -1217,7 +1214,7 @@ def attach(
         parameters,
         state.delta,
         state.alpha,
-        arguments.codec,
+        checkpoint.arguments.codec,
         dtype=dtype,
         uncast=kept,
         contents=contents,

@@ -53,12 +53,12 @@ def save_checkpoint(
     def write_others(folder: Path) -> None:
         if processor is not None:
             save_processor(processor, folder)
-        if not (config.base_model or {}).get("embedded"):
+        if not checkpoint.base.embedded:
             return
         base = folder / BASE_FOLDER
         write_base(base)
         with without_report():
-            require_base(base, config)
+            require_base(base, checkpoint)
         # transformers writes its own release and whatever was set on the live objects; the recorded configuration
         # does not change from one process to the next.
         (base / "config.json").write_bytes(canonical_json(config.base_config))

@@ -9,7 +9,7 @@ from typing import Any
 import transformers
 
 from hf_clamu.base_models.loading import AUTO_CLASSES, BaseModel, load_base
-from hf_clamu.checkpoint.card import CardSettings
+from hf_clamu.checkpoint.card_settings import CardSettings
 from hf_clamu.errors import IncompatibleBaseError, TaskDataError
 from hf_clamu.local_models.local_models import LocalModels, require_named
 from hf_clamu.merging import ClamuArguments, require_finetuning, require_no_data

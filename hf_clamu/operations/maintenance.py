@@ -14,7 +14,7 @@ import torch
 from hf_clamu.base_models.idle import require_learning, warn_of_idle_parts
 from hf_clamu.base_models.loading import BaseModel
 from hf_clamu.base_models.peft_space import PeftSpace
-from hf_clamu.checkpoint.card import CardSettings
+from hf_clamu.checkpoint.card_settings import CardSettings
 from hf_clamu.checkpoint.checkpoint import Checkpoint
 from hf_clamu.checkpoint.configuration_clamu import ClamuConfig
 from hf_clamu.errors import (
@@ -45,7 +45,7 @@ from hf_clamu.merging import (
     with_rows,
 )
 from hf_clamu.storage import Archive, Journal
-from hf_clamu.tasks import DataFiles, TaskDataset, TaskSpec, load_tasks
+from hf_clamu.tasks import DataFiles, TaskDataset, load_tasks
 from hf_clamu.training import Environment, Progress, TaskTrainer, Workers, Workspace, deterministic, silent_progress
 
 __all__ = [
@@ -115,12 +115,12 @@ class Request:
     @property
     def arguments(self) -> ClamuArguments:
         """The settings of the build."""
-        return ClamuArguments.from_dict(self.checkpoint.config.arguments or {})
+        return self.checkpoint.arguments
 
     @property
     def space(self) -> PeftSpace | None:
         """The adapter that tasks are finetuned through."""
-        return PeftSpace.of(self.checkpoint.config.peft_config, self.checkpoint.config.peft_merging)
+        return PeftSpace.of_checkpoint(self.checkpoint)
 
     @property
     def environment(self) -> Environment:
@@ -153,21 +153,16 @@ class Request:
         new = [task_id for task_id in self.local_models or () if task_id not in state.records]
         if not new:
             raise TaskDataError("There is nothing to add: give tasks, or checkpoints of tasks that are not merged.")
-        keyed = self.checkpoint.config.task_ids != "plain"
-        return TaskDataset.without_rows(self._spec, new, keyed=keyed)
-
-    @property
-    def _spec(self) -> TaskSpec:
-        return TaskSpec.from_dict(self.checkpoint.config.task_spec or {})
+        return TaskDataset.without_rows(self.checkpoint.task_spec, new, keyed=self.checkpoint.has_keyed_ids)
 
     def tasks(self) -> TaskDataset:
         """Return the data of the merged tasks; their ids alone if they were merged without data."""
         records = self.checkpoint.state.records
         if records and not have_data(records):
-            keyed = self.checkpoint.config.task_ids != "plain"
-            return TaskDataset.without_rows(self._spec, records, keyed=keyed)
+            return TaskDataset.without_rows(self.checkpoint.task_spec, records, keyed=self.checkpoint.has_keyed_ids)
         if not records and self.data is None:
-            return TaskDataset(self._spec, {}, self.checkpoint.source)  # of no task, there is no data to be found
+            # Of no task, there is no data to be found.
+            return TaskDataset(self.checkpoint.task_spec, {}, self.checkpoint.source)
         return find_tasks(self.checkpoint, self.data, self.origin, self.task_id_key)
 
 
@@ -186,7 +181,7 @@ def find_tasks(
     Raises:
         TaskDataError: if they are not to be found, or are cut into tasks in another way.
     """
-    spec = checkpoint.config.task_spec or {}
+    spec = checkpoint.task_spec.to_dict()
     tasks = data if isinstance(data, TaskDataset) else _load_tasks(checkpoint, data, origin)
     found = tasks.spec.to_dict()
     odd = [key for key in spec if found.get(key) != spec[key]]
@@ -205,7 +200,7 @@ def in_ledger(checkpoint: Checkpoint, tasks: TaskDataset, task_id_key: str | Non
     Raises:
         TaskDataError: if the ledger's ids are keyed and the key is not given.
     """
-    if checkpoint.config.task_ids == "plain" or tasks.is_keyed:
+    if not checkpoint.has_keyed_ids or tasks.is_keyed:
         return tasks
     if task_id_key is None:
         raise TaskDataError(
@@ -216,7 +211,7 @@ def in_ledger(checkpoint: Checkpoint, tasks: TaskDataset, task_id_key: str | Non
 
 
 def _load_tasks(checkpoint: Checkpoint, data: DataFiles | None, origin: Path | None) -> TaskDataset:
-    spec = checkpoint.config.task_spec or {}
+    spec = checkpoint.task_spec.to_dict()
     source = checkpoint.source
     if source is None:
         if data is None:
@@ -460,7 +455,7 @@ def _tasks_if_needed(request: Request, new: TaskDataset | None = None) -> TaskDa
         validated = new is not None and any(map(new.has_validation, new))
         if deriving_reads_data(checkpoint.state, request.arguments, validated):
             raise
-    return TaskDataset(TaskSpec.from_dict(checkpoint.config.task_spec or {}), {}, checkpoint.source)
+    return TaskDataset(checkpoint.task_spec, {}, checkpoint.source)
 
 
 def add(request: Request, new: TaskDataset) -> Rebuilt:
@@ -575,7 +570,7 @@ def first_config(
     """
     config = ClamuConfig(
         architecture=type(base.model).__name__,
-        base_model=base.reference(),
+        base_model=base.reference().to_dict(),
         base_config=base.config_dict(),
         generation_config=base.generation_dict(),
         arguments=arguments.to_dict(),

@@ -11,7 +11,8 @@ from datasets import Dataset
 from huggingface_hub import ModelCard
 
 from hf_clamu import ClamuModel, ClamuTrainer, Recipe, RecipeError, TaskDataset
-from hf_clamu.checkpoint.card import CardSettings, model_card
+from hf_clamu.checkpoint.card import model_card
+from hf_clamu.checkpoint.card_settings import CardSettings
 from hf_clamu.checkpoint.checkpoint import read_checkpoint
 from hf_clamu.checkpoint.configuration_clamu import ClamuConfig
 from hf_clamu.evaluation import evaluate_model
