@@ -44,9 +44,12 @@ code = main(sys.argv[2:])
 sys.stderr.write(f"{int(sys.argv[1]) - left[0]} renames, exit code {code}")
 sys.exit(code)
 """
-_UNFINISHED = {
-    "unfinished-train": ["train", "recipe.yaml", "--output", "model"],
-    "unfinished-unmerge": ["unmerge", "model", "user_1", "--receipts", "receipts"],
+_UNMERGE = ["unmerge", "model", "user_1", "--receipts", "receipts"]
+# Commands, and after which part of their renames they are killed.
+_UNFINISHED: dict[str, tuple[list[str], float]] = {
+    "unfinished-train": (["train", "recipe.yaml", "--output", "model"], 0.5),
+    "unfinished-unmerge": (_UNMERGE, 0.5),
+    "unfinished-receipts": (_UNMERGE, 1.0),
 }
 
 
@@ -64,13 +67,13 @@ def write_models(out: Path, work: Path, hub: Any) -> None:
         _train(bench, cell, cell.name)
         say(cell.name)
     _merged(bench)
-    for name, command in _UNFINISHED.items():
+    for name, (command, part) in _UNFINISHED.items():
         cell = Cell()
         write_work(cell, out / name)
         if command[0] != "train":
             bench.enter(name)
             bench.command("train", "train", "recipe.yaml", "--output", "model")
-        _kill(out / name, work / name, command)
+        _kill(out / name, work / name, command, part)
         say(name)
     for name, steps in bench.record["exits"].items():
         assert not any(steps.values()), f"{name}: {steps} {bench.record['texts'][name]}"
@@ -95,14 +98,14 @@ def _merged(bench: Bench) -> None:
     bench.command("merge", "merge", "locals", *how)
 
 
-def _kill(folder: Path, copy: Path, command: Sequence[str]) -> None:
-    """Run a command once to its end in a copy, and then in its folder up to the middle of its renames."""
+def _kill(folder: Path, copy: Path, command: Sequence[str], part: float) -> None:
+    """Run a command once to its end in a copy, and then in its folder up to a part of its renames."""
     shutil.copytree(folder, copy)
     whole = _run(copy, 10**6, command)
     assert whole.returncode == 0, whole.stderr
     count = int(whole.stderr.rpartition(" renames")[0].split()[-1])
     assert count > 1, f"{command[0]} renames {count} files: no middle to be killed in"
-    killed = _run(folder, max(2, (count + 1) // 2), command)
+    killed = _run(folder, max(2, round(count * part)), command)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
 
 
@@ -136,7 +139,7 @@ def interchange(source: Path, work: Path, hub: Any) -> dict[str, Any]:
         with _key(cell):
             if folder.name in _UNFINISHED:
                 bench.command("info before", "info", "model")
-                bench.command("finish", *_UNFINISHED[folder.name])
+                bench.command("finish", *_UNFINISHED[folder.name][0])
                 bench.command("verify", "verify", "model")
                 bench.command("again", "unmerge", "model", "user_1", "--receipts", "receipts")
             else:
