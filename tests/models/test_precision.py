@@ -87,3 +87,35 @@ def test_half_precision_answers_the_same_after_loading(tiny, tmp_path, name, bas
 def test_other_types_are_refused(tiny):
     with pytest.raises(RecipeError, match="dtype must be 'float32' or 'bfloat16', got 'float16'"):
         _build(tiny, "text", tiny.tasks("text"), "float16")
+
+
+@pytest.mark.parametrize("dtype", [None, "bfloat16"])
+def test_batch_norm_keeps_its_statistics(tiny, tmp_path, dtype):
+    """They are buffers, which no task vector holds: every task, and what is left, has those of the base model."""
+    kind, config = CATALOGUE["resnet"]
+    made = transformers.AutoConfig.for_model(**config, num_labels=10)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        base = transformers.ResNetForImageClassification(made)
+        for name, buffer in base.named_buffers():
+            if name.endswith(("running_mean", "running_var")):
+                buffer.uniform_(0.5, 1.5)  # unlike those that a fresh layer has
+    base.save_pretrained(tmp_path / "base")
+    expected = dict(base.to(getattr(torch, dtype or "float32")).named_buffers())
+    tasks = tiny.tasks(kind)
+    gone = tasks.task_ids[1]
+
+    def built(some):
+        arguments = tiny.arguments()
+        return ClamuTrainer(tmp_path / "base", some, arguments, dtype=dtype, progress=silent_progress).train()
+
+    built(tasks).save_pretrained(tmp_path / "m")
+    built(tasks.without(gone)).save_pretrained(tmp_path / "expected")
+    model = ClamuModel.from_pretrained(tmp_path / "m")
+    model.unmerge_task(gone, data=tasks).save_pretrained(tmp_path / "m")
+    assert tiny.digests(tmp_path / "m") == tiny.digests(tmp_path / "expected")
+    assert model.verify(data=tasks)
+    for cluster in (0, None):
+        found = dict(model.set_cluster(cluster).named_buffers())
+        assert found.keys() == expected.keys()
+        assert all(torch.equal(found[name], expected[name]) for name in found)

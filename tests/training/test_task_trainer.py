@@ -1,4 +1,4 @@
-"""The cache of tokenised tasks is bounded, and what fell out of it comes back the same."""
+"""Tokenised tasks are kept up to a size, and vectors are lent."""
 
 from __future__ import annotations
 
@@ -29,3 +29,22 @@ def test_tokenised_tasks_are_kept_up_to_a_size(monkeypatch, images, vit):
     assert again.digest == second.digest
     for left, right in zip(again.train, second.train, strict=True):
         assert all(torch.equal(left[name], right[name]) for name in right)
+
+
+def test_a_lent_vector_is_empty_after_its_memory_was_taken_back(images, vit):
+    trainer = TaskTrainer(vit, images, None, FinetuningArguments(finetune_steps=1), FixedPoint())
+    first = trainer.vector("owner_00")
+    digest, bounds = first.digest, dict(first.bounds)
+    kept = {name: steps.clone() for name, steps in first.steps.items()}
+    assert any(steps.any() for steps in kept.values())
+    second = trainer.on(images.select(["owner_01"])).vector("owner_01")
+    # What it was is known; what another task wrote to its memory is not taken for it.
+    assert first.steps == {}
+    assert (first.digest, first.bounds) == (digest, bounds)
+    assert second.digest != digest
+    again = trainer.finetune("owner_00")
+    assert second.steps == {}
+    assert again.digest == digest
+    assert all(torch.equal(again.steps[name], kept[name]) for name in kept)
+    trainer.release_vectors()
+    assert again.steps == {}
