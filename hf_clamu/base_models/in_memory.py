@@ -11,6 +11,7 @@ import torch
 from hf_clamu.base_models.casting import cast_weights
 from hf_clamu.base_models.config import require_no_imports
 from hf_clamu.base_models.foreign import foreign_files
+from hf_clamu.base_models.making import making_models
 from hf_clamu.errors import IncompatibleBaseError
 
 __all__ = ["rebuilt", "require_base"]
@@ -89,7 +90,8 @@ def rebuilt(model: Any, architecture: Any, settings: Mapping[str, Any]) -> Any:
     for key, value in settings.items():
         setattr(config, key, value)
     with foreign_files(_does_not_fit):
-        made = architecture._from_config(config)
+        with making_models():
+            made = architecture._from_config(config)
         cast_weights(made, model.dtype)
         try:
             made.load_state_dict(model.state_dict())

@@ -16,6 +16,7 @@ from hf_clamu.base_models.config import config_of_mapping, config_of_repository
 from hf_clamu.base_models.foreign import foreign_files
 from hf_clamu.base_models.in_memory import rebuilt, require_base
 from hf_clamu.base_models.labels import labels_of, require_same_labels
+from hf_clamu.base_models.making import making_models
 from hf_clamu.base_models.peft_space import PeftSpace, plain_name
 from hf_clamu.base_models.pretrained import load_pretrained, require_same_positions
 from hf_clamu.base_models.processors import load_processor
@@ -241,7 +242,7 @@ def _from_config(auto: Any, config: Any, padding: Mapping[str, Any]) -> Any:
 
     for key, value in padding.items():
         setattr(config, key, value)
-    with foreign_files(refused):
+    with foreign_files(refused), making_models():
         return auto.from_config(config, dtype=torch.float32, trust_remote_code=False)
 
 

@@ -29,6 +29,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from hf_clamu.base_models.making import making_models
 from hf_clamu.checkpoint.checkpoint import Checkpoint
 from hf_clamu.errors import CheckpointFormatError, IncompatibleBaseError, RecipeError
 from hf_clamu.exact import canonical_json
@@ -294,7 +295,7 @@ class PeftSpace:
             for name, layer in _merged_layers(live).items():
                 for key, value in layer.state_dict().items():
                     state[f"{name}.{key}"] = value
-        with torch.device("meta"):
+        with torch.device("meta"), making_models():
             plain = architecture._from_config(copy.deepcopy(live.config))
         names = plain.state_dict().keys()
         plain.load_state_dict({name: state[name] for name in names}, assign=True)

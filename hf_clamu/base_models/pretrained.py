@@ -11,6 +11,7 @@ import torch
 
 from hf_clamu.base_models.config import config_of_repository, could_not_load
 from hf_clamu.base_models.foreign import foreign_files
+from hf_clamu.base_models.making import making_models
 from hf_clamu.base_models.quiet import without_report
 from hf_clamu.errors import IncompatibleBaseError
 from hf_clamu.tasks import ModelLimits
@@ -50,7 +51,7 @@ def load_pretrained(
     own_names = dict(stated.id2label or {})
     for key, value in settings.items():
         setattr(config, key, value)
-    with foreign_files(partial(could_not_load, name)), without_report():
+    with foreign_files(partial(could_not_load, name)), without_report(), making_models():
         model, info = auto.from_pretrained(
             name,
             config=config,
@@ -110,7 +111,7 @@ def _keys_of_saved_class(stated: Any) -> set[str] | None:
         kind = getattr(transformers, str(architecture), None)
         if isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel):
             try:
-                with torch.device("meta"):
+                with torch.device("meta"), making_models():
                     empty = kind._from_config(stated)
             except Exception:  # it only was a better judge
                 return None

@@ -14,6 +14,7 @@ from hf_clamu.base_models.casting import cast_weights
 from hf_clamu.base_models.config import require_no_imports
 from hf_clamu.base_models.foreign import foreign_files
 from hf_clamu.base_models.loading import base_digest, base_weights, load_architecture
+from hf_clamu.base_models.making import making_models
 from hf_clamu.base_models.peft_space import PeftSpace
 from hf_clamu.base_models.processors import load_processor
 from hf_clamu.base_models.quiet import without_report
@@ -83,7 +84,7 @@ def load_base_of(
     else:
         options["use_safetensors"] = True  # as it was written; a pickle there is not ours
     with foreign_files(lambda cause: IncompatibleBaseError(f"The base model {name!r} could not be loaded: {cause}")):
-        with without_report():
+        with without_report(), making_models():
             model, info = architecture.from_pretrained(
                 name,
                 config=base_config,
@@ -132,7 +133,7 @@ def require_base(folder: Path, checkpoint: Checkpoint) -> None:
     reference = checkpoint.base
     architecture = load_architecture(checkpoint.config.architecture)
     base_config = architecture.config_class.from_dict(checkpoint.base_config())
-    with seeded(0):  # the caller's generators must not move
+    with seeded(0), making_models():  # the caller's generators must not move
         model, info = architecture.from_pretrained(
             folder,
             config=base_config,
@@ -174,7 +175,7 @@ def fresh_base(live: Any, checkpoint: Checkpoint) -> Any:
     """
     config = checkpoint.config
     architecture = load_architecture(config.architecture)
-    with seeded(0):  # its random weights are replaced at once; the caller's generators must not move
+    with seeded(0), making_models():  # its random weights are replaced at once; the caller's generators must not move
         fresh = architecture._from_config(architecture.config_class.from_dict(checkpoint.base_config()))
     restore_generation(fresh, config)
     space = PeftSpace.of_checkpoint(checkpoint)

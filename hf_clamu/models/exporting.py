@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from hf_clamu.base_models.making import making_models
 from hf_clamu.base_models.quiet import without_report
 from hf_clamu.errors import ExactnessError, RecipeError
 from hf_clamu.training import seeded
@@ -39,7 +40,7 @@ def require_same_checkpoint(live: Any, architecture: Any, folder: Path, *, same_
     """
     attention = getattr(live.config, "_attn_implementation", None)
     options = {} if attention is None else {"attn_implementation": attention}
-    with without_report():
+    with without_report(), making_models():
         found = architecture.from_pretrained(folder, dtype=live.dtype, **options).to(live.device)
     if same_weights:
         weights, own = found.state_dict(), live.state_dict()
@@ -64,13 +65,15 @@ def require_same_adapter(live: Any, architecture: Any, base: Mapping[str, torch.
     """
     from peft import PeftModel
 
-    with seeded(0):  # its random weights are replaced at once; the caller's generators must not move
+    # Its random weights are replaced at once; the caller's generators must not move.
+    with seeded(0), making_models():
         plain = architecture._from_config(copy.deepcopy(live.config)).to(live.device, live.dtype)
     plain.load_state_dict(base)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            found = PeftModel.from_pretrained(plain, str(folder))
+            with making_models():
+                found = PeftModel.from_pretrained(plain, str(folder))
         except (KeyError, RuntimeError, TypeError, ValueError) as error:
             raise RecipeError(
                 f"PEFT cannot load this adapter without hf_clamu ({' '.join(str(error).split())[:200]}). Export it "
