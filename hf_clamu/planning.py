@@ -166,7 +166,7 @@ def _seconds(
 def _mean_tokens(recipe: Recipe, tasks: TaskDataset, model: Any, sample: tuple[str, ...]) -> int | None:
     """Return the mean length of an example in tokens or patches; None if there is no tokenizer to tell."""
     patch = getattr(model.config, "patch_size", None)
-    if tasks.spec.kind == "image-classification":
+    if tasks.spec.traits.reads == "image":
         size = getattr(model.config, "image_size", None)
         return (size // patch) ** 2 + 1 if isinstance(size, int) and isinstance(patch, int) else None
     processor, base = recipe.processor(tasks.spec.kind), recipe.base()

@@ -34,7 +34,7 @@ class Measure:
     def __call__(self, live: LiveModel, examples: Sequence[Example], study: Study) -> float:
         """Return the mean over examples, in [0, 1]."""
         if self.metric != "label_accuracy":
-            return measure(live, examples).score
+            return measure(live, examples, study.tasks.spec.kind).score
         if not self._answers:
             everything = (study.tasks.encode(one, study.base.processor) for one in study.tasks)
             self._answers = first_answers([example for task in everything for example in task.train])

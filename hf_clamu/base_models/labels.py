@@ -18,7 +18,7 @@ def labels_of(spec: TaskSpec, num_labels: int | None) -> dict[str, Any]:
         spec (`TaskSpec`): has their names.
         num_labels (`int`, *optional*): their number, if they have no names.
     """
-    if spec.kind in ("causal-lm", "seq2seq-lm"):
+    if spec.traits.writes_text:
         return {}
     names = spec.label_names or tuple(str(i) for i in range(num_labels or 0))
     labels: dict[str, Any] = {"num_labels": len(names), "id2label": dict(enumerate(names))}

@@ -27,7 +27,6 @@ from hf_clamu.tasks import ModelLimits, TaskSpec
 from hf_clamu.training import derive_seed, seeded
 
 __all__ = [
-    "AUTO_CLASSES",
     "BaseModel",
     "base_digest",
     "base_weights",
@@ -37,14 +36,6 @@ __all__ = [
     "weights_dtype",
 ]
 
-# Names of transformers' Auto classes, so that importing this file does not import all of them.
-AUTO_CLASSES = {
-    "sequence-classification": "AutoModelForSequenceClassification",
-    "causal-lm": "AutoModelForCausalLM",
-    "seq2seq-lm": "AutoModelForSeq2SeqLM",
-    "token-classification": "AutoModelForTokenClassification",
-    "image-classification": "AutoModelForImageClassification",
-}
 # Not weights, or different in each release: they would change bytes without changing the model.
 _VOLATILE_CONFIG_KEYS = ("_name_or_path", "transformers_version", "_commit_hash", "_attn_implementation_autoset")
 
@@ -167,7 +158,7 @@ def load_base(
     if isinstance(base, transformers.PreTrainedConfig):
         base = base.to_dict()
     labels = labels_of(spec, num_labels)
-    auto = getattr(transformers, AUTO_CLASSES[spec.kind])
+    auto = getattr(transformers, spec.traits.auto_class)
     fresh: dict[str, torch.Tensor] = {}
     name, commit, embedded = "", None, True
     in_memory = isinstance(base, transformers.PreTrainedModel)
@@ -211,12 +202,12 @@ def load_base(
     rows = ModelLimits.of(model).embeddings if padding else None
     if rows is not None and (padding["pad_token_id"] or 0) >= rows:
         raise _no_padding(padding, f"it has {rows} embeddings")
-    if processor is None and spec.kind != "image-classification" and needs_processor:
+    if processor is None and spec.traits.reads != "image" and needs_processor:
         raise IncompatibleBaseError(
             "The base model comes without a tokenizer, and text tasks need one: give processing_class= (in a "
             "recipe: tokenizer), a transformers tokenizer."
         )
-    if spec.kind == "seq2seq-lm" and processor is not None:
+    if spec.traits.labels == "decoder" and processor is not None:
         _settle_start(model, processor)
     digest = base_digest(model)
     fresh = {} if embedded else fresh
@@ -293,7 +284,7 @@ def empty_model(base: Any, spec: TaskSpec, *, num_labels: int | None, revision: 
             require_reachable(str(base), revision=revision)
         config = config_of_repository(str(base), labels, revision=revision or "main")
     with torch.device("meta"):
-        return _from_config(getattr(transformers, AUTO_CLASSES[spec.kind]), config, {})
+        return _from_config(getattr(transformers, spec.traits.auto_class), config, {})
 
 
 def _commit_of(name: str, *, revision: str | None, token: str | None, cache_dir: str | None) -> str | None:
@@ -314,7 +305,7 @@ def _settle_padding(processor: Any, spec: TaskSpec) -> dict[str, Any]:
     It must say so before the model is made: embeddings keep the id (its row learns nothing, and RoBERTa counts its
     positions from it), so a model that is told later is another one than what its configuration makes when loaded.
     """
-    if spec.kind == "image-classification" or processor is None:
+    if spec.traits.reads == "image" or processor is None:
         return {}
     if processor.pad_token_id is None:
         processor.pad_token = processor.eos_token or processor.unk_token

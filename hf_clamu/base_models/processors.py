@@ -11,6 +11,7 @@ from typing import Any
 from hf_clamu.base_models.foreign import foreign_files, require_no_pointers
 from hf_clamu.checkpoint.processor_files import normalized_bytes
 from hf_clamu.errors import IncompatibleBaseError
+from hf_clamu.tasks import traits_of
 
 __all__ = ["has_processor_files", "load_processor", "save_processor"]
 
@@ -41,7 +42,7 @@ def load_processor(
     """
     import transformers
 
-    is_image = kind == "image-classification"
+    is_image = traits_of(kind).reads == "image"
     auto = transformers.AutoImageProcessor if is_image else transformers.AutoTokenizer
     source = {"revision": revision or "main", "token": token, "cache_dir": cache_dir}
     what = "image processor" if is_image else "tokenizer"
@@ -80,7 +81,7 @@ def has_processor_files(name: str, kind: str, **source: Any) -> bool:
     """
     from transformers.utils.hub import cached_file
 
-    names = _IMAGE_FILES if kind == "image-classification" else _TEXT_FILES
+    names = _IMAGE_FILES if traits_of(kind).reads == "image" else _TEXT_FILES
     if Path(name).is_dir():
         return any((Path(name) / file).exists() for file in names)
     try:

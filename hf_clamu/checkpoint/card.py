@@ -10,16 +10,10 @@ import torch
 from hf_clamu.checkpoint.card_settings import CardSettings
 from hf_clamu.checkpoint.configuration_clamu import ClamuConfig
 from hf_clamu.merging import ClamuArguments, MergedState, have_data
+from hf_clamu.tasks import KindTraits, traits_of
 
 __all__ = ["model_card"]
 
-_PIPELINES = {
-    "sequence-classification": "text-classification",
-    "causal-lm": "text-generation",
-    "seq2seq-lm": "text2text-generation",
-    "token-classification": "token-classification",
-    "image-classification": "image-classification",
-}
 _SERVED = {"base": "base model", "global": "global model", "own": "own cluster"}
 
 
@@ -53,12 +47,12 @@ def _metadata(
     from huggingface_hub import EvalResult, ModelCardData
 
     base: Mapping[str, Any] = config.base_model or {}
-    pipeline_tag = _PIPELINES[str((config.task_spec or {}).get("kind"))]
+    pipeline_tag = _traits(config).pipeline
     named = (source or {}).get("dataset")
     datasets = settings.datasets or ((str(named),) if named else ())
     results = None
     if state.scores is not None:
-        metric = _metric(config)
+        metric = _traits(config).metric
         best = "own" if "own" in state.scores["mean"] else "global"
         result = EvalResult(
             task_type=pipeline_tag,
@@ -84,8 +78,8 @@ def _metadata(
     ).to_yaml()
 
 
-def _metric(config: ClamuConfig) -> str:
-    return "answer_probability" if str((config.task_spec or {}).get("kind")).endswith("-lm") else "accuracy"
+def _traits(config: ClamuConfig) -> KindTraits:
+    return traits_of(str((config.task_spec or {}).get("kind")))
 
 
 def _base_name(config: ClamuConfig) -> str:
@@ -109,7 +103,7 @@ def _introduction(config: ClamuConfig, state: MergedState) -> str:
 
 
 def _use(config: ClamuConfig, state: MergedState) -> str:
-    pipeline_tag = _PIPELINES[str((config.task_spec or {}).get("kind"))]
+    pipeline_tag = _traits(config).pipeline
     text = f"""## Use
 
 `pip install hf-clamu`, then, with the id of this repo or the path of this folder:
@@ -178,8 +172,9 @@ def _clusters(config: ClamuConfig, state: MergedState, settings: CardSettings) -
     # What was chosen by these examples is no longer held out from them.
     chosen = ["alpha"] * (arguments.get("scaling") == "auto") + ["lambda"] * (arguments.get("localization") == "tall")
     also = f" They also chose {' and '.join(chosen)}." if chosen else ""
+    metric = _traits(config).metric.replace("_", " ")
     return (
-        f"{text}\n\nPercentages are the {_metric(config).replace('_', ' ')} on {scores['num_examples']:,} validation "
+        f"{text}\n\nPercentages are the {metric} on {scores['num_examples']:,} validation "
         f"examples, which no training saw, of {scores['num_tasks']} tasks; each task counts the same.{also}"
     )
 

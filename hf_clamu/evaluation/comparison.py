@@ -82,7 +82,7 @@ def compare_methods(
             scores = []
             for task_id in task_ids:
                 served(task_id)
-                scores.append(measure(workspace, held_out[task_id]).score)
+                scores.append(measure(workspace, held_out[task_id], tasks.spec.kind).score)
             return math.fsum(scores) / len(scores)
 
         workspace.reset()
@@ -95,7 +95,7 @@ def compare_methods(
                 vector = trainer.finetune(task_id)
                 total.add(vector)
                 sums[members].add(vector)
-                local.append(measure(workspace, held_out[task_id]).score)
+                local.append(measure(workspace, held_out[task_id], tasks.spec.kind).score)
         results["local"] = MethodScore(
             score=math.fsum(local) / len(local), alpha=None, storage_bytes=model_bytes * len(task_ids)
         )

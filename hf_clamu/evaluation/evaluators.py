@@ -8,6 +8,7 @@ from typing import Any
 import evaluate
 
 from hf_clamu.errors import RecipeError
+from hf_clamu.tasks import task_kinds, traits_of
 
 __all__ = ["evaluator"]
 
@@ -70,11 +71,8 @@ class _WordsEvaluator(_TakesPipelines, evaluate.TokenClassificationEvaluator):  
         }
 
 
-_EVALUATORS = {
-    "image-classification": _ImageEvaluator,
-    "text-classification": _TextEvaluator,
-    "token-classification": _WordsEvaluator,
-}
+# By what the model reads.
+_EVALUATORS: dict[str, Any] = {"image": _ImageEvaluator, "text": _TextEvaluator, "words": _WordsEvaluator}
 
 
 def evaluator(task: str) -> Any:
@@ -91,6 +89,8 @@ def evaluator(task: str) -> Any:
         RecipeError: if there is none for this task. Language models are measured by the probability of the right
             answer, which text generation does not give.
     """
-    if task not in _EVALUATORS:
-        raise RecipeError(f"There is no evaluator for {task!r}; expected one of {', '.join(sorted(_EVALUATORS))}.")
-    return _EVALUATORS[task](task=task)
+    classifiers = [traits for traits in map(traits_of, task_kinds()) if not traits.writes_text]
+    reads = {traits.pipeline: traits.reads for traits in classifiers}
+    if task not in reads:
+        raise RecipeError(f"There is no evaluator for {task!r}; expected one of {', '.join(sorted(reads))}.")
+    return _EVALUATORS[reads[task]](task=task)

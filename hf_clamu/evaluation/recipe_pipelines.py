@@ -9,6 +9,7 @@ import torch
 import transformers
 
 from hf_clamu.serving.recipe_pipelines import RecipeImagePipeline, RecipeTextPipeline, encoded, recipe_tokenizer
+from hf_clamu.tasks import traits_of
 
 __all__ = ["RecipeWordsPipeline", "recipe_pipeline"]
 
@@ -50,11 +51,8 @@ class RecipeWordsPipeline(transformers.Pipeline):
         return tags
 
 
-_PIPELINES: dict[str, tuple[Any, str]] = {
-    "image-classification": (RecipeImagePipeline, "image-classification"),
-    "sequence-classification": (RecipeTextPipeline, "text-classification"),
-    "token-classification": (RecipeWordsPipeline, "token-classification"),
-}
+# By what the model reads.
+_PIPELINES: dict[str, Any] = {"image": RecipeImagePipeline, "text": RecipeTextPipeline, "words": RecipeWordsPipeline}
 
 
 def recipe_pipeline(model: Any) -> Any:
@@ -66,9 +64,10 @@ def recipe_pipeline(model: Any) -> Any:
     Returns:
         `transformers.Pipeline`: takes what the recipe's rows hold.
     """
-    cls, task = _PIPELINES[model.clamu_config.task_spec["kind"]]
-    if task == "image-classification":
+    traits = traits_of(model.clamu_config.task_spec["kind"])
+    make, task = _PIPELINES[traits.reads], traits.pipeline
+    if traits.reads == "image":
         # transformers puts images into batches only where a processor says how.
         size = 1 if model.processor is None else _BATCH
-        return cls(model=model, task=task, image_processor=model.processor, batch_size=size)
-    return cls(model=model, task=task, tokenizer=recipe_tokenizer(model), batch_size=_BATCH)
+        return make(model=model, task=task, image_processor=model.processor, batch_size=size)
+    return make(model=model, task=task, tokenizer=recipe_tokenizer(model), batch_size=_BATCH)

@@ -23,12 +23,6 @@ __all__ = ["EvaluationReport", "Summary", "evaluate_model"]
 Split = Literal["validation", "train", "all"]
 Serving = Literal["own", "global", "base"]
 
-_EVALUATORS = {
-    "image-classification": "image-classification",
-    "sequence-classification": "text-classification",
-    "token-classification": "token-classification",
-}
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Summary:
@@ -146,7 +140,7 @@ def _evaluated(
     groups: dict[int, list[str]] = {}
     for task_id in known:
         groups.setdefault(model.cluster_of(task_id), []).append(task_id)
-    measure = _Answers(model, tasks, split) if tasks.spec.kind.endswith("-lm") else _Labels(model, tasks, split)
+    measure = _Answers(model, tasks, split) if tasks.spec.traits.writes_text else _Labels(model, tasks, split)
     found: dict[str, tuple[dict[str, float], int]] = {}
     for number in progress(sorted(groups), "evaluate"):
         bring(model, number if serving == "own" else serving)
@@ -184,7 +178,7 @@ class _Labels:
     def __init__(self, model: Any, tasks: TaskDataset, split: Split) -> None:
         spec = tasks.spec
         self._tasks, self._split, self._processor = tasks, split, model.processor
-        self._evaluator = evaluator(_EVALUATORS[spec.kind])
+        self._evaluator = evaluator(spec.traits.pipeline)
         self._settings = {
             "model_or_pipeline": recipe_pipeline(model),
             "metric": evaluate.combine([Accuracy(), MacroF1()]),
@@ -216,5 +210,5 @@ class _Answers:
         examples = parts.get(self._split, (*encoded.train, *encoded.validation))
         if not examples:
             return None
-        losses, _ = losses_and_scores(self._live, examples)
+        losses, _ = losses_and_scores(self._live, examples, self._tasks.spec.kind)
         return self._metric.compute(predictions=[-loss for loss in losses]), len(examples)

@@ -114,11 +114,12 @@ class LocalModels:
         """Give back the memory that vectors are read to; the last vector is gone."""
         self._room.clear()
 
-    def check(self, model: Any, processor: Any = None) -> None:
+    def check(self, model: Any, kind: str, processor: Any = None) -> None:
         """Check by their headers that all local models are of a base model's kind, before any of them is read.
 
         Args:
             model (`transformers.PreTrainedModel`): the base model.
+            kind (`str`): of the tasks.
             processor (*tokenizer or image processor*, *optional*): the base model's; without it, those of the local
                 models have to agree with each other.
 
@@ -129,7 +130,6 @@ class LocalModels:
         names, config = self._names_of(model), model.config.to_dict()
         for task_id in self:
             self[task_id].check(names, type(model).__name__, config)
-        kind = "image-classification" if model.main_input_name == "pixel_values" else "causal-lm"
         equal: set[str] = set()
         for task_id in self:
             files = _processor_digest(self[task_id].folder)

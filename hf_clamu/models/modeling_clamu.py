@@ -1082,7 +1082,8 @@ class ClamuModel:
             local_models = LocalModels.find(given, token=token)
         base = self._fresh_base()
         if local_models is not None:
-            local_models.check(base, attached.processor)
+            kind = str((self.clamu_config.task_spec or {})["kind"])
+            local_models.check(base, kind, attached.processor)
         return Request(
             checkpoint=attached.checkpoint,
             base=base,

@@ -8,26 +8,17 @@ from typing import Any
 
 import transformers
 
-from hf_clamu.base_models.loading import AUTO_CLASSES, BaseModel, load_base
+from hf_clamu.base_models.loading import BaseModel, load_base
 from hf_clamu.checkpoint.card_settings import CardSettings
 from hf_clamu.errors import IncompatibleBaseError, TaskDataError
 from hf_clamu.local_models.local_models import LocalModels, require_named
 from hf_clamu.merging import ClamuArguments, require_finetuning, require_no_data
 from hf_clamu.operations.maintenance import Rebuilt, build, first_config
 from hf_clamu.storage import Archive, Journal
-from hf_clamu.tasks import TaskDataset, TaskSpec, keyed_id, require_known_words
+from hf_clamu.tasks import TaskDataset, TaskSpec, keyed_id, require_known_words, task_kinds, traits_of
 from hf_clamu.training import Progress
 
 __all__ = ["LocalMerge", "keyed_checkpoints"]
-
-# What the rows of each kind of task are called if nobody says it: for evaluation and prediction later on.
-_COLUMNS: dict[str, dict[str, Any]] = {
-    "sequence-classification": {"text_column": "text", "label_column": "label"},
-    "causal-lm": {"prompt_column": "prompt", "completion_column": "completion"},
-    "seq2seq-lm": {"prompt_column": "prompt", "completion_column": "completion"},
-    "token-classification": {"tokens_column": "tokens", "tags_column": "tags"},
-    "image-classification": {"image_column": "image", "label_column": "label"},
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +84,7 @@ class LocalMerge:
             cache_dir=self.cache_dir,
             needs_processor=tasks.has_rows,
         )
-        local_models.check(base.model, base.processor)
+        local_models.check(base.model, tasks.spec.kind, base.processor)
         if tasks.has_rows:
             require_known_words(tasks, base.processor)
         built = build(
@@ -156,9 +147,9 @@ def _spec_of(local_models: LocalModels) -> TaskSpec:
         if kind is None:
             raise IncompatibleBaseError(
                 f"Task {task_id!r}: {local_models[task_id].folder} is a {architecture}. Local models must be one of: "
-                f"{', '.join(_COLUMNS)}."
+                f"{', '.join(task_kinds())}."
             )
-        labels = [] if kind.endswith("-lm") else local_models[task_id].labels
+        labels = [] if traits_of(kind).writes_text else local_models[task_id].labels
         if found is None:
             found, first = (kind, labels), task_id
         elif found[0] != kind:
@@ -169,14 +160,15 @@ def _spec_of(local_models: LocalModels) -> TaskSpec:
         elif found[1] != labels:
             raise _other_labels(local_models, task_id, labels, found[1], f"task {first!r}")
     assert found is not None, "there is a checkpoint"
-    return TaskSpec.from_dict(
-        {"kind": found[0], "task_column": "task", "label_names": found[1] or None, **_COLUMNS[found[0]]}
-    )
+    kind, labels = found
+    # Evaluation and prediction read data later; until then nobody has named the columns.
+    columns = traits_of(kind).usual_columns
+    return TaskSpec.from_dict({"kind": kind, "task_column": "task", "label_names": labels or None, **columns})
 
 
 def _kind_of(architecture: str) -> str | None:
-    for kind, auto in AUTO_CLASSES.items():
-        mapping = getattr(transformers, auto)._model_mapping._model_mapping
+    for kind in task_kinds():
+        mapping = getattr(transformers, traits_of(kind).auto_class)._model_mapping._model_mapping
         for names in mapping.values():
             if architecture in (names if isinstance(names, (list, tuple)) else (names,)):
                 return kind

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 import transformers
+from transformers.pipelines import TASK_ALIASES
 from transformers.pipelines.pt_utils import PipelineIterator
 
 from hf_clamu.errors import IncompatibleBaseError
@@ -19,27 +20,17 @@ from hf_clamu.serving.recipe_pipelines import (
     recipe_tokenizer,
 )
 from hf_clamu.serving.routing import Fallback, Served, bring, who_serves
-from hf_clamu.tasks import TaskSpec
+from hf_clamu.tasks import TaskSpec, task_kinds, traits_of
 from hf_clamu.tasks.encoding import example_encoder
 
 __all__ = ["ClamuPipeline", "Text2TextPipeline", "pipeline"]
 
-# The pipeline that each head is for; others, such as feature-extraction, work with any.
-_PIPELINES = {
-    "causal-lm": "text-generation",
-    "image-classification": "image-classification",
-    "seq2seq-lm": "text2text-generation",
-    "sequence-classification": "text-classification",
-    "token-classification": "token-classification",
-}
-# Whose stock pipelines encode otherwise than training, or take the head's answers for the model's.
-_OWN: dict[str, Any] = {
+# Pipelines whose stock versions encode otherwise than training, or take the head's answers for the model's.
+_HIDDEN_STATES: dict[str, Any] = {
     "feature-extraction": RecipeFeaturePipeline,
     "image-feature-extraction": RecipeImageFeaturePipeline,
-    "text-classification": RecipeTextPipeline,
-    "token-classification": RecipeWordsInTextPipeline,
 }
-_ALIASES = {"ner": "token-classification", "sentiment-analysis": "text-classification"}
+_CLASSIFIERS: dict[str, Any] = {"text": RecipeTextPipeline, "words": RecipeWordsInTextPipeline}
 
 
 def pipeline(
@@ -103,13 +94,15 @@ def pipeline(
     elif options:
         raise TypeError(f"{next(iter(options))}= is for loading, but the model is loaded already: leave it out.")
     spec = TaskSpec.from_dict(model.clamu_config.task_spec or {})
-    kind = _ALIASES.get(kind, kind)
-    if kind in _PIPELINES.values() and kind != _PIPELINES[spec.kind]:
+    traits = spec.traits
+    kind = TASK_ALIASES.get(kind, kind)
+    # Pipelines of no head, such as feature-extraction, work with any.
+    if kind != traits.pipeline and any(kind == traits_of(other).pipeline for other in task_kinds()):
         raise IncompatibleBaseError(
             f"The pipeline {kind!r} needs another head than that of this {type(model).__name__}, which is for "
-            f"{_PIPELINES[spec.kind]!r}."
+            f"{traits.pipeline!r}."
         )
-    if spec.kind == "image-classification":
+    if traits.reads == "image":
         own = model.processor if model.processor is not None else _PixelsAsTheyAre(model, spec)
         kwargs["image_processor"] = own if image_processor is None else image_processor
     else:
@@ -118,11 +111,13 @@ def pipeline(
             raise IncompatibleBaseError(
                 "The model comes without a tokenizer that can be loaded here: give tokenizer=."
             )
-    make: Any = transformers.pipeline
-    if kind == _PIPELINES["seq2seq-lm"]:
-        make = Text2TextPipeline
-    elif kind in _OWN:
-        kwargs["pipeline_class"] = _OWN[kind]
+    is_of_head = kind == traits.pipeline
+    pipeline_class = _HIDDEN_STATES.get(kind)
+    if is_of_head and not traits.writes_text:
+        pipeline_class = _CLASSIFIERS.get(traits.reads)
+    if pipeline_class is not None:
+        kwargs["pipeline_class"] = pipeline_class
+    make: Any = Text2TextPipeline if is_of_head and traits.labels == "decoder" else transformers.pipeline
     return ClamuPipeline(make(task=kind, model=model, **kwargs), cluster=cluster, task=task, fallback=fallback)
 
 

@@ -95,8 +95,8 @@ def recipe_tokenizer(model: Any) -> Any:
     spec = TaskSpec.from_dict(model.clamu_config.task_spec or {})
     tokenizer = copy.deepcopy(model.processor)
     if tokenizer is not None:
-        tokenizer.padding_side = "left" if spec.kind == "causal-lm" else "right"
-        if spec.kind in ("sequence-classification", "token-classification"):
+        tokenizer.padding_side = "left" if spec.traits.labels == "next_tokens" else "right"
+        if not spec.traits.writes_text:
             tokenizer.model_max_length = spec.max_length or tokenizer_limit(tokenizer) or tokenizer.model_max_length
     return tokenizer
 

@@ -3,17 +3,23 @@
 from hf_clamu.tasks.builtin import STDLIB_PACKAGES, digits, digits_public, stdlib_public, stdlib_text
 from hf_clamu.tasks.cuts import PartitionReport
 from hf_clamu.tasks.dataset import TaskDataset, keyed_id
-from hf_clamu.tasks.encoding import EncodedTask, Example, collate
+from hf_clamu.tasks.encoding import EncodedTask, Example, collate, encoder_for
+from hf_clamu.tasks.kinds import KindTraits, TaskKind, register_kind, task_kinds, traits_of
 from hf_clamu.tasks.limits import ModelLimits
 from hf_clamu.tasks.partition import partition_by_column, partition_by_labels, partition_uniform
 from hf_clamu.tasks.sources import DataFiles, load_tasks
-from hf_clamu.tasks.spec import TaskKind, TaskSpec
+from hf_clamu.tasks.spec import TaskSpec
 from hf_clamu.tasks.vocabulary import require_known_words
 
 __all__ = [
     "TaskDataset",
     "TaskSpec",
     "TaskKind",
+    "KindTraits",
+    "register_kind",
+    "task_kinds",
+    "traits_of",
+    "encoder_for",
     "EncodedTask",
     "Example",
     "ModelLimits",

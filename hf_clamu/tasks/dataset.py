@@ -22,9 +22,10 @@ from hf_clamu.tasks.encoding import (
     validation_count,
 )
 from hf_clamu.tasks.files import read_files
+from hf_clamu.tasks.kinds import TaskKind
 from hf_clamu.tasks.limits import ModelLimits
 from hf_clamu.tasks.near_names import warn_of_near_names
-from hf_clamu.tasks.spec import TaskKind, TaskSpec
+from hf_clamu.tasks.spec import TaskSpec
 
 __all__ = ["TaskDataset", "keyed_id"]
 
@@ -320,7 +321,7 @@ class TaskDataset:
         validation = (
             None if task.validation is None else self._encode_part(task_id, task.validation, processor, limits)
         )
-        if self.spec.kind == "image-classification":
+        if self.spec.traits.reads == "image":
             self._check_shapes(task_id, task, train, validation)
         return arrange(self.spec, task_id, train, validation, task.cluster_key)
 

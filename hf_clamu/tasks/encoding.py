@@ -23,6 +23,7 @@ __all__ = [
     "Example",
     "arrange",
     "collate",
+    "encoder_for",
     "example_encoder",
     "split_by_content",
     "tokenizer_limit",
@@ -30,6 +31,11 @@ __all__ = [
 
 T = TypeVar("T")
 Example = dict[str, torch.Tensor]
+# Encodes one row, given its checked label.
+RowEncoder = Callable[[Mapping[str, Any], Label | None], Example]
+EncoderFactory = Callable[[TaskSpec, Any], RowEncoder]
+
+ENCODERS: dict[str, EncoderFactory] = {}
 
 IGNORED_LABEL = -100
 # Tokenizers that know no limit report about 1e30.
@@ -138,9 +144,7 @@ def validation_count(num_examples: int, fraction: float) -> int:
     return min(max(round(fraction * num_examples), 1), num_examples - 1)
 
 
-def example_encoder(
-    spec: TaskSpec, processor: Any, limits: ModelLimits | None = None
-) -> Callable[[Mapping[str, Any], Label | None], Example]:
+def example_encoder(spec: TaskSpec, processor: Any, limits: ModelLimits | None = None) -> RowEncoder:
     """Return the function that encodes one row, given its checked label.
 
     Args:
@@ -153,15 +157,18 @@ def example_encoder(
             causal-lm task with one that ends prompts.
         TaskDataError: (from the returned function) if the row cannot be used; the caller adds task and row.
     """
-    encode = _encoder(spec, processor)
-    if limits is None or spec.kind == "image-classification":
+    traits = spec.traits
+    if processor is None and traits.reads != "image":
+        raise RecipeError(f"A {spec.kind} task needs a tokenizer, but none was given.")
+    encode = ENCODERS[spec.kind](spec, processor)
+    if limits is None or traits.reads == "image":
         return encode
 
     def within_limits(row: Mapping[str, Any], label: Label | None) -> Example:
         example = encode(row, label)
         limits.check_ids(example["input_ids"].tolist(), processor)
         limits.check_length(len(example["input_ids"]), spec.max_length)
-        if spec.kind == "seq2seq-lm":
+        if traits.labels == "decoder":
             limits.check_ids(example["labels"].tolist(), processor)
             limits.check_length(len(example["labels"]), spec.max_length, is_answer=True)
         return example
@@ -169,44 +176,86 @@ def example_encoder(
     return within_limits
 
 
-def _encoder(spec: TaskSpec, processor: Any) -> Callable[[Mapping[str, Any], Label | None], Example]:
-    if spec.kind == "image-classification":
-        return lambda row, label: {
-            "pixel_values": _pixel_values(row[str(spec.image_column)], processor),
-            "labels": torch.tensor(label, dtype=torch.int64),
-        }
-    if processor is None:
-        raise RecipeError(f"A {spec.kind} task needs a tokenizer, but none was given.")
-    limit = spec.max_length or tokenizer_limit(processor)
-    if spec.kind == "sequence-classification":
-        special = _special_ids(processor)
-        return lambda row, label: {
-            **_tokenize(processor, row[str(spec.text_column)], limit, special),
-            "labels": torch.tensor(label, dtype=torch.int64),
-        }
+def encoder_for(kind: str) -> Callable[[EncoderFactory], EncoderFactory]:
+    """Register, as a decorator, what makes the encoder of a kind.
 
-    if spec.kind == "token-classification":
-        if not getattr(processor, "is_fast", False):
-            raise RecipeError(
-                "A token-classification task needs a fast tokenizer, which says which word a token belongs to; found "
-                f"the slow {type(processor).__name__}. Load it with use_fast=True, or choose a base that has one."
-            )
-        return lambda row, label: _tokenize_words(processor, row[str(spec.tokens_column)], label, limit)
-    if spec.kind == "causal-lm":
-        _require_open_prompts(processor)
-    # A causal model goes on in the same line; a decoder of its own starts anew.
-    pair, space = (_tokenize_seq2seq, "") if spec.kind == "seq2seq-lm" else (_tokenize_pair, " ")
+    Args:
+        kind (`str`): the kind. What is decorated takes a `TaskSpec` of this kind and a processor, and returns a
+            function from a row and its checked label to the row's tensors.
+
+    Raises:
+        ValueError: if the kind has an encoder.
+    """
+
+    def register(factory: EncoderFactory) -> EncoderFactory:
+        if kind in ENCODERS:
+            raise ValueError(f"The kind {kind!r} has an encoder already.")
+        ENCODERS[kind] = factory
+        return factory
+
+    return register
+
+
+@encoder_for("image-classification")
+def _image_encoder(spec: TaskSpec, processor: Any) -> RowEncoder:
+    column = str(spec.image_column)
+    return lambda row, label: {
+        "pixel_values": _pixel_values(row[column], processor),
+        "labels": torch.tensor(label, dtype=torch.int64),
+    }
+
+
+@encoder_for("sequence-classification")
+def _text_encoder(spec: TaskSpec, tokenizer: Any) -> RowEncoder:
+    column, limit, special = str(spec.text_column), _token_limit(spec, tokenizer), _special_ids(tokenizer)
+    return lambda row, label: {
+        **_tokenize(tokenizer, row[column], limit, special),
+        "labels": torch.tensor(label, dtype=torch.int64),
+    }
+
+
+@encoder_for("token-classification")
+def _words_encoder(spec: TaskSpec, tokenizer: Any) -> RowEncoder:
+    if not getattr(tokenizer, "is_fast", False):
+        raise RecipeError(
+            f"A {spec.kind} task needs a fast tokenizer, which says which word a token belongs to; found the slow "
+            f"{type(tokenizer).__name__}. Load it with use_fast=True, or choose a base that has one."
+        )
+    column, limit = str(spec.tokens_column), _token_limit(spec, tokenizer)
+    return lambda row, label: _tokenize_words(tokenizer, row[column], label, limit)
+
+
+@encoder_for("causal-lm")
+def _continuation_encoder(spec: TaskSpec, tokenizer: Any) -> RowEncoder:
+    _require_open_prompts(tokenizer)
+    # The label continues the line of the prompt.
+    return _pair_encoder(spec, tokenizer, _tokenize_pair, " ")
+
+
+@encoder_for("seq2seq-lm")
+def _answer_encoder(spec: TaskSpec, tokenizer: Any) -> RowEncoder:
+    return _pair_encoder(spec, tokenizer, _tokenize_seq2seq, "")
+
+
+def _pair_encoder(
+    spec: TaskSpec, tokenizer: Any, tokenize: Callable[[Any, str, str, int | None], Example], before_label: str
+) -> RowEncoder:
+    limit = _token_limit(spec, tokenizer)
 
     def encode(row: Mapping[str, Any], label: Label | None) -> Example:
         if label is None:
             prompt, completion = row[str(spec.prompt_column)], row[str(spec.completion_column)]
         else:
             assert isinstance(label, int), "only words have many labels"
-            prompt, completion = row[str(spec.text_column)], space + (spec.label_names or ())[label]
+            prompt, completion = row[str(spec.text_column)], before_label + (spec.label_names or ())[label]
         # Not str.format: braces in the user's text must stay what they are.
-        return pair(processor, spec.template.replace("{prompt}", prompt), completion, limit)
+        return tokenize(tokenizer, spec.template.replace("{prompt}", prompt), completion, limit)
 
     return encode
+
+
+def _token_limit(spec: TaskSpec, tokenizer: Any) -> int | None:
+    return spec.max_length or tokenizer_limit(tokenizer)
 
 
 def _require_open_prompts(tokenizer: Any) -> None:

@@ -6,25 +6,14 @@ import dataclasses
 import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, cast
 
 from hf_clamu.errors import RecipeError
+from hf_clamu.tasks.kinds import KindTraits, TaskKind, task_kinds, traits_of
 
-__all__ = ["TaskKind", "TaskSpec", "infer_kind", "refuse_unknown_keys"]
-
-TaskKind = Literal[
-    "sequence-classification", "causal-lm", "seq2seq-lm", "token-classification", "image-classification"
-]
+__all__ = ["TaskSpec", "infer_kind", "refuse_unknown_keys"]
 
 _PROMPT_SLOT = "{prompt}"
-# Per kind, the sets of content columns that describe an example; one of them must be given, and nothing beside it.
-_CONTENT_COLUMNS: dict[str, tuple[frozenset[str], ...]] = {
-    "sequence-classification": (frozenset({"text_column", "label_column"}),),
-    "causal-lm": (frozenset({"prompt_column", "completion_column"}), frozenset({"text_column", "label_column"})),
-    "seq2seq-lm": (frozenset({"prompt_column", "completion_column"}), frozenset({"text_column", "label_column"})),
-    "token-classification": (frozenset({"tokens_column", "tags_column"}),),
-    "image-classification": (frozenset({"image_column", "label_column"}),),
-}
 _ALL_CONTENT_COLUMNS = (
     *("text_column", "prompt_column", "completion_column", "image_column", "label_column"),
     *("tokens_column", "tags_column"),
@@ -92,8 +81,8 @@ class TaskSpec:
     tags_column: str | None = field(default=None, metadata={"help": "Column of lists with a label for each word."})
 
     def __post_init__(self) -> None:
-        if self.kind not in get_args(TaskKind):
-            raise RecipeError(f"Unknown kind {self.kind!r}; expected one of {', '.join(get_args(TaskKind))}.")
+        if self.kind not in task_kinds():
+            raise RecipeError(f"Unknown kind {self.kind!r}; expected one of {', '.join(task_kinds())}.")
         self._check_columns()
         self._check_label_names()
         if not isinstance(self.template, str) or self.template.count(_PROMPT_SLOT) != 1:
@@ -114,8 +103,8 @@ class TaskSpec:
             if (value is None and name == "task_column") or (value is not None and not _is_name(value)):
                 raise RecipeError(f"{name} must be the name of a column, found {value!r}.")
         given = frozenset(name for name in _ALL_CONTENT_COLUMNS if getattr(self, name) is not None)
-        if given not in _CONTENT_COLUMNS[self.kind]:
-            expected = " or ".join(" + ".join(_ordered(names)) for names in _CONTENT_COLUMNS[self.kind])
+        if given not in self.traits.columns:
+            expected = " or ".join(" + ".join(_ordered(names)) for names in self.traits.columns)
             found = ", ".join(_ordered(given)) or "none of them"
             raise RecipeError(f"A {self.kind} task needs {expected} and no other content column; found {found}.")
 
@@ -133,6 +122,11 @@ class TaskSpec:
             raise RecipeError(f"label_names must differ from each other; given twice: {', '.join(twice)}.")
         if self.label_column is None and self.tags_column is None:
             raise RecipeError("label_names were given without a label_column or tags_column.")
+
+    @property
+    def traits(self) -> KindTraits:
+        """What follows from the kind."""
+        return traits_of(self.kind)
 
     @property
     def content_columns(self) -> tuple[str, ...]:
@@ -193,18 +187,13 @@ def infer_kind(values: Mapping[str, Any]) -> TaskKind:
     Raises:
         RecipeError: if no kind of task has these columns.
     """
-    if values.get("image_column") is not None:
-        return "image-classification"
-    if values.get("tokens_column") is not None or values.get("tags_column") is not None:
-        return "token-classification"
-    if values.get("prompt_column") is not None or values.get("completion_column") is not None:
-        return "causal-lm"
-    if values.get("text_column") is not None:
-        return "sequence-classification"
-    raise RecipeError(
-        "The columns tell no kind of task: give text_column + label_column, prompt_column + completion_column, "
-        "tokens_column + tags_column, or image_column + label_column."
-    )
+    kinds = [traits_of(kind) for kind in task_kinds()]
+    # The last kinds have the rarest columns.
+    for traits in reversed(kinds):
+        if any(values.get(column) is not None for column in traits.shown_by):
+            return cast("TaskKind", traits.name)
+    *most, last = (" + ".join(_ordered(traits.columns[0])) for traits in kinds if traits.shown_by)
+    raise RecipeError(f"The columns tell no kind of task: give {', '.join(most)}, or {last}.")
 
 
 def refuse_unknown_keys(values: Mapping[str, Any], known: Iterable[str], *, where: str) -> None:

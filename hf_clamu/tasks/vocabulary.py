@@ -28,7 +28,7 @@ def require_known_words(tasks: TaskDataset, tokenizer: Any) -> None:
     """
     unknown = getattr(tokenizer, "unk_token_id", None)
     # Some take their end token for unknown words: tokenizers of bytes, which know everything.
-    if unknown is None or unknown == tokenizer.eos_token_id or tasks.spec.kind == "image-classification":
+    if unknown is None or unknown == tokenizer.eos_token_id or tasks.spec.traits.reads == "image":
         return
     special = set(tokenizer.all_special_ids) - {unknown}
     counts = {True: 0, False: 0}

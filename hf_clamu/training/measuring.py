@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from hf_clamu.errors import RecipeError
-from hf_clamu.tasks import Example, TaskKind
+from hf_clamu.tasks import Example, traits_of
 from hf_clamu.training.batching import chunks
 from hf_clamu.training.workspace import LiveModel
 
@@ -36,67 +36,57 @@ class Measurement:
     num_examples: int
 
 
-def measure(live: LiveModel, examples: Sequence[Example]) -> Measurement:
+def measure(live: LiveModel, examples: Sequence[Example], kind: str) -> Measurement:
     """Measure the live model on examples.
 
     Args:
         live (`LiveModel`): the model.
         examples (*sequence* of `Example`): at least one.
+        kind (`str`): of the tasks.
 
     Source of the answer probability: TOFU, section 2.2 (end-of-sequence token included).
     """
-    losses, scores = losses_and_scores(live, examples)
+    losses, scores = losses_and_scores(live, examples, kind)
     # fsum rounds once, so the mean does not depend on how the examples were split.
     count = len(losses)
     return Measurement(loss=math.fsum(losses) / count, score=math.fsum(scores) / count, num_examples=count)
 
 
 @torch.no_grad()
-def losses_and_scores(live: LiveModel, examples: Sequence[Example]) -> tuple[list[float], list[float]]:
+def losses_and_scores(live: LiveModel, examples: Sequence[Example], kind: str) -> tuple[list[float], list[float]]:
     """Return the loss and the score of each example, which `Measurement` describes.
 
     Args:
         live (`LiveModel`): the model.
         examples (*sequence* of `Example`): any number.
+        kind (`str`): of the tasks; it tells what their labels mean.
     """
     live.model.eval()
-    kind = _token_kind(live.model)
+    traits = traits_of(kind)
     losses: list[float] = []
     scores: list[float] = []
     for part in chunks(examples, EVALUATION_BATCH):
         batch = live.batch(part)
         # A decoder of its own reads the labels, shifted by one; everything else only needs its inputs.
-        labels_B = batch["labels"] if kind == "seq2seq-lm" else batch.pop("labels")
+        labels_B = batch["labels"] if traits.labels == "decoder" else batch.pop("labels")
         logits = live.forward(batch).logits.float()
-        if labels_B.dim() == 1:
+        if traits.labels == "example":
             losses += torch.nn.functional.cross_entropy(logits, labels_B, reduction="none").tolist()
             scores += (logits.argmax(-1) == labels_B).float().tolist()
             continue
         # Only a model with one stack predicts the next token at each place.
-        logits_BLV, labels_BL = (logits[:, :-1], labels_B[:, 1:]) if kind == "causal-lm" else (logits, labels_B)
+        is_shifted = traits.labels == "next_tokens"
+        logits_BLV, labels_BL = (logits[:, :-1], labels_B[:, 1:]) if is_shifted else (logits, labels_B)
         counted_BL = labels_BL != -100
         loss_BL = torch.nn.functional.cross_entropy(logits_BLV.transpose(1, 2), labels_BL, reduction="none")
         loss_B = (loss_BL * counted_BL).sum(-1) / counted_BL.sum(-1)
         losses += loss_B.tolist()
-        if kind == "token-classification":
+        if traits.labels == "words":
             hits_BL = (logits_BLV.argmax(-1) == labels_BL) & counted_BL
             scores += (hits_BL.sum(-1) / counted_BL.sum(-1)).tolist()
         else:
             scores += torch.exp(-loss_B).tolist()
     return losses, scores
-
-
-def _token_kind(model: Any) -> TaskKind:
-    """Tell what labels of tokens mean to a model, by transformers' own lists of classes."""
-    from transformers.models.auto import modeling_auto
-
-    # Adapters and merged models keep the class's name. Not config.is_encoder_decoder: a T5 classifier has it, too.
-    name = type(model).__name__
-    if name in modeling_auto.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES.values():
-        return "token-classification"
-    if name in modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES.values():
-        return "seq2seq-lm"
-    return "causal-lm"
 
 
 @torch.no_grad()

@@ -152,7 +152,7 @@ class TaskTrainer:
         Raises:
             TaskDataError: naming the first task and row that it cannot take.
         """
-        if self.tasks.spec.kind == "image-classification" or not self.tasks.has_rows:
+        if self.tasks.spec.traits.reads == "image" or not self.tasks.has_rows:
             return
         for task_id in task_ids[self.workers.rank :: self.workers.size]:
             self.encoded(task_id)
@@ -226,4 +226,4 @@ class TaskTrainer:
     def measure_held_out(self, task_id: str) -> Measurement:
         """Measure the live model on a task's validation examples, or its training examples if it has none."""
         encoded = self.encoded(task_id)
-        return measure(self.workspace, encoded.validation or encoded.train)
+        return measure(self.workspace, encoded.validation or encoded.train, self.tasks.spec.kind)

@@ -13,7 +13,7 @@ import torch
 import transformers
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from hf_clamu.base_models.loading import AUTO_CLASSES
+from hf_clamu.tasks import traits_of
 
 __all__ = ["compare", "counted_steps", "exported_is_live", "masked_is_live", "without_names"]
 
@@ -58,7 +58,7 @@ def exported_is_live(model: Any, cluster: int | None, folder: Path, saved: Path,
     model.set_cluster(cluster)
     expected = _logits(model)
     model.export(folder, cluster=cluster, merge=merge)
-    auto = getattr(transformers, AUTO_CLASSES[model.clamu_config.task_spec["kind"]])
+    auto = getattr(transformers, traits_of(model.clamu_config.task_spec["kind"]).auto_class)
     if merge:
         plain = auto.from_pretrained(folder, dtype="auto")
     else:

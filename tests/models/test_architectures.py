@@ -8,7 +8,7 @@ import transformers
 from catalogue import CATALOGUE, base_of, bits, same
 
 from hf_clamu import ClamuModel, WeightsChangedError
-from hf_clamu.base_models.loading import AUTO_CLASSES
+from hf_clamu.tasks import traits_of
 from hf_clamu.training import Workspace
 
 TIED = ("gpt2", "gemma", "opt", "t5")
@@ -65,7 +65,7 @@ def test_unmerged_is_built_without(tiny, train, saved, name, tmp_path):
 @pytest.mark.parametrize("name", CATALOGUE)
 def test_an_export_is_a_plain_model_of_the_same_bits(saved, name, tmp_path):
     model = ClamuModel.from_pretrained(saved(name))
-    auto = getattr(transformers, AUTO_CLASSES[model.clamu_config.task_spec["kind"]])
+    auto = getattr(transformers, traits_of(model.clamu_config.task_spec["kind"]).auto_class)
     for cluster in (0, None):
         model.export(tmp_path / f"plain-{cluster}", cluster=cluster)
         plain = auto.from_pretrained(tmp_path / f"plain-{cluster}")

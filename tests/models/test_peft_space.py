@@ -9,8 +9,8 @@ from peft import PeftModel
 from safetensors.torch import load_file
 
 from hf_clamu import ClamuModel, ClamuTrainer, IncompatibleBaseError, RecipeError
-from hf_clamu.base_models.loading import AUTO_CLASSES
 from hf_clamu.base_models.peft_space import PeftSpace
+from hf_clamu.tasks import traits_of
 from hf_clamu.training import silent_progress
 
 LORA = {"peft_type": "LORA", "r": 2, "lora_alpha": 8, "target_modules": ["c_attn", "c_proj"]}
@@ -104,7 +104,7 @@ def test_only_the_space_is_merged(tiny, name):
 def test_an_export_is_a_plain_model_with_the_same_answers(tiny, tmp_path, name):
     kind, config, merging = SPACES[name]
     model = _train(tiny, kind, config, merging)
-    auto = getattr(transformers, AUTO_CLASSES[model.clamu_config.task_spec["kind"]])
+    auto = getattr(transformers, traits_of(model.clamu_config.task_spec["kind"]).auto_class)
     for cluster in (0, None):
         model.set_cluster(cluster)
         expected = _answer(model, kind)
@@ -125,7 +125,7 @@ def test_an_unmerged_export_is_an_adapter_for_peft(tiny, tmp_path, name):
     model = _train(tiny, kind, config, merging)
     model.save_pretrained(tmp_path / "model")
     model.export(tmp_path / "adapter", cluster=1, merge=False)
-    auto = getattr(transformers, AUTO_CLASSES[model.clamu_config.task_spec["kind"]])
+    auto = getattr(transformers, traits_of(model.clamu_config.task_spec["kind"]).auto_class)
     adapted = PeftModel.from_pretrained(auto.from_pretrained(tmp_path / "model/base_model"), tmp_path / "adapter")
     assert torch.equal(_answer(adapted.eval(), kind), _answer(model.set_cluster(1), kind))
     assert not torch.equal(_answer(adapted, kind), _answer(model.set_cluster(0), kind))

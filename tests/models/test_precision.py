@@ -10,7 +10,6 @@ import transformers
 from catalogue import CATALOGUE
 
 from hf_clamu import ClamuModel, ClamuTrainer, RecipeError
-from hf_clamu.base_models.loading import AUTO_CLASSES
 from hf_clamu.training import silent_progress
 
 
@@ -60,7 +59,7 @@ def test_half_precision_answers_the_same_after_loading(tiny, tmp_path, name, bas
     kind, config = CATALOGUE[name]
     tasks, given = tiny.tasks(kind), config
     if base != "config":
-        auto = getattr(transformers, AUTO_CLASSES[tasks.spec.kind])
+        auto = getattr(transformers, tasks.spec.traits.auto_class)
         labels = {"num_labels": tasks.num_labels} if tasks.num_labels else {}
         made = auto.from_config(transformers.AutoConfig.for_model(**config, **labels))
         made.save_pretrained(tmp_path / "base")

@@ -104,7 +104,7 @@ def test_the_answer_probability_is_that_of_a_computation_by_hand(copy, tiny):
         by_hand.append(math.exp(-sum(losses) / len(answer)))
         means.append(-sum(losses) / len(answer))
     expected = sum(by_hand) / 20
-    assert measure(LiveModel(model), examples).score == pytest.approx(expected, rel=1e-5)
+    assert measure(LiveModel(model), examples, "causal-lm").score == pytest.approx(expected, rel=1e-5)
     assert AnswerProbability().compute(predictions=means)["answer_probability"] == pytest.approx(expected)
 
 

@@ -134,7 +134,7 @@ def test_a_seq2seq_score_is_the_probability_of_the_target():
     torch.manual_seed(0)
     model = transformers.T5ForConditionalGeneration(config).eval()
     examples = _encoded(TaskDataset.from_dataset(_pairs(("hi", "yes"), ("hello", "o")), **PAIRS))
-    found = measure(LiveModel(model), examples)
+    found = measure(LiveModel(model), examples, "seq2seq-lm")
     losses = []
     for example in examples:
         with torch.no_grad():
@@ -158,4 +158,4 @@ def test_a_word_score_counts_words():
             guess = model(input_ids=example["input_ids"][None]).logits[0].argmax(-1)
         counted = example["labels"] != -100
         shares.append((guess[counted] == example["labels"][counted]).float().mean().item())
-    assert measure(LiveModel(model), _encoded(tasks)).score == pytest.approx(sum(shares) / 2)
+    assert measure(LiveModel(model), _encoded(tasks), tasks.spec.kind).score == pytest.approx(sum(shares) / 2)

@@ -127,9 +127,9 @@ def test_a_mask_lowers_the_loss_of_its_cluster(workspace, encoded):
     theta_1 = {name: theta + theta_1[name] for name, theta in workspace.theta_0.items()}
     task = encoded["owner_04"].train
     workspace.reset()
-    base = measure(workspace, task).loss
+    base = measure(workspace, task, "image-classification").loss
     train_mask(workspace, theta_1, task, MaskingArguments(mask_steps=15), SEED)
-    assert measure(workspace, task).loss < base
+    assert measure(workspace, task, "image-classification").loss < base
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])

@@ -9,6 +9,8 @@ import transformers
 from hf_clamu.errors import RecipeError
 from hf_clamu.training import LiveModel, Measurement, measure, measuring, seeded, task_feature
 
+IMAGES = "image-classification"
+
 
 def test_accuracy_and_loss_by_hand(vit, encoded):
     examples = encoded["owner_00"].train
@@ -19,7 +21,7 @@ def test_accuracy_and_loss_by_hand(vit, encoded):
             label = int(example["labels"])
             losses.append(float(torch.logsumexp(logits, 0) - logits[label]))
             hits.append(int(logits.argmax()) == label)
-    found = measure(vit, examples)
+    found = measure(vit, examples, IMAGES)
     assert found.loss == pytest.approx(sum(losses) / len(losses), abs=1e-6)
     assert found.score == sum(hits) / len(hits)
     assert found.num_examples == len(examples)
@@ -33,7 +35,7 @@ def test_accuracy_counts_right_answers(build, encoded):
         model.classifier.bias[label] += 100.0
     share = sum(int(example["labels"]) == label for example in examples) / len(examples)
     assert 0 < share < 1
-    assert measure(LiveModel(model), examples).score == pytest.approx(share)
+    assert measure(LiveModel(model), examples, IMAGES).score == pytest.approx(share)
 
 
 def test_answer_probability_by_hand(gpt2, completions):
@@ -50,19 +52,19 @@ def test_answer_probability_by_hand(gpt2, completions):
             total = sum(float(log_p[place - 1, int(ids[place])]) for place in answer)
             losses.append(-total / len(answer))
             scores.append(math.exp(total) ** (1 / len(answer)))
-    found = measure(gpt2, examples)
+    found = measure(gpt2, examples, "causal-lm")
     assert found.loss == pytest.approx(sum(losses) / len(losses), rel=1e-6)
     assert found.score == pytest.approx(sum(scores) / len(scores), rel=1e-6)
 
 
 @pytest.mark.parametrize("size", [1, 3])
 def test_the_split_into_batches_does_not_show(monkeypatch, vit, gpt2, encoded, completions, size):
-    pairs = [(vit, encoded["owner_01"].train), (gpt2, completions["bob"].train)]
-    whole = [(measure(live, examples), task_feature(live, examples)) for live, examples in pairs]
+    trials = [(vit, encoded["owner_01"].train, IMAGES), (gpt2, completions["bob"].train, "causal-lm")]
+    whole = [(measure(live, examples, kind), task_feature(live, examples)) for live, examples, kind in trials]
     monkeypatch.setattr(measuring, "EVALUATION_BATCH", size)
-    for (live, examples), (measurement, feature) in zip(pairs, whole, strict=True):
+    for (live, examples, kind), (measurement, feature) in zip(trials, whole, strict=True):
         assert len(examples) > size
-        found = measure(live, examples)
+        found = measure(live, examples, kind)
         assert isinstance(found, Measurement)
         assert found.loss == pytest.approx(measurement.loss, rel=1e-5)
         assert found.score == pytest.approx(measurement.score, rel=1e-5)
@@ -72,9 +74,9 @@ def test_the_split_into_batches_does_not_show(monkeypatch, vit, gpt2, encoded, c
 def test_dropout_is_off_while_measuring(build, encoded):
     live = LiveModel(build["vit"](dropout=0.5))
     live.model.train()
-    first = measure(live, encoded["owner_00"].train)
-    assert measure(live, encoded["owner_00"].train) == first
-    assert first == measure(LiveModel(build["vit"]()), encoded["owner_00"].train)
+    first = measure(live, encoded["owner_00"].train, IMAGES)
+    assert measure(live, encoded["owner_00"].train, IMAGES) == first
+    assert first == measure(LiveModel(build["vit"]()), encoded["owner_00"].train, IMAGES)
 
 
 def _check_feature(found: torch.Tensor, rows: list[torch.Tensor]) -> None:

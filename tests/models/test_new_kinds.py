@@ -1,0 +1,56 @@
+"""A kind of task from outside the package: one entry of the table and its encoder, and everything serves it."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from datasets import Dataset
+
+from hf_clamu import ClamuModel, ClamuTrainer, pipeline
+from hf_clamu.evaluation import evaluate_model
+from hf_clamu.serving.prediction import predict
+from hf_clamu.tasks import TaskDataset, encoder_for, encoding, kinds, register_kind, traits_of
+from hf_clamu.training import silent_progress
+
+
+@pytest.fixture
+def shouting(monkeypatch):
+    """Sentences that are classified in capitals."""
+    monkeypatch.setattr(kinds, "KINDS", dict(kinds.KINDS))
+    monkeypatch.setattr(encoding, "ENCODERS", dict(encoding.ENCODERS))
+    # Its columns are those of another kind, so recipes have to name it.
+    register_kind(dataclasses.replace(traits_of("sequence-classification"), name="shouting", shown_by=()))
+
+    @encoder_for("shouting")
+    def encoder(spec, tokenizer):
+        def encode(row, label):
+            ids = torch.tensor(tokenizer(row[spec.text_column].upper())["input_ids"])
+            return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": torch.tensor(label)}
+
+        return encode
+
+    return "shouting"
+
+
+def test_a_kind_from_outside_is_trained_served_and_forgotten(tiny, tmp_path, shouting):
+    columns = {"task_column": "user", "text_column": "text", "label_column": "label", "kind": shouting}
+    tasks = TaskDataset.from_dataset(Dataset.from_dict(tiny.rows("text")), **columns, validation_fraction=0.3)
+    tokenizer = tiny.processor("text")
+    assert tokenizer.decode(tasks.encode("user_0", tokenizer).train[0]["input_ids"]).isupper()
+
+    def build(data, folder):
+        options = {"processing_class": tokenizer, "progress": silent_progress}
+        ClamuTrainer(tiny.config("text"), data, tiny.arguments(), **options).train().save_pretrained(folder)
+
+    build(tasks, tmp_path / "model")
+    build(tasks.without("user_1"), tmp_path / "expected")
+    model = ClamuModel.from_pretrained(tmp_path / "model")
+    assert evaluate_model(model, tasks).metric == "accuracy"
+    quiet, loud = ({"user": "user_0", "text": text} for text in ("great 1 of 0", "GREAT 1 OF 0"))
+    assert predict(model, [quiet]) == predict(model, [loud])
+    answer, other = pipeline("text-classification", model, task="user_0")([quiet["text"], loud["text"]])
+    assert answer == other
+    model.unmerge_task("user_1", data=tasks).save_pretrained(tmp_path / "model")
+    assert tiny.digests(tmp_path / "model") == tiny.digests(tmp_path / "expected")
