@@ -159,7 +159,7 @@ def _use(bench: Bench, cell: Cell, name: str) -> None:
     kept = ["--archive", "vectors"] if cell.place == "archive" else []
     request = ["--receipts", "receipts", *kept]
     bench.command("verify", "verify", "model", *data)
-    bench.command("predict", "predict", "model", "--data", "new.jsonl")
+    bench.command("predict", "predict", "model", "--data", "rows.jsonl")
     bench.command("unmerge", "unmerge", "model", "user_1", *data, *request)
     bench.command("verify again", "verify", "model", *data)
     if name == "merged":
