@@ -14,6 +14,7 @@ from typing import Any
 
 from examples.paper.scale import Cell, Experiment, Scale, Setting
 from hf_clamu.exact import canonical_json, digest_json
+from hf_clamu.storage import write_atomically
 
 __all__ = ["Results", "extra_digest", "measure_cells", "measure_extra", "say", "write_json"]
 
@@ -63,9 +64,8 @@ class Results:
 def write_json(path: Path, values: Any) -> None:
     """Write JSON as a whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(json.loads(canonical_json(values)), indent=1, sort_keys=True), encoding="utf-8")
-    partial.replace(path)
+    text = json.dumps(json.loads(canonical_json(values)), indent=1, sort_keys=True)
+    write_atomically(path, text.encode())
 
 
 def measure_cells(scale: Scale, cells: Iterable[Cell], folder: Path, paths: dict[str, str], jobs: int) -> None:

@@ -18,7 +18,7 @@ from hf_clamu.exact import DeltaAccumulator, TaskVector, digest_json
 from hf_clamu.merging import ClamuArguments
 from hf_clamu.merging.clustering import cluster_tasks, sketch
 from hf_clamu.operations.maintenance import open_trainer
-from hf_clamu.storage import Archive
+from hf_clamu.storage import Archive, write_atomically
 from hf_clamu.tasks import EncodedTask, Example, TaskDataset
 from hf_clamu.training import TaskTrainer, derive_seed
 
@@ -117,8 +117,7 @@ class Study:
             if not path.is_file():
                 path.parent.mkdir(parents=True, exist_ok=True)
                 entry = self._entry(pool, task_id)
-                path.with_suffix(".partial").write_text(json.dumps(entry), encoding="utf-8")
-                path.with_suffix(".partial").replace(path)
+                write_atomically(path, json.dumps(entry).encode())
             pool.entries[task_id] = json.loads(path.read_text(encoding="utf-8"))
         return pool
 

@@ -93,7 +93,7 @@ def working_on(source: str, output: Path | None, receipts: Path | None, archive:
         receipts = _receipts_beside(Path(source)) if local else Path.cwd() / "receipts"
         require_no_link(receipts)
     # The source still has the tasks where the result goes elsewhere.
-    kept = archive_at(archive, is_kept=output is not None)
+    kept = archive_at(archive, retains_forgotten=output is not None)
     with Workers.current().watched(), _locked(target) as journal:
         is_settled = False
         if is_main_process():

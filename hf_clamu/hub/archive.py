@@ -28,15 +28,15 @@ def is_on_hub(place: object) -> bool:
 
 
 @overload
-def archive_at(place: str | Path | Archive, *, is_kept: bool = False) -> Archive: ...
+def archive_at(place: str | Path | Archive, *, retains_forgotten: bool = False) -> Archive: ...
 @overload
-def archive_at(place: str | Path | Archive | None, *, is_kept: bool = False) -> Archive | None: ...
-def archive_at(place: str | Path | Archive | None, *, is_kept: bool = False) -> Archive | None:
+def archive_at(place: str | Path | Archive | None, *, retains_forgotten: bool = False) -> Archive | None: ...
+def archive_at(place: str | Path | Archive | None, *, retains_forgotten: bool = False) -> Archive | None:
     """Return the archive at a place, without looking there.
 
     Args:
         place (`str` or `Path`, *optional*): a folder, or `"hf://ORG/NAME"`. An `Archive` is returned as it is.
-        is_kept (`bool`): keep the vectors of forgotten tasks, because another copy of the model still has them.
+        retains_forgotten (`bool`): keep the vectors of forgotten tasks, for another copy of the model that has them.
 
     Raises:
         ArchiveError: if it looks like a place on the Hub and is none.
@@ -44,10 +44,10 @@ def archive_at(place: str | Path | Archive | None, *, is_kept: bool = False) -> 
     if place is None or isinstance(place, Archive):
         return place
     if is_on_hub(place):
-        return HubArchive(str(place).removeprefix(_SCHEME), is_kept=is_kept)
+        return HubArchive(str(place).removeprefix(_SCHEME), retains_forgotten=retains_forgotten)
     if re.match("hf:", str(place)):
         raise ArchiveError(f"{place} is no place of an archive: one on the Hub is the string 'hf://ORG/NAME'.")
-    return Archive(Path(place), is_kept=is_kept)
+    return Archive(Path(place), retains_forgotten=retains_forgotten)
 
 
 class HubArchive(Archive):
@@ -59,21 +59,24 @@ class HubArchive(Archive):
 
     Args:
         repo_id (`str`): `ORG/NAME`.
-        is_kept (`bool`): keep the vectors of forgotten tasks.
+        retains_forgotten (`bool`): keep the vectors of forgotten tasks.
     """
 
-    def __init__(self, repo_id: str, *, is_kept: bool = False) -> None:
+    def __init__(self, repo_id: str, *, retains_forgotten: bool = False) -> None:
         from huggingface_hub import constants
 
         if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo_id):
             raise ArchiveError(f"{_SCHEME}{repo_id} is no place of an archive: write it as hf://ORG/NAME.")
-        super().__init__(Path(constants.HF_HOME) / "clamu-archives" / repo_id.replace("/", "--"), is_kept=is_kept)
+        super().__init__(
+            Path(constants.HF_HOME) / "clamu-archives" / repo_id.replace("/", "--"),
+            retains_forgotten=retains_forgotten,
+        )
         self.repo_id = repo_id
         self._wanted: set[str] = set()
         self._listed: set[str] | None = None
 
     @property
-    def place(self) -> str:
+    def uri(self) -> str:
         """Where it is, as another process finds it again."""
         return _SCHEME + self.repo_id
 
@@ -84,7 +87,7 @@ class HubArchive(Archive):
             HubError: if it is public, holds other files, is missing and may not be made, or cannot be reached.
         """
         api = self._api()
-        with readable(f"open the archive {self.place}"):
+        with readable(f"open the archive {self.uri}"):
             if may_create:
                 api.create_repo(self.repo_id, private=True, exist_ok=True)
             is_private = bool(api.model_info(self.repo_id).private)
@@ -129,7 +132,7 @@ class HubArchive(Archive):
         # Processes may read the same vector; what a killed one leaves is found by the name of its file.
         own = Path(tempfile.mkdtemp(dir=scratch))
         try:
-            with readable(f"read {name} of the archive {self.place}"):
+            with readable(f"read {name} of the archive {self.uri}"):
                 found = hf_hub_download(self.repo_id, name, local_dir=own)
             yield Path(found)
         finally:
@@ -152,7 +155,7 @@ class HubArchive(Archive):
             self._listed = None
             new = iter([name for name in wanted if name not in self._names()])
             while part := list(itertools.islice(new, _FILES_IN_A_COMMIT)):
-                with readable(f"write to the archive {self.place}"):
+                with readable(f"write to the archive {self.uri}"):
                     self._api().create_commit(
                         self.repo_id,
                         [CommitOperationAdd(path_in_repo=one, path_or_fileobj=self.folder / one) for one in part],
@@ -179,21 +182,21 @@ class HubArchive(Archive):
         api, self._listed = self._api(), None
         found = sorted(set(names) & self._names())
         if found:
-            with readable(f"delete from the archive {self.place}"):
+            with readable(f"delete from the archive {self.uri}"):
                 operations = [CommitOperationDelete(path_in_repo=name, is_folder=False) for name in found]
                 api.create_commit(self.repo_id, operations, commit_message="Remove vectors")
             self._listed = None
         report = erase_history(self.repo_id, keep_pull_requests=False)
         if report.steps_failed:
             first = report.steps_failed[0]
-            raise HubError(f"Cannot erase the history of {self.place}: {first['step']}: {first['reason']}")
+            raise HubError(f"Cannot erase the history of {self.uri}: {first['step']}: {first['reason']}")
         left = [one for one in report.still_reachable if any(name in one["url"] for name in names)]
         if left:
             raise HubError(f"{left[0]['url']} still answers: {left[0]['why']}.")
 
     def _names(self) -> set[str]:
         if self._listed is None:
-            with readable(f"list the archive {self.place}"):
+            with readable(f"list the archive {self.uri}"):
                 self._listed = set(repo_files(self._api(), self.repo_id, "main"))
         return self._listed
 

@@ -1043,7 +1043,7 @@ class ClamuModel:
                 {self.state_digest()},
                 merged=archived_names(attached.checkpoint.state),
                 receipt_dir=None if receipt_dir is None else Path(receipt_dir),
-                archive=None if archive is None or archive.is_kept else archive,
+                archive=None if archive is None or archive.retains_forgotten else archive,
                 ours=attached.unsaved,
             )
         for line in settled.to_do:
@@ -1128,8 +1128,8 @@ class ClamuModel:
         archived: dict[str, Any] = {}
         if request.archive is not None:
             old, new = archived_names(before.state), archived_names(built.checkpoint.state)
-            spent = [] if request.archive.is_kept else sorted(old - new)
-            archived = {"archive_dir": request.archive.place, "written": sorted(new - old)}
+            spent = [] if request.archive.retains_forgotten else sorted(old - new)
+            archived = {"archive_dir": request.archive.uri, "written": sorted(new - old)}
             archived["spent"] = spent
             facts["archive"] = PENDING if spent else "kept" if old - new else "written"
             if built.how in ("subtracted", "updated"):

@@ -17,7 +17,7 @@ from typing import Any
 
 from hf_clamu.errors import RecipeError
 from hf_clamu.exact import canonical_json, digest_json
-from hf_clamu.storage import is_plain_file, parse_json, write_private
+from hf_clamu.storage import is_plain_file, parse_json, write_atomically
 
 __all__ = [
     "PENDING",
@@ -114,7 +114,7 @@ def write_receipt(folder: Path, receipt: Mapping[str, Any], *, ending: str = "")
     folder.mkdir(parents=True, exist_ok=True)
     path = receipt_path(folder, receipt)
     path = path.with_name(path.name + ending)
-    write_private(path, canonical_json(receipt))
+    write_atomically(path, canonical_json(receipt))
     return path
 
 

@@ -66,7 +66,7 @@ def _destroy(archive: Archive, names: Sequence[str]) -> None:
     except (OSError, HubError) as error:
         raise (HubError if isinstance(error, HubError) else OSError)(
             f"The model is saved, but an archived vector of a task that left it could not be destroyed in "
-            f"{archive.place} ({error}). Repeat the command once that is possible; its receipt waits for it."
+            f"{archive.uri} ({error}). Repeat the command once that is possible; its receipt waits for it."
         ) from error
 
 
@@ -175,7 +175,7 @@ def _finish(
     if doomed and is_here and archive is not None:
         _destroy(archive, doomed)
         result.done.append(
-            f"Vectors of tasks that were forgotten before are destroyed in {archive.place} now ({len(doomed)})."
+            f"Vectors of tasks that were forgotten before are destroyed in {archive.uri} now ({len(doomed)})."
         )
     is_open = bool(doomed) and not is_here
     if is_open:
@@ -200,6 +200,6 @@ def _finish(
 
 
 def _is_at(archive: Archive, place: str) -> bool:
-    if is_on_hub(place) or is_on_hub(archive.place):
-        return archive.place == place
-    return Path(archive.place).resolve() == Path(place).resolve()
+    if is_on_hub(place) or is_on_hub(archive.uri):
+        return archive.uri == place
+    return Path(archive.uri).resolve() == Path(place).resolve()

@@ -1,8 +1,22 @@
-"""Files that survive crashes: atomic replacement, locks, journal, archive, destruction."""
+"""Files that survive crashes.
+
+durable.py    private files and folders, written as a whole or not at all
+destroy.py    overwriting and deleting files that must not stay
+tensors.py    safetensors files
+staging.py    folders in which a model is written before it comes to its place
+contents.py   the files inside a folder that is replaced file by file
+rights.py     rights and owners of files that replace others
+replace.py    replacing a folder as a whole
+locking.py    one run at a time on an output
+journal.py    what a run has finished, for the next start
+archive.py    integer task vectors that spare a request the retraining
+"""
 
 from hf_clamu.storage.archive import ARCHIVE_SUFFIX, Archive, is_archive_name, scratch_of
-from hf_clamu.storage.durable import destroy_folder, is_plain_file, parse_json, write_private
+from hf_clamu.storage.destroy import destroy_folder
+from hf_clamu.storage.durable import is_plain_file, parse_json, write_atomically
 from hf_clamu.storage.journal import Journal, Part
+from hf_clamu.storage.tensors import opened_tensors, read_tensors, save_tensors
 
 __all__ = [
     "ARCHIVE_SUFFIX",
@@ -12,7 +26,10 @@ __all__ = [
     "destroy_folder",
     "is_archive_name",
     "is_plain_file",
+    "opened_tensors",
     "parse_json",
+    "read_tensors",
+    "save_tensors",
     "scratch_of",
-    "write_private",
+    "write_atomically",
 ]

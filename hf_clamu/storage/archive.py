@@ -7,7 +7,6 @@ tensors are bytes: of each parameter the steps, so that small ones of either sig
 
 from __future__ import annotations
 
-import os
 import re
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,12 +15,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from hf_clamu.errors import ArchiveError
 from hf_clamu.exact import TaskVector, digest_json, narrowest_dtype
-from hf_clamu.storage.durable import destroy_file, destroy_folder, is_plain_file, sync_folder
+from hf_clamu.storage.destroy import destroy_file, destroy_folder
+from hf_clamu.storage.durable import is_plain_file, move_into_place, sync_folder
+from hf_clamu.storage.tensors import opened_tensors, save_tensors
 
 __all__ = ["ARCHIVE_SUFFIX", "Archive", "is_archive_name", "scratch_of"]
 
@@ -35,15 +34,15 @@ class Archive:
 
     Args:
         folder (`Path`): made when it is first written to.
-        is_kept (`bool`): keep the vectors of forgotten tasks, because another copy of the model still has them.
+        retains_forgotten (`bool`): keep the vectors of forgotten tasks, for another copy of the model that has them.
     """
 
-    def __init__(self, folder: Path, *, is_kept: bool = False) -> None:
+    def __init__(self, folder: Path, *, retains_forgotten: bool = False) -> None:
         self.folder = folder
-        self.is_kept = is_kept
+        self.retains_forgotten = retains_forgotten
 
     @property
-    def place(self) -> str:
+    def uri(self) -> str:
         """Where it is, as another process finds it again."""
         return str(self.folder.absolute())
 
@@ -81,17 +80,10 @@ class Archive:
         scratch.mkdir(mode=0o700)
         try:
             partial = scratch / path.name
-            try:
-                save_file(codes, partial, metadata={_KEY: _VERSION})
-            except SafetensorError as error:  # a full disk comes as one
-                raise OSError(f"{partial} cannot be written: {error}") from error
-            partial.chmod(0o600)
-            with partial.open("rb") as file:
-                os.fsync(file.fileno())
-            partial.replace(path)
+            save_tensors(partial, codes, (_KEY, _VERSION))
+            move_into_place(partial, path)
         finally:
             destroy_folder(scratch)
-        sync_folder(self.folder)
 
     def holds(self, task_id: str, vector_digest: str) -> bool:
         """Whether there is a file for a task's vector."""
@@ -113,7 +105,7 @@ class Archive:
         """
         name = self.file_name(task_id, vector_digest)
         with self.fetched(name) as path:
-            return self._read(path, f"{self.place}/{name}", task_id, vector_digest, bounds, shapes)
+            return self._read(path, f"{self.uri}/{name}", task_id, vector_digest, bounds, shapes)
 
     def _read(
         self,
@@ -132,7 +124,7 @@ class Archive:
             raise ArchiveError(f"The archive has no vector of task {task_id!r} as it was merged ({where}). {ways_out}")
         try:
             vector = TaskVector.of(_decoded(path, bounds, shapes))
-        except (OSError, SafetensorError, KeyError, ValueError, TypeError, zlib.error) as error:
+        except (OSError, KeyError, ValueError, TypeError, zlib.error) as error:
             raise ArchiveError(
                 f"The vector of task {task_id!r} in {where} is damaged ({error}). {ways_out}"
             ) from error
@@ -186,9 +178,9 @@ def _is_vector(path: Path) -> bool:
         if file.read(8) in (b"", bytes(8)):
             return True
     try:
-        with safe_open(path, framework="pt") as opened:
-            return _KEY in (opened.metadata() or {})
-    except (OSError, SafetensorError):
+        with opened_tensors(path) as file:
+            return _KEY in (file.metadata() or {})
+    except OSError:
         return False
 
 
@@ -221,7 +213,7 @@ def _encoded(steps: torch.Tensor) -> torch.Tensor:
 def _decoded(
     path: Path, bounds: Mapping[str, int], shapes: Mapping[str, torch.Size]
 ) -> Iterator[tuple[str, torch.Tensor]]:
-    with safe_open(path, framework="pt") as file:
+    with opened_tensors(path) as file:
         if (file.metadata() or {}).get(_KEY) != _VERSION:
             raise ValueError("it is no file of an archive that this release reads")
         if sorted(file.keys()) != sorted(shapes):

@@ -1,4 +1,4 @@
-"""Files of our own beside a model: private, there as a whole or not at all, and overwritten where they must not stay.
+"""Files of our own beside a model: private, and there as a whole or not at all.
 
 Nothing here follows a symbolic link. Whoever hands somebody a model can hand them what lies beside it, too, and a link
 there would lead out of the folder that was named.
@@ -17,18 +17,13 @@ from typing import Any
 from hf_clamu.errors import RecipeError
 
 __all__ = [
-    "destroy_file",
-    "destroy_folder",
     "is_plain_file",
+    "move_into_place",
     "parse_json",
     "private_folder",
     "sync_folder",
-    "write_private",
+    "write_atomically",
 ]
-
-_OVERWRITTEN_AT_ONCE = 1 << 24
-# Windows has no links that a file could be opened through by mistake.
-_NO_LINKS = getattr(os, "O_NOFOLLOW", 0)
 
 
 def private_folder(folder: Path, what: str) -> None:
@@ -60,7 +55,7 @@ def is_plain_file(path: Path) -> bool:
         return False
 
 
-def write_private(path: Path, data: bytes) -> None:
+def write_atomically(path: Path, data: bytes) -> None:
     """Write a file that its owner alone can read; it is there as a whole or not at all, whatever fails.
 
     Raises:
@@ -72,12 +67,26 @@ def write_private(path: Path, data: bytes) -> None:
     try:
         with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
+        move_into_place(partial, path)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+def move_into_place(written: Path, path: Path) -> None:
+    """Bring a file that is complete to its place, private and as a whole, and to the disk.
+
+    Args:
+        written (`Path`): on the same file system.
+        path (`Path`): its place; what is there is replaced.
+
+    Raises:
+        OSError: if it cannot be moved; then its place is as it was.
+    """
+    written.chmod(0o600)  # some releases of safetensors leave that to the umask
+    with written.open("rb") as file:
+        os.fsync(file.fileno())
+    written.replace(path)
     sync_folder(path.parent)
 
 
@@ -91,35 +100,6 @@ def sync_folder(folder: Path) -> None:
             os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def destroy_file(path: Path) -> None:
-    """Overwrite a file with zeros and delete it; of a link the link goes. No file is fine.
-
-    Raises:
-        OSError: if it cannot be overwritten or deleted.
-    """
-    if path.is_symlink():
-        path.unlink()
-    if not path.exists():
-        return
-    with os.fdopen(os.open(path, os.O_RDWR | _NO_LINKS), "r+b") as file:
-        left = os.fstat(file.fileno()).st_size
-        while left > 0:
-            left -= file.write(bytes(min(left, _OVERWRITTEN_AT_ONCE)))
-        file.flush()
-        os.fsync(file.fileno())
-    path.unlink()
-
-
-def destroy_folder(folder: Path) -> None:
-    """Overwrite with zeros and delete everything in a folder, and the folder; of links the links. None is fine."""
-    if folder.is_symlink():
-        folder.unlink()
-    elif folder.is_dir():
-        for path in folder.iterdir():
-            (destroy_folder if path.is_dir() else destroy_file)(path)
-        folder.rmdir()
 
 
 def parse_json(data: str | bytes) -> Any:

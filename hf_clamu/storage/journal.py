@@ -20,20 +20,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from hf_clamu.errors import RecipeError
 from hf_clamu.exact import canonical_json, digest_json, digest_tensors
+from hf_clamu.storage.destroy import destroy_file
 from hf_clamu.storage.durable import (
-    destroy_file,
     is_plain_file,
+    move_into_place,
     parse_json,
     private_folder,
     sync_folder,
-    write_private,
+    write_atomically,
 )
 from hf_clamu.storage.locking import FileLock
+from hf_clamu.storage.tensors import opened_tensors, read_tensors, save_tensors
 
 __all__ = ["Journal", "Part"]
 
@@ -60,8 +60,7 @@ class Part:
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """Return the tensors, mapped from the file."""
-        with safe_open(self.path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in sorted(file.keys())}
+        return read_tensors(self.path)
 
 
 class Journal:
@@ -157,17 +156,10 @@ class Journal:
         try:
             partial = scratch / path.name
             text = json.dumps({**content, "digest": digest}, sort_keys=True)
-            try:
-                save_file(dict(tensors), partial, metadata={_METADATA_KEY: text})
-            except SafetensorError as error:  # a full disk comes as one
-                raise OSError(f"{partial} cannot be written: {error}") from error
-            partial.chmod(0o600)  # some releases of safetensors leave that to the umask
-            with partial.open("rb") as file:
-                os.fsync(file.fileno())
-            partial.replace(path)
+            save_tensors(partial, tensors, (_METADATA_KEY, text))
+            move_into_place(partial, path)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
-        sync_folder(self.folder)
         if is_timed:
             self._last = time.monotonic()
             self._took = self._last - started
@@ -200,7 +192,7 @@ class Journal:
     def note(self, value: Any) -> None:
         """Keep one JSON-able value, which `noted` returns until the journal is cleared."""
         self.make()
-        write_private(self.folder / _NOTE_NAME, canonical_json(value))
+        write_atomically(self.folder / _NOTE_NAME, canonical_json(value))
 
     @property
     def has_note(self) -> bool:
@@ -268,14 +260,14 @@ def _default_interval() -> float:
 def _read(path: Path, run: str, stage: str) -> dict[str, Any] | None:
     """Return the content of a part of a run and stage, or None if any of its bytes are not those that were written."""
     try:
-        with safe_open(path, framework="pt") as file:
+        with opened_tensors(path) as file:
             content = parse_json((file.metadata() or {})[_METADATA_KEY])
             digest = content.pop("digest")
             if (content["run"], content["stage"]) != (run, stage) or digest != digest_json(content):
                 return None
             tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
         is_sound = content["tensors"] == digest_tensors(tensors)
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError, AttributeError):
+    except (OSError, KeyError, TypeError, ValueError, AttributeError):
         return None
     name = path.name.removesuffix(_SUFFIX).removesuffix(_SUM)
     return dict(content) if is_sound and name.endswith(f"-{digest[:32]}") else None

@@ -15,11 +15,13 @@ import stat
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from safetensors import SafetensorError
 
+from hf_clamu.storage.contents import STAGE_INSIDE, files_below, is_stage_name, move_files_in, sync_tree
 from hf_clamu.storage.durable import sync_folder
+from hf_clamu.storage.rights import inherit_rights
 from hf_clamu.storage.staging import (
     Stage,
     abandoned,
@@ -29,13 +31,12 @@ from hf_clamu.storage.staging import (
     remove_scratch,
     remove_stage,
 )
+from hf_clamu.storage.tensors import TensorFileError
 
 __all__ = ["finish_replacement", "remove_abandoned", "require_replaceable", "staged_folder"]
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
-# Of a stage inside the folder that it replaces.
-_INSIDE = "clamu"
 
 
 def _everything(name: str) -> bool:
@@ -69,14 +70,14 @@ def staged_folder(
     target.parent.mkdir(parents=True, exist_ok=True)
     remove_abandoned(target)
     remove_scratch()
-    place, name = (target, _INSIDE) if _stays(target) else (target.parent, target.name)
+    parent, name = (target, STAGE_INSIDE) if _stays(target) else (target.parent, target.name)
     try:
-        with new_stage(place, name) as stage:
+        with new_stage(parent, name) as stage:
             yield stage.model
             _bring(stage, target, is_ours, guard)
-    except SafetensorError as error:
-        # A full disk, mostly; it is not the writer's business which library noticed.
-        raise OSError(f"{target} could not be written: {error}") from error
+    except (SafetensorError, TensorFileError) as error:
+        # A full disk, mostly; the caller need not know which library noticed.
+        raise OSError(f"{target} could not be written: {error.__cause__ or error}") from error
 
 
 def require_replaceable(target: Path) -> None:
@@ -87,17 +88,17 @@ def require_replaceable(target: Path) -> None:
         OSError: if nothing can be written there.
     """
     target = _resolved(target)
-    place = target if target.is_dir() and _stays(target) else target.parent
-    while not place.exists():
-        place = place.parent
-    if not place.is_dir():
-        raise NotADirectoryError(f"{place} is a file, so {target} cannot be made. Choose another place.")
+    parent = target if target.is_dir() and _stays(target) else target.parent
+    while not parent.exists():
+        parent = parent.parent
+    if not parent.is_dir():
+        raise NotADirectoryError(f"{parent} is a file, so {target} cannot be made. Choose another place.")
     try:
-        with new_stage(place, _INSIDE if place == target else target.name):
+        with new_stage(parent, STAGE_INSIDE if parent == target else target.name):
             pass
     except OSError as error:
         raise OSError(
-            f"{target} cannot be written: {place} takes no new files ({error.strerror}). Choose another place."
+            f"{target} cannot be written: {parent} takes no new files ({error.strerror}). Choose another place."
         ) from error
 
 
@@ -126,14 +127,14 @@ def finish_replacement(target: Path) -> None:
     Raises:
         OSError: if they cannot be moved.
     """
-    inside = f".{_INSIDE}."
+    inside = f".{STAGE_INSIDE}."
     if not target.is_dir() or not any(name.startswith(inside) for name in os.listdir(target)):
         return
     with locked_folder(target):  # one that is alive is through in a moment
         for folder, note in abandoned(target, lambda name: name.startswith(inside)):
             goes = note.get("goes")
             if isinstance(goes, list):
-                _move_in(folder / "model", target, [name for name in goes if isinstance(name, str)])
+                move_files_in(folder / "model", target, [name for name in goes if isinstance(name, str)])
             remove_stage(folder)
 
 
@@ -164,13 +165,13 @@ def _stays(target: Path) -> bool:
         here = Path.cwd().resolve()
     except OSError:  # it was deleted
         return False
-    # Else this process, and the shell that started it, would stand in a folder that is deleted.
+    # Otherwise this process, and the shell that started it, would stand in a deleted folder.
     return here == target or target in here.parents
 
 
 def _bring(stage: Stage, target: Path, is_ours: Callable[[str], bool], guard: Callable[[Path], None] | None) -> None:
-    _settle_rights(stage.model, target if target.is_dir() else None, is_ours)
-    _sync(stage.model)
+    inherit_rights(stage.model, target if target.is_dir() else None, is_ours)
+    sync_tree(stage.model)
     while True:
         with locked_folder(target):
             if guard is not None:
@@ -185,11 +186,11 @@ def _bring(stage: Stage, target: Path, is_ours: Callable[[str], bool], guard: Ca
             elif stage.folder.parent == target:
                 _replace_inside(stage, target, is_ours)
             elif not _exchanged(stage, target, is_ours):
-                with new_stage(target, _INSIDE) as inside:
+                with new_stage(target, STAGE_INSIDE) as inside:
                     inside.model.rmdir()
                     # Not renamed: it may look like another file system, as a mounted folder does.
                     shutil.copytree(stage.model, inside.model, symlinks=True)
-                    _sync(inside.model)
+                    sync_tree(inside.model)
                     _replace_inside(inside, target, is_ours)
         _keep_name(target)
         return
@@ -202,7 +203,7 @@ def _exchanged(stage: Stage, target: Path, is_ours: Callable[[str], bool]) -> bo
     """Swap the staged folder and the target, if this system can; the stage holds the old files afterwards."""
     carried = _carry_over(target, stage.model, "", is_ours)
     if carried:
-        _sync(stage.model)
+        sync_tree(stage.model)
     if _exchange(stage.model, target):
         return True
     for path in carried:  # in the target they are where they should be
@@ -230,7 +231,7 @@ def _carry_over(old: Path, new: Path, inside: str, is_ours: Callable[[str], bool
     for path in sorted((old / inside).iterdir()):
         name = path.relative_to(old).as_posix()
         target = new / name
-        if is_ours(name) or _is_stage(name):
+        if is_ours(name) or is_stage_name(name):
             continue
         if path.is_dir() and not path.is_symlink():
             is_new = not target.exists()
@@ -247,118 +248,17 @@ def _carry_over(old: Path, new: Path, inside: str, is_ours: Callable[[str], bool
     return made
 
 
-# -- moving files in -------------------------------------------------------------------------------------------------
+# -- file by file ----------------------------------------------------------------------------------------------------
 
 
 def _replace_inside(stage: Stage, target: Path, is_ours: Callable[[str], bool]) -> None:
-    new = set(_files(stage.model))
-    goes = [name for name in _files(target) if not _is_stage(name) and is_ours(name) and name not in new]
+    new = set(files_below(stage.model))
+    goes = [name for name in files_below(target) if not is_stage_name(name) and is_ours(name) and name not in new]
     # From here on there is one outcome, even if this process dies at once.
     stage.mark(goes=goes)
-    _move_in(stage.model, target, goes)
-
-
-def _move_in(model: Path, target: Path, goes: list[str]) -> None:
-    """Move staged files to their places and delete others; what was done before is passed over."""
-    for name in _files(model):
-        place = target / name
-        _make_folders(target, PurePosixPath(name).parent, model)
-        if place.is_dir() and not place.is_symlink():
-            shutil.rmtree(place)
-        (model / name).replace(place)
-    folders = set()
-    for name in goes:
-        path = PurePosixPath(name)
-        if path.is_absolute() or ".." in path.parts or _leads_out(target, path):
-            continue
-        with suppress(FileNotFoundError, IsADirectoryError, NotADirectoryError):
-            (target / path).unlink()
-        folders |= {target / parent for parent in path.parents if parent.name}
-    for folder in sorted(folders, reverse=True):
-        with suppress(OSError):  # of others, if something is left in it
-            folder.rmdir()
-    for walked, names, _ in os.walk(target):
-        names[:] = [name for name in names if not _is_stage(name)]
-        sync_folder(Path(walked))
-
-
-def _make_folders(target: Path, inside: PurePosixPath, model: Path) -> None:
-    for parent in [*reversed(inside.parents), inside]:
-        place = target / parent
-        if parent.name and (place.is_symlink() or not place.is_dir()):
-            if place.is_symlink() or place.exists():
-                place.unlink()
-            place.mkdir()
-            place.chmod(stat.S_IMODE((model / parent).stat().st_mode))
-
-
-def _leads_out(target: Path, inside: PurePosixPath) -> bool:
-    return any((target / parent).is_symlink() for parent in inside.parents if parent.name)
-
-
-def _is_stage(name: str) -> bool:
-    return name.startswith(f".{_INSIDE}.") and name.partition("/")[0].endswith(".new")
-
-
-def _files(folder: Path) -> list[str]:
-    """Return the names of files and links below a folder, without those inside linked folders."""
-    found = []
-    for place, folders, names in os.walk(folder):
-        links = [name for name in folders if (Path(place) / name).is_symlink()]
-        found += [(Path(place) / name).relative_to(folder).as_posix() for name in (*names, *links)]
-    return sorted(found)
-
-
-# -- rights and the disk ---------------------------------------------------------------------------------------------
-
-
-def _settle_rights(new: Path, old: Path | None, is_ours: Callable[[str], bool]) -> None:
-    """Give new files the rights of those that they replace; without any, those that a new file gets here."""
-    probe = new.parent / "probe"
-    os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
-    for_files = stat.S_IMODE(probe.stat().st_mode)
-    probe.unlink()
-    for_folders: int | None = None
-    if old is not None:
-        replaced = [old / name for name in _files(old) if is_ours(name) and not _is_stage(name)]
-        for path in replaced:
-            if path.is_file():
-                for_files &= stat.S_IMODE(path.stat().st_mode)
-        for_folders = stat.S_IMODE(old.stat().st_mode)
-    for path in [new, *new.rglob("*")]:
-        if path.is_symlink():
-            continue
-        before = None if old is None else old / path.relative_to(new)
-        if before is not None and (before.is_dir() if path.is_dir() else before.is_file()):
-            like: Path | None = before
-            mode: int | None = stat.S_IMODE(before.stat().st_mode)
-        else:
-            like, mode = old, for_folders if path.is_dir() else for_files
-        _own(path, None if like is None else like.stat())
-        if mode is not None:
-            path.chmod(mode)
-
-
-def _own(path: Path, like: os.stat_result | None) -> None:
-    """Give a file the owner and group of another, where this user may."""
-    if like is None or sys.platform == "win32":
-        return
-    found = path.stat()
-    if (found.st_uid, found.st_gid) != (like.st_uid, like.st_gid):
-        with suppress(OSError):
-            os.chown(path, like.st_uid, like.st_gid)
+    move_files_in(stage.model, target, goes)
 
 
 def _keep_name(target: Path) -> None:
     """Bring to the disk which folder is at a place, before the old one is deleted."""
     sync_folder(target.parent)
-
-
-def _sync(folder: Path) -> None:
-    for path in folder.rglob("*"):
-        if path.is_file() and not path.is_symlink():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-    for place, _, _ in os.walk(folder):
-        sync_folder(Path(place))
-    sync_folder(folder.parent)

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_clamu.exact import canonical_json
-from hf_clamu.storage.durable import parse_json, write_private
+from hf_clamu.storage.durable import parse_json, write_atomically
 
 if sys.platform != "win32":
     import fcntl
@@ -65,16 +65,16 @@ class Stage:
 
     def mark(self, **note: Any) -> None:
         """Keep something in the marker, for the next process if this one is killed."""
-        write_private(self.folder / _MARKER, canonical_json({"clamu_stage": 1, **note}))
+        write_atomically(self.folder / _MARKER, canonical_json({"clamu_stage": 1, **note}))
 
 
 def hidden_name(name: str, ending: str) -> str:
-    """Return `.NAME` and an ending; a name that leaves no room for it is cut, and a digest tells it from others."""
-    room = _LONGEST_NAME - 1 - len(ending.encode())
+    """Return `.NAME` and an ending; a name that would be too long is cut, and a digest tells it from others."""
+    most_bytes = _LONGEST_NAME - 1 - len(ending.encode())
     encoded = os.fsencode(name)
-    if len(encoded) > room:
+    if len(encoded) > most_bytes:
         digest = hashlib.sha256(encoded).hexdigest()[:16]
-        name = f"{encoded[: room - 17].decode('utf-8', errors='ignore')}~{digest}"
+        name = f"{encoded[: most_bytes - 17].decode('utf-8', errors='ignore')}~{digest}"
     return f".{name}{ending}"
 
 
@@ -95,7 +95,7 @@ def new_stage(parent: Path, name: str) -> Iterator[Stage]:
         lock = _lock(folder)
         if sys.platform == "win32" or (lock is not None and _is_at(folder, lock)):
             break
-        if lock is not None:  # somebody took it for an abandoned one before it was locked
+        if lock is not None:  # another process took it for an abandoned one before it was locked
             os.close(lock)
     stage = Stage(folder, {})
     try:
@@ -115,9 +115,8 @@ def scratch_folder(purpose: str) -> Iterator[Path]:
     Args:
         purpose (`str`): for its name.
     """
-    place = Path(tempfile.gettempdir())
     remove_scratch()
-    with new_stage(place, f"{_SCRATCH}-{purpose}") as stage:
+    with new_stage(Path(tempfile.gettempdir()), f"{_SCRATCH}-{purpose}") as stage:
         yield stage.model
 
 
@@ -169,7 +168,7 @@ def _note(folder: Path) -> dict[str, Any] | None:
 
 
 def remove_stage(folder: Path) -> None:
-    """Delete a stage, the marker last; somebody else may do so at the same time.
+    """Delete a stage, the marker last; another process may do so at the same time.
 
     Raises:
         OSError: if something in it cannot be deleted.
@@ -196,8 +195,8 @@ def _remove_tree(folder: Path) -> None:
             if allowed:
                 raise
             # Folders that were made read-only.
-            for place, _, _ in os.walk(folder):
-                Path(place).chmod(0o700)
+            for walked, _, _ in os.walk(folder):
+                Path(walked).chmod(0o700)
 
 
 def _is_own_folder(folder: Path) -> bool:
@@ -211,7 +210,7 @@ def _is_own_folder(folder: Path) -> bool:
 
 @contextmanager
 def locked_folder(folder: Path) -> Iterator[None]:
-    """Wait until nobody else has locked a folder, and lock it; where there is none, nothing is locked."""
+    """Wait until no other process has locked a folder, and lock it; a folder that does not exist is not locked."""
     lock = None
     while sys.platform != "win32":
         try:
@@ -234,7 +233,7 @@ def locked_folder(folder: Path) -> Iterator[None]:
 
 
 def _lock(folder: Path) -> int | None:
-    """Lock a folder until its descriptor is closed or the process ends; None if somebody else has locked it."""
+    """Lock a folder until its descriptor is closed or the process ends; None if another one has locked it."""
     if sys.platform == "win32":
         return None  # what killed writers leave stays there
     try:

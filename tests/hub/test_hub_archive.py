@@ -198,8 +198,8 @@ def test_a_note_cannot_name_a_repository(double, steps, built, tmp_path):
 def test_places():
     assert is_on_hub(PLACE)
     assert not is_on_hub("org/private-archive")
-    assert archive_at(PLACE).place == PLACE
-    assert archive_at(PLACE, is_kept=True).is_kept
+    assert archive_at(PLACE).uri == PLACE
+    assert archive_at(PLACE, retains_forgotten=True).retains_forgotten
     assert archive_at(None) is None
     for wrong in ("hf://org", "hf://org/a/b", "hf:/org/name", Path(PLACE)):
         with pytest.raises(ArchiveError, match="hf://ORG/NAME"):

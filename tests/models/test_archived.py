@@ -157,7 +157,7 @@ def _with_a_row_less(tiny, user):
 def test_it_is_kept_for_another_copy_of_the_model(tiny, opened, tmp_path):
     model, archive = opened()
     before = _names(archive)
-    model.unmerge_task("user_1", data=tiny.tasks("text"), archive=Archive(archive, is_kept=True))
+    model.unmerge_task("user_1", data=tiny.tasks("text"), archive=Archive(archive, retains_forgotten=True))
     model.save_pretrained(tmp_path / "apart")
     assert _names(archive) == before
     assert model.receipts[0]["archive"] == "kept"

@@ -144,7 +144,7 @@ def test_an_archive_after_kills(fork, work, tiny):
     command = ("train", "clamu.yaml", "--output", "again", "--archive", "archived")
     for calls in (2, 3):
         ended = fork(
-            work, *command, die_in="hf_clamu.storage.archive:save_file", calls=calls, CLAMU_JOURNAL_SECONDS="0"
+            work, *command, die_in="hf_clamu.storage.archive:save_tensors", calls=calls, CLAMU_JOURNAL_SECONDS="0"
         ).wait()
         assert ended.code == -signal.SIGKILL, ended.err
     assert fork(work, *command).wait().code == 0

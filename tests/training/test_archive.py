@@ -217,7 +217,7 @@ def test_a_full_disk_leaves_no_half_file(archive, monkeypatch):
     def full(*arguments, **options):
         raise SafetensorError("No space left on device")
 
-    monkeypatch.setattr("hf_clamu.storage.archive.save_file", full)
+    monkeypatch.setattr("hf_clamu.storage.tensors.save_file", full)
     with pytest.raises(OSError, match=r"cannot be written: No space left"):
         archive.write("user_1", TaskVector.of(STEPS))
     assert list(archive.folder.iterdir()) == []

@@ -117,7 +117,7 @@ def test_parts_of_others_are_not_opened(journal):
         part.path.unlink()
         os.mkfifo(part.path.with_name(part.path.name[:20] + "0" + part.path.name[21:]))  # whoever opens it waits
     code = (
-        "import sys; from pathlib import Path; from hf_clamu.training import Journal\n"
+        "import sys; from pathlib import Path; from hf_clamu.storage import Journal\n"
         "j = Journal(Path(sys.argv[1])); j.open('run'); print([p.path.name for p in j.parts('ours')])"
     )
     assert _run(code, journal.folder).stdout.strip() == str([ours.path.name])
@@ -260,7 +260,7 @@ def test_a_link_and_the_real_name_exclude_each_other(tmp_path):
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")
     code = (
-        "import sys; from pathlib import Path; from hf_clamu.training import Journal\n"
+        "import sys; from pathlib import Path; from hf_clamu.storage import Journal\n"
         "with Journal(Path(sys.argv[1])).locked(): pass"
     )
     with Journal(tmp_path / "real" / "journal").locked():
@@ -269,7 +269,7 @@ def test_a_link_and_the_real_name_exclude_each_other(tmp_path):
 
 def test_the_last_word_of_a_run_that_was_killed(tmp_path):
     code = (
-        "import os, signal, sys; from pathlib import Path; from hf_clamu.training import Journal\n"
+        "import os, signal, sys; from pathlib import Path; from hf_clamu.storage import Journal\n"
         "j = Journal(Path(sys.argv[1]))\n"
         "with j.locked():\n"
         "    j.lock.say({'command': 'x' * 10})\n"
