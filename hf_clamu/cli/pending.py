@@ -70,7 +70,7 @@ class Place:
 
     def history(self, model: Any) -> Mapping[Path, Mapping[str, Any]]:
         """Return the receipts that led to a model, the last ones first."""
-        from hf_clamu.operations.receipts import lineage, read_receipts
+        from hf_clamu.operations.lifecycle.receipts import lineage, read_receipts
 
         found = read_receipts(self.receipts)
         return lineage(found, model.state_digest()) if found else {}
@@ -84,7 +84,7 @@ def working_on(source: str, output: Path | None, receipts: Path | None, archive:
         RunInProgressError: if another process is at it.
     """
     from hf_clamu.hub.archive import archive_at
-    from hf_clamu.operations.receipts import require_no_link
+    from hf_clamu.operations.lifecycle.receipts import require_no_link
     from hf_clamu.training import Workers
 
     local = Path(source).is_dir()
@@ -142,10 +142,10 @@ def _receipts_beside(folder: Path) -> Path:
 
 def say_pending(folder: Path) -> None:
     """Say on stderr that a run that died, or is not through, has left something beside a model."""
-    from hf_clamu.operations.changes import announced
+    from hf_clamu.operations.lifecycle.pending import read_pending
     from hf_clamu.storage import Journal
 
-    if is_main_process() and folder.is_dir() and announced(Journal(journal_beside(folder)), note):
+    if is_main_process() and folder.is_dir() and read_pending(Journal(journal_beside(folder)), note):
         note(
             f"A change of {folder} was announced and is not settled: its run was stopped, or still runs. Commands "
             "that only read leave that alone; the next clamu unmerge, add or update of it settles it."
@@ -156,19 +156,19 @@ def _settle(journal: Journal, place: Path | str, receipts: Path, archive: Archiv
     """Settle what is announced of a folder or a repo; return whether its changes turned out to be saved."""
     from hf_clamu.checkpoint.checkpoint import read_checkpoint
     from hf_clamu.hub.hub import resolve_folder
-    from hf_clamu.operations.changes import announced, archived_names
-    from hf_clamu.operations.receipts import require_no_link
-    from hf_clamu.operations.settling import settle
+    from hf_clamu.operations.lifecycle.pending import archived_names, read_pending
+    from hf_clamu.operations.lifecycle.receipts import require_no_link
+    from hf_clamu.operations.lifecycle.recovery import recover_pending
     from hf_clamu.storage.replace import remove_abandoned
 
     if isinstance(place, Path):
         remove_abandoned(place)  # the old model, too, if the writer died just after the exchange
-    if not announced(journal, note):
+    if not read_pending(journal, note):
         return False
     require_no_link(receipts)
     folder = resolve_folder(place) if isinstance(place, str) else place
     checkpoint = read_checkpoint(folder) if (folder / "ledger.json").is_file() else None
-    settled = settle(
+    settled = recover_pending(
         journal,
         set() if checkpoint is None else {checkpoint.state_digest},
         merged=set() if checkpoint is None else archived_names(checkpoint.state),
@@ -186,11 +186,11 @@ def _came_from(source: str, output: Path, receipts: Path) -> bool:
     A run may have been stopped when there was nothing left to do but to end.
     """
     from hf_clamu.hub.hub import resolve_folder
-    from hf_clamu.operations.receipts import lineage, read_receipts
-    from hf_clamu.operations.settling import state_at
+    from hf_clamu.operations.lifecycle.receipts import lineage, read_receipts
+    from hf_clamu.operations.lifecycle.recovery import saved_state_digest
 
     if not (output / "ledger.json").is_file():
         return False
-    after, before = state_at(output), state_at(resolve_folder(source))
+    after, before = saved_state_digest(output), saved_state_digest(resolve_folder(source))
     found = {} if after is None else lineage(read_receipts(receipts), after)
     return any(receipt["digests"]["before"] == before for receipt in found.values())

@@ -17,7 +17,7 @@ from hf_clamu.cli.pending import Place, working_on
 from hf_clamu.errors import RecipeError, TaskNotFoundError
 
 if TYPE_CHECKING:
-    from hf_clamu.operations.queue import ForgetRequest, Planned
+    from hf_clamu.operations.lifecycle.queue import ForgetRequest, TriagedRequest
     from hf_clamu.tasks import TaskDataset
 
 __all__ = ["add_request_commands"]
@@ -86,7 +86,7 @@ def unmerge(
     A folder is replaced as a whole; a Hub id gets one commit. Requests that are done already are recognised by their
     receipts.
     """
-    from hf_clamu.operations.queue import ForgetRequest, read_requests
+    from hf_clamu.operations.lifecycle.queue import ForgetRequest, read_requests
     from hf_clamu.trainer import progress_bars
     from hf_clamu.training import Workers
 
@@ -168,20 +168,20 @@ def _require_room(place: Place) -> None:
         require_replaceable(place.receipts)
 
 
-def _planned(model: Any, named: Sequence[ForgetRequest], place: Place) -> list[Planned]:
-    from hf_clamu.operations.queue import ForgetRequest, plan
+def _planned(model: Any, named: Sequence[ForgetRequest], place: Place) -> list[TriagedRequest]:
+    from hf_clamu.operations.lifecycle.queue import ForgetRequest, triage
 
     known = [ForgetRequest(name=one.name, tasks=tuple(map(model.ledger_id, one.tasks))) for one in named]
-    return plan(known, model.tasks, place.history(model))
+    return triage(known, model.tasks, place.history(model))
 
 
 def _receipt(place: Place, receipt: Mapping[str, Any]) -> dict[str, Any]:
-    from hf_clamu.operations.receipts import receipt_path
+    from hf_clamu.operations.lifecycle.receipts import receipt_path
 
     return {"receipt": receipt, "receipt_file": str(receipt_path(place.receipts, receipt))}
 
 
-def _one(place: Place, planned: Planned, model: Any) -> dict[str, Any]:
+def _one(place: Place, planned: TriagedRequest, model: Any) -> dict[str, Any]:
     if planned.status == "open":
         return {"status": "forgotten", "output": place.name, **_receipt(place, model.receipts[-1])}
     return {"status": "done already", "output": place.name, "receipt_files": list(map(str, planned.receipts))}
@@ -204,7 +204,7 @@ def _receipt_lines(values: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _queue(place: Place, planned: Sequence[Planned], model: Any) -> dict[str, Any]:
+def _queue(place: Place, planned: Sequence[TriagedRequest], model: Any) -> dict[str, Any]:
     made = {receipt["id"]: receipt for receipt in model.receipts if "id" in receipt}
     entries = []
     for one in planned:
@@ -260,7 +260,7 @@ def add(
 
     They are finetuned on the rows of FILE, or come from checkpoints that were finetuned elsewhere.
     """
-    from hf_clamu.operations.queue import added_before
+    from hf_clamu.operations.lifecycle.queue import added_before
     from hf_clamu.trainer import progress_bars
 
     if not new and not checkpoint:

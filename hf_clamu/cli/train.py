@@ -84,7 +84,7 @@ def done_before(as_json: bool, output: Path, journal: Journal, command: Any) -> 
     """
     from hf_clamu.checkpoint.checkpoint import read_checkpoint
     from hf_clamu.exact import digest_json
-    from hf_clamu.operations.changes import close
+    from hf_clamu.operations.lifecycle.pending import finish_pending
     from hf_clamu.training import Workers
 
     is_done = False
@@ -94,7 +94,7 @@ def done_before(as_json: bool, output: Path, journal: Journal, command: Any) -> 
             found = read_checkpoint(output)
             is_done = found.state_digest == said.get("state")
             if is_done:
-                close(journal)
+                finish_pending(journal)
                 say_merged(as_json, output, found.config, {"total": 0.0})
     return bool(Workers.current().gather(is_done)[0])
 
@@ -104,7 +104,7 @@ def save_build(
 ) -> None:
     """Bring a model that was built to its place, and drop what the journal kept of the run."""
     from hf_clamu.exact import digest_json
-    from hf_clamu.operations.changes import close
+    from hf_clamu.operations.lifecycle.pending import finish_pending
     from hf_clamu.training import Workers
 
     workers = Workers.current()
@@ -115,7 +115,7 @@ def save_build(
     # Each machine has a journal, and none is dropped before the model is there.
     workers.meet()
     if workers.is_main:
-        close(journal)
+        finish_pending(journal)
     else:
         journal.clear(keep_note=True)
 

@@ -46,7 +46,15 @@ from hf_clamu.local_models.local_models import LocalModels, require_named
 from hf_clamu.merging import ClamuArguments, missing_tasks
 from hf_clamu.models.exporting import require_same_adapter, require_same_checkpoint
 from hf_clamu.models.saving import ledger_digest, require_unchanged, save_checkpoint
-from hf_clamu.operations.changes import Change, announce, archived_names, close, withdraw
+from hf_clamu.operations.lifecycle.pending import (
+    Change,
+    archived_names,
+    finish_pending,
+    record_pending,
+    remove_pending,
+)
+from hf_clamu.operations.lifecycle.receipts import PENDING, amend_receipt, make_receipt, salted_ids
+from hf_clamu.operations.lifecycle.recovery import finalize_changes, needs_recovery, recover_pending
 from hf_clamu.operations.local_merge import LocalMerge
 from hf_clamu.operations.maintenance import (
     Rebuilt,
@@ -59,8 +67,6 @@ from hf_clamu.operations.maintenance import (
     unmerge,
     update,
 )
-from hf_clamu.operations.receipts import PENDING, amend_receipt, make_receipt, salted_ids
-from hf_clamu.operations.settling import carry_out, has_to_settle, settle
 from hf_clamu.storage import Archive, Journal
 from hf_clamu.storage.replace import finish_replacement, staged_folder
 from hf_clamu.storage.staging import scratch_folder
@@ -998,14 +1004,14 @@ class ClamuModel:
         """Say beside what is announced where it is about to be saved: a process that dies cannot say it any more."""
         attached = self._attached
         if attached.unsaved and attached.journals:
-            announce(attached.journals[-1], attached.unsaved, folder)
+            record_pending(attached.journals[-1], attached.unsaved, folder)
 
     def _settle(self) -> None:
         """Finish the changes that are saved now: write their receipts, clear their journals."""
         attached = self._attached
-        carry_out(attached.unsaved)
+        finalize_changes(attached.unsaved)
         for journal in attached.journals:
-            close(journal, attached.unsaved)
+            finish_pending(journal, attached.unsaved)
         attached.unsaved, attached.journals = [], []
 
     def _settle_earlier(
@@ -1035,10 +1041,10 @@ class ClamuModel:
         self, journal: Journal, receipt_dir: str | Path | None, archive: Archive | None
     ) -> list[dict[str, Any]]:
         attached = self._attached
-        if not has_to_settle(journal, attached.unsaved, receipt_dir, archive):
+        if not needs_recovery(journal, attached.unsaved, receipt_dir, archive):
             return []
         with journal.locked():
-            settled = settle(
+            settled = recover_pending(
                 journal,
                 {self.state_digest()},
                 merged=archived_names(attached.checkpoint.state),
@@ -1155,11 +1161,11 @@ class ClamuModel:
         waits = bool(journals) or request.archive is not None
         if Workers.current().is_main:
             if journals:
-                announce(journals[-1], unsaved)
+                record_pending(journals[-1], unsaved)
             for journal in journals[:-1]:
-                withdraw(journal, unsaved)
+                remove_pending(journal, unsaved)
             if not waits:
-                carry_out(unsaved[-1:])
+                finalize_changes(unsaved[-1:])
         self.set_base()
         live: Any = self
         fresh = attach(

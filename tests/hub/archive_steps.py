@@ -42,11 +42,11 @@ def request(folder: str, output: str, place: str, **options: str) -> list[dict]:
 def settle(journal: str, after: str, place: str, receipts: str) -> bool:
     """Do as the next command does that changes the model and names the archive."""
     from hf_clamu.hub.archive import archive_at
-    from hf_clamu.operations import settling
+    from hf_clamu.operations.lifecycle import recovery
     from hf_clamu.storage import Journal
 
     options = {"merged": set(), "receipt_dir": Path(receipts), "archive": archive_at(place)}
-    return bool(settling.settle(Journal(Path(journal)), {after}, **options).changes)
+    return bool(recovery.recover_pending(Journal(Path(journal)), {after}, **options).changes)
 
 
 def command(*words: str) -> int:

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from hf_clamu import TaskDataError
-from hf_clamu.operations.queue import read_requests
-from hf_clamu.operations.receipts import lineage
+from hf_clamu.operations.lifecycle.queue import read_requests
+from hf_clamu.operations.lifecycle.receipts import lineage
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from hf_clamu.operations.receipts import amend_receipt, make_receipt, read_receipts, write_receipt
+from hf_clamu.operations.lifecycle.receipts import amend_receipt, make_receipt, read_receipts, write_receipt
 
 ERASURE = {"repo_id": "org/model", "still_reachable": []}
 

@@ -23,7 +23,7 @@ from hf_clamu import (
     TaskNotFoundError,
 )
 from hf_clamu.exact import canonical_json, digest_tensors
-from hf_clamu.operations.receipts import commitment, lineage, read_receipts, receipt_path, write_receipt
+from hf_clamu.operations.lifecycle.receipts import commitment, lineage, read_receipts, receipt_path, write_receipt
 
 COLUMNS = {"task_column": "user", "cluster_column": "group", "text_column": "text", "label_column": "label"}
 

@@ -13,7 +13,7 @@ import pytest
 
 import hf_clamu
 from hf_clamu import ClamuModel, ClamuTrainer, RecipeError, TaskNotFoundError
-from hf_clamu.operations.receipts import read_receipts
+from hf_clamu.operations.lifecycle.receipts import read_receipts
 from hf_clamu.storage import Archive
 from hf_clamu.training import silent_progress
 
@@ -31,7 +31,7 @@ options = {"archive": "archive"} if sys.argv[3] == "archive" else {}
 model.unmerge_task("user_1", data=Tiny.tasks("text"), journal_dir="j", receipt_dir="r", **options)
 model.save_pretrained("m" if sys.argv[4] == "m" else "elsewhere")
 """
-AFTER = "hf_clamu.models.modeling_clamu:carry_out"
+AFTER = "hf_clamu.models.modeling_clamu:finalize_changes"
 BEFORE = "hf_clamu.models.saving:write_checkpoint"
 
 

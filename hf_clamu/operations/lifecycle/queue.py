@@ -9,10 +9,10 @@ from typing import Any, Literal
 
 from hf_clamu.errors import TaskDataError, TaskNotFoundError
 from hf_clamu.merging import missing_tasks
-from hf_clamu.operations.receipts import salted_ids
+from hf_clamu.operations.lifecycle.receipts import salted_ids
 from hf_clamu.storage import parse_json
 
-__all__ = ["ForgetRequest", "Planned", "added_before", "plan", "read_requests"]
+__all__ = ["ForgetRequest", "TriagedRequest", "added_before", "triage", "read_requests"]
 
 # A request whose receipt has no private part any more.
 _ANONYMOUS = (
@@ -35,7 +35,7 @@ class ForgetRequest:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Planned:
+class TriagedRequest:
     """What is to be done for a request.
 
     Args:
@@ -99,9 +99,9 @@ def _tasks(values: Mapping[str, Any], where: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(named))
 
 
-def plan(
+def triage(
     requests: Sequence[ForgetRequest], merged: Sequence[str], history: Mapping[Path, Mapping[str, Any]]
-) -> list[Planned]:
+) -> list[TriagedRequest]:
     """Say of each request whether it is open, done already, or cannot be carried out.
 
     A request is done if a receipt of its name covers all of its tasks, even if they came back later, or if none of
@@ -113,12 +113,12 @@ def plan(
         merged (*sequence* of `str`): ids of the merged tasks.
         history (*mapping* of `Path` to *mapping*): receipts that led to the present state, the last ones first.
     """
-    return [_planned(request, set(merged), merged, history) for request in requests]
+    return [_triaged(request, set(merged), merged, history) for request in requests]
 
 
-def _planned(
+def _triaged(
     request: ForgetRequest, present: set[str], merged: Sequence[str], history: Mapping[Path, Mapping[str, Any]]
-) -> Planned:
+) -> TriagedRequest:
     receipts = {path: receipt for path, receipt in history.items() if receipt["request"] == "unmerge"}
     forgotten: dict[str, Path] = {}
     for path, receipt in receipts.items():
@@ -130,22 +130,22 @@ def _planned(
             continue
         salts = salted_ids(receipt)
         if salts is not None and all(one in salts or (one in gone and one in forgotten) for one in request.tasks):
-            return Planned(request=request, status="done", receipts=(path,))
+            return TriagedRequest(request=request, status="done", receipts=(path,))
         if salts is None and len(gone) == len(request.tasks) == len(receipt["tasks"]):
-            return Planned(request=request, status="done", receipts=(path,))
+            return TriagedRequest(request=request, status="done", receipts=(path,))
         if salts is None:
-            return Planned(request=request, status="failed", problem=_ANONYMOUS.format(path=path))
+            return TriagedRequest(request=request, status="failed", problem=_ANONYMOUS.format(path=path))
     strange = [one for one in request.tasks if one in gone and one not in forgotten]
     if strange:
         try:
             missing_tasks(strange, merged)
         except TaskNotFoundError as error:
-            return Planned(request=request, status="failed", problem=str(error))
+            return TriagedRequest(request=request, status="failed", problem=str(error))
     open_tasks = tuple(one for one in request.tasks if one in present)
     if open_tasks:
-        return Planned(request=request, status="open", tasks=open_tasks)
+        return TriagedRequest(request=request, status="open", tasks=open_tasks)
     paths = tuple(dict.fromkeys(forgotten[one] for one in request.tasks))
-    return Planned(request=request, status="done", receipts=paths)
+    return TriagedRequest(request=request, status="done", receipts=paths)
 
 
 def added_before(history: Mapping[Path, Mapping[str, Any]]) -> set[str]:

@@ -13,15 +13,15 @@ from pathlib import Path
 from hf_clamu.checkpoint.checkpoint import read_checkpoint
 from hf_clamu.errors import ClamuError, HubError
 from hf_clamu.hub.archive import archive_at, is_on_hub
-from hf_clamu.operations.changes import Change, announced, announced_place, close, keep
-from hf_clamu.operations.receipts import PENDING, amend_receipt, write_receipt
+from hf_clamu.operations.lifecycle.pending import Change, finish_pending, pending_target, read_pending, replace_pending
+from hf_clamu.operations.lifecycle.receipts import PENDING, amend_receipt, write_receipt
 from hf_clamu.storage import Archive, Journal
 
-__all__ = ["Settled", "carry_out", "has_to_settle", "settle", "state_at"]
+__all__ = ["Recovery", "finalize_changes", "needs_recovery", "recover_pending", "saved_state_digest"]
 
 
 @dataclass(kw_only=True)
-class Settled:
+class Recovery:
     """What came of announced changes.
 
     Args:
@@ -35,7 +35,7 @@ class Settled:
     to_do: list[str] = field(default_factory=list)
 
 
-def carry_out(changes: Sequence[Change]) -> None:
+def finalize_changes(changes: Sequence[Change]) -> None:
     """Do what is left to do for changes of this process that are saved; doing it again changes nothing.
 
     Raises:
@@ -70,7 +70,7 @@ def _destroy(archive: Archive, names: Sequence[str]) -> None:
         ) from error
 
 
-def state_at(folder: Path | None) -> str | None:
+def saved_state_digest(folder: Path | None) -> str | None:
     """Return the state digest of the saved model in a folder; None if there is none that can be read."""
     if folder is None or not folder.is_dir():
         return None
@@ -80,17 +80,17 @@ def state_at(folder: Path | None) -> str | None:
         return None
 
 
-def has_to_settle(
+def needs_recovery(
     journal: Journal, ours: Iterable[Change], receipt_dir: str | Path | None, archive: Archive | None
 ) -> bool:
     """Whether a journal announces changes other than those of this process that may be settled now."""
     own = {change.key for change in ours}
-    theirs = [change for change in announced(journal) if change.key not in own]
+    theirs = [change for change in read_pending(journal) if change.key not in own]
     # What is known to be saved waits for its archive, or for a folder for its receipt.
     return any(not one.is_saved or (archive if one.spent else receipt_dir) is not None for one in theirs)
 
 
-def settle(
+def recover_pending(
     journal: Journal,
     states: Collection[str],
     *,
@@ -98,7 +98,7 @@ def settle(
     receipt_dir: Path | None,
     archive: Archive | None,
     ours: Sequence[Change] = (),
-) -> Settled:
+) -> Recovery:
     """Finish what a process that died has announced.
 
     What turns out to be saved gets its receipts, in the folder that the caller names, and its archived vectors are
@@ -116,10 +116,10 @@ def settle(
     Raises:
         OSError, HubError: if an archived vector cannot be destroyed; everything stays announced then.
     """
-    result = Settled()
+    result = Recovery()
     own = {change.key for change in ours}
-    changes = [change for change in announced(journal, result.to_do.append) if change.key not in own]
-    states = {*states, *filter(None, [state_at(announced_place(journal))])}
+    changes = [change for change in read_pending(journal, result.to_do.append) if change.key not in own]
+    states = {*states, *filter(None, [saved_state_digest(pending_target(journal))])}
     is_known = True
     for chain in _chains([change for change in changes if not change.is_saved]):
         saved = [number for number, change in enumerate(chain) if change.after in states]
@@ -146,10 +146,10 @@ def settle(
     if not changes:
         return result
     if left or ours:
-        keep(journal, [*left, *ours])
+        replace_pending(journal, [*left, *ours])
     if result.changes or not is_known:
         done = {change.key for change in changes} - {change.key for change in left}
-        close(journal, [change for change in changes if change.key in done])
+        finish_pending(journal, [change for change in changes if change.key in done])
     elif not (left or ours):
         journal.forget_note()
     return result
@@ -167,7 +167,7 @@ def _chains(changes: Iterable[Change]) -> list[list[Change]]:
 
 
 def _finish(
-    change: Change, merged: Collection[str], receipt_dir: Path | None, archive: Archive | None, result: Settled
+    change: Change, merged: Collection[str], receipt_dir: Path | None, archive: Archive | None, result: Recovery
 ) -> tuple[list[Change], int]:
     """Finish a change that is saved, as far as it can be; return it if something is left, and how many receipts."""
     doomed = [name for name in change.spent if name not in merged]

@@ -16,10 +16,19 @@ from typing import Any
 from hf_clamu.exact import digest_json
 from hf_clamu.hub.archive import is_on_hub
 from hf_clamu.merging import MergedState
-from hf_clamu.operations.receipts import is_receipt
+from hf_clamu.operations.lifecycle.receipts import is_receipt
 from hf_clamu.storage import Archive, Journal, is_archive_name
 
-__all__ = ["Change", "announce", "announced", "announced_place", "archived_names", "close", "keep", "withdraw"]
+__all__ = [
+    "Change",
+    "archived_names",
+    "finish_pending",
+    "pending_target",
+    "read_pending",
+    "record_pending",
+    "remove_pending",
+    "replace_pending",
+]
 
 _FOLDERS = ("receipt_dir", "archive_dir")
 
@@ -59,7 +68,7 @@ def archived_names(state: MergedState) -> set[str]:
     return {Archive.file_name(task_id, record.vector_digest) for task_id, record in state.records.items()}
 
 
-def announce(journal: Journal, changes: Sequence[Change], place: Path | None = None) -> None:
+def record_pending(journal: Journal, changes: Sequence[Change], place: Path | None = None) -> None:
     """Keep changes in the journal, before the model that they lead to is saved; others that are announced there stay.
 
     Args:
@@ -67,10 +76,10 @@ def announce(journal: Journal, changes: Sequence[Change], place: Path | None = N
         changes (*sequence* of `Change`): in their order.
         place (`Path`, *optional*): the folder that the model is about to be saved to.
     """
-    keep(journal, [*_others(announced(journal), changes), *changes], place)
+    replace_pending(journal, [*_others(read_pending(journal), changes), *changes], place)
 
 
-def keep(journal: Journal, changes: Iterable[Change], place: Path | None = None) -> None:
+def replace_pending(journal: Journal, changes: Iterable[Change], place: Path | None = None) -> None:
     """Replace what a journal announces."""
     noted = []
     for change in changes:
@@ -81,24 +90,24 @@ def keep(journal: Journal, changes: Iterable[Change], place: Path | None = None)
     journal.note({"changes": noted, "place": at})
 
 
-def withdraw(journal: Journal, changes: Sequence[Change]) -> None:
+def remove_pending(journal: Journal, changes: Sequence[Change]) -> None:
     """Take changes out of the announcement, because another journal has them."""
-    left = _others(announced(journal), changes)
+    left = _others(read_pending(journal), changes)
     if left:
-        keep(journal, left)
+        replace_pending(journal, left)
     else:
         journal.forget_note()
 
 
-def close(journal: Journal, changes: Sequence[Change] = ()) -> None:
+def finish_pending(journal: Journal, changes: Sequence[Change] = ()) -> None:
     """Clear a journal of which these changes are done; what else it announces stays announced."""
-    left = _others(announced(journal), changes)
+    left = _others(read_pending(journal), changes)
     if left:
-        keep(journal, left)
+        replace_pending(journal, left)
     journal.clear(keep_note=bool(left))
 
 
-def announced(journal: Journal, say: Callable[[str], object] = lambda text: None) -> list[Change]:
+def read_pending(journal: Journal, say: Callable[[str], object] = lambda text: None) -> list[Change]:
     """Return the changes that a journal announces; none if it is damaged or of something else.
 
     Args:
@@ -117,7 +126,7 @@ def announced(journal: Journal, say: Callable[[str], object] = lambda text: None
         return []
 
 
-def announced_place(journal: Journal) -> Path | None:
+def pending_target(journal: Journal) -> Path | None:
     """Return the folder that the announced changes were about to be saved to, where that is known."""
     noted = journal.noted()
     place = noted.get("place") if isinstance(noted, dict) else None

@@ -1,0 +1,7 @@
+"""What surrounds a change of a merged model: the requests it answers, its note beside the model, its receipts.
+
+queue.py      a file of requests to forget, and which of them are done already
+pending.py    changes that are noted beside a model before it is replaced
+receipts.py   what an auditor gets of a request
+recovery.py   what is left to do for saved changes, by this process or by one that came after it
+"""
