@@ -14,7 +14,7 @@ from hf_clamu.base_models.loading import empty_model, weights_dtype
 from hf_clamu.base_models.peft_space import PeftSpace
 from hf_clamu.base_models.processors import load_processor
 from hf_clamu.exact import packed_size
-from hf_clamu.merging import ALPHA_GRID, ClamuArguments, scaling_coefficient
+from hf_clamu.merging import ClamuArguments, candidate_alphas
 from hf_clamu.recipe import Recipe
 from hf_clamu.tasks import DataFiles, ModelLimits, TaskDataset
 from hf_clamu.training import trainable_names
@@ -42,7 +42,7 @@ class Plan:
         num_tasks, num_clusters, num_processes (`int`): of the build.
         memory_bytes (`int`): of each process, without activations: base weights, a copy of those that take part, their
             gradients, and two more values for each (AdamW's state, or the merged weights and scores of mask training);
-            with sift also a byte for its sign.
+            under fixed signs also a byte for its sign.
         model_bytes (`int`): the saved model.
         scratch_bytes (`int`): files beside it while the build runs, of all processes.
         seconds (*dict* of `str` to `float`, *optional*): `finetune`, `localize` and `total`, on this machine; `None`
@@ -90,7 +90,7 @@ def plan(
     tasks = recipe.tasks(data)
     base, space = recipe.base(), PeftSpace.of(recipe.peft_config, recipe.peft_merging)
     if space is not None and arguments.has_fixed_signs:
-        space.require_fixed_signs()
+        space.require_fixed_signs(arguments.localization)
     model = empty_model(base, tasks.spec, num_labels=tasks.num_labels, revision=recipe.revision)
     if space is not None:
         with torch.device("meta"):
@@ -98,17 +98,19 @@ def plan(
     sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
     trained = [sizes[name] for name in trainable_names(model, arguments.freeze)]
     count = num_tasks or len(tasks)
-    clusters = _num_clusters(arguments, tasks, count)
+    keys = map(tasks.cluster_key, tasks)
+    clusters = arguments.clustering_method.num_clusters(arguments.num_clusters, count, keys)
     weights, part = sum(sizes.values()), sum(trained)
-    num_masks = 0 if arguments.localization == "global" else clusters
-    if arguments.has_fixed_signs and clusters < count:
+    localization = arguments.localization_method
+    num_masks = clusters if localization.makes_masks else 0
+    if localization.keeps_task_masks and clusters < count:
         num_masks += count  # of the tasks, beside those of the clusters
     masks = num_masks * sum(map(packed_size, trained))
     signs = part if arguments.has_fixed_signs else 0
     size = torch.float32.itemsize if recipe.dtype is None else weights_dtype(recipe.dtype).itemsize
     embedded = not isinstance(base, str) or Path(base).is_dir()
-    # A sum, if need be in int64, and two versions of it in the journal; TALL and EMR also keep a sum per cluster.
-    sums = 8 * part + 2 * 4 * part + (clusters * 4 * part if arguments.localization in ("tall", "emr") else 0)
+    # A sum, if need be in int64, and two versions of it in the journal; some localizations also keep a sum per cluster.
+    sums = 8 * part + 2 * 4 * part + (clusters * 4 * part if localization.needs_cluster_vectors else 0)
     return Plan(
         num_parameters=weights,
         num_trained=part,
@@ -120,14 +122,6 @@ def plan(
         scratch_bytes=num_processes * sums + 4 * part + masks,
         seconds=_seconds(recipe, arguments, tasks, model, weights, count, clusters, num_processes, tokens),
     )
-
-
-def _num_clusters(arguments: ClamuArguments, tasks: TaskDataset, count: int) -> int:
-    if arguments.clustering == "none":
-        return count
-    if arguments.clustering == "column":
-        return len({tasks.cluster_key(task_id) for task_id in tasks})
-    return min(arguments.num_clusters, count)
 
 
 def _seconds(
@@ -154,12 +148,9 @@ def _seconds(
 
     finetune = seconds(count * arguments.finetune_steps, min(arguments.batch_size, examples))
     # Every alpha of the grid is localized in full.
-    values = ALPHA_GRID if arguments.scaling == "auto" else (arguments.scaling,)
-    alphas = len({scaling_coefficient(value, count) for value in values})
+    alphas = len(candidate_alphas(arguments.scaling, count))
     batch = min(arguments.mask_batch_size, examples * count / clusters)
-    localize = seconds(alphas * clusters * arguments.mask_steps, batch)
-    if arguments.localization != "clamu":
-        localize = 0.0
+    localize = seconds(alphas * clusters * arguments.localization_method.num_training_steps(arguments), batch)
     return {"finetune": finetune, "localize": localize, "total": finetune + localize}
 
 

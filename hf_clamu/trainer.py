@@ -97,7 +97,7 @@ class ClamuTrainer:
         self.dtype = dtype
         self.space = PeftSpace.of(peft_config, peft_merging)
         if self.space is not None and self.args.has_fixed_signs:
-            self.space.require_fixed_signs()
+            self.space.require_fixed_signs(self.args.localization)
         self.card = card if isinstance(card, CardSettings) else CardSettings.from_dict(card or {})
         self.journal = None if journal_dir is None else Journal(Path(journal_dir))
         self.archive = archive_at(archive_dir)

@@ -11,8 +11,8 @@ import torch
 
 from examples.paper.scale import Cell
 from examples.paper.study import Pool, Study
-from hf_clamu.merging import ALPHA_GRID, Localizer, scaling_coefficient
-from hf_clamu.merging.sift import support, union
+from hf_clamu.merging import ALPHA_GRID, Localizer, MaskProblem, scaling_coefficient
+from hf_clamu.merging.localization.sift import support, union
 from hf_clamu.tasks import EncodedTask
 from hf_clamu.training import finetune
 
@@ -153,8 +153,14 @@ class _Run:
 
     def _localized(self) -> Outcome:
         delta = self.pool.total(self.task_ids)
-        arguments = replace(self.study.arguments, localization=self.cell.method)
-        alpha, masks = Localizer(self.trainer, delta, self.clusters, arguments, self.study.seed, self.pool.total).run()
+        problem = MaskProblem(
+            delta=delta,
+            clusters=self.clusters,
+            arguments=replace(self.study.arguments, localization=self.cell.method),
+            run_seed=self.study.seed,
+            cluster_vector=self.pool.total,
+        )
+        alpha, masks = Localizer(self.trainer, problem).run()
         return self._scored(
             self._masked(delta, alpha, masks), storage=1 + len(masks) / 32, alpha=alpha, num_clusters=len(masks)
         )

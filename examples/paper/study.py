@@ -15,8 +15,8 @@ from examples.paper.measures import Measure
 from examples.paper.scale import Setting
 from examples.paper.sources import load_setting_tasks
 from hf_clamu.exact import DeltaAccumulator, TaskVector, digest_json
-from hf_clamu.merging import ClamuArguments
-from hf_clamu.merging.clustering import cluster_tasks, sketch
+from hf_clamu.merging import ClamuArguments, cluster_tasks
+from hf_clamu.merging.clustering.task_vectors import sketch
 from hf_clamu.operations.maintenance import open_trainer
 from hf_clamu.storage import Archive, write_atomically
 from hf_clamu.tasks import EncodedTask, Example, TaskDataset

@@ -118,17 +118,20 @@ class PeftSpace:
         config = checkpoint.config
         return _recorded(canonical_json(config.peft_config), config.peft_merging)
 
-    def require_fixed_signs(self) -> None:
+    def require_fixed_signs(self, localization: str) -> None:
         """Check that task vectors can keep to fixed signs while they are finetuned.
+
+        Args:
+            localization (`str`): the setting that needs them.
 
         Raises:
             RecipeError: if the task vector is a product, whose signs follow from no signs of its factors.
         """
         if not self.is_live:
             raise RecipeError(
-                f"localization='sift' holds trained parameters to fixed signs, and peft_merging={self.merging!r} "
-                "merges products of them, whose signs it cannot hold. Choose 'frozen_a' or 'parameters', or another "
-                "localization."
+                f"localization={localization!r} holds trained parameters to fixed signs, and "
+                f"peft_merging={self.merging!r} merges products of them, whose signs it cannot hold. Choose "
+                "'frozen_a' or 'parameters', or another localization."
             )
 
     def to_dict(self) -> dict[str, Any]:

@@ -168,9 +168,9 @@ def _clusters(config: ClamuConfig, state: MergedState, settings: CardSettings) -
     text = f"## Clusters\n\n{_table(columns, rows)}"
     if scores is None:
         return text
-    arguments: Mapping[str, Any] = config.arguments or {}
+    arguments = ClamuArguments.from_dict(config.arguments or {})
     # What was chosen by these examples is no longer held out from them.
-    chosen = ["alpha"] * (arguments.get("scaling") == "auto") + ["lambda"] * (arguments.get("localization") == "tall")
+    chosen = ["alpha"] * (arguments.scaling == "auto") + list(arguments.localization_method.chooses)
     also = f" They also chose {' and '.join(chosen)}." if chosen else ""
     metric = _traits(config).metric.replace("_", " ")
     return (

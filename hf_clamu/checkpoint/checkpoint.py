@@ -54,7 +54,7 @@ from hf_clamu.exact import (
     sha256_files,
     sha256_hex,
 )
-from hf_clamu.merging import ClamuArguments, MergedState, TaskRecord, depends_on_environment
+from hf_clamu.merging import ClamuArguments, ClusteringMethod, MergedState, TaskRecord, depends_on_environment
 from hf_clamu.storage.replace import finish_replacement
 from hf_clamu.tasks import TaskSpec
 from hf_clamu.training import Environment
@@ -262,14 +262,14 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     if sorted(delta) != ledger["parameters"] or digest_tensors(delta) != config.delta_digest:
         raise CheckpointFormatError(f"{folder / DELTA_NAME} is not the delta that {CONFIG_NAME} names.")
     _check_bounds(delta, records)
-    method = arguments.localization
+    method = arguments.localization_method
     names = [f"{mask_folder(cluster)}/{MASK_NAME}" for cluster in range(len(clusters))]
-    masks = tuple(_read_mask(folder / name, MASK_KEY, delta) for name in names) if method != "global" else ()
-    task_masks = masks if method == "sift" else ()
-    if len(task_masks) < len(records) and method == "sift":
+    masks = tuple(_read_mask(folder / name, MASK_KEY, delta) for name in names) if method.makes_masks else ()
+    task_masks = masks if method.keeps_task_masks else ()
+    if len(task_masks) < len(records) and method.keeps_task_masks:
         names = [task_mask_name(place) for place in range(len(records))]
         task_masks = tuple(_read_mask(folder / name, _TASK_MASK_KEY, delta) for name in names)
-    vectors = _read_vectors(folder, len(records), arguments.clustering) if VECTORS_NAME in listed else None
+    vectors = _read_vectors(folder, len(records), arguments.clustering_method) if VECTORS_NAME in listed else None
     state = MergedState(
         delta=delta,
         records=records,
@@ -403,7 +403,7 @@ def _check_bounds(delta: Mapping[str, torch.Tensor], records: Mapping[str, TaskR
             )
 
 
-def _read_vectors(folder: Path, num_tasks: int, clustering: str) -> torch.Tensor:
+def _read_vectors(folder: Path, num_tasks: int, clustering: ClusteringMethod) -> torch.Tensor:
     """Read what the tasks are clustered by."""
     path = folder / VECTORS_NAME
     vectors = read_tensors(path).get(_VECTORS_KEY)
@@ -412,10 +412,10 @@ def _read_vectors(folder: Path, num_tasks: int, clustering: str) -> torch.Tensor
     if vectors.ndim != 2 or len(vectors) != num_tasks:
         rows = len(vectors) if vectors.ndim else 0
         raise CheckpointFormatError(f"{path} has {rows} rows for {num_tasks} tasks. Take an undamaged copy.")
-    expected = {"features": torch.float32, "task_vectors": torch.int64}.get(clustering)
+    expected = clustering.row_dtype
     if vectors.dtype != expected or not vectors.isfinite().all():
         raise CheckpointFormatError(
-            f"{path} holds {vectors.dtype}, or values that are not finite; clustering {clustering!r} has "
+            f"{path} holds {vectors.dtype}, or values that are not finite; clustering {clustering.name!r} has "
             f"{expected or 'no such file'}. Take an undamaged copy."
         )
     return vectors

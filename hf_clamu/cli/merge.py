@@ -127,13 +127,13 @@ def _start(
 ) -> LocalMerge:
     """Return what the merge starts from."""
     from hf_clamu.checkpoint.card_settings import CardSettings
-    from hf_clamu.merging import ClamuArguments
+    from hf_clamu.merging import WITHOUT_DATA, ClamuArguments
     from hf_clamu.operations.local_merge import LocalMerge
 
     given: dict[str, Any] = {"checkpoints": checkpoints, "task_id_key": task_id_key()}
     if loaded is None:
-        own = {"clustering": "task_vectors", "localization": "emr", **settings}
-        return LocalMerge(base=base, revision=revision, arguments=ClamuArguments.from_dict(own), **given)
+        arguments = ClamuArguments.from_dict({**WITHOUT_DATA, **settings})
+        return LocalMerge(base=base, revision=revision, arguments=arguments, **given)
     if loaded.peft_config is not None or loaded.dtype not in (None, "float32"):
         raise RecipeError(
             f"{recipe}: peft_config and dtype are about finetuning here, and checkpoints are whole models that are "

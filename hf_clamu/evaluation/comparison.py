@@ -6,14 +6,13 @@ import contextlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 
 from hf_clamu.base_models.loading import BaseModel
 from hf_clamu.errors import RecipeError
 from hf_clamu.exact import DeltaAccumulator
-from hf_clamu.merging import ClamuArguments, Localizer
+from hf_clamu.merging import LOCALIZATIONS, ClamuArguments, Localizer, MaskProblem
 from hf_clamu.operations.maintenance import open_trainer
 from hf_clamu.tasks import Example, TaskDataset
 from hf_clamu.training import Progress, deterministic, measure, silent_progress
@@ -56,7 +55,7 @@ def compare_methods(
         clusters (*tuple* of *tuple* of `str`): member ids.
         arguments (`ClamuArguments`): the settings of the build; `localization` is replaced by each method.
         held_out (*mapping* of `str` to *sequence* of `Example`): what is measured, per task.
-        methods (*sequence* of `str`): localizations; not `sift`, which finetunes tasks in a way of its own.
+        methods (*sequence* of `str`): localizations; none that finetunes tasks under fixed signs.
         progress (`Progress`, *optional*): shows how far it is.
 
     Returns:
@@ -65,11 +64,12 @@ def compare_methods(
     Raises:
         RecipeError: if a method cannot be compared on the same task vectors.
     """
-    if "sift" in methods:
-        raise RecipeError(
-            "Methods are compared on the same task vectors, and 'sift' needs vectors of its own: build with "
-            "localization='sift' and measure that (evaluate_model, clamu evaluate)."
-        )
+    for method in methods:
+        if LOCALIZATIONS[method].has_fixed_signs:
+            raise RecipeError(
+                f"Methods are compared on the same task vectors, and {method!r} needs vectors of its own: build with "
+                f"localization={method!r} and measure that (evaluate_model, clamu evaluate)."
+            )
     with contextlib.ExitStack() as stack:
         stack.enter_context(deterministic(arguments.num_threads))
         trainer = open_trainer(base.model, base.processor, tasks, arguments, progress)
@@ -106,8 +106,14 @@ def compare_methods(
 
         number_of = {task_id: number for number, members in enumerate(clusters) for task_id in members}
         for method in methods:
-            settings: Any = replace(arguments, localization=method)  # type: ignore[arg-type]
-            alpha, masks = Localizer(trainer, delta, clusters, settings, arguments.seed, cluster_vector).run()
+            problem = MaskProblem(
+                delta=delta,
+                clusters=clusters,
+                arguments=replace(arguments, localization=method),
+                run_seed=arguments.seed,
+                cluster_vector=cluster_vector,
+            )
+            alpha, masks = Localizer(trainer, problem).run()
             loaded: list[int] = []
 
             def serve(

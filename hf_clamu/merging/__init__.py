@@ -1,31 +1,40 @@
-"""Merging, clustering, localization and unmerging as functions of state, data and settings."""
+"""Merging, clustering, localization and unmerging as functions of state, data and settings.
 
-from hf_clamu.merging.arguments import ClamuArguments
-from hf_clamu.merging.clustering import CLUSTERINGS, ClusteringArguments, canonical_clusters, cluster_tasks
-from hf_clamu.merging.engine import (
-    add_tasks,
+- `arguments`: all settings of a merged model.
+- `state`: what a merged model is made of.
+- `engine`: merge, add, unmerge and update.
+- `addition`, `recovery`: finetune and add tasks; recover and subtract merged ones.
+- `derivation`: clusters, alpha, masks and scores of the tasks that are merged.
+- `clustering/`, `localization/`: the methods, a file each.
+- `registry`: methods by name, the built-in ones and those that users add.
+- `requirements`: whether an operation needs data, local models or the environment of the build.
+- `scoring`: held-out scores for the model card.
+- `summation`, `shared_work`: sums and small values of many tasks, by all processes and through the journal.
+"""
+
+from hf_clamu.merging.arguments import WITHOUT_DATA, ClamuArguments
+from hf_clamu.merging.clustering.arguments import ClusteringArguments
+from hf_clamu.merging.clustering.base import ClusteringInputs, ClusteringMethod
+from hf_clamu.merging.clustering.grouping import canonical_clusters, cluster_tasks
+from hf_clamu.merging.clustering.registry import CLUSTERINGS, register_clustering
+from hf_clamu.merging.engine import add_tasks, merge_tasks, unmerge_tasks, update_tasks
+from hf_clamu.merging.localization.arguments import LocalizationArguments
+from hf_clamu.merging.localization.base import LocalizationMethod, MaskInputs
+from hf_clamu.merging.localization.localizer import Localizer, MaskProblem
+from hf_clamu.merging.localization.registry import LOCALIZATIONS, register_localization
+from hf_clamu.merging.localization.search import ALPHA_GRID, candidate_alphas, scaling_coefficient
+from hf_clamu.merging.localization.tall import LAMBDA_GRID
+from hf_clamu.merging.requirements import (
     check_data,
-    merge_tasks,
-    unmerge_tasks,
-    update_tasks,
-    with_rows,
-)
-from hf_clamu.merging.localization import (
-    ALPHA_GRID,
-    LAMBDA_GRID,
-    LOCALIZATIONS,
-    LocalizationArguments,
-    Localizer,
-    scaling_coefficient,
-)
-from hf_clamu.merging.sources import (
     depends_on_environment,
+    depends_on_threads,
     deriving_reads_data,
     have_data,
-    is_portable,
-    no_folder,
+    is_environment_independent,
+    missing_checkpoints_error,
     require_finetuning,
     require_no_data,
+    with_rows,
 )
 from hf_clamu.merging.state import MergedState, TaskRecord, missing_tasks
 
@@ -34,23 +43,33 @@ __all__ = [
     "CLUSTERINGS",
     "LAMBDA_GRID",
     "LOCALIZATIONS",
+    "WITHOUT_DATA",
     "ClamuArguments",
     "ClusteringArguments",
+    "ClusteringInputs",
+    "ClusteringMethod",
     "LocalizationArguments",
+    "LocalizationMethod",
     "Localizer",
+    "MaskInputs",
+    "MaskProblem",
     "MergedState",
     "TaskRecord",
     "add_tasks",
+    "candidate_alphas",
     "canonical_clusters",
     "check_data",
     "cluster_tasks",
     "depends_on_environment",
-    "have_data",
+    "depends_on_threads",
     "deriving_reads_data",
-    "is_portable",
+    "have_data",
+    "is_environment_independent",
     "merge_tasks",
+    "missing_checkpoints_error",
     "missing_tasks",
-    "no_folder",
+    "register_clustering",
+    "register_localization",
     "require_finetuning",
     "require_no_data",
     "scaling_coefficient",

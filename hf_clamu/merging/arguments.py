@@ -10,11 +10,18 @@ from typing import Any
 
 from hf_clamu.errors import RecipeError
 from hf_clamu.exact import FixedPoint
-from hf_clamu.merging.clustering import ClusteringArguments
-from hf_clamu.merging.localization import LocalizationArguments
+from hf_clamu.merging.clustering.arguments import ClusteringArguments
+from hf_clamu.merging.clustering.base import ClusteringMethod
+from hf_clamu.merging.clustering.registry import CLUSTERINGS
+from hf_clamu.merging.localization.arguments import LocalizationArguments
+from hf_clamu.merging.localization.base import LocalizationMethod
+from hf_clamu.merging.localization.registry import LOCALIZATIONS
 from hf_clamu.training import FinetuningArguments
 
-__all__ = ["ClamuArguments"]
+__all__ = ["WITHOUT_DATA", "ClamuArguments"]
+
+# Settings that tasks without data can follow, where nothing else is said.
+WITHOUT_DATA = {"clustering": "task_vectors", "localization": "emr"}
 
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false"}
 
@@ -60,6 +67,8 @@ class ClamuArguments(FinetuningArguments, ClusteringArguments, LocalizationArgum
         FinetuningArguments.__post_init__(self)
         ClusteringArguments.__post_init__(self)
         LocalizationArguments.__post_init__(self)
+        CLUSTERINGS.require(self.clustering)
+        LOCALIZATIONS.require(self.localization)
         FixedPoint(fraction_bits=self.fraction_bits)
 
     @property
@@ -68,14 +77,27 @@ class ClamuArguments(FinetuningArguments, ClusteringArguments, LocalizationArgum
         return FixedPoint(fraction_bits=self.fraction_bits)
 
     @property
+    def clustering_method(self) -> ClusteringMethod:
+        """The clustering that the settings name."""
+        return CLUSTERINGS[self.clustering]
+
+    @property
+    def localization_method(self) -> LocalizationMethod:
+        """The localization that the settings name."""
+        return LOCALIZATIONS[self.localization]
+
+    @property
     def has_fixed_signs(self) -> bool:
         """Whether the vectors of all tasks keep to one sign per weight."""
-        return self.localization == "sift"
+        return self.localization_method.has_fixed_signs
 
     @classmethod
     def describe(cls) -> dict[str, str]:
         """Return each setting's name with what it means."""
-        return {setting.name: setting.metadata["help"] for setting in fields(cls)}
+        texts = {setting.name: setting.metadata["help"] for setting in fields(cls)}
+        for registry in (CLUSTERINGS, LOCALIZATIONS):
+            texts[registry.setting] += f": {registry.describe()}."
+        return texts
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ClamuArguments:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 import torch
 
-from hf_clamu.merging.stages import map_shared
+from hf_clamu.merging.shared_work import map_shared
 from hf_clamu.training import TaskTrainer
 
 __all__ = ["score_clusters"]
@@ -29,7 +29,7 @@ def score_clusters(
         alpha (`float`): the scaling coefficient.
         clusters (*sequence* of *sequence* of `str`): member ids.
         masks (*sequence* of *mapping* of `str` to `torch.Tensor`, uint8): packed, one per cluster; none if the
-            localization is `global`.
+            localization makes none.
 
     Returns:
         *dict*, or `None` where no task has validation examples: `num_tasks` and `num_examples` measured, `mean` over
@@ -58,13 +58,9 @@ def score_clusters(
     return {
         "num_tasks": sum(map(len, held_out)),
         "num_examples": sum(len(trainer.encoded(task_id).validation) for members in held_out for task_id in members),
-        "mean": {name: _mean([score for part in found for score in part]) for name, found in scores.items()},
+        "mean": {name: fmean([score for part in found for score in part]) for name, found in scores.items()},
         "clusters": [
-            {name: _mean(found[number]) for name, found in scores.items()} if members else None
+            {name: fmean(found[number]) for name, found in scores.items()} if members else None
             for number, members in enumerate(held_out)
         ],
     }
-
-
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values)

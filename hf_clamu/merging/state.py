@@ -9,9 +9,9 @@ from typing import Any
 import torch
 
 from hf_clamu.errors import TaskNotFoundError
-from hf_clamu.exact import PackedMask
+from hf_clamu.exact import DeltaAccumulator, PackedMask, VectorSum
 
-__all__ = ["MergedState", "TaskRecord", "missing_tasks"]
+__all__ = ["MergedState", "PartialState", "TaskRecord", "missing_tasks"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,10 +76,10 @@ class MergedState:
         clusters (*tuple* of *tuple* of `str`): member ids of each cluster.
         alpha (`float`): the scaling coefficient of the delta; 0 if no task is merged.
         masks (*tuple* of *dict* of `str` to `torch.Tensor`, uint8): packed mask of each cluster; empty if the
-            localization is `global`.
+            localization makes none.
         scores (*dict*, *optional*): held-out scores, see `score_clusters`.
         task_masks (*tuple* of *dict* of `str` to `torch.Tensor`, uint8): packed mask of each task, by sorted id, of
-            which cluster masks are made; empty unless the localization is `sift`.
+            which cluster masks are made; empty unless the localization keeps them.
     """
 
     delta: dict[str, torch.Tensor]
@@ -111,8 +111,38 @@ class MergedState:
         return next(number for number, members in enumerate(self.clusters) if task_id in members)
 
     def mask(self, cluster: int) -> PackedMask:
-        """Return the mask of a cluster; of ones if the localization is `global`."""
+        """Return the mask of a cluster; of ones if the localization makes none."""
         return PackedMask(bits=self.masks[cluster]) if self.masks else PackedMask(fill=255)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartialState:
+    """What is added up and kept of some tasks, before anything is derived from it.
+
+    Args:
+        total (`DeltaAccumulator` or `VectorSum`, *optional*): the sum of the task vectors; `None` of no task.
+        records (*dict* of `str` to `TaskRecord`): the tasks, by sorted id.
+        rows (*dict* of `str` to `torch.Tensor`): a feature or sketch per task; empty if the clustering has none.
+        masks (*dict* of `str` to *dict*): packed mask of each task; empty unless the localization keeps them.
+    """
+
+    total: DeltaAccumulator | VectorSum | None
+    records: dict[str, TaskRecord]
+    rows: dict[str, torch.Tensor]
+    masks: dict[str, dict[str, torch.Tensor]]
+
+    @classmethod
+    def of(cls, state: MergedState) -> PartialState:
+        """Return the part of a merged state that nothing was derived for."""
+        rows = {} if state.vectors is None else dict(zip(state.task_ids, state.vectors, strict=True))
+        total = VectorSum.of(state.delta, (record.bounds for record in state.records.values()))
+        masks = dict(zip(state.task_ids, state.task_masks, strict=True)) if state.task_masks else {}
+        return cls(total=total if state.records else None, records=dict(state.records), rows=rows, masks=masks)
+
+    @classmethod
+    def empty(cls) -> PartialState:
+        """Return the state of no tasks."""
+        return cls(total=None, records={}, rows={}, masks={})
 
 
 def missing_tasks(wanted: Iterable[str], present: Iterable[str]) -> None:

@@ -12,7 +12,7 @@ from hf_clamu.base_models.loading import BaseModel, load_base
 from hf_clamu.checkpoint.card_settings import CardSettings
 from hf_clamu.errors import IncompatibleBaseError, TaskDataError
 from hf_clamu.local_models.local_models import LocalModels, require_named
-from hf_clamu.merging import ClamuArguments, require_finetuning, require_no_data
+from hf_clamu.merging import WITHOUT_DATA, ClamuArguments, require_finetuning, require_no_data
 from hf_clamu.operations.maintenance import Rebuilt, build, first_config
 from hf_clamu.storage import Archive, Journal
 from hf_clamu.tasks import TaskDataset, TaskSpec, keyed_id, require_known_words, task_kinds, traits_of
@@ -68,7 +68,7 @@ class LocalMerge:
         arguments = self.arguments or ClamuArguments()
         require_finetuning(arguments, sorted(map(str, self.checkpoints)))
         if self.tasks is None:
-            arguments = self.arguments or ClamuArguments(clustering="task_vectors", localization="emr")
+            arguments = self.arguments or ClamuArguments.from_dict(WITHOUT_DATA)
             require_no_data(arguments)
         given = keyed_checkpoints(self.checkpoints, self.task_id_key)
         local_models = LocalModels.find(given, token=self.token, cache_dir=self.cache_dir)

@@ -33,12 +33,13 @@ from hf_clamu.merging import (
     add_tasks,
     check_data,
     depends_on_environment,
+    depends_on_threads,
     deriving_reads_data,
     have_data,
-    is_portable,
+    is_environment_independent,
     merge_tasks,
+    missing_checkpoints_error,
     missing_tasks,
-    no_folder,
     require_no_data,
     unmerge_tasks,
     update_tasks,
@@ -263,9 +264,8 @@ def build(
     """
     started = time.perf_counter()
     workers = Workers.current()
-    # Where local models are added up and nothing else is computed, threads do not show.
-    counts = tasks.has_rows or arguments.clustering == "task_vectors"
-    if counts and workers.size > 1 and arguments.num_threads is None and workers.device.type == "cpu":
+    shares_cpu = workers.size > 1 and workers.device.type == "cpu"
+    if shares_cpu and arguments.num_threads is None and depends_on_threads(tasks, arguments):
         raise RecipeError(
             "num_threads must be set where several processes share the CPU: sums depend on the number of threads, and "
             f"launchers change it. Set it in the recipe's arguments, such as num_threads: 1 (now {workers.size} "
@@ -371,7 +371,7 @@ def rebuild(request: Request, tasks: TaskDataset, *, backwards: bool = False) ->
     foreign = [one for one in tasks.task_ids if one in records and records[one].from_checkpoint]
     absent = [one for one in foreign if one not in given]
     if absent:
-        raise no_folder(absent, "to be added up anew")
+        raise missing_checkpoints_error(absent, "to be added up again")
 
     def describe(state: MergedState) -> ClamuConfig:
         return described(config, state)
@@ -408,7 +408,7 @@ def unmerge(request: Request, task_ids: Sequence[str], on_mismatch: str) -> Rebu
 
     def require_environment() -> None:
         nonlocal localized_in
-        if request.archive is not None and is_portable(
+        if request.archive is not None and is_environment_independent(
             {one: state.records[one] for one in retained}, request.arguments
         ):
             return

@@ -8,8 +8,9 @@ import torch
 
 from hf_clamu.errors import RecipeError
 from hf_clamu.exact import TaskVector
-from hf_clamu.merging import CLUSTERINGS, ClusteringArguments, canonical_clusters, cluster_tasks
-from hf_clamu.merging.clustering import affinity_matrix, sketch
+from hf_clamu.merging import CLUSTERINGS, ClamuArguments, ClusteringArguments, canonical_clusters, cluster_tasks
+from hf_clamu.merging.clustering.spectral import affinity_matrix
+from hf_clamu.merging.clustering.task_vectors import sketch
 
 IDS = tuple(f"task_{number:02d}" for number in range(9))
 
@@ -197,4 +198,4 @@ def test_values_out_of_range_are_refused():
     with pytest.raises(RecipeError, match=r"^num_clusters must be at least 1, got 0\.$"):
         ClusteringArguments(num_clusters=0)
     with pytest.raises(RecipeError, match=f"^clustering must be one of {', '.join(CLUSTERINGS)}, got 'kmeans'"):
-        ClusteringArguments(clustering="kmeans")
+        ClamuArguments(clustering="kmeans")

@@ -8,7 +8,7 @@ import torch
 
 from hf_clamu.errors import DigestMismatchError, TaskAlreadyMergedError, TaskDataError, TaskNotFoundError
 from hf_clamu.merging import CLUSTERINGS, LOCALIZATIONS, add_tasks, merge_tasks, missing_tasks, unmerge_tasks
-from hf_clamu.merging.clustering import sketch
+from hf_clamu.merging.clustering.task_vectors import sketch
 
 FORGOTTEN = ("owner_01", "owner_04")
 

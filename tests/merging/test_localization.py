@@ -6,7 +6,15 @@ import pytest
 import torch
 
 from hf_clamu.exact import pack_mask, unpack_mask
-from hf_clamu.merging import ALPHA_GRID, LAMBDA_GRID, LOCALIZATIONS, Localizer, merge_tasks, scaling_coefficient
+from hf_clamu.merging import (
+    ALPHA_GRID,
+    LAMBDA_GRID,
+    LOCALIZATIONS,
+    Localizer,
+    MaskProblem,
+    merge_tasks,
+    scaling_coefficient,
+)
 from hf_clamu.training import Measurement
 
 # Those whose masks are found on a given merged delta.
@@ -113,8 +121,14 @@ def _crafted(trainer) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]
 
 
 def _localizer(trainer, delta, own, arguments) -> Localizer:
-    clusters = (tuple(trainer.tasks),)
-    return Localizer(trainer, delta, clusters, arguments, 0, lambda members: dict(own))
+    problem = MaskProblem(
+        delta=delta,
+        clusters=(tuple(trainer.tasks),),
+        arguments=arguments,
+        run_seed=0,
+        cluster_vector=lambda members: dict(own),
+    )
+    return Localizer(trainer, problem)
 
 
 @pytest.mark.parametrize("method", METHODS)

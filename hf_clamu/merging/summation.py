@@ -1,7 +1,6 @@
-"""Work on many tasks or clusters, spread over all processes and kept in the journal.
+"""Sums of many task vectors, computed by all processes and kept in the journal.
 
-Who does what, in what order, and after how many interruptions cannot show: values are keyed by task or cluster, and
-vectors are added as integers.
+Order, number of processes and interruptions do not show: vectors are added as integers.
 """
 
 from __future__ import annotations
@@ -10,71 +9,37 @@ import contextlib
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
 from hf_clamu.exact import DeltaAccumulator, TaskVector, VectorSum, digest_json
+from hf_clamu.merging.shared_work import drop_covered_parts
 from hf_clamu.storage import Journal, Part
 from hf_clamu.training import TaskTrainer
 
-__all__ = ["TaskSums", "map_shared", "sum_vectors"]
-
-# Finishes one task: finetunes it and says what is to be kept of it, as TaskRecord.to_dict does, or more.
-Finetune = Callable[[str], tuple[TaskVector, dict[str, Any]]]
-# Whether what the journal keeps of a task can be taken: it is what finishing the task would give now.
-IsSound = Callable[[str, Mapping[str, Any]], bool]
+__all__ = ["TaskSums", "TaskWork", "sum_vectors"]
 
 
-def map_shared(
-    trainer: TaskTrainer,
-    stage: str,
-    items: Sequence[str],
-    work: Callable[[str], Any],
-    *,
-    is_sound: Callable[[str, Any], bool] | None = None,
-    description: str | None = None,
-) -> dict[str, Any]:
-    """Compute a small JSON-able value for each item; every process gets all of them.
+class TaskWork(Protocol):
+    """What is done with each task before its vector is added.
 
     Args:
-        trainer (`TaskTrainer`): knows the processes and the journal.
-        stage (`str`): names the work in the journal.
-        items (*sequence* of `str`): the same in all processes.
-        work (*callable*): item to value.
-        is_sound (*callable*, *optional*): whether a value from the journal can be taken; without it none is kept.
-        description (`str`, *optional*): for the progress bar; by default there is none.
+        description (`str`): names the work in the progress bar and the journal.
+        is_last (`bool`): nothing that takes long comes afterwards, so the whole sum need not go to the journal before
+            it goes to the saved model. A kill in between costs no more than one between two writes of the journal.
     """
-    journal = trainer.journal if is_sound is not None else None
-    found: dict[str, Any] = {}
-    old: list[Part] = []
-    if journal is not None and is_sound is not None:
-        old = journal.parts(stage)
-        for part in old:
-            found |= {i: v for i, v in part.entries.items() if i in items and is_sound(i, v)}
-        for others in trainer.workers.gather(found):
-            found |= others
-    own = dict(found) if trainer.workers.is_main else {}
-    missing = trainer.share([item for item in items if item not in found])
-    try:
-        for item in missing if description is None else trainer.progress(missing, description):
-            own[item] = work(item)
-            if journal is not None and journal.is_due:
-                old = _superseded(journal, old, journal.write(stage, own, {}))
-    finally:
-        # Interrupted or not: what is finished is kept.
-        if journal is not None and own:
-            _superseded(journal, old, journal.write(stage, own, {}))
-    for others in trainer.workers.gather(own):
-        found |= others
-    return {item: found[item] for item in items}
 
+    description: str
+    is_last: bool
 
-def _superseded(journal: Journal, old: Sequence[Part], new: Part) -> list[Part]:
-    """Delete parts whose entries are all in a newer one; return what is left, with it."""
-    covered = [part for part in old if part.path != new.path and part.entries.keys() <= new.entries.keys()]
-    journal.remove(covered)
-    return [*(part for part in old if part not in covered and part.path != new.path), new]
+    def finish(self, task_id: str) -> tuple[TaskVector, dict[str, Any]]:
+        """Return a task's vector and what is to be kept of it: what `TaskRecord.to_dict` returns, or more."""
+        ...
+
+    def is_sound(self, task_id: str, entry: Mapping[str, Any]) -> bool:
+        """Whether what the journal keeps of a task is what finishing it would give now."""
+        ...
 
 
 class TaskSums:
@@ -103,55 +68,34 @@ class TaskSums:
 
 
 @contextlib.contextmanager
-def sum_vectors(
-    trainer: TaskTrainer,
-    groups: Sequence[tuple[str, ...]],
-    finetune: Finetune,
-    *,
-    is_sound: IsSound,
-    description: str,
-    is_last: bool = False,
-) -> Iterator[TaskSums]:
-    """Finetune tasks and add up their vectors, per group and in all.
+def sum_vectors(trainer: TaskTrainer, groups: Sequence[tuple[str, ...]], work: TaskWork) -> Iterator[TaskSums]:
+    """Finish tasks and add up their vectors, per group and in all.
 
     Memory is one sum, whatever the number of tasks and groups: a group that is not worked on is on disk.
 
     Args:
         trainer (`TaskTrainer`): knows the processes and the journal.
         groups (*sequence* of *tuple* of `str`): the tasks, each in one group.
-        finetune (*callable*): finishes one task.
-        is_sound (*callable*): whether what the journal keeps of a task can be taken.
-        description (`str`): names the work in the progress bar and the journal.
-        is_last (`bool`): nothing that takes long comes afterwards, so the whole sum need not go to the journal before
-            it goes to the saved model. A kill in between costs no more than one between two writes of the journal.
+        work (`TaskWork`): finishes one task.
     """
     with contextlib.ExitStack() as stack:
         scratch = None
         if len(groups) > 1:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="clamu-sums-"))
             scratch = Journal(Path(folder))
-        yield _Summing(trainer, groups, finetune, is_sound, description, scratch, is_last).run()
+        yield _Summing(trainer, groups, work, scratch).run()
 
 
 class _Summing:
     def __init__(
-        self,
-        trainer: TaskTrainer,
-        groups: Sequence[tuple[str, ...]],
-        finetune: Finetune,
-        is_sound: IsSound,
-        description: str,
-        scratch: Journal | None,
-        is_last: bool,
+        self, trainer: TaskTrainer, groups: Sequence[tuple[str, ...]], work: TaskWork, scratch: Journal | None
     ) -> None:
         self._trainer = trainer
         self._workers = trainer.workers
         self._groups = groups
-        self._finetune = finetune
-        self._is_sound = is_sound
-        self._description = description
+        self._work = work
         self._scratch = scratch
-        self._may_end_unsaved = is_last and len(groups) == 1
+        self._may_end_unsaved = work.is_last and len(groups) == 1
         self._journal = trainer.journal or scratch
         self._parameters = sorted(trainer.workspace.shapes)
         if self._journal is not None:
@@ -173,12 +117,12 @@ class _Summing:
         current, has_ended = 0, False
         self._load(current)
         try:
-            for number, task_id in self._trainer.progress(self._trainer.share(order), self._description):
+            for number, task_id in self._trainer.progress(self._trainer.share(order), self._work.description):
                 if number != current:
                     self._save(current)
                     current = number
                     self._load(current)
-                vector, entry = self._finetune(task_id)
+                vector, entry = self._work.finish(task_id)
                 # A sum that holds half of a vector, because an interrupt came just here, must not be written.
                 self._is_whole = False
                 self._sum.add(vector)
@@ -205,7 +149,7 @@ class _Summing:
         return DeltaAccumulator(self._trainer.workspace.shapes, folder)
 
     def _stage(self, group: int) -> str:
-        return f"{self._description}/{digest_json(list(self._groups[group]))[:16]}"
+        return f"{self._work.description}/{digest_json(list(self._groups[group]))[:16]}"
 
     def _adopt(self) -> set[str]:
         """Choose parts of earlier runs that hold no task twice, each for one process; return the tasks in them."""
@@ -216,7 +160,7 @@ class _Summing:
             for group in self._parts
             for part in self._trainer.journal.parts(self._stage(group))
             if all(task_id in self._groups[group] for task_id in part.entries)
-            if all(self._is_sound(task_id, entry) for task_id, entry in part.entries.items())
+            if all(self._work.is_sound(task_id, entry) for task_id, entry in part.entries.items())
         }
         # Processes on other machines may see other parts.
         seen: dict[str, tuple[int, list[str]]] = {}
@@ -250,7 +194,7 @@ class _Summing:
         if self._journal is None or not (self._is_unsaved and self._is_whole):
             return
         part = self._journal.write(self._stage(group), self._entries, self._sum.narrowed(copy=False), is_sum=True)
-        self._parts[group] = _superseded(self._journal, self._parts[group], part)
+        self._parts[group] = drop_covered_parts(self._journal, self._parts[group], part)
         self._is_unsaved = False
 
     def _gathered(self) -> TaskSums:
@@ -266,13 +210,13 @@ class _Summing:
             return TaskSums(entries, self._sum, {})
         assert self._scratch is not None, "several groups are summed on disk"
         total = self._empty()
-        found: dict[tuple[str, ...], Callable[[], dict[str, torch.Tensor]]] = {}
+        sums: dict[tuple[str, ...], Callable[[], dict[str, torch.Tensor]]] = {}
         for group, members in enumerate(self._groups):
             self._load(group)
             self._reduce(members, entries)
             total.add(self._sum)
-            found[members] = self._scratch.write(f"group/{group}", {}, self._sum.narrowed(copy=False)).tensors
-        return TaskSums(entries, total, found)
+            sums[members] = self._scratch.write(f"group/{group}", {}, self._sum.narrowed(copy=False)).tensors
+        return TaskSums(entries, total, sums)
 
     def _reduce(self, members: Sequence[str], entries: Mapping[str, Mapping[str, Any]]) -> None:
         """Add up the sums of all processes."""

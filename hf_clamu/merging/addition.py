@@ -1,0 +1,155 @@
+"""Adding tasks to what is merged: finetune them, add their vectors, and derive the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from hf_clamu.exact import TaskVector
+from hf_clamu.merging.arguments import ClamuArguments
+from hf_clamu.merging.derivation import clusters_of, derive
+from hf_clamu.merging.localization.task_masks import TaskMasks
+from hf_clamu.merging.requirements import require_finetuning, require_keys
+from hf_clamu.merging.shared_work import map_shared
+from hf_clamu.merging.state import MergedState, PartialState, TaskRecord
+from hf_clamu.merging.summation import TaskSums, sum_vectors
+from hf_clamu.training import TaskTrainer
+
+__all__ = ["add_and_derive", "early_clusters"]
+
+
+def add_and_derive(
+    before: PartialState, task_ids: Sequence[str], trainer: TaskTrainer, arguments: ClamuArguments
+) -> MergedState:
+    """Finetune tasks, add their vectors, and derive clusters, alpha and masks of all.
+
+    Args:
+        before (`PartialState`): what is merged already.
+        task_ids (*sequence* of `str`): the tasks to add.
+        trainer (`TaskTrainer`): live model and data.
+        arguments (`ClamuArguments`): the settings.
+    """
+    task_ids = tuple(sorted(task_ids))
+    keys = {task_id: record.cluster_key for task_id, record in before.records.items()}
+    require_keys(keys | {task_id: trainer.tasks.cluster_key(task_id) for task_id in task_ids}, arguments)
+    require_finetuning(arguments, [task_id for task_id in task_ids if trainer.is_local(task_id)])
+    trainer.check_texts(task_ids)
+    work = _Addition(trainer, arguments)
+    rows = before.rows | _data_rows(task_ids, trainer, arguments)
+    early = None if before.records else early_clusters(task_ids, rows, trainer, arguments)
+    with trainer.timed("finetune"), sum_vectors(trainer, early or [task_ids], work) as sums:
+        whole = work.added(before, rows, task_ids, sums)
+        return derive(whole, trainer, arguments, sums.of if early else None)
+
+
+class _Addition:
+    """Finetunes tasks and keeps what the ledger and the methods need of each, as the work of `sum_vectors`."""
+
+    description = "finetune"
+
+    def __init__(self, trainer: TaskTrainer, arguments: ClamuArguments) -> None:
+        self._trainer = trainer
+        self._arguments = arguments
+        localization = arguments.localization_method
+        self._clustering = arguments.clustering_method
+        self._makes_rows = self._clustering.rows == "after_finetuning"
+        self._task_masks = TaskMasks(trainer, localization) if localization.keeps_task_masks else None
+        # Without data nothing is measured, neither for alpha nor for scores.
+        self.is_last = not localization.makes_masks and not trainer.tasks.has_rows and trainer.archive is None
+
+    def finish(self, task_id: str) -> tuple[TaskVector, dict[str, Any]]:
+        trainer = self._trainer
+        vector = trainer.vector(task_id)
+        if trainer.archive is not None:
+            trainer.archive.write(task_id, vector)
+        if self._task_masks is not None:
+            self._task_masks.keep(task_id, vector)
+        data = trainer.encoded(task_id)
+        record = TaskRecord(
+            vector_digest=vector.digest,
+            data_digest=data.digest,
+            num_train=len(data.train),
+            num_validation=len(data.validation),
+            bounds=vector.bounds,
+            cluster_key=data.cluster_key,
+            from_checkpoint=trainer.is_local(task_id),
+        )
+        entry = record.to_dict()
+        if trainer.journal is not None and trainer.is_local(task_id):
+            entry["checkpoint"] = self._checkpoint_digest(task_id)
+        if self._makes_rows:
+            entry["sketch"] = self._clustering.vector_row(vector, self._arguments.seed).tolist()
+        return vector, entry
+
+    def is_sound(self, task_id: str, entry: Mapping[str, Any]) -> bool:
+        trainer, digest = self._trainer, entry["vector_digest"]
+        if trainer.archive is not None and not trainer.archive.holds(task_id, digest):
+            return False
+        if self._task_masks is not None and not self._task_masks.holds(task_id, digest):
+            return False
+        data = trainer.encoded(task_id)
+        expected = (data.digest, data.cluster_key, self._checkpoint_digest(task_id))
+        return bool((entry["data_digest"], entry["cluster_key"], entry.get("checkpoint")) == expected)
+
+    def _checkpoint_digest(self, task_id: str) -> str | None:
+        """Return a digest of the task's local model; None if it is finetuned here."""
+        local = self._trainer.local_vectors
+        return local.fingerprint(task_id) if local is not None and task_id in local else None
+
+    def added(
+        self, before: PartialState, rows: Mapping[str, torch.Tensor], task_ids: Sequence[str], sums: TaskSums
+    ) -> PartialState:
+        """Return what was merged before together with what was added up now."""
+        parameters = sorted(self._trainer.workspace.shapes)
+        records = {task_id: TaskRecord.from_dict(sums.entries[task_id], parameters) for task_id in task_ids}
+        rows, masks = dict(rows), dict(before.masks)
+        if self._makes_rows:
+            dtype = self._clustering.row_dtype
+            rows |= {task_id: torch.tensor(sums.entries[task_id]["sketch"], dtype=dtype) for task_id in task_ids}
+        if before.total is not None:
+            sums.total.add(before.total)
+        if self._task_masks is not None:
+            masks |= self._task_masks.gather({task_id: record.vector_digest for task_id, record in records.items()})
+        return PartialState(
+            total=sums.total, records=dict(sorted((before.records | records).items())), rows=rows, masks=masks
+        )
+
+
+def _data_rows(task_ids: Sequence[str], trainer: TaskTrainer, arguments: ClamuArguments) -> dict[str, torch.Tensor]:
+    """Return the rows that the clustering makes of the tasks' data; none if it makes none."""
+    method = arguments.clustering_method
+    if method.rows != "before_finetuning":
+        return {}
+
+    def work(task_id: str) -> dict[str, Any]:
+        return {"data_digest": trainer.encoded(task_id).digest, "row": method.data_row(trainer, task_id).tolist()}
+
+    def is_sound(task_id: str, value: Any) -> bool:
+        return bool(value["data_digest"] == trainer.encoded(task_id).digest)
+
+    with trainer.timed("features"):
+        values = map_shared(trainer, "features", task_ids, work, is_sound=is_sound, description="features")
+    # A float32 is the same after a trip through JSON, which writes float64 in full.
+    return {task_id: torch.tensor(value["row"], dtype=method.row_dtype) for task_id, value in values.items()}
+
+
+def early_clusters(
+    task_ids: Sequence[str], rows: Mapping[str, torch.Tensor], trainer: TaskTrainer, arguments: ClamuArguments
+) -> tuple[tuple[str, ...], ...] | None:
+    """Return the clusters, if the localization needs their sums and they are known before finetuning.
+
+    Sums per cluster spare a build the second pass over all tasks that cluster vectors otherwise cost.
+
+    Args:
+        task_ids (*sequence* of `str`): all tasks of a build.
+        rows (*mapping* of `str` to `torch.Tensor`): their rows, if the clustering makes some of the data.
+        trainer (`TaskTrainer`): has the data.
+        arguments (`ClamuArguments`): the settings.
+    """
+    is_late = arguments.clustering_method.rows == "after_finetuning"
+    if not arguments.localization_method.needs_cluster_vectors or is_late or not task_ids:
+        return None
+    stacked = torch.stack([rows[task_id] for task_id in task_ids]) if rows else None
+    return clusters_of({task_id: trainer.tasks.cluster_key(task_id) for task_id in task_ids}, stacked, arguments)

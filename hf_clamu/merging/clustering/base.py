@@ -1,0 +1,113 @@
+"""What a clustering declares and implements."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from hf_clamu.exact import TaskVector
+from hf_clamu.training import TaskTrainer
+
+__all__ = ["ClusteringInputs", "ClusteringMethod"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClusteringInputs:
+    """What a clustering may use.
+
+    Args:
+        task_ids (*tuple* of `str`): the tasks, in the order of their ids.
+        run_seed (`int`): the seed of the recipe; derive others from it with `hf_clamu.training.derive_seed`.
+        rows (`torch.Tensor` of shape `(tasks, size)`, *optional*): the method's own row of each task.
+        keys (*mapping* of `str` to `str`): the data's own cluster of each task, where the data name one.
+    """
+
+    task_ids: tuple[str, ...]
+    run_seed: int
+    rows: torch.Tensor | None
+    keys: Mapping[str, str]
+
+
+class ClusteringMethod:
+    """A way to group tasks: subclass it, declare its properties, and register an instance.
+
+    An unmerged model has the bytes of a model that never saw the forgotten tasks only if the clusters are a function
+    of the tasks that are merged now. So `labels` must depend on its inputs alone: on no global generator, time,
+    number of processes, or earlier call. Randomness comes from `derive_seed(run_seed, purpose, ...)`. A row must
+    depend on its own task alone, because it is kept while other tasks come and go.
+
+    A saved model names its clustering and nothing more, so the name stands for one exact behaviour, constants
+    included: give a changed method another name.
+
+    Attributes:
+        name (`str`): the value of the setting `clustering`.
+        summary (`str`): a few words for the documentation.
+        rows (`str`): when a row per task is made, to cluster by: `"none"`, `"before_finetuning"` (`data_row`, by the
+            base model) or `"after_finetuning"` (`vector_row`, of the task vector).
+        row_dtype (`torch.dtype`, *optional*): of the rows in the saved model; needed if there are any.
+        needs_data (`bool`): tasks without data cannot be clustered.
+        needs_keys (`bool`): the data must name a cluster per task.
+        depends_on_environment (`bool`): libraries, threads or device can show in the rows or labels.
+    """
+
+    name: str
+    summary: str
+    rows: Literal["none", "before_finetuning", "after_finetuning"] = "none"
+    row_dtype: torch.dtype | None = None
+    needs_data: bool = False
+    needs_keys: bool = False
+    depends_on_environment: bool = False
+
+    def check(self) -> None:
+        """Check that what is declared and what is implemented fit together.
+
+        Raises:
+            ValueError: naming what is missing.
+        """
+        if (self.rows == "none") != (self.row_dtype is None):
+            raise ValueError(f"clustering {self.name!r}: rows and row_dtype are declared together, or neither is.")
+        for when, maker in (("before_finetuning", "data_row"), ("after_finetuning", "vector_row")):
+            if self.rows == when and getattr(type(self), maker) is getattr(ClusteringMethod, maker):
+                raise ValueError(f"clustering {self.name!r} declares rows {when}, so it must implement {maker}.")
+
+    def num_clusters(self, limit: int, num_tasks: int, keys: Iterable[str | None]) -> int:
+        """Return how many clusters there are to be.
+
+        Args:
+            limit (`int`): the setting `num_clusters`.
+            num_tasks (`int`): tasks to group.
+            keys (*iterable* of `str` or `None`): the data's own cluster of each task.
+        """
+        return min(limit, num_tasks)
+
+    def data_row(self, trainer: TaskTrainer, task_id: str) -> torch.Tensor:
+        """Return the row of a task by its data, for `rows = "before_finetuning"`.
+
+        Args:
+            trainer (`TaskTrainer`): live model and data.
+            task_id (`str`): the task.
+        """
+        raise NotImplementedError
+
+    def vector_row(self, vector: TaskVector, run_seed: int) -> torch.Tensor:
+        """Return the row of a task by its vector, for `rows = "after_finetuning"`.
+
+        Args:
+            vector (`TaskVector`): the integer task vector.
+            run_seed (`int`): the seed of the recipe.
+        """
+        raise NotImplementedError
+
+    def labels(self, inputs: ClusteringInputs, count: int) -> Mapping[str, Hashable]:
+        """Return any label for each task; equal labels make a cluster.
+
+        It is not called where every task is a cluster of its own, or one cluster holds all.
+
+        Args:
+            inputs (`ClusteringInputs`): the tasks.
+            count (`int`): clusters, more than one and fewer than tasks.
+        """
+        raise NotImplementedError

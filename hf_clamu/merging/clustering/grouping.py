@@ -1,0 +1,68 @@
+"""Clusters of tasks by the method that the settings name, numbered by their smallest member."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+
+import torch
+
+from hf_clamu.merging.clustering.arguments import ClusteringArguments
+from hf_clamu.merging.clustering.base import ClusteringInputs
+from hf_clamu.merging.clustering.registry import CLUSTERINGS
+
+__all__ = ["canonical_clusters", "cluster_tasks"]
+
+
+def canonical_clusters(assignment: Mapping[str, Hashable]) -> tuple[tuple[str, ...], ...]:
+    """Turn any labels into clusters whose numbers follow their smallest member.
+
+    Args:
+        assignment (*mapping* of `str` to *hashable*): task id to any label.
+
+    Example:
+
+    ```python
+    >>> canonical_clusters({"c": 0, "a": 7, "b": 0})
+    (('a',), ('b', 'c'))
+
+    ```
+    """
+    groups: dict[Hashable, list[str]] = {}
+    for task_id in sorted(assignment):
+        groups.setdefault(assignment[task_id], []).append(task_id)
+    return tuple(tuple(members) for members in groups.values())
+
+
+def cluster_tasks(
+    arguments: ClusteringArguments,
+    task_ids: Sequence[str],
+    run_seed: int,
+    *,
+    vectors: torch.Tensor | None = None,
+    keys: Mapping[str, str] | None = None,
+) -> tuple[tuple[str, ...], ...]:
+    """Group tasks; a function of the given tasks alone.
+
+    Args:
+        arguments (`ClusteringArguments`): method and number of clusters.
+        task_ids (*sequence* of `str`): in the order of the ids.
+        run_seed (`int`): the seed of the recipe.
+        vectors (`torch.Tensor` of shape `(tasks, size)`, *optional*): features or sketches, a row per task.
+        keys (*mapping* of `str` to `str`, *optional*): the data's own cluster of each task.
+
+    Returns:
+        *tuple* of *tuple* of `str`: the members of each cluster; clusters follow their smallest member id.
+
+    Raises:
+        RecipeError: if the settings name no registered method.
+    """
+    method = CLUSTERINGS[arguments.clustering]
+    keys = keys or {}
+    assert not method.needs_keys or len(keys) == len(task_ids), "the data layer gives a key per task"
+    count = method.num_clusters(arguments.num_clusters, len(task_ids), keys.values())
+    if count == len(task_ids):
+        return canonical_clusters({task_id: task_id for task_id in task_ids})
+    if count == 1:
+        return canonical_clusters(dict.fromkeys(task_ids, 0))
+    inputs = ClusteringInputs(task_ids=tuple(task_ids), run_seed=run_seed, rows=vectors, keys=keys)
+    return canonical_clusters(method.labels(inputs, count))

@@ -1,0 +1,109 @@
+"""Clusters, alpha, masks and scores, derived from the tasks that are merged now.
+
+A build and an unmerge derive by the same code from the same values. That is why an unmerged state equals a state that
+was built without the forgotten tasks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from hf_clamu.exact import DeltaAccumulator
+from hf_clamu.merging.arguments import ClamuArguments
+from hf_clamu.merging.clustering.grouping import cluster_tasks
+from hf_clamu.merging.localization.localizer import ClusterVector, Localizer, MaskProblem
+from hf_clamu.merging.recovery import merged_vector
+from hf_clamu.merging.requirements import require_keys
+from hf_clamu.merging.scoring import score_clusters
+from hf_clamu.merging.state import MergedState, PartialState, TaskRecord
+from hf_clamu.training import TaskTrainer
+
+__all__ = ["clusters_of", "derive"]
+
+
+def derive(
+    merged: PartialState, trainer: TaskTrainer, arguments: ClamuArguments, cluster_sum: ClusterVector | None = None
+) -> MergedState:
+    """Derive clusters, alpha and masks from the tasks that are there; the sum is released.
+
+    Args:
+        merged (`PartialState`): with a total that something was added to or subtracted from.
+        trainer (`TaskTrainer`): live model and data.
+        arguments (`ClamuArguments`): the settings.
+        cluster_sum (`ClusterVector`, *optional*): gives the sums of clusters, if they are known.
+    """
+    assert isinstance(merged.total, DeltaAccumulator), "something was added or subtracted"
+    # With a journal it is mapped from a file, but for what became narrower: while masks are trained, memory is for
+    # what every step touches.
+    delta, records = merged.total.narrowed(copy=False), merged.records
+    merged.total.release()
+    if not records:
+        return MergedState(delta=delta, records={}, vectors=None, clusters=(), alpha=0.0, masks=())
+    rows = torch.stack([merged.rows[task_id] for task_id in records]) if merged.rows else None
+    clusters = clusters_of({task_id: record.cluster_key for task_id, record in records.items()}, rows, arguments)
+    problem = MaskProblem(
+        delta=delta,
+        clusters=clusters,
+        arguments=arguments,
+        run_seed=arguments.seed,
+        cluster_vector=_ClusterVectors(trainer, records, delta if len(clusters) == 1 else None, cluster_sum),
+        vector_digests={task_id: record.vector_digest for task_id, record in records.items()},
+        task_masks=merged.masks,
+    )
+    with trainer.timed("localize"):
+        alpha, masks = Localizer(trainer, problem).run()
+    scores = None
+    if arguments.score_validation and any(record.num_validation for record in records.values()):
+        with trainer.timed("score"):
+            scores = score_clusters(trainer, delta, alpha, clusters, masks)
+    return MergedState(
+        delta=delta,
+        records=records,
+        vectors=rows,
+        clusters=clusters,
+        alpha=alpha,
+        masks=masks,
+        scores=scores,
+        task_masks=tuple(merged.masks[task_id] for task_id in records) if merged.masks else (),
+    )
+
+
+@dataclass(frozen=True)
+class _ClusterVectors:
+    """Gives the sum of the task vectors of a cluster's members, from where it costs least."""
+
+    trainer: TaskTrainer
+    records: Mapping[str, TaskRecord]
+    total: dict[str, torch.Tensor] | None
+    known: ClusterVector | None
+
+    def __call__(self, members: Sequence[str]) -> dict[str, torch.Tensor]:
+        if self.total is not None:  # there is one cluster, of all tasks
+            return self.total
+        if self.known is not None:
+            return self.known(members)
+        own = DeltaAccumulator(self.trainer.workspace.shapes)
+        for task_id in members:
+            own.add(merged_vector(self.trainer, task_id, self.records[task_id]))
+        return own.narrowed(copy=False)
+
+
+def clusters_of(
+    keys: Mapping[str, str | None], rows: torch.Tensor | None, arguments: ClamuArguments
+) -> tuple[tuple[str, ...], ...]:
+    """Group tasks by their rows or by the data's own clusters.
+
+    Args:
+        keys (*mapping* of `str` to `str` or `None`): the tasks, in order, with the data's own cluster of each.
+        rows (`torch.Tensor` of shape `(tasks, size)`, *optional*): what the clustering keeps of each task.
+        arguments (`ClamuArguments`): the settings.
+
+    Raises:
+        TaskDataError: if the clustering needs the data's own clusters, and there are none.
+    """
+    require_keys(keys, arguments)
+    given = {task_id: key for task_id, key in keys.items() if key is not None}
+    return cluster_tasks(arguments, tuple(keys), arguments.seed, vectors=rows, keys=given)

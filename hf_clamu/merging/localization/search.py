@@ -1,0 +1,84 @@
+"""The scaling coefficient alpha: as it is set, or as the merged tasks' scores choose it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+
+from hf_clamu.merging.localization.base import Weights
+from hf_clamu.merging.shared_work import map_shared
+from hf_clamu.training import TaskTrainer
+
+__all__ = ["ALPHA_GRID", "best_alpha", "candidate_alphas", "scaling_coefficient"]
+
+# Multiples of 1/T that "auto" chooses from, for every method alike; "sum" (alpha = 1) comes last.
+ALPHA_GRID: tuple[float | str, ...] = (1.0, 2.0, 4.0, 8.0, 16.0, "sum")
+
+
+def scaling_coefficient(scaling: float | str, num_tasks: int) -> float:
+    """Return alpha for a multiple of 1/T, never above the plain sum.
+
+    Args:
+        scaling (`float` or `"sum"`): the multiple.
+        num_tasks (`int`): T.
+
+    Example:
+
+    ```python
+    >>> scaling_coefficient(4.0, 16), scaling_coefficient(4.0, 2), scaling_coefficient("sum", 16)
+    (0.25, 1.0, 1.0)
+
+    ```
+    """
+    return 1.0 if isinstance(scaling, str) else min(1.0, scaling / num_tasks)
+
+
+def candidate_alphas(scaling: float | str, num_tasks: int) -> list[float]:
+    """Return the alphas that are localized: the one that is set, or those of the grid.
+
+    Args:
+        scaling (`float`, `"sum"` or `"auto"`): the setting.
+        num_tasks (`int`): T.
+    """
+    values = ALPHA_GRID if scaling == "auto" else (scaling,)
+    return sorted({scaling_coefficient(value, num_tasks) for value in values})
+
+
+def best_alpha(
+    trainer: TaskTrainer,
+    delta: Weights,
+    clusters: Sequence[Sequence[str]],
+    masks: Mapping[float, Sequence[Weights]],
+) -> float:
+    """Return the alpha with the highest mean score over the tasks.
+
+    A draw takes the lower loss, then the smaller alpha. The choice sees the given tasks alone. (Loss alone favours a large alpha, which is overconfident and less
+    accurate.)
+
+    Args:
+        trainer (`TaskTrainer`): live model and data.
+        delta (`Weights`): the merged delta.
+        clusters (*sequence* of *sequence* of `str`): member ids.
+        masks (*mapping* of `float` to *sequence* of `Weights`): packed masks of the clusters under each alpha, by
+            rising alpha; none if the localization makes none.
+    """
+    if len(masks) == 1:
+        return next(iter(masks))
+    qualities = {alpha: _quality(trainer, delta, clusters, alpha, masks[alpha]) for alpha in masks}
+    # Of equal ones, max takes the first.
+    return max(qualities, key=lambda alpha: qualities[alpha])
+
+
+def _quality(
+    trainer: TaskTrainer, delta: Weights, clusters: Sequence[Sequence[str]], alpha: float, masks: Sequence[Weights]
+) -> tuple[float, float]:
+    """Return the mean score over all tasks under their cluster's masked model, and minus the mean loss."""
+
+    def measured(number: str) -> list[list[float]]:
+        trainer.load_masked(delta, alpha, masks[int(number)] if masks else None)
+        measurements = [trainer.measure_held_out(task_id) for task_id in clusters[int(number)]]
+        return [[measurement.score, measurement.loss] for measurement in measurements]
+
+    numbers = [str(number) for number in range(len(clusters))]
+    pairs = [pair for pairs in map_shared(trainer, "quality", numbers, measured).values() for pair in pairs]
+    return fmean(score for score, _ in pairs), -fmean(loss for _, loss in pairs)

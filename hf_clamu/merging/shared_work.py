@@ -1,0 +1,65 @@
+"""Small values of many tasks or clusters, computed by all processes and kept in the journal.
+
+Order, number of processes and interruptions do not show: values are keyed by task or cluster.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from hf_clamu.storage import Journal, Part
+from hf_clamu.training import TaskTrainer
+
+__all__ = ["map_shared", "drop_covered_parts"]
+
+
+def map_shared(
+    trainer: TaskTrainer,
+    stage: str,
+    items: Sequence[str],
+    work: Callable[[str], Any],
+    *,
+    is_sound: Callable[[str, Any], bool] | None = None,
+    description: str | None = None,
+) -> dict[str, Any]:
+    """Compute a small JSON-able value for each item; every process gets all of them.
+
+    Args:
+        trainer (`TaskTrainer`): knows the processes and the journal.
+        stage (`str`): names the work in the journal.
+        items (*sequence* of `str`): the same in all processes.
+        work (*callable*): item to value.
+        is_sound (*callable*, *optional*): whether a value from the journal can be taken; without it none is kept.
+        description (`str`, *optional*): for the progress bar; by default there is none.
+    """
+    journal = trainer.journal if is_sound is not None else None
+    found: dict[str, Any] = {}
+    old: list[Part] = []
+    if journal is not None and is_sound is not None:
+        old = journal.parts(stage)
+        for part in old:
+            found |= {i: v for i, v in part.entries.items() if i in items and is_sound(i, v)}
+        for others in trainer.workers.gather(found):
+            found |= others
+    own = dict(found) if trainer.workers.is_main else {}
+    missing = trainer.share([item for item in items if item not in found])
+    try:
+        for item in missing if description is None else trainer.progress(missing, description):
+            own[item] = work(item)
+            if journal is not None and journal.is_due:
+                old = drop_covered_parts(journal, old, journal.write(stage, own, {}))
+    finally:
+        # Interrupted or not: what is finished is kept.
+        if journal is not None and own:
+            drop_covered_parts(journal, old, journal.write(stage, own, {}))
+    for others in trainer.workers.gather(own):
+        found |= others
+    return {item: found[item] for item in items}
+
+
+def drop_covered_parts(journal: Journal, old: Sequence[Part], new: Part) -> list[Part]:
+    """Delete parts whose entries are all in a newer one; return what is left, with it."""
+    covered = [part for part in old if part.path != new.path and part.entries.keys() <= new.entries.keys()]
+    journal.remove(covered)
+    return [*(part for part in old if part not in covered and part.path != new.path), new]
