@@ -109,7 +109,7 @@ def plan(
     signs = part if arguments.has_fixed_signs else 0
     size = torch.float32.itemsize if recipe.dtype is None else weights_dtype(recipe.dtype).itemsize
     embedded = not isinstance(base, str) or Path(base).is_dir()
-    # A sum, if need be in int64, and two versions of it in the journal; some localizations also keep a sum per cluster.
+    # A sum, if need be in int64, two versions of it in the journal, and for some localizations a sum per cluster.
     sums = 8 * part + 2 * 4 * part + (clusters * 4 * part if localization.needs_cluster_vectors else 0)
     return Plan(
         num_parameters=weights,
