@@ -232,7 +232,7 @@ def test_a_checkpoint_spares_the_retraining_of_a_finetuned_task(tiny, folders, t
     [
         ("global-none", [], "'user_0' and 1 more came from checkpoints.*to be subtracted.*--checkpoint user_0=FOLDER"),
         ("global-none", ["user_0"], "'user_3' came from checkpoints"),
-        ("emr-random", GONE, "'user_1' and 2 more came from checkpoints.*to derive the emr masks anew"),
+        ("emr-random", GONE, "'user_1' and 2 more came from checkpoints.*to derive the emr masks again"),
         ("tall-random", GONE, "'user_1' and 2 more came.*tall masks"),
     ],
 )
