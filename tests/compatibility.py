@@ -96,7 +96,7 @@ TABLES = {
             "export": "export, plain model",
             "adapter": "export, PEFT adapter",
         },
-        files=("tests/models/test_peft_space.py",),
+        files=("tests/base_models/test_peft_space.py",),
         absent=(
             ("*-product*", "adapter", "the product is in the base weights: there is no adapter to write"),
             (

@@ -15,6 +15,8 @@ import pytest
 from compatibility import TABLES
 from matrices import Matrices
 
+pytest_plugins = ["saved_models"]
+
 KINDS = ("text", "lm", "image")
 _LABELS = ("bad", "good", "mixed")
 # A name that is no folder would be looked for on the Hub, many times over where there is no network. Set here, before

@@ -8,7 +8,8 @@
 several marks, and a cell may have several tests. A cell that no test has must be declared absent, with a reason.
 
 In every run `test_compatibility.py` collects the files behind a table whole, whatever was selected, and compares the
-page with what they hold. `CLAMU_WRITE_DOCS=1 pytest tests/models` writes the tables from what passed.
+page with what they hold. `CLAMU_WRITE_DOCS=1 pytest tests/models tests/base_models` writes the tables from what
+passed.
 """
 
 from __future__ import annotations

@@ -1,3 +1,5 @@
+"""Saved models of every kind that many tests read: fixtures, made once per run."""
+
 from __future__ import annotations
 
 import shutil

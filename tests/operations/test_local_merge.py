@@ -450,7 +450,7 @@ model.save_pretrained(target)
 
 def test_in_another_process(tiny, folders, merged, tmp_path):
     environment = {**os.environ, "PYTHONHASHSEED": "7", "HF_HUB_OFFLINE": "1"}
-    environment["PYTHONPATH"] = str(Path(__file__).parents[1])
+    environment["PYTHONPATH"] = str(Path(__file__).parents[2])
     words = [str(merged("default")), str(tmp_path / "ours"), json.dumps({k: str(v) for k, v in folders.items()})]
     command = [sys.executable, "-c", _SCRIPT, *words, json.dumps(GONE)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, cwd=tmp_path)
