@@ -212,7 +212,7 @@ def predict(
     """Predict inputs or rows; a row that names its task is served by that task's cluster."""
     from hf_clamu.serving.prediction import predict as predict_rows
     from hf_clamu.tasks import TaskSpec
-    from hf_clamu.tasks.files import read_files
+    from hf_clamu.tasks.reading.files import read_files
 
     _one_of(cluster, task)
     if bool(inputs) == bool(data):

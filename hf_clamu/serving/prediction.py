@@ -10,8 +10,8 @@ import torch
 from hf_clamu.errors import TaskDataError, TaskNotFoundError
 from hf_clamu.serving.routing import Fallback, Served, bring, who_serves
 from hf_clamu.tasks import Example, ModelLimits, TaskSpec, collate
-from hf_clamu.tasks.columns import require_words
 from hf_clamu.tasks.encoding import example_encoder, tokenizer_limit
+from hf_clamu.tasks.reading.checks import require_words
 
 __all__ = ["predict"]
 

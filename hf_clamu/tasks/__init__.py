@@ -1,12 +1,24 @@
-"""Data sets cut into tasks: what each row means, its tokenised form, and digests that no row order can change."""
+"""Data sets cut into tasks: what each row means, its tokenised form, and digests that no row order can change.
+
+- `kinds`: the table of task kinds
+- `spec`: which column is which
+- `dataset`: the tasks of a data set
+- `reading/`: files and data sets to the checked rows of each task
+- `encoding/`: rows to tensors, in canonical order
+- `partition/`: tasks out of data sets that have none
+- `sources`: the data section of a recipe
+- `builtin`: data sets that need no download
+- `limits`: what a model can take
+- `near_names`: ids and labels that differ by a slip
+- `vocabulary`: whether a tokenizer knows the words
+"""
 
 from hf_clamu.tasks.builtin import STDLIB_PACKAGES, digits, digits_public, stdlib_public, stdlib_text
-from hf_clamu.tasks.cuts import PartitionReport
 from hf_clamu.tasks.dataset import TaskDataset, keyed_id
 from hf_clamu.tasks.encoding import EncodedTask, Example, collate, encoder_for
 from hf_clamu.tasks.kinds import KindTraits, TaskKind, register_kind, task_kinds, traits_of
 from hf_clamu.tasks.limits import ModelLimits
-from hf_clamu.tasks.partition import partition_by_column, partition_by_labels, partition_uniform
+from hf_clamu.tasks.partition import PartitionReport, partition_by_column, partition_by_labels, partition_uniform
 from hf_clamu.tasks.sources import DataFiles, load_tasks
 from hf_clamu.tasks.spec import TaskSpec
 from hf_clamu.tasks.vocabulary import require_known_words

@@ -3,33 +3,27 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
-
-import numpy as np
 
 from hf_clamu.errors import RecipeError, TaskDataError, TaskNotFoundError
 from hf_clamu.exact.digest import digest_tensors
-from hf_clamu.tasks.columns import Label, Split, check_examples, open_split, rows_of_tasks, with_label_names
 from hf_clamu.tasks.encoding import (
     EncodedTask,
-    Example,
     arrange,
-    example_encoder,
+    check_shapes,
+    encode_rows,
     split_by_content,
     validation_count,
 )
-from hf_clamu.tasks.files import read_files
 from hf_clamu.tasks.kinds import TaskKind
 from hf_clamu.tasks.limits import ModelLimits
-from hf_clamu.tasks.near_names import warn_of_near_names
+from hf_clamu.tasks.reading.given import open_splits
+from hf_clamu.tasks.reading.labels import with_label_names
+from hf_clamu.tasks.reading.task_rows import TaskRows, group_by_task
 from hf_clamu.tasks.spec import TaskSpec
 
 __all__ = ["TaskDataset", "keyed_id"]
-
-_RowNumbers = np.ndarray[Any, np.dtype[np.int64]]
 
 
 def keyed_id(key: str, task_id: str) -> str:
@@ -41,22 +35,6 @@ def keyed_id(key: str, task_id: str) -> str:
     if not key:
         raise RecipeError("task_id_key is empty, so anybody could tell whose commitment is whose. Give a secret.")
     return hmac.new(key.encode("utf-8"), task_id.encode("utf-8"), "sha256").hexdigest()
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class _Part:
-    """Rows of one task in one split. The split is shared by all its tasks, so nothing is copied."""
-
-    split: Split
-    rows: _RowNumbers
-    labels: tuple[Label, ...] | None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class _Task:
-    train: _Part | None
-    validation: _Part | None
-    cluster_key: str | None
 
 
 class TaskDataset:
@@ -84,7 +62,7 @@ class TaskDataset:
     """
 
     def __init__(
-        self, spec: TaskSpec, tasks: Mapping[str, _Task], source: Mapping[str, Any] | None, *, keyed: bool = False
+        self, spec: TaskSpec, tasks: Mapping[str, TaskRows], source: Mapping[str, Any] | None, *, keyed: bool = False
     ) -> None:
         self.spec = spec
         self.is_keyed = keyed
@@ -115,7 +93,7 @@ class TaskDataset:
         split_seed: int = 0,
         source: Mapping[str, Any] | None = None,
     ) -> TaskDataset:
-        """Cut a data set into tasks.
+        """Group a data set's rows by task.
 
         Args:
             dataset (`Dataset` or `DatasetDict` of datasets, `pandas.DataFrame`, *list* of *dict*, path or paths):
@@ -133,50 +111,11 @@ class TaskDataset:
             RecipeError: if the columns describe no kind of task, or a setting is out of range.
             TaskDataError: if the rows cannot be used; the message names task, column and row.
         """
-        spec = TaskSpec.from_dict(
-            {
-                "kind": kind,
-                "task_column": task_column,
-                "text_column": text_column,
-                "prompt_column": prompt_column,
-                "completion_column": completion_column,
-                "tokens_column": tokens_column,
-                "tags_column": tags_column,
-                "image_column": image_column,
-                "label_column": label_column,
-                "id_column": id_column,
-                "cluster_column": cluster_column,
-                "label_names": label_names,
-                "template": template,
-                "max_length": max_length,
-                "validation_fraction": validation_fraction,
-                "split_seed": split_seed,
-            }
-        )
-        splits = [open_split(name, rows, spec, files) for name, rows, files in _splits_of(dataset, spec)]
+        settings = {name: value for name, value in locals().items() if name not in ("cls", "dataset", "source")}
+        spec = TaskSpec.from_dict(settings)
+        splits = open_splits(dataset, spec)
         spec = with_label_names(spec, splits)
-        parts = [_parts(split, spec) for split in splits]
-        _check_ids(splits, spec)
-        train, validation = parts[0], parts[1] if len(parts) > 1 else None
-        for task_id in sorted(validation or {}):
-            if task_id not in train:
-                raise TaskDataError(
-                    f"Task {task_id!r} is empty: it has validation rows but no row in the train split."
-                )
-        warn_of_near_names(
-            train, f"Ids of tasks (column {task_column!r})", "tasks, and forgetting one leaves the others"
-        )
-        warn_of_near_names(spec.label_names or (), "Labels", "labels")
-        keys = _cluster_keys(splits, spec)
-        tasks = {
-            task_id: _Task(
-                train=part,
-                validation=None if validation is None else validation.get(task_id, _empty(splits[1])),
-                cluster_key=keys.get(task_id),
-            )
-            for task_id, part in train.items()
-        }
-        return cls(spec, tasks, source)
+        return cls(spec, group_by_task(splits, spec), source)
 
     @classmethod
     def without_rows(cls, spec: TaskSpec, task_ids: Iterable[str], *, keyed: bool = False) -> TaskDataset:
@@ -187,8 +126,7 @@ class TaskDataset:
             task_ids (*iterable* of `str`): the ids.
             keyed (`bool`): whether they are keyed commitments.
         """
-        nothing = _Task(train=None, validation=None, cluster_key=None)
-        return cls(spec, dict.fromkeys(task_ids, nothing), None, keyed=keyed)
+        return cls(spec, dict.fromkeys(task_ids, TaskRows()), None, keyed=keyed)
 
     @property
     def has_rows(self) -> bool:
@@ -200,8 +138,8 @@ class TaskDataset:
         """Where the rows came from, in words: the names of the files, or that they were given."""
         names: dict[str, None] = {}
         for task in self._tasks.values():
-            for part in (task.train, task.validation):
-                names.update(dict.fromkeys(name for name, _ in part.split.files) if part is not None else {})
+            for part in task.parts:
+                names.update(dict.fromkeys(name for name, _ in part.split.files))
         return ", ".join(names) or "the data given"
 
     @property
@@ -228,8 +166,7 @@ class TaskDataset:
 
     def num_examples(self, task_id: str) -> int:
         """Return how many rows a task has, training and validation together."""
-        task = self._task(task_id)
-        return sum(len(part.rows) for part in (task.train, task.validation) if part is not None)
+        return sum(len(part.rows) for part in self._task(task_id).parts)
 
     def has_validation(self, task_id: str) -> bool:
         """Return whether some of a task's examples are kept out of training; nothing is encoded for it."""
@@ -317,13 +254,11 @@ class TaskDataset:
         task = self._task(task_id)
         if task.train is None:
             return EncodedTask(task_id=task_id, train=(), validation=(), digest=None)
-        train = self._encode_part(task_id, task.train, processor, limits)
-        validation = (
-            None if task.validation is None else self._encode_part(task_id, task.validation, processor, limits)
-        )
+        encoded = [encode_rows(self.spec, task_id, part, processor, limits) for part in task.parts]
         if self.spec.traits.reads == "image":
-            self._check_shapes(task_id, task, train, validation)
-        return arrange(self.spec, task_id, train, validation, task.cluster_key)
+            check_shapes(self.spec, task_id, list(zip(task.parts, encoded, strict=True)))
+        validation = encoded[1] if len(encoded) > 1 else None
+        return arrange(self.spec, task_id, encoded[0], validation, task.cluster_key)
 
     def rows(self, task_id: str, processor: Any, split: Literal["train", "validation", "all"] = "all") -> Any:
         """Return a task's rows as they came, with their labels as numbers.
@@ -346,50 +281,17 @@ class TaskDataset:
         task = self._task(task_id)
         if task.train is None:
             raise TaskDataError(f"Task {task_id!r} came without rows.")
-        parts = [task.train] if task.validation is None else [task.train, task.validation]
-        encoded = [self._encode_part(task_id, part, processor) for part in parts]
+        encoded = [encode_rows(self.spec, task_id, part, processor) for part in task.parts]
         # Rows are numbered through both parts, as they stand in the result before it is put in order.
         numbers = iter(range(sum(map(len, encoded))))
         digests = [[(digest_tensors(example), next(numbers)) for example in examples] for examples in encoded]
         train, validation = split_by_content(self.spec, task_id, digests[0], digests[1] if len(digests) > 1 else None)
         chosen = {"train": train, "validation": validation, "all": [*train, *validation]}[split]
-        return concatenate_datasets([self._rows_of(part) for part in parts]).select([number for _, number in chosen])
+        return concatenate_datasets([part.content(self.spec) for part in task.parts]).select(
+            [row for _, row in chosen]
+        )
 
-    def _rows_of(self, part: _Part) -> Any:
-        found = part.split.dataset.select(part.rows).select_columns(sorted(set(self.spec.content_columns)))
-        column = self.spec.label_column or self.spec.tags_column
-        if column is None or part.labels is None:
-            return found
-        labels = [label if isinstance(label, int) else list(label) for label in part.labels]
-        return found.remove_columns([column]).add_column(column, labels)
-
-    def _encode_part(
-        self, task_id: str, part: _Part, processor: Any, limits: ModelLimits | None = None
-    ) -> list[Example]:
-        columns = sorted(set(self.spec.content_columns))
-        encode = example_encoder(self.spec, processor, limits)
-        examples = []
-        for number, row in enumerate(part.rows.tolist()):
-            # One row at a time: a task's images need never be decoded together.
-            values = part.split.dataset[row]
-            try:
-                examples.append(encode(values, None if part.labels is None else part.labels[number]))
-            except TaskDataError as error:
-                content = [name for name in columns if name not in (self.spec.label_column, self.spec.tags_column)]
-                where = part.split.place(task_id, " + ".join(content), row)
-                raise TaskDataError(f"{where}: {error}.") from error
-        return examples
-
-    def _check_shapes(self, task_id: str, task: _Task, train: list[Example], validation: list[Example] | None) -> None:
-        expected = tuple(train[0]["pixel_values"].shape)
-        for part, examples in ((task.train, train), (task.validation, validation or [])):
-            for number, example in enumerate(examples):
-                shape = tuple(example["pixel_values"].shape)
-                if part is not None and shape != expected:
-                    where = part.split.place(task_id, self.spec.image_column, int(part.rows[number]))
-                    raise TaskDataError(f"{where}: image of shape {shape}, but the task's first has {expected}.")
-
-    def _task(self, task_id: str) -> _Task:
+    def _task(self, task_id: str) -> TaskRows:
         if task_id in self._tasks:
             return self._tasks[task_id]
         # Near ids are not suggested, as in `missing_tasks`: they are those of other owners.
@@ -403,100 +305,3 @@ def _ids(task_ids: str | Iterable[str]) -> list[str]:
 def _named(task_ids: list[str]) -> str:
     shown = ", ".join(repr(task_id) for task_id in task_ids[:5]) + (", ..." if len(task_ids) > 5 else "")
     return f"Task {shown} is" if len(task_ids) == 1 else f"Tasks {shown} are"
-
-
-_Files = tuple[tuple[str, int], ...]
-
-
-def _splits_of(dataset: Any, spec: TaskSpec) -> list[tuple[str, Any, _Files]]:
-    from datasets import Dataset, DatasetDict
-
-    if isinstance(dataset, (str, Path)):
-        dataset = [dataset]
-    if isinstance(dataset, (list, tuple)) and dataset and all(isinstance(row, Mapping) for row in dataset):
-        dataset = _made_of("a list of rows", lambda: Dataset.from_list(list(dataset)))
-    if type(dataset).__name__ == "DataFrame" and hasattr(dataset, "to_dict"):
-        frame = dataset
-        dataset = _made_of("a DataFrame", lambda: Dataset.from_pandas(frame, preserve_index=False))
-    if isinstance(dataset, (list, tuple)) and all(isinstance(path, (str, Path)) for path in dataset):
-        rows, files = read_files([Path(path) for path in dataset], spec)
-        return [("train", rows, files)]
-    if isinstance(dataset, Dataset):
-        return [("train", dataset, ())]
-    if type(dataset).__name__ in ("IterableDataset", "IterableDatasetDict"):
-        raise TaskDataError(
-            "A stream can be read once and in one order, and tasks are read many times. Give a data set that is "
-            "loaded (streaming=False), or datasets.Dataset.from_list(list(stream))."
-        )
-    if not isinstance(dataset, DatasetDict):
-        raise TaskDataError(
-            "Expected a datasets.Dataset, a datasets.DatasetDict, a DataFrame, rows or paths of CSV, JSON, JSONL or "
-            "Parquet files, "
-            f"found {type(dataset).__name__}."
-        )
-    if "train" not in dataset:
-        raise TaskDataError(f"The data set has no 'train' split, only {', '.join(dataset) or 'nothing'}.")
-    held_out = [name for name in ("validation", "test") if name in dataset][:1]
-    if held_out and spec.validation_fraction > 0:
-        raise RecipeError(
-            f"validation_fraction must be 0 here: the data set brings its own {held_out[0]!r} split. "
-            "Pass dataset['train'] alone to split it."
-        )
-    return [("train", dataset["train"], ()), *((name, dataset[name], ()) for name in held_out)]
-
-
-def _made_of(what: str, make: Callable[[], Any]) -> Any:
-    try:
-        return make()
-    except (ValueError, TypeError, OverflowError, KeyError) as error:
-        raise TaskDataError(
-            f"The columns of {what} make no table: {' '.join(str(error).split())}. Give the values of a column one "
-            "type."
-        ) from error
-
-
-def _parts(split: Split, spec: TaskSpec) -> dict[str, _Part]:
-    labels = check_examples(split, spec)
-    return {
-        task_id: _Part(
-            split=split, rows=rows, labels=None if labels is None else tuple(labels[row] for row in rows.tolist())
-        )
-        for task_id, rows in rows_of_tasks(split).items()
-    }
-
-
-def _empty(split: Split) -> _Part:
-    return _Part(split=split, rows=np.empty(0, dtype=np.int64), labels=())
-
-
-def _check_ids(splits: list[Split], spec: TaskSpec) -> None:
-    if spec.id_column is None:
-        return
-    seen: dict[Any, tuple[str, int]] = {}
-    for split in splits:
-        for row, value in enumerate(split.column(spec.id_column)):
-            where = split.place(split.task_ids[row], spec.id_column, row)
-            if value is None:
-                raise TaskDataError(f"{where}: the example id is null.")
-            if not isinstance(value, (str, int)):
-                raise TaskDataError(
-                    f"{where}: an example id is a text or a whole number, found {type(value).__name__}."
-                )
-            if value in seen:
-                name, first = seen[value]
-                raise TaskDataError(f"{where}: the id {value!r} occurs already in row {first} of the {name} split.")
-            seen[value] = (split.name, row)
-
-
-def _cluster_keys(splits: list[Split], spec: TaskSpec) -> dict[str, str]:
-    keys: dict[str, str] = {}
-    if spec.cluster_column is None:
-        return keys
-    for split in splits:
-        for row, (task_id, value) in enumerate(zip(split.task_ids, split.column(spec.cluster_column), strict=True)):
-            where = split.place(task_id, spec.cluster_column, row)
-            if value is None:
-                raise TaskDataError(f"{where}: the cluster key is null.")
-            if keys.setdefault(task_id, str(value)) != str(value):
-                raise TaskDataError(f"{where}: cluster key {str(value)!r}, but an earlier row has {keys[task_id]!r}.")
-    return keys

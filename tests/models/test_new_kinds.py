@@ -11,7 +11,8 @@ from datasets import Dataset
 from hf_clamu import ClamuModel, ClamuTrainer, pipeline
 from hf_clamu.evaluation import evaluate_model
 from hf_clamu.serving.prediction import predict
-from hf_clamu.tasks import TaskDataset, encoder_for, encoding, kinds, register_kind, traits_of
+from hf_clamu.tasks import TaskDataset, encoder_for, kinds, register_kind, traits_of
+from hf_clamu.tasks.encoding import encoders
 from hf_clamu.training import silent_progress
 
 
@@ -19,7 +20,7 @@ from hf_clamu.training import silent_progress
 def shouting(monkeypatch):
     """Sentences that are classified in capitals."""
     monkeypatch.setattr(kinds, "KINDS", dict(kinds.KINDS))
-    monkeypatch.setattr(encoding, "ENCODERS", dict(encoding.ENCODERS))
+    monkeypatch.setattr(encoders, "ENCODERS", dict(encoders.ENCODERS))
     # Its columns are those of another kind, so recipes have to name it.
     register_kind(dataclasses.replace(traits_of("sequence-classification"), name="shouting", shown_by=()))
 

@@ -1,0 +1,52 @@
+"""Rows of CSV, which has no types: everything is text."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+from hf_clamu.errors import TaskDataError
+from hf_clamu.tasks.reading.tables import columns_to_read
+from hf_clamu.tasks.spec import TaskSpec
+
+__all__ = ["read_csv"]
+
+# A row of a CSV file must fit into a block.
+_CSV_BLOCK = 2**26
+
+
+def read_csv(path: Path, spec: TaskSpec, partial: bool) -> Any:
+    """Return the wanted columns as a `datasets.Dataset` of texts."""
+    import pyarrow as pa
+    from datasets import Dataset
+    from pyarrow import csv as arrow
+
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        try:
+            header = next(csv.reader(file))
+        except StopIteration:
+            raise TaskDataError("the file is empty; its first line names the columns.") from None
+        except csv.Error as error:
+            raise TaskDataError(f"the first line does not name columns ({error}).") from error
+    columns = columns_to_read(header, spec, partial)
+    if not columns:
+        raise TaskDataError(f"the file has none of the columns {', '.join(spec.columns)}.")
+    try:
+        table = arrow.read_csv(
+            path,
+            read_options=arrow.ReadOptions(block_size=min(max(path.stat().st_size, 2**20), _CSV_BLOCK)),
+            parse_options=arrow.ParseOptions(newlines_in_values=True),
+            # CSV has no types, and texts like "null" or 2020-01-01 must stay what they are.
+            convert_options=arrow.ConvertOptions(
+                include_columns=columns, column_types=dict.fromkeys(columns, pa.string()), null_values=[""]
+            ),
+        )
+    except pa.ArrowInvalid as error:
+        if "straddling" not in str(error):
+            raise
+        raise TaskDataError(
+            f"a row is larger than {_CSV_BLOCK // 2**20} MiB, or a quotation mark is not closed. Write it as JSON "
+            "lines, or close it."
+        ) from error
+    return Dataset(table)

@@ -1,0 +1,135 @@
+"""Splits of a data set: the columns that a spec names, and the task of each row."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from hf_clamu.errors import TaskDataError
+from hf_clamu.tasks.spec import TaskSpec
+
+__all__ = ["BATCH_ROWS", "Split", "open_split", "rows_of_tasks"]
+
+# Rows that are read at a time where a column may be larger than memory.
+BATCH_ROWS = 1000
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Split:
+    """One split of a data set, its needed columns only, and the task id of each row.
+
+    Args:
+        name (`str`): "train", "validation" or "test".
+        dataset (`datasets.Dataset`): rows stay where they are (on disk, if they were) until a task is encoded.
+        task_ids (*list* of `str`): one per row.
+        class_names (*tuple* of `str`, *optional*): names of a `ClassLabel` column, or of a column of lists of them.
+        files (*tuple* of pairs of `str` and `int`): the files that the rows came from, and how many came from each.
+    """
+
+    name: str
+    dataset: Any
+    task_ids: list[str]
+    class_names: tuple[str, ...] | None
+    files: tuple[tuple[str, int], ...] = ()
+
+    def column(self, name: str) -> list[Any]:
+        """Return one column as Python objects."""
+        return list(self.dataset.select_columns([name])[:][name])
+
+    def row(self, number: int) -> str:
+        """Name a row: by its file, or by the split that the user gave; both count from 0."""
+        first = 0
+        for name, size in self.files:
+            if number < first + size:
+                return f"row {number - first} of {name} (the first is 0)"
+            first += size
+        return f"row {number}" if self.name == "train" else f"row {number} of the {self.name} split"
+
+    def location(self, task_id: str, column: str | None, row: int) -> str:
+        """Say where a bad value is."""
+        return f"Task {task_id!r}, column {column!r}, {self.row(row)}"
+
+
+def open_split(name: str, dataset: Any, spec: TaskSpec, files: tuple[tuple[str, int], ...] = ()) -> Split:
+    """Check that the columns exist and that task ids are strings.
+
+    Args:
+        name (`str`): name of the split.
+        dataset (`datasets.Dataset`): any format; it is read as plain Python objects.
+        spec (`TaskSpec`): which column is which.
+        files (*tuple* of pairs of `str` and `int`): the files that the rows came from, and how many came from each.
+
+    Raises:
+        TaskDataError: if a column is missing, there are no rows, or a task id is not a non-empty string.
+    """
+    for column, field in spec.columns.items():
+        if column not in dataset.column_names:
+            raise TaskDataError(
+                f"The {name} split has no column {column!r} ({field}); it has {', '.join(dataset.column_names)}."
+            )
+    if len(dataset) == 0:
+        raise TaskDataError(f"The {name} split has no rows, so there are no tasks.")
+    dataset = _transformed(dataset, sorted(spec.columns), name)
+    dataset = dataset.with_format(None).select_columns(sorted(spec.columns))
+    feature = dataset.features.get(spec.label_column or spec.tags_column)
+    class_names = getattr(getattr(feature, "feature", feature), "names", None)
+    split = Split(
+        name=name,
+        dataset=dataset,
+        task_ids=[],
+        class_names=None if class_names is None else tuple(class_names),
+        files=files,
+    )
+    for row, task_id in enumerate(split.column(spec.task_column)):
+        _check_task_id(task_id, spec.task_column, split.row(row))
+        split.task_ids.append(task_id)
+    return split
+
+
+def _transformed(dataset: Any, columns: list[str], name: str) -> Any:
+    """Apply the transform that was set on a data set (`set_transform`, `with_transform`): it is part of the data."""
+    from datasets import Dataset, concatenate_datasets
+
+    if dataset.format["type"] != "custom":
+        return dataset
+    parts = []
+    for batch in dataset.iter(batch_size=BATCH_ROWS):
+        missing = [column for column in columns if column not in batch]
+        if missing:
+            raise TaskDataError(f"The transform of the {name} split gives no column {missing[0]!r}.")
+        try:
+            part = Dataset.from_dict({column: batch[column] for column in columns})
+            for column in columns:  # a transform gives values, and the numbers of a ClassLabel keep their names
+                feature = dataset.features.get(column)
+                if getattr(feature, "names", None) is not None and part.features[column].dtype.startswith("int"):
+                    part = part.cast_column(column, feature)
+            parts.append(part)
+        except (ValueError, TypeError, OverflowError) as error:
+            raise TaskDataError(
+                f"The transform of the {name} split gives values that make no table ({' '.join(str(error).split())}). "
+                "Apply it with map() first."
+            ) from error
+    return concatenate_datasets(parts)
+
+
+def _check_task_id(task_id: Any, column: str, row: str) -> None:
+    if isinstance(task_id, str) and task_id:
+        return
+    shown = "an empty string" if task_id == "" else f"{task_id!r} ({type(task_id).__name__})"
+    hint = ""
+    if isinstance(task_id, (int, float)):
+        hint = (
+            f" Cast the column: dataset.cast_column({column!r}, datasets.Value('string')). Where ids begin with "
+            "zeros, which numbers have lost, give the path of the file instead: there ids are read as text."
+        )
+    raise TaskDataError(f"Column {column!r}, {row}: a task id must be a non-empty string, found {shown}.{hint}")
+
+
+def rows_of_tasks(split: Split) -> dict[str, np.ndarray[Any, np.dtype[np.int64]]]:
+    """Return the row numbers of each task."""
+    rows: dict[str, list[int]] = {}
+    for row, task_id in enumerate(split.task_ids):
+        rows.setdefault(task_id, []).append(row)
+    return {task_id: np.asarray(numbers, dtype=np.int64) for task_id, numbers in rows.items()}

@@ -1,0 +1,107 @@
+"""The rows of each task: which they are, and their labels as numbers; nothing is copied."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from hf_clamu.errors import TaskDataError
+from hf_clamu.tasks.near_names import warn_of_near_names
+from hf_clamu.tasks.reading.checks import check_examples, check_ids, cluster_keys
+from hf_clamu.tasks.reading.labels import Label
+from hf_clamu.tasks.reading.splits import Split, rows_of_tasks
+from hf_clamu.tasks.spec import TaskSpec
+
+__all__ = ["PartRows", "TaskRows", "group_by_task"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class PartRows:
+    """Rows of one task in one split. The split is shared by all its tasks, so nothing is copied.
+
+    Args:
+        split (`Split`): the split.
+        rows (`numpy.ndarray` of shape `(num_rows,)`, int64): their numbers in it.
+        labels (*tuple* of `Label`, *optional*): the label of each, if there are labels.
+    """
+
+    split: Split
+    rows: np.ndarray[Any, np.dtype[np.int64]]
+    labels: tuple[Label, ...] | None
+
+    def content(self, spec: TaskSpec) -> Any:
+        """Return the content columns (`datasets.Dataset`), with labels as numbers."""
+        content = self.split.dataset.select(self.rows).select_columns(sorted(set(spec.content_columns)))
+        column = spec.label_column or spec.tags_column
+        if column is None or self.labels is None:
+            return content
+        labels = [label if isinstance(label, int) else list(label) for label in self.labels]
+        return content.remove_columns([column]).add_column(column, labels)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class TaskRows:
+    """The rows of one task.
+
+    Args:
+        train (`PartRows`, *optional*): those of the "train" split; None if the task came without rows.
+        validation (`PartRows`, *optional*): those that the data set itself keeps out of training.
+        cluster_key (`str`, *optional*): the task's value in the cluster column.
+    """
+
+    train: PartRows | None = None
+    validation: PartRows | None = None
+    cluster_key: str | None = None
+
+    @property
+    def parts(self) -> list[PartRows]:
+        """The parts that there are, training first."""
+        return [part for part in (self.train, self.validation) if part is not None]
+
+
+def group_by_task(splits: Sequence[Split], spec: TaskSpec) -> dict[str, TaskRows]:
+    """Check all rows and group them by task.
+
+    Args:
+        splits (*sequence* of `Split`): "train", and the one that is kept out of training if there is one.
+        spec (`TaskSpec`): which column is which, with its label names.
+
+    Raises:
+        TaskDataError: if a row cannot be used; the message names task, column and row.
+    """
+    parts = [_parts(split, spec) for split in splits]
+    check_ids(splits, spec)
+    train, validation = parts[0], parts[1] if len(parts) > 1 else None
+    for task_id in sorted(validation or {}):
+        if task_id not in train:
+            raise TaskDataError(f"Task {task_id!r} is empty: it has validation rows but no row in the train split.")
+    warn_of_near_names(
+        train, f"Ids of tasks (column {spec.task_column!r})", "tasks, and forgetting one leaves the others"
+    )
+    warn_of_near_names(spec.label_names or (), "Labels", "labels")
+    keys = cluster_keys(splits, spec)
+    return {
+        task_id: TaskRows(
+            train=part,
+            validation=None if validation is None else validation.get(task_id, _no_rows(splits[1])),
+            cluster_key=keys.get(task_id),
+        )
+        for task_id, part in train.items()
+    }
+
+
+def _parts(split: Split, spec: TaskSpec) -> dict[str, PartRows]:
+    labels = check_examples(split, spec)
+    return {
+        task_id: PartRows(
+            split=split, rows=rows, labels=None if labels is None else tuple(labels[row] for row in rows.tolist())
+        )
+        for task_id, rows in rows_of_tasks(split).items()
+    }
+
+
+def _no_rows(split: Split) -> PartRows:
+    return PartRows(split=split, rows=np.empty(0, dtype=np.int64), labels=())
