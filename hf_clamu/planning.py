@@ -16,7 +16,7 @@ from hf_clamu.base_models.processors import load_processor
 from hf_clamu.exact import packed_size
 from hf_clamu.merging import ClamuArguments, candidate_alphas
 from hf_clamu.recipe import Recipe
-from hf_clamu.tasks import DataFiles, ModelLimits, TaskDataset
+from hf_clamu.tasks import DataFiles, ModelLimits, TaskDataset, traits_of
 from hf_clamu.training import trainable_names
 
 __all__ = ["Plan", "operations_per_second", "plan"]
@@ -157,7 +157,7 @@ def _seconds(
 def _mean_tokens(recipe: Recipe, tasks: TaskDataset, model: Any, sample: tuple[str, ...]) -> int | None:
     """Return the mean length of an example in tokens or patches; None if there is no tokenizer to tell."""
     patch = getattr(model.config, "patch_size", None)
-    if tasks.spec.traits.reads == "image":
+    if traits_of(tasks.spec.kind).reads == "image":
         size = getattr(model.config, "image_size", None)
         return (size // patch) ** 2 + 1 if isinstance(size, int) and isinstance(patch, int) else None
     processor, base = recipe.processor(tasks.spec.kind), recipe.base()

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from hf_clamu.errors import IncompatibleBaseError
-from hf_clamu.tasks import TaskSpec
+from hf_clamu.tasks import TaskSpec, traits_of
 
 __all__ = ["labels_of", "require_same_labels"]
 
@@ -18,7 +18,7 @@ def labels_of(spec: TaskSpec, num_labels: int | None) -> dict[str, Any]:
         spec (`TaskSpec`): has their names.
         num_labels (`int`, *optional*): their number, if they have no names.
     """
-    if spec.traits.writes_text:
+    if traits_of(spec.kind).writes_text:
         return {}
     names = spec.label_names or tuple(str(i) for i in range(num_labels or 0))
     labels: dict[str, Any] = {"num_labels": len(names), "id2label": dict(enumerate(names))}

@@ -23,7 +23,7 @@ from hf_clamu.base_models.processors import load_processor
 from hf_clamu.checkpoint.base_reference import BaseReference
 from hf_clamu.errors import IncompatibleBaseError, RecipeError
 from hf_clamu.exact import digest_tensors
-from hf_clamu.tasks import ModelLimits, TaskSpec
+from hf_clamu.tasks import ModelLimits, TaskSpec, traits_of
 from hf_clamu.training import derive_seed, seeded
 
 __all__ = [
@@ -158,7 +158,7 @@ def load_base(
     if isinstance(base, transformers.PreTrainedConfig):
         base = base.to_dict()
     labels = labels_of(spec, num_labels)
-    auto = getattr(transformers, spec.traits.auto_class)
+    auto = getattr(transformers, traits_of(spec.kind).auto_class)
     fresh: dict[str, torch.Tensor] = {}
     name, commit, embedded = "", None, True
     in_memory = isinstance(base, transformers.PreTrainedModel)
@@ -202,12 +202,12 @@ def load_base(
     rows = ModelLimits.of(model).embeddings if padding else None
     if rows is not None and (padding["pad_token_id"] or 0) >= rows:
         raise _no_padding(padding, f"it has {rows} embeddings")
-    if processor is None and spec.traits.reads != "image" and needs_processor:
+    if processor is None and traits_of(spec.kind).reads != "image" and needs_processor:
         raise IncompatibleBaseError(
             "The base model comes without a tokenizer, and text tasks need one: give processing_class= (in a "
             "recipe: tokenizer), a transformers tokenizer."
         )
-    if spec.traits.labels == "decoder" and processor is not None:
+    if traits_of(spec.kind).labels == "decoder" and processor is not None:
         _settle_start(model, processor)
     digest = base_digest(model)
     fresh = {} if embedded else fresh
@@ -284,7 +284,7 @@ def empty_model(base: Any, spec: TaskSpec, *, num_labels: int | None, revision: 
             require_reachable(str(base), revision=revision)
         config = config_of_repository(str(base), labels, revision=revision or "main")
     with torch.device("meta"):
-        return _from_config(getattr(transformers, spec.traits.auto_class), config, {})
+        return _from_config(getattr(transformers, traits_of(spec.kind).auto_class), config, {})
 
 
 def _commit_of(name: str, *, revision: str | None, token: str | None, cache_dir: str | None) -> str | None:
@@ -305,7 +305,7 @@ def _settle_padding(processor: Any, spec: TaskSpec) -> dict[str, Any]:
     It must say so before the model is made: embeddings keep the id (its row learns nothing, and RoBERTa counts its
     positions from it), so a model that is told later is another one than what its configuration makes when loaded.
     """
-    if spec.traits.reads == "image" or processor is None:
+    if traits_of(spec.kind).reads == "image" or processor is None:
         return {}
     if processor.pad_token_id is None:
         processor.pad_token = processor.eos_token or processor.unk_token

@@ -15,7 +15,7 @@ from hf_clamu.evaluation.evaluators import evaluator
 from hf_clamu.evaluation.metrics import Accuracy, AnswerProbability, MacroF1
 from hf_clamu.evaluation.recipe_pipelines import recipe_pipeline
 from hf_clamu.serving.routing import bring
-from hf_clamu.tasks import TaskDataset
+from hf_clamu.tasks import TaskDataset, traits_of
 from hf_clamu.training import LiveModel, Progress, losses_and_scores, silent_progress
 
 __all__ = ["EvaluationReport", "Summary", "evaluate_model"]
@@ -140,7 +140,7 @@ def _evaluated(
     groups: dict[int, list[str]] = {}
     for task_id in known:
         groups.setdefault(model.cluster_of(task_id), []).append(task_id)
-    measure = _Answers(model, tasks, split) if tasks.spec.traits.writes_text else _Labels(model, tasks, split)
+    measure = _Answers(model, tasks, split) if traits_of(tasks.spec.kind).writes_text else _Labels(model, tasks, split)
     found: dict[str, tuple[dict[str, float], int]] = {}
     for number in progress(sorted(groups), "evaluate"):
         bring(model, number if serving == "own" else serving)
@@ -178,7 +178,7 @@ class _Labels:
     def __init__(self, model: Any, tasks: TaskDataset, split: Split) -> None:
         spec = tasks.spec
         self._tasks, self._split, self._processor = tasks, split, model.processor
-        self._evaluator = evaluator(spec.traits.pipeline)
+        self._evaluator = evaluator(traits_of(spec.kind).pipeline)
         self._settings = {
             "model_or_pipeline": recipe_pipeline(model),
             "metric": evaluate.combine([Accuracy(), MacroF1()]),

@@ -94,7 +94,7 @@ def pipeline(
     elif options:
         raise TypeError(f"{next(iter(options))}= is for loading, but the model is loaded already: leave it out.")
     spec = TaskSpec.from_dict(model.clamu_config.task_spec or {})
-    traits = spec.traits
+    traits = traits_of(spec.kind)
     kind = TASK_ALIASES.get(kind, kind)
     # Pipelines of no head, such as feature-extraction, work with any.
     if kind != traits.pipeline and any(kind == traits_of(other).pipeline for other in task_kinds()):

@@ -9,7 +9,7 @@ import torch
 
 from hf_clamu.errors import TaskDataError, TaskNotFoundError
 from hf_clamu.serving.routing import Fallback, Served, bring, who_serves
-from hf_clamu.tasks import Example, ModelLimits, TaskSpec, collate
+from hf_clamu.tasks import Example, ModelLimits, TaskSpec, collate, traits_of
 from hf_clamu.tasks.encoding import example_encoder, tokenizer_limit
 from hf_clamu.tasks.reading.checks import require_words
 
@@ -92,7 +92,7 @@ def _answer(
     model: Any, spec: TaskSpec, rows: Sequence[tuple[int, Mapping[str, Any]]], max_new_tokens: int
 ) -> list[dict[str, Any]]:
     model.eval()
-    if spec.traits.writes_text:
+    if traits_of(spec.kind).writes_text:
         return [{"completion": _complete(model, spec, index, row, max_new_tokens)} for index, row in rows]
     column = str(spec.image_column or spec.tokens_column or spec.text_column)
     encode = example_encoder(spec, model.processor)
@@ -153,7 +153,7 @@ def _complete(model: Any, spec: TaskSpec, index: int, row: Mapping[str, Any], ma
     _require(row, column, index, spec)
     text = spec.template.replace("{prompt}", row[column])
     limit = _positions(model, spec)
-    if spec.traits.labels == "decoder":
+    if traits_of(spec.kind).labels == "decoder":
         cut = spec.max_length or tokenizer_limit(model.processor)  # as in training
         prompt = model.processor(text, truncation=cut is not None, max_length=cut, return_tensors="pt")
         length, taken = prompt["input_ids"].shape[1], 0

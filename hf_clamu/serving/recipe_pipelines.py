@@ -12,7 +12,7 @@ from typing import Any
 
 import transformers
 
-from hf_clamu.tasks import ModelLimits, TaskSpec
+from hf_clamu.tasks import ModelLimits, TaskSpec, traits_of
 from hf_clamu.tasks.encoding import example_encoder, tokenizer_limit
 
 __all__ = [
@@ -95,8 +95,8 @@ def recipe_tokenizer(model: Any) -> Any:
     spec = TaskSpec.from_dict(model.clamu_config.task_spec or {})
     tokenizer = copy.deepcopy(model.processor)
     if tokenizer is not None:
-        tokenizer.padding_side = "left" if spec.traits.labels == "next_tokens" else "right"
-        if not spec.traits.writes_text:
+        tokenizer.padding_side = "left" if traits_of(spec.kind).labels == "next_tokens" else "right"
+        if not traits_of(spec.kind).writes_text:
             tokenizer.model_max_length = spec.max_length or tokenizer_limit(tokenizer) or tokenizer.model_max_length
     return tokenizer
 

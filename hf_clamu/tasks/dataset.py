@@ -16,7 +16,7 @@ from hf_clamu.tasks.encoding import (
     split_by_content,
     validation_count,
 )
-from hf_clamu.tasks.kinds import TaskKind
+from hf_clamu.tasks.kinds import TaskKind, traits_of
 from hf_clamu.tasks.limits import ModelLimits
 from hf_clamu.tasks.reading.given import open_splits
 from hf_clamu.tasks.reading.labels import with_label_names
@@ -255,7 +255,7 @@ class TaskDataset:
         if task.train is None:
             return EncodedTask(task_id=task_id, train=(), validation=(), digest=None)
         encoded = [encode_rows(self.spec, task_id, part, processor, limits) for part in task.parts]
-        if self.spec.traits.reads == "image":
+        if traits_of(self.spec.kind).reads == "image":
             check_shapes(self.spec, task_id, list(zip(task.parts, encoded, strict=True)))
         validation = encoded[1] if len(encoded) > 1 else None
         return arrange(self.spec, task_id, encoded[0], validation, task.cluster_key)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from hf_clamu.errors import RecipeError
-from hf_clamu.tasks.kinds import KindTraits, TaskKind, task_kinds, traits_of
+from hf_clamu.tasks.kinds import TaskKind, task_kinds, traits_of
 
 __all__ = ["TaskSpec", "infer_kind", "refuse_unknown_keys"]
 
@@ -103,8 +103,8 @@ class TaskSpec:
             if (value is None and name == "task_column") or (value is not None and not _is_name(value)):
                 raise RecipeError(f"{name} must be the name of a column, found {value!r}.")
         given = frozenset(name for name in _ALL_CONTENT_COLUMNS if getattr(self, name) is not None)
-        if given not in self.traits.columns:
-            expected = " or ".join(" + ".join(_ordered(names)) for names in self.traits.columns)
+        if given not in traits_of(self.kind).columns:
+            expected = " or ".join(" + ".join(_ordered(names)) for names in traits_of(self.kind).columns)
             found = ", ".join(_ordered(given)) or "none of them"
             raise RecipeError(f"A {self.kind} task needs {expected} and no other content column; found {found}.")
 
@@ -122,11 +122,6 @@ class TaskSpec:
             raise RecipeError(f"label_names must differ from each other; given twice: {', '.join(twice)}.")
         if self.label_column is None and self.tags_column is None:
             raise RecipeError("label_names were given without a label_column or tags_column.")
-
-    @property
-    def traits(self) -> KindTraits:
-        """What follows from the kind."""
-        return traits_of(self.kind)
 
     @property
     def content_columns(self) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ from typing import Any
 
 from hf_clamu.errors import TaskDataError
 from hf_clamu.tasks.dataset import TaskDataset
+from hf_clamu.tasks.kinds import traits_of
 
 __all__ = ["require_known_words"]
 
@@ -28,7 +29,7 @@ def require_known_words(tasks: TaskDataset, tokenizer: Any) -> None:
     """
     unknown = getattr(tokenizer, "unk_token_id", None)
     # Some take their end token for unknown words: tokenizers of bytes, which know everything.
-    if unknown is None or unknown == tokenizer.eos_token_id or tasks.spec.traits.reads == "image":
+    if unknown is None or unknown == tokenizer.eos_token_id or traits_of(tasks.spec.kind).reads == "image":
         return
     special = set(tokenizer.all_special_ids) - {unknown}
     counts = {True: 0, False: 0}

@@ -14,7 +14,7 @@ import torch
 from hf_clamu.exact import FixedPoint, TaskVector, unpack_mask
 from hf_clamu.storage.archive import Archive
 from hf_clamu.storage.journal import Journal
-from hf_clamu.tasks import EncodedTask, ModelLimits, TaskDataset
+from hf_clamu.tasks import EncodedTask, ModelLimits, TaskDataset, traits_of
 from hf_clamu.training.finetuning import FinetuningArguments, finetune
 from hf_clamu.training.measuring import Measurement, measure, task_feature
 from hf_clamu.training.signs import FixedSigns
@@ -152,7 +152,7 @@ class TaskTrainer:
         Raises:
             TaskDataError: naming the first task and row that it cannot take.
         """
-        if self.tasks.spec.traits.reads == "image" or not self.tasks.has_rows:
+        if traits_of(self.tasks.spec.kind).reads == "image" or not self.tasks.has_rows:
             return
         for task_id in task_ids[self.workers.rank :: self.workers.size]:
             self.encoded(task_id)

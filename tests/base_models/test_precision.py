@@ -10,6 +10,7 @@ import transformers
 from catalogue import CATALOGUE
 
 from hf_clamu import ClamuModel, ClamuTrainer, RecipeError
+from hf_clamu.tasks import traits_of
 from hf_clamu.training import silent_progress
 
 
@@ -59,7 +60,7 @@ def test_half_precision_answers_the_same_after_loading(tiny, tmp_path, name, bas
     kind, config = CATALOGUE[name]
     tasks, given = tiny.tasks(kind), config
     if base != "config":
-        auto = getattr(transformers, tasks.spec.traits.auto_class)
+        auto = getattr(transformers, traits_of(tasks.spec.kind).auto_class)
         labels = {"num_labels": tasks.num_labels} if tasks.num_labels else {}
         made = auto.from_config(transformers.AutoConfig.for_model(**config, **labels))
         made.save_pretrained(tmp_path / "base")

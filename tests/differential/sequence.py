@@ -17,7 +17,7 @@ import transformers
 
 from hf_clamu import ClamuArguments, ClamuError, ClamuModel, ClamuTrainer
 from hf_clamu.base_models.byte_tokenizer import byte_tokenizer
-from hf_clamu.tasks import keyed_id
+from hf_clamu.tasks import keyed_id, traits_of
 from hf_clamu.training import silent_progress
 from tests.differential.bases import ARCHITECTURES
 from tests.differential.checks import compare, counted_steps, exported_is_live, masked_is_live, without_names
@@ -197,7 +197,7 @@ class Sequence:
         names = {"id2label": dict(enumerate(labels)), "label2id": {name: i for i, name in enumerate(labels)}}
         made = transformers.AutoConfig.for_model(**config, **(names if labels else {}))
         spec = self._data.tasks(dict.fromkeys(self._data.task_ids, 0), 0).spec
-        auto = getattr(transformers, spec.traits.auto_class)
+        auto = getattr(transformers, traits_of(spec.kind).auto_class)
         if found["base"] == "folder" and self._seed % 2:
             auto = transformers.AutoModel  # the head is drawn when it is loaded
         with torch.random.fork_rng():

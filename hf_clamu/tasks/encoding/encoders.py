@@ -7,6 +7,7 @@ from typing import Any
 
 from hf_clamu.errors import RecipeError
 from hf_clamu.tasks.encoding.examples import Example
+from hf_clamu.tasks.kinds import traits_of
 from hf_clamu.tasks.limits import ModelLimits
 from hf_clamu.tasks.reading.labels import Label
 from hf_clamu.tasks.spec import TaskSpec
@@ -32,7 +33,7 @@ def example_encoder(spec: TaskSpec, processor: Any, limits: ModelLimits | None =
             causal-lm task with one that ends prompts.
         TaskDataError: (from the returned function) if the row cannot be used; the caller adds task and row.
     """
-    traits = spec.traits
+    traits = traits_of(spec.kind)
     if processor is None and traits.reads != "image":
         raise RecipeError(f"A {spec.kind} task needs a tokenizer, but none was given.")
     encode = ENCODERS[spec.kind](spec, processor)
