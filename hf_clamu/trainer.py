@@ -8,7 +8,7 @@ from typing import Any
 
 from hf_clamu.base_models.loading import load_base
 from hf_clamu.base_models.peft_space import PeftSpace
-from hf_clamu.checkpoint.card_settings import CardSettings
+from hf_clamu.checkpoint.card.settings import CardSettings
 from hf_clamu.errors import RecipeError
 from hf_clamu.hub.archive import archive_at
 from hf_clamu.merging import ClamuArguments

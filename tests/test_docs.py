@@ -268,7 +268,7 @@ def _errors() -> str:
 
 def _generated(name: str) -> str:
     from hf_clamu import ClamuArguments, TaskSpec
-    from hf_clamu.checkpoint.card_settings import CardSettings
+    from hf_clamu.checkpoint.card.settings import CardSettings
 
     if name == "arguments":
         return _settings(ClamuArguments, ClamuArguments.describe())

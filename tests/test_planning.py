@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from hf_clamu import IncompatibleBaseError, Recipe, RecipeError, TaskDataError
-from hf_clamu.checkpoint.checkpoint import read_checkpoint
+from hf_clamu.checkpoint.reader import read_checkpoint
 from hf_clamu.cli import main
 from hf_clamu.planning import plan
 from hf_clamu.training import silent_progress

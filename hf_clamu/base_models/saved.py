@@ -28,10 +28,9 @@ from hf_clamu.checkpoint.layout import (
     LEDGER_NAME,
     is_processor_file,
 )
-from hf_clamu.checkpoint.ledger import listed_files, read_ledger
 from hf_clamu.checkpoint.processor_files import normalized_bytes
 from hf_clamu.errors import CheckpointFormatError, IncompatibleBaseError, WeightsChangedError
-from hf_clamu.exact import contents_of, digest_tensors, sha256_file
+from hf_clamu.exact import contents_of, digest_tensors
 from hf_clamu.hub.hub import require_reachable
 from hf_clamu.training import seeded
 
@@ -201,42 +200,43 @@ def restore_generation(model: Any, config: ClamuConfig) -> None:
         model.generation_config = GenerationConfig.from_dict(dict(config.generation_config))
 
 
-def saved_processor(folder: Path, kind: str) -> Any:
+def saved_processor(folder: Path, checkpoint: Checkpoint) -> Any:
     """Load the tokenizer or image processor of a saved model, from files that its ledger lists; `None` if it has none.
 
     Args:
-        folder (`Path`): of the saved model, which `read_checkpoint` has checked.
-        kind (`str`): of its tasks.
+        folder (`Path`): of the saved model.
+        checkpoint (`Checkpoint`): what `read_checkpoint` has read from it.
 
     Raises:
         CheckpointFormatError: if the files are there and nothing can be made of them.
     """
-    listed = listed_files(folder, read_ledger(folder / LEDGER_NAME))
-    own = [name for name in listed if is_processor_file(name)]
-    if not own:
+    if checkpoint.files is None:
         return None
-    # What lies beside and was not written with the model is none of the loader's business.
+    listed, rewritten = checkpoint.files.entries, checkpoint.files.rewritten
+    if not any(map(is_processor_file, listed)):
+        return None
+    kind = checkpoint.task_spec.kind
+    # The loader must not see files beside it that were not written with the model.
     others = [
         path.name
         for path in folder.iterdir()
         if path.suffix in (*DATA_SUFFIXES, ".py") and path.name not in (*listed, LEDGER_NAME, CARD_NAME)
     ]
-    if not others and all(sha256_file(folder / name) == listed[name]["sha256"] for name in own):
+    if not others and not rewritten:
         return _processor_at(folder, folder, kind)
-    # Or its own save_pretrained wrote it anew, with what its last call had set, which would come back as settings.
+    # Its own save_pretrained writes what its last call had set, which would come back as settings.
     with tempfile.TemporaryDirectory(prefix="clamu-processor-") as scratch:
         for name in listed:
             path, copied = folder / name, Path(scratch) / name
             if is_processor_file(name) or ("/" not in name and path.suffix != ".safetensors"):
                 copied.parent.mkdir(exist_ok=True)
-                is_own = sha256_file(path) == listed[name]["sha256"]
-                copied.write_bytes(path.read_bytes() if is_own else normalized_bytes(path))
+                copied.write_bytes(normalized_bytes(path) if name in rewritten else path.read_bytes())
         return _processor_at(Path(scratch), folder, kind)
 
 
-def _processor_at(place: Path, folder: Path, kind: str) -> Any:
+def _processor_at(source: Path, folder: Path, kind: str) -> Any:
     try:
-        processor = load_processor(str(place), kind)
+        processor = load_processor(str(source), kind)
     except IncompatibleBaseError as error:
         raise CheckpointFormatError(
             f"The tokenizer or image processor in {folder} cannot be loaded "

@@ -22,12 +22,14 @@ __all__ = [
     "DATA_SUFFIXES",
     "DELTA_NAME",
     "FRESH_NAME",
+    "GENERATION_CONFIG_NAME",
     "LEDGER_NAME",
     "MASK_CONFIG_NAME",
     "MASK_NAME",
     "TABLE",
     "TASK_MASKS_FOLDER",
     "VECTORS_NAME",
+    "WEIGHTS_INDEX_NAME",
     "FileRule",
     "files_of",
     "is_ours",
@@ -50,6 +52,9 @@ TASK_MASKS_FOLDER = "task_masks"
 BASE_FOLDER = "base_model"
 MASK_CONFIG_NAME = "adapter_config.json"
 MASK_NAME = "adapter_model.safetensors"
+# Of a plain checkpoint of transformers, such as the embedded base model.
+GENERATION_CONFIG_NAME = "generation_config.json"
+WEIGHTS_INDEX_NAME = "model.safetensors.index.json"
 
 # What a saved model may consist of and what a pull brings: data that cannot run code. Never *.py, *.bin or *.pkl.
 DATA_SUFFIXES = (".json", ".safetensors", ".txt", ".model", ".jinja", ".tiktoken", ".bpe", ".codes", ".spm")
@@ -95,7 +100,7 @@ def _plain(*names: str) -> tuple[str, ...]:
 
 
 _SHARDS = r"model-\d+-of-\d+\.safetensors"
-_INDEX = re.escape("model.safetensors.index.json")
+_INDEX = re.escape(WEIGHTS_INDEX_NAME)
 
 # The first row that matches a name decides.
 TABLE: tuple[FileRule, ...] = (
@@ -146,9 +151,9 @@ def mask_folder(cluster: int) -> str:
     return f"{MASKS_FOLDER}/cluster_{cluster:03d}"
 
 
-def task_mask_name(place: int) -> str:
-    """Return the file of a task's mask inside a saved model, by the task's place in the order of the ids."""
-    return f"{TASK_MASKS_FOLDER}/task_{place:03d}.safetensors"
+def task_mask_name(index: int) -> str:
+    """Return the file of a task's mask inside a saved model, by the task's index in the order of the ids."""
+    return f"{TASK_MASKS_FOLDER}/task_{index:03d}.safetensors"
 
 
 def files_of(folder: Path, *, of_others: bool = True) -> list[str]:
@@ -158,19 +163,19 @@ def files_of(folder: Path, *, of_others: bool = True) -> list[str]:
         folder (`Path`): of a saved model.
         of_others (`bool`): look into folders that no row of the table names, too.
     """
-    found = []
+    listed = []
     for path in folder.iterdir():
         if path.is_file():
-            found.append(path.name)
+            listed.append(path.name)
         elif of_others or path.name in _FOLDERS:
             # Our folders even where they are links: loaders would follow them.
-            found += [
-                (Path(place) / name).relative_to(folder).as_posix()
-                for place, _, names in os.walk(path)
+            listed += [
+                (Path(walked) / name).relative_to(folder).as_posix()
+                for walked, _, names in os.walk(path)
                 for name in names
-                if (Path(place) / name).is_file()
+                if (Path(walked) / name).is_file()
             ]
-    return sorted(found)
+    return sorted(listed)
 
 
 def require_data_names(names: Iterable[object]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,35 @@ from hf_clamu.errors import CheckpointFormatError
 from hf_clamu.exact import digest_json
 from hf_clamu.merging import MergedState, TaskRecord
 
-__all__ = ["LEDGER_NAME", "ledger_entries", "listed_files", "read_json", "read_ledger", "records_of", "sealed"]
+__all__ = [
+    "LEDGER_NAME",
+    "FileEntry",
+    "ledger_digest",
+    "ledger_entries",
+    "listed_files",
+    "read_json",
+    "read_ledger",
+    "records_of",
+    "sealed",
+]
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 # Bytes, and lists and objects inside one another: more than any model has, and no more than Python can bear.
 _LARGEST_JSON = 2**30
 _DEEPEST_JSON = 64
+
+
+@dataclass(frozen=True, slots=True)
+class FileEntry:
+    """What a ledger says of a file.
+
+    Args:
+        sha256 (`str`): digest of its bytes.
+        size (`int`): number of its bytes.
+    """
+
+    sha256: str
+    size: int
 
 
 def ledger_entries(state: MergedState) -> dict[str, Any]:
@@ -71,8 +95,12 @@ def _check_entry(entry: Mapping[str, Any]) -> None:
         raise ValueError("a cluster_key is no text")
 
 
-def listed_files(folder: Path, ledger: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return the files that a ledger lists, each with its `sha256` and its `size` in bytes, sorted by name.
+def listed_files(folder: Path, ledger: Mapping[str, Any]) -> dict[str, FileEntry]:
+    """Return the files that a ledger lists, sorted by name.
+
+    Args:
+        folder (`Path`): where the ledger is.
+        ledger (*mapping*): its content.
 
     Raises:
         CheckpointFormatError: if there is no such list, or an entry is of the wrong kind.
@@ -80,13 +108,15 @@ def listed_files(folder: Path, ledger: Mapping[str, Any]) -> dict[str, dict[str,
     files = ledger.get("files")
     if not isinstance(files, dict):
         raise CheckpointFormatError(f"{folder / LEDGER_NAME} lists no files. Take an undamaged copy.")
-    for name, entry in files.items():
+    entries = {}
+    for name, entry in sorted(files.items()):
         digest, size = (entry.get("sha256"), entry.get("size")) if isinstance(entry, dict) else (None, None)
         if type(size) is not int or not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
             raise CheckpointFormatError(
                 f"{folder / LEDGER_NAME} has no SHA-256 or no size of {name!r}. Take an undamaged copy."
             )
-    return dict(sorted(files.items()))
+        entries[name] = FileEntry(digest, size)
+    return entries
 
 
 def sealed(content: dict[str, Any]) -> dict[str, Any]:
@@ -94,12 +124,25 @@ def sealed(content: dict[str, Any]) -> dict[str, Any]:
     return {**content, "digest": digest_json(content)}
 
 
-def read_ledger(path: Path) -> dict[str, Any]:
-    """Read a ledger and check its own digest.
+def ledger_digest(folder: Path) -> str:
+    """Return the digest that a saved model's ledger says it has: of everything in it but the card.
+
+    Raises:
+        CheckpointFormatError: if there is no ledger, or it cannot be read.
+    """
+    return str(read_json(folder / LEDGER_NAME).get("digest"))
+
+
+def read_ledger(folder: Path) -> dict[str, Any]:
+    """Return the content of a saved model's ledger, with its `digest`, which is checked.
+
+    Args:
+        folder (`Path`): of the saved model.
 
     Raises:
         CheckpointFormatError: if it is missing, not JSON, or changed.
     """
+    path = folder / LEDGER_NAME
     ledger = read_json(path)
     content = {key: value for key, value in ledger.items() if key != "digest"}
     try:
@@ -110,7 +153,7 @@ def read_ledger(path: Path) -> dict[str, Any]:
         raise CheckpointFormatError(
             f"{path} was changed after it was written (its own digest does not match). Take an undamaged copy."
         )
-    return content
+    return ledger
 
 
 def read_json(path: Path) -> dict[str, Any]:

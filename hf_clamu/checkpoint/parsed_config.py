@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import Any
 
 from hf_clamu.checkpoint.base_reference import BaseReference
-from hf_clamu.checkpoint.card_settings import CardSettings
+from hf_clamu.checkpoint.card.settings import CardSettings
 from hf_clamu.checkpoint.configuration_clamu import ClamuConfig
 from hf_clamu.merging import ClamuArguments
 from hf_clamu.tasks import TaskSpec

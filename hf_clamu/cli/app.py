@@ -139,7 +139,7 @@ def demo_text(output: Path, result: dict[str, Any]) -> str:
 @app.command()
 def info(folder: ModelDir, as_json: Json = False) -> None:
     """Say what a saved model is made of, after checking the digests of its files."""
-    from hf_clamu.checkpoint.checkpoint import read_checkpoint
+    from hf_clamu.checkpoint.reader import read_checkpoint
     from hf_clamu.hub.hub import resolve_folder
 
     say_pending(Path(folder))

@@ -126,7 +126,7 @@ def _start(
     settings: Mapping[str, Any],
 ) -> LocalMerge:
     """Return what the merge starts from."""
-    from hf_clamu.checkpoint.card_settings import CardSettings
+    from hf_clamu.checkpoint.card.settings import CardSettings
     from hf_clamu.merging import WITHOUT_DATA, ClamuArguments
     from hf_clamu.operations.local_merge import LocalMerge
 

@@ -154,7 +154,7 @@ def say_pending(folder: Path) -> None:
 
 def _settle(journal: Journal, place: Path | str, receipts: Path, archive: Archive | None) -> bool:
     """Settle what is announced of a folder or a repo; return whether its changes turned out to be saved."""
-    from hf_clamu.checkpoint.checkpoint import read_checkpoint
+    from hf_clamu.checkpoint.reader import read_checkpoint
     from hf_clamu.hub.hub import resolve_folder
     from hf_clamu.operations.lifecycle.pending import archived_names, read_pending
     from hf_clamu.operations.lifecycle.receipts import require_no_link

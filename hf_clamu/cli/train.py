@@ -82,7 +82,7 @@ def done_before(as_json: bool, output: Path, journal: Journal, command: Any) -> 
         journal (`Journal`): of runs on this folder, locked.
         command (*JSON-able*): what was asked for.
     """
-    from hf_clamu.checkpoint.checkpoint import read_checkpoint
+    from hf_clamu.checkpoint.reader import read_checkpoint
     from hf_clamu.exact import digest_json
     from hf_clamu.operations.lifecycle.pending import finish_pending
     from hf_clamu.training import Workers

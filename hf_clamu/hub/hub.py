@@ -136,7 +136,7 @@ def publish(
 
 def _files_to_push(folder: Path) -> dict[str, tuple[Path, str]]:
     """Return path and SHA-256 of each file of a saved model, by its name in the repository."""
-    listed = listed_files(folder, read_ledger(folder / LEDGER_NAME))
+    listed = listed_files(folder, read_ledger(folder))
     require_data_names(listed)
     paths = {name: folder / name for name in sorted({*listed, LEDGER_NAME, CARD_NAME})}
     if not paths[CARD_NAME].is_file():
@@ -146,7 +146,7 @@ def _files_to_push(folder: Path) -> dict[str, tuple[Path, str]]:
         raise CheckpointFormatError(f"{absent[0]} is missing: the ledger lists it. Save the model again.")
     found = dict(zip(paths, sha256_files(paths.values()), strict=True))
     for name, path in paths.items():
-        if name in listed and found[name] != listed[name]["sha256"]:
+        if name in listed and found[name] != listed[name].sha256:
             raise CheckpointFormatError(
                 f"{path} was changed after it was saved: its SHA-256 is not the ledger's. Save the model again."
             )

@@ -25,12 +25,13 @@ from hf_clamu.base_models.peft_space import PeftSpace
 from hf_clamu.base_models.processors import save_processor
 from hf_clamu.base_models.quiet import without_report
 from hf_clamu.base_models.saved import cast_others, fresh_base, kept_in_float32, load_base_of, place, saved_processor
-from hf_clamu.checkpoint.card_settings import CardSettings
-from hf_clamu.checkpoint.checkpoint import Checkpoint, read_checkpoint
+from hf_clamu.checkpoint.card.settings import CardSettings
+from hf_clamu.checkpoint.checkpoint import Checkpoint
 from hf_clamu.checkpoint.comparison import VerificationReport, compare_folders
 from hf_clamu.checkpoint.configuration_clamu import ClamuConfig
 from hf_clamu.checkpoint.layout import BASE_FOLDER, LEDGER_NAME
 from hf_clamu.checkpoint.ledger import ledger_entries
+from hf_clamu.checkpoint.reader import read_checkpoint
 from hf_clamu.errors import (
     ClusterNotFoundError,
     EnvironmentMismatchError,
@@ -45,7 +46,7 @@ from hf_clamu.hub.archive import archive_at
 from hf_clamu.local_models.local_models import LocalModels, require_named
 from hf_clamu.merging import ClamuArguments, missing_tasks
 from hf_clamu.models.exporting import require_same_adapter, require_same_checkpoint
-from hf_clamu.models.saving import ledger_digest, require_unchanged, save_checkpoint
+from hf_clamu.models.saving import require_unchanged, save_checkpoint
 from hf_clamu.operations.lifecycle.pending import (
     Change,
     archived_names,
@@ -68,7 +69,7 @@ from hf_clamu.operations.maintenance import (
     update,
 )
 from hf_clamu.storage import Archive, Journal
-from hf_clamu.storage.replace import finish_replacement, staged_folder
+from hf_clamu.storage.replace import staged_folder
 from hf_clamu.storage.staging import scratch_folder
 from hf_clamu.tasks import DataFiles, TaskDataset, keyed_id
 from hf_clamu.training import Progress, Workers, silent_progress, undisturbed
@@ -221,12 +222,11 @@ class ClamuModel:
             repo_id = str(pretrained_model_name_or_path)
             folder, commit = hub.download(repo_id, revision=revision, force_download=force_download, **options)
             origin = Origin(folder=folder, repo_id=repo_id, commit=commit, revision=revision or "main", token=token)
-        finish_replacement(origin.folder)
-        if (origin.folder / LEDGER_NAME).is_file():
-            origin = replace(origin, ledgers={origin.folder.resolve(): ledger_digest(origin.folder)})
         checkpoint = read_checkpoint(origin.folder)
+        if checkpoint.files is not None:
+            origin = replace(origin, ledgers={origin.folder.resolve(): checkpoint.files.digest})
         model, contents = load_base_of(origin.folder, checkpoint, attn_implementation=attn_implementation, **options)
-        processor = saved_processor(origin.folder, checkpoint.task_spec.kind)
+        processor = saved_processor(origin.folder, checkpoint)
         loaded = attach(model, checkpoint, processor=processor, origin=origin, dtype=_dtype(dtype), contents=contents)
         loaded._attached.task_id_key = task_id_key
         place(loaded, device_map)

@@ -9,15 +9,16 @@ from typing import Any
 from hf_clamu.base_models.processors import save_processor
 from hf_clamu.base_models.quiet import without_report
 from hf_clamu.base_models.saved import require_base
-from hf_clamu.checkpoint.card import model_card
-from hf_clamu.checkpoint.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
-from hf_clamu.checkpoint.layout import BASE_FOLDER, LEDGER_NAME, is_ours
-from hf_clamu.checkpoint.ledger import listed_files, read_json, read_ledger
+from hf_clamu.checkpoint.checkpoint import Checkpoint
+from hf_clamu.checkpoint.layout import BASE_FOLDER, CONFIG_NAME, GENERATION_CONFIG_NAME, LEDGER_NAME, is_ours
+from hf_clamu.checkpoint.ledger import ledger_digest, listed_files, read_ledger
+from hf_clamu.checkpoint.reader import read_checkpoint
+from hf_clamu.checkpoint.writer import write_checkpoint
 from hf_clamu.errors import CheckpointFormatError, SaveConflictError
 from hf_clamu.exact import canonical_json
 from hf_clamu.storage.replace import require_replaceable, staged_folder
 
-__all__ = ["ledger_digest", "require_unchanged", "save_checkpoint", "save_unserved"]
+__all__ = ["require_unchanged", "save_checkpoint", "save_unserved"]
 
 
 def save_checkpoint(
@@ -61,10 +62,10 @@ def save_checkpoint(
             require_base(base, checkpoint)
         # transformers writes its own release and whatever was set on the live objects; the recorded configuration
         # does not change from one process to the next.
-        (base / "config.json").write_bytes(canonical_json(config.base_config))
-        (base / "generation_config.json").unlink(missing_ok=True)
+        (base / CONFIG_NAME).write_bytes(canonical_json(config.base_config))
+        (base / GENERATION_CONFIG_NAME).unlink(missing_ok=True)
         if config.generation_config is not None:
-            (base / "generation_config.json").write_bytes(canonical_json(config.generation_config))
+            (base / GENERATION_CONFIG_NAME).write_bytes(canonical_json(config.generation_config))
 
     def guard(stage: Path) -> None:
         if _is_other(target, known, overwrite) and _ledger_at(target) != ledger_digest(stage):
@@ -73,10 +74,9 @@ def save_checkpoint(
     require_replaceable(target)
     require_unchanged(target, checkpoint, known, overwrite)  # first: writing takes a while
     listed = _listed_at(target)
-    card = model_card(config, checkpoint.state, checkpoint.source)
     with staged_folder(target, lambda name: is_ours(name) or name in listed, guard) as stage:
-        write_checkpoint(stage, checkpoint, card, write_others)
-        return ledger_digest(stage)
+        write_others(stage)
+        return write_checkpoint(stage, checkpoint)
 
 
 def require_unchanged(target: Path, checkpoint: Checkpoint, known: str | None, overwrite: bool | None) -> None:
@@ -118,15 +118,6 @@ def _conflict(target: Path) -> SaveConflictError:
     )
 
 
-def ledger_digest(folder: Path) -> str:
-    """Return the digest that a saved model's ledger says it has: of everything in it but the card.
-
-    Raises:
-        CheckpointFormatError: if there is no ledger, or it cannot be read.
-    """
-    return str(read_json(folder / LEDGER_NAME).get("digest"))
-
-
 def _ledger_at(folder: Path) -> str | None:
     """Return the digest of the ledger at a place; None if nothing is there.
 
@@ -149,7 +140,7 @@ def _ledger_at(folder: Path) -> str | None:
 def _listed_at(folder: Path) -> set[str]:
     """Return the files of the model at a place: processors may have some under names of their own."""
     try:
-        return set(listed_files(folder, read_ledger(folder / LEDGER_NAME)))
+        return set(listed_files(folder, read_ledger(folder)))
     except CheckpointFormatError:
         return set()
 

@@ -9,7 +9,7 @@ from typing import Any
 import transformers
 
 from hf_clamu.base_models.loading import BaseModel, load_base
-from hf_clamu.checkpoint.card_settings import CardSettings
+from hf_clamu.checkpoint.card.settings import CardSettings
 from hf_clamu.errors import IncompatibleBaseError, TaskDataError
 from hf_clamu.local_models.local_models import LocalModels, require_named
 from hf_clamu.merging import WITHOUT_DATA, ClamuArguments, require_finetuning, require_no_data

@@ -14,7 +14,7 @@ import torch
 from hf_clamu.base_models.idle import require_learning, warn_of_idle_parts
 from hf_clamu.base_models.loading import BaseModel
 from hf_clamu.base_models.peft_space import PeftSpace
-from hf_clamu.checkpoint.card_settings import CardSettings
+from hf_clamu.checkpoint.card.settings import CardSettings
 from hf_clamu.checkpoint.checkpoint import Checkpoint
 from hf_clamu.checkpoint.configuration_clamu import ClamuConfig
 from hf_clamu.errors import (

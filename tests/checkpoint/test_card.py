@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,10 +12,10 @@ from datasets import Dataset
 from huggingface_hub import ModelCard
 
 from hf_clamu import ClamuModel, ClamuTrainer, Recipe, RecipeError, TaskDataset
-from hf_clamu.checkpoint.card import model_card
-from hf_clamu.checkpoint.card_settings import CardSettings
-from hf_clamu.checkpoint.checkpoint import read_checkpoint
+from hf_clamu.checkpoint.card.model_card import model_card
+from hf_clamu.checkpoint.card.settings import CardSettings
 from hf_clamu.checkpoint.configuration_clamu import ClamuConfig
+from hf_clamu.checkpoint.reader import read_checkpoint
 from hf_clamu.evaluation import evaluate_model
 from hf_clamu.training import silent_progress
 
@@ -114,9 +115,8 @@ def test_the_snippet_for_peft_runs(saved_text):
 
 def test_the_snippet_for_peft_names_a_base_on_the_hub(saved_text):
     values = json.loads((saved_text / "config.json").read_bytes())
-    values["base_model"] = {"name_or_path": "org/base", "revision": "0" * 40, "embedded": False}
-    found = read_checkpoint(saved_text)
-    card = model_card(ClamuConfig(**values), found.state, None)
+    values["base_model"] |= {"name_or_path": "org/base", "revision": "0" * 40, "embedded": False}
+    card = model_card(replace(read_checkpoint(saved_text), config=ClamuConfig(**values), source=None))
     assert f'from_pretrained("org/base", revision="{"0" * 40}", num_labels=3)' in card
 
 

@@ -21,7 +21,7 @@ os.dup2(2, 1)
 import huggingface_hub
 api = huggingface_hub.HfApi()
 from hf_clamu.hub import hub
-from hf_clamu.checkpoint.checkpoint import read_checkpoint
+from hf_clamu.checkpoint.reader import read_checkpoint
 def plain(value):
     return dataclasses.asdict(value) if dataclasses.is_dataclass(value) else str(value)
 for line in sys.stdin:

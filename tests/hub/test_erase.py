@@ -11,7 +11,7 @@ import pytest
 from hub_client import ClientError, add
 from test_publish import NEW, OLD, OTHER, OWNER, REPO, write_folder
 
-from hf_clamu.checkpoint.checkpoint import read_checkpoint
+from hf_clamu.checkpoint.reader import read_checkpoint
 
 ALL_STEPS = [
     *("delete tags", "delete branches", "squash branches", "delete lfs objects"),

@@ -11,8 +11,8 @@ import pytest
 from hub_client import ClientError, add
 
 from hf_clamu import CheckpointFormatError
-from hf_clamu.checkpoint.checkpoint import read_checkpoint
 from hf_clamu.checkpoint.ledger import sealed
+from hf_clamu.checkpoint.reader import read_checkpoint
 from hf_clamu.exact import canonical_json
 
 OWNER, OTHER = "hf_owner", "hf_other"

@@ -23,7 +23,7 @@ from hf_clamu import (
     TaskDataError,
 )
 from hf_clamu.base_models.byte_tokenizer import byte_tokenizer
-from hf_clamu.checkpoint.checkpoint import read_checkpoint
+from hf_clamu.checkpoint.reader import read_checkpoint
 from hf_clamu.local_models.local_models import LocalModels
 from hf_clamu.training import Workspace, seeded
 

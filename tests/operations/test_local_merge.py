@@ -24,7 +24,7 @@ from hf_clamu import (
     TaskDataError,
     TaskNotFoundError,
 )
-from hf_clamu.checkpoint.checkpoint import read_checkpoint
+from hf_clamu.checkpoint.reader import read_checkpoint
 from hf_clamu.training import Environment
 
 GONE = ["user_0", "user_3"]

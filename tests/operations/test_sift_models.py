@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from hf_clamu import CheckpointFormatError, ClamuModel, ClamuTrainer, RecipeError
-from hf_clamu.checkpoint.checkpoint import join_mask, read_checkpoint
+from hf_clamu.checkpoint.masks import join_mask
+from hf_clamu.checkpoint.reader import read_checkpoint
 from hf_clamu.training import silent_progress
 
 LORA = {"peft_type": "LORA", "r": 2, "lora_alpha": 8, "target_modules": ["c_attn", "c_proj"]}

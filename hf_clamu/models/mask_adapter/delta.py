@@ -11,10 +11,11 @@ import torch
 
 from hf_clamu.base_models.loading import base_digest
 from hf_clamu.base_models.peft_space import PeftSpace
-from hf_clamu.checkpoint.checkpoint import read_tensors, split_mask
 from hf_clamu.checkpoint.configuration_clamu import ClamuConfig
 from hf_clamu.checkpoint.layout import CONFIG_NAME, DELTA_NAME, FRESH_NAME
 from hf_clamu.checkpoint.ledger import read_json
+from hf_clamu.checkpoint.masks import split_mask
+from hf_clamu.checkpoint.reader import read_tensor_file
 from hf_clamu.errors import CheckpointFormatError, HubError, IncompatibleBaseError, RecipeError, StaleMaskError
 from hf_clamu.exact import NO_WEIGHTS, PackedMask, WeightSwitch, digest_tensors, packed_size
 from hf_clamu.merging import ClamuArguments
@@ -141,7 +142,7 @@ class SharedDelta:
         path = pinned.file(DELTA_NAME)
         if path is None:
             raise CheckpointFormatError(f"{source.name_or_path} has no {DELTA_NAME}. Take an undamaged copy.")
-        delta = read_tensors(path)
+        delta = read_tensor_file(path)
         digest = digest_tensors(delta)
         if digest != config["delta_digest"]:
             raise CheckpointFormatError(f"{path} is not the delta that {CONFIG_NAME} names. Take an undamaged copy.")
@@ -228,7 +229,7 @@ def _read_fresh(source: DeltaSource, model: Any, config: Mapping[str, Any]) -> d
             f"This {type(model).__name__} has other weights than the base model that was merged into. The values in "
             f"{FRESH_NAME} may make it that one, but it cannot be told: {error}"
         ) from error
-    return {} if path is None else read_tensors(path)
+    return {} if path is None else read_tensor_file(path)
 
 
 def _settle_base(model: Any, config: Mapping[str, Any], fresh: Mapping[str, torch.Tensor]) -> None:

@@ -10,7 +10,7 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
-from hf_clamu.checkpoint.checkpoint import MASK_KEY, split_mask
+from hf_clamu.checkpoint.masks import MASK_KEY, split_mask
 from hf_clamu.errors import CheckpointFormatError, StaleMaskError
 from hf_clamu.exact import check_padding, digest_tensors
 from hf_clamu.models.mask_adapter.delta import SharedDelta

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from hf_clamu.checkpoint.checkpoint import read_checkpoint
+from hf_clamu.checkpoint.reader import read_checkpoint
 from hf_clamu.errors import ClamuError, HubError
 from hf_clamu.hub.archive import archive_at, is_on_hub
 from hf_clamu.operations.lifecycle.pending import Change, finish_pending, pending_target, read_pending, replace_pending

@@ -1,0 +1,201 @@
+"""The model card of a saved model, from its template."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+# Not ModelCard.from_template: it needs jinja2, which hf_clamu does not depend on.
+from string import Template
+
+import torch
+
+from hf_clamu.checkpoint.checkpoint import Checkpoint
+from hf_clamu.merging import ClamuArguments, MergedState, have_data
+from hf_clamu.tasks import traits_of
+
+__all__ = ["model_card"]
+
+_SERVED = {"base": "base model", "global": "global model", "own": "own cluster"}
+
+
+def model_card(checkpoint: Checkpoint) -> str:
+    """Return the card: a function of what is saved, so that the same model has the same card.
+
+    Args:
+        checkpoint (`Checkpoint`): what is saved.
+    """
+    from huggingface_hub import ModelCard
+
+    config, state, base = checkpoint.config, checkpoint.state, checkpoint.base
+    is_from_elsewhere = _is_from_elsewhere(state)
+    text = _template("template.md").substitute(
+        metadata=_metadata(checkpoint),
+        num_tasks=len(state.records),
+        base_name=base.name_or_path or f"a {config.architecture}",
+        mask_sentence=(
+            f" A binary mask for each of {len(state.masks)} clusters says where it acts." if state.masks else ""
+        ),
+        base_location=(
+            "is inside, in `base_model/`" if base.embedded else f"is loaded from the Hub at `{base.revision}`"
+        ),
+        architecture=config.architecture,
+        pipeline_tag=traits_of(checkpoint.task_spec.kind).pipeline,
+        unmerge_arguments=(
+            '"id of a task", checkpoints={"id of a task": "its folder"})  # as it was merged'
+            if is_from_elsewhere
+            else '"id of a task")  # needs the data of the tasks'
+        ),
+        peft_use=_peft_use(checkpoint),
+        cluster_table=_cluster_table(checkpoint),
+        scores_note=_scores_note(checkpoint),
+        storage_table=_storage_table(checkpoint),
+        recipe_table=_recipe_table(checkpoint),
+        retrains="reads the checkpoint of a task again" if is_from_elsewhere else "retrains a task alone",
+        inputs="checkpoints" if is_from_elsewhere else "data",
+        ledger_ids=(
+            "keyed commitments to the tasks' ids" if checkpoint.has_keyed_ids else "the ids of the merged tasks"
+        ),
+    )
+    return str(ModelCard(text))
+
+
+def _template(name: str) -> Template:
+    return Template(Path(__file__).with_name(name).read_text(encoding="utf-8"))
+
+
+def _metadata(checkpoint: Checkpoint) -> str:
+    from huggingface_hub import EvalResult, ModelCardData
+
+    state, settings, traits = checkpoint.state, checkpoint.card, traits_of(checkpoint.task_spec.kind)
+    source_name = (checkpoint.source or {}).get("dataset")
+    datasets = settings.datasets or ((str(source_name),) if source_name else ())
+    results = None
+    if state.scores is not None:
+        best = "own" if "own" in state.scores["mean"] else "global"
+        result = EvalResult(
+            task_type=traits.pipeline,
+            dataset_type=datasets[0] if datasets else "clamu-tasks",
+            dataset_name="Validation examples of the merged tasks",
+            dataset_split="validation",
+            metric_type=traits.metric,
+            metric_name=f"{traits.metric.replace('_', ' ').capitalize()} under the {_SERVED[best]}, mean over tasks",
+            metric_value=round(state.scores["mean"][best], 4),
+        )
+        results = [result]
+    return ModelCardData(
+        base_model=checkpoint.base.name_or_path or None,
+        datasets=list(datasets) or None,
+        eval_results=results,
+        language=list(settings.language) or None,
+        library_name="hf-clamu",
+        license=settings.license,
+        # The Hub requires a name beside results.
+        model_name="ClAMU" if results else None,
+        pipeline_tag=traits.pipeline,
+        tags=["clamu", "model-merging", "machine-unlearning", "peft", *settings.tags],
+    ).to_yaml()
+
+
+def _peft_use(checkpoint: Checkpoint) -> str:
+    """Return how PEFT loads a mask; nothing where it cannot: it does not know of the adapter around such masks."""
+    if not checkpoint.state.masks or checkpoint.config.peft_merging in ("frozen_a", "parameters"):
+        return ""
+    architecture, base = checkpoint.config.architecture, checkpoint.base
+    if base.embedded:
+        base_arguments = '"ORG/NAME", subfolder="base_model"'
+    else:
+        labels = checkpoint.base_config().get("id2label")
+        count = f", num_labels={len(labels)}" if labels and "Classification" in architecture else ""
+        base_arguments = f'"{base.name_or_path}", revision="{base.revision}"{count}'
+    return _template("peft_use.md").substitute(architecture=architecture, base_arguments=base_arguments)
+
+
+def _cluster_table(checkpoint: Checkpoint) -> str:
+    state, scores, shows_ids = checkpoint.state, checkpoint.state.scores, checkpoint.card.task_ids
+    names = list(scores["mean"]) if scores is not None else []
+    columns = ["cluster", "tasks", "training examples", *(_SERVED[name] for name in names)]
+    if shows_ids:
+        columns.append("members")
+    rows = []
+    for cluster, members in enumerate(state.clusters):
+        num_examples = sum(state.records[task_id].num_train for task_id in members)
+        cluster_scores = scores["clusters"][cluster] if scores is not None else None
+        rows.append(
+            [str(cluster), str(len(members)), _count(num_examples, state)]
+            + [_percent(cluster_scores[name]) if cluster_scores else "–" for name in names]
+            + ([", ".join(map(_escaped, members))] if shows_ids else [])
+        )
+    total = sum(record.num_train for record in state.records.values())
+    means = [_percent(scores["mean"][name]) for name in names] if scores is not None else []
+    rows.append(["all", str(len(state.records)), _count(total, state), *means, *[""] * shows_ids])
+    return _table(columns, rows)
+
+
+def _scores_note(checkpoint: Checkpoint) -> str:
+    scores, arguments = checkpoint.state.scores, checkpoint.arguments
+    if scores is None:
+        return ""
+    # What was chosen by these examples is no longer held out from them.
+    chosen = ["alpha"] * (arguments.scaling == "auto") + list(arguments.localization_method.chooses)
+    also = f" They also chose {' and '.join(chosen)}." if chosen else ""
+    metric = traits_of(checkpoint.task_spec.kind).metric.replace("_", " ")
+    return (
+        f"\n\nPercentages are the {metric} on {scores['num_examples']:,} validation "
+        f"examples, which no training saw, of {scores['num_tasks']} tasks; each task counts the same.{also}"
+    )
+
+
+def _storage_table(checkpoint: Checkpoint) -> str:
+    state = checkpoint.state
+    num_weights = sum(steps.numel() for steps in state.delta.values())
+    num_bytes = sum(steps.nbytes for steps in state.delta.values())
+    rows = [
+        ["base model", "in `base_model/`" if checkpoint.base.embedded else "on the Hub, not counted here"],
+        ["merged delta", f"{num_bytes:,} bytes for {num_weights:,} weights"],
+        ["masks", f"{_mask_bytes(state.masks):,} bytes, a bit per weight"],
+    ]
+    if checkpoint.stored_task_masks:
+        rows.append(["masks of the tasks", f"{_mask_bytes(state.task_masks):,} bytes, of which the others are made"])
+    return _table(["part", "size"], rows)
+
+
+def _mask_bytes(masks: Sequence[Mapping[str, torch.Tensor]]) -> int:
+    return sum(bits.nbytes for mask in masks for bits in mask.values())
+
+
+def _recipe_table(checkpoint: Checkpoint) -> str:
+    config, state = checkpoint.config, checkpoint.state
+    arguments, defaults = checkpoint.arguments.to_dict(), ClamuArguments().to_dict()
+    always: tuple[str, ...] = ("clustering", "localization", "scaling", "seed")
+    if not _is_from_elsewhere(state):
+        always += ("finetune_steps", "learning_rate", "batch_size")
+    shown = [name for name in arguments if name in always or arguments[name] != defaults[name]]
+    rows = [[f"`{name}`", f"`{arguments[name]}`"] for name in sorted(shown)]
+    rows.append(["scaling coefficient alpha", f"{state.alpha:.6g}"])
+    if _is_from_elsewhere(state):
+        rows.append(["local models", "finetuned elsewhere, and merged from their checkpoints"])
+    if config.peft_config is not None:
+        rows.append(["finetuned through", f"{config.peft_config.get('peft_type')}, merged as `{config.peft_merging}`"])
+    return _table(["setting", "value"], rows)
+
+
+def _is_from_elsewhere(state: MergedState) -> bool:
+    return bool(state.records) and all(record.from_checkpoint for record in state.records.values())
+
+
+def _count(num_examples: int, state: MergedState) -> str:
+    return f"{num_examples:,}" if have_data(state.records) else "–"
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f} %"
+
+
+def _escaped(text: str) -> str:
+    return "`" + text.replace("|", "\\|").replace("`", "'").replace("\n", " ") + "`"
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,0 +1,316 @@
+"""Reading a saved model with suspicion: nothing is returned unless everything fits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hf_clamu.checkpoint.checkpoint import VECTORS_KEY, Checkpoint, SavedFiles
+from hf_clamu.checkpoint.configuration_clamu import FORMAT_VERSION, ClamuConfig
+from hf_clamu.checkpoint.layout import (
+    BASE_FOLDER,
+    CONFIG_NAME,
+    DELTA_NAME,
+    FRESH_NAME,
+    LEDGER_NAME,
+    MASK_NAME,
+    VECTORS_NAME,
+    WEIGHTS_INDEX_NAME,
+    is_processor_file,
+    mask_folder,
+    refuse_unlisted,
+    require_data_names,
+    task_mask_name,
+)
+from hf_clamu.checkpoint.ledger import FileEntry, listed_files, read_json, read_ledger, records_of
+from hf_clamu.checkpoint.masks import MASK_KEY, TASK_MASK_KEY, split_mask
+from hf_clamu.checkpoint.parsed_config import ParsedConfig
+from hf_clamu.checkpoint.processor_files import normalized_bytes
+from hf_clamu.errors import CheckpointFormatError, RecipeError, first_line
+from hf_clamu.exact import check_padding, digest_tensors, narrowest_dtype, sha256_files, sha256_hex
+from hf_clamu.merging import ClamuArguments, ClusteringMethod, MergedState, TaskRecord, depends_on_environment
+from hf_clamu.storage import read_tensors
+from hf_clamu.storage.replace import finish_replacement
+from hf_clamu.training import Environment
+
+__all__ = ["read_checkpoint", "read_tensor_file"]
+
+_WIDTHS = (torch.int32, torch.int64)
+# Bytes. Files that a processor's own `save_pretrained` wrote again have another size than the recorded one.
+_LARGEST_PROCESSOR_FILE = 2**28
+
+
+def read_checkpoint(folder: Path) -> Checkpoint:
+    """Read a saved model; nothing is returned unless everything fits.
+
+    Args:
+        folder (`Path`): a folder that `write_checkpoint` wrote.
+
+    Raises:
+        CheckpointFormatError: if a file is missing, truncated, tampered with, or of a newer format.
+    """
+    finish_replacement(folder)
+    if not folder.is_dir():
+        raise CheckpointFormatError(f"{folder} is not a folder. Expected a saved ClAMU model.")
+    values = _read_config(folder)
+    ledger = read_ledger(folder)
+    for name, version in ((CONFIG_NAME, values.get("format_version")), (LEDGER_NAME, ledger.get("format_version"))):
+        if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
+            raise CheckpointFormatError(
+                f"{folder / name} has format version {version!r}, this release reads up to {FORMAT_VERSION}. Upgrade "
+                "hf_clamu."
+            )
+    listed = listed_files(folder, ledger)
+    rewritten = _check_files(folder, listed)
+    records, clusters = records_of(ledger)
+    parsed = _parse_config(values, len(records), len(clusters))
+    if parsed.base.embedded:
+        _check_base_index(folder, listed)
+    delta = _read_delta(folder, ledger, parsed.config, records)
+    masks, task_masks = _read_masks(folder, parsed.arguments, clusters, records, delta)
+    has_vectors = VECTORS_NAME in listed
+    state = MergedState(
+        delta=delta,
+        records=records,
+        vectors=_read_vectors(folder, len(records), parsed.arguments.clustering_method) if has_vectors else None,
+        clusters=clusters,
+        alpha=parsed.config.alpha,
+        masks=masks,
+        scores=parsed.config.scores,
+        task_masks=task_masks,
+    )
+    fresh = read_tensor_file(folder / FRESH_NAME) if FRESH_NAME in listed else {}
+    environment, localized_in = _read_environments(ledger, records, parsed.arguments)
+    return Checkpoint(
+        config=parsed.config,
+        state=state,
+        environment=environment,
+        source=ledger.get("source"),
+        fresh=fresh,
+        localized_in=localized_in,
+        files=SavedFiles(digest=str(ledger["digest"]), entries=listed, rewritten=rewritten),
+        parsed=parsed,
+    )
+
+
+def read_tensor_file(path: Path) -> dict[str, torch.Tensor]:
+    """Read a safetensors file of a saved model.
+
+    Raises:
+        CheckpointFormatError: if it is missing or damaged.
+    """
+    try:
+        return read_tensors(path)
+    except FileNotFoundError:
+        raise CheckpointFormatError(f"{path} is missing. Take an undamaged copy.") from None
+    except OSError as error:
+        raise CheckpointFormatError(
+            f"{path} cannot be read as safetensors ({error}). Take an undamaged copy."
+        ) from error
+
+
+# -- the configuration -----------------------------------------------------------------------------------------------
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    values = read_json(folder / CONFIG_NAME)
+    if values.get("model_type") != ClamuConfig.model_type:
+        raise CheckpointFormatError(
+            f"{folder} holds a model of type {values.get('model_type')!r}, expected 'clamu'. Load it with "
+            "transformers, or give the folder that `clamu train` or ClamuModel.save_pretrained wrote."
+        )
+    return values
+
+
+def _parse_config(values: Mapping[str, Any], num_tasks: int, num_clusters: int) -> ParsedConfig:
+    """Return the configuration that a file holds, if a model can be made of it."""
+    found = {key: value for key, value in values.items() if key not in ("model_type", "architectures")}
+    expected = ClamuConfig().to_file_dict()
+    unknown = sorted(found.keys() - expected.keys())
+    if unknown:
+        raise CheckpointFormatError(f"{CONFIG_NAME} has the unknown entry {unknown[0]!r}. Upgrade hf_clamu.")
+    kinds: dict[str, type] = {"architecture": str, "delta_digest": str, "alpha": float}
+    kinds |= dict.fromkeys(("base_model", "base_config", "arguments", "task_spec"), dict)
+    odd = [key for key, kind in kinds.items() if not isinstance(found.get(key), kind)]
+    if not odd and not math.isfinite(found["alpha"]):
+        odd = ["alpha"]
+    odd += [key for key, n in (("num_tasks", num_tasks), ("num_clusters", num_clusters)) if found.get(key) != n]
+    if odd:
+        raise _misfit(odd[0], found)
+    try:
+        parsed = ParsedConfig(ClamuConfig(**found))
+    except Exception as error:  # transformers raises what the value of a key of its own happens to lack
+        raise CheckpointFormatError(
+            f"{CONFIG_NAME} holds a base_config that no model has ({first_line(error)}). Take an undamaged copy."
+        ) from error
+    try:
+        _ = parsed.base
+    except ValueError as error:
+        raise _misfit("base_model", found) from error
+    try:
+        _ = parsed.arguments, parsed.task_spec
+    except (RecipeError, TypeError) as error:
+        raise CheckpointFormatError(f"{CONFIG_NAME} holds settings that this release cannot use: {error}") from error
+    return parsed
+
+
+def _misfit(key: str, found: Mapping[str, Any]) -> CheckpointFormatError:
+    return CheckpointFormatError(
+        f"{CONFIG_NAME} lacks {key!r}, or its value does not fit the ledger or is of the wrong kind: "
+        f"{str(found.get(key))[:80]}. Take an undamaged copy."
+    )
+
+
+def _read_environments(
+    ledger: Mapping[str, Any], records: Mapping[str, TaskRecord], arguments: ClamuArguments
+) -> tuple[Environment | None, Environment | None]:
+    """Return the environment of the build, and the one where clusters, masks and scores were derived if elsewhere."""
+    try:
+        recorded = ledger["environment"]
+        environment = None if recorded is None else Environment.from_dict(recorded)
+        localized_in = Environment.from_dict(ledger["localized_in"]) if "localized_in" in ledger else None
+    except (KeyError, TypeError) as error:
+        raise CheckpointFormatError(f"{LEDGER_NAME} lacks a part of the environment ({error!r}).") from error
+    if environment is None and depends_on_environment(records, arguments):
+        raise CheckpointFormatError(
+            f"{LEDGER_NAME} names no environment, and the bits of this model depend on it. Take an undamaged copy."
+        )
+    return environment, localized_in
+
+
+# -- the files and their digests -------------------------------------------------------------------------------------
+
+
+def _check_files(folder: Path, listed: Mapping[str, FileEntry]) -> frozenset[str]:
+    """Compare a folder with the files that its ledger lists; return those that their processor has written again."""
+    require_data_names(listed)
+    for name, entry in listed.items():
+        path = folder / name
+        # The files of a Hub cache are links to blobs elsewhere, so they are not resolved.
+        if not path.is_file():
+            raise CheckpointFormatError(f"{path} is missing: the ledger lists it. Take an undamaged copy.")
+        size = path.stat().st_size
+        # First the sizes: a file of zeros may have any size and takes no space, but hashing it takes hours.
+        if size != entry.size and not (is_processor_file(name) and size <= _LARGEST_PROCESSOR_FILE):
+            raise CheckpointFormatError(
+                f"{path} has {size} bytes, the ledger says {entry.size}: it is truncated or was changed. Take an "
+                "undamaged copy."
+            )
+    refuse_unlisted(folder, listed)
+    digests = sha256_files(folder / name for name in listed)
+    changed = {name: digest for name, digest in zip(listed, digests, strict=True) if digest != listed[name].sha256}
+    for name, digest in changed.items():
+        path, expected = folder / name, listed[name].sha256
+        if not _is_processor_with(path, name, expected):
+            raise CheckpointFormatError(
+                f"{path} has SHA-256 {digest[:16]}…, the ledger says {expected[:16]}…: it is truncated or was "
+                "changed. Take an undamaged copy."
+                + (" Another tokenizer or processor is not saved over a model's own." * is_processor_file(name))
+            )
+    return frozenset(changed)
+
+
+def _is_processor_with(path: Path, name: str, digest: str) -> bool:
+    """Whether a file has the content that was saved, and was only written again by its own `save_pretrained`."""
+    if not is_processor_file(name) or path.suffix != ".json":
+        return False
+    try:
+        return bool(sha256_hex(normalized_bytes(path)) == digest)
+    except Exception:  # tokenizers raises nothing more special; what cannot be read is another file
+        return False
+
+
+def _check_base_index(folder: Path, listed: Collection[str]) -> None:
+    """Check that the shards of an embedded base model are files that the ledger lists."""
+    name = f"{BASE_FOLDER}/{WEIGHTS_INDEX_NAME}"
+    if name not in listed:
+        return
+    shards = read_json(folder / name).get("weight_map")
+    shards = list(shards.values()) if isinstance(shards, dict) else [None]
+    odd = [shard for shard in shards if not isinstance(shard, str) or f"{BASE_FOLDER}/{shard}" not in listed]
+    if odd:
+        raise CheckpointFormatError(
+            f"{folder / name} names {odd[0]!r}, which is no file of this model. Take an undamaged copy."
+        )
+
+
+# -- tensors ---------------------------------------------------------------------------------------------------------
+
+
+def _read_delta(
+    folder: Path, ledger: Mapping[str, Any], config: ClamuConfig, records: Mapping[str, TaskRecord]
+) -> dict[str, torch.Tensor]:
+    delta = read_tensor_file(folder / DELTA_NAME)
+    # Hashed once as a file and once as tensors: the file's digest proves every byte of it, the tensors' digest is what
+    # mask adapters and receipts name.
+    if sorted(delta) != ledger["parameters"] or digest_tensors(delta) != config.delta_digest:
+        raise CheckpointFormatError(f"{folder / DELTA_NAME} is not the delta that {CONFIG_NAME} names.")
+    _check_bounds(delta, records)
+    return delta
+
+
+def _check_bounds(delta: Mapping[str, torch.Tensor], records: Mapping[str, TaskRecord]) -> None:
+    """Check that the delta keeps within the bounds of the tasks' vectors, and is as wide as they ask for."""
+    for name, steps in delta.items():
+        bound = sum(record.bounds[name] for record in records.values())
+        found = max(int(steps.max()), -int(steps.min())) if steps.dtype in _WIDTHS and steps.numel() else 0
+        if steps.dtype != narrowest_dtype(bound) or found > bound:
+            raise CheckpointFormatError(
+                f"The merged delta of {name!r} is {steps.dtype} with entries up to {found}, the ledger's bounds say "
+                f"{narrowest_dtype(bound)} and {bound} at most. Take an undamaged copy."
+            )
+
+
+def _read_masks(
+    folder: Path,
+    arguments: ClamuArguments,
+    clusters: Collection[object],
+    records: Collection[str],
+    delta: Mapping[str, torch.Tensor],
+) -> tuple[tuple[dict[str, torch.Tensor], ...], tuple[dict[str, torch.Tensor], ...]]:
+    """Return the masks of the clusters, and those of the tasks where a method keeps them."""
+    method = arguments.localization_method
+    if not method.makes_masks:
+        return (), ()
+    names = [f"{mask_folder(cluster)}/{MASK_NAME}" for cluster in range(len(clusters))]
+    masks = tuple(_read_mask(folder / name, MASK_KEY, delta) for name in names)
+    if not method.keeps_task_masks:
+        return masks, ()
+    if len(masks) >= len(records):
+        return masks, masks
+    names = [task_mask_name(index) for index in range(len(records))]
+    return masks, tuple(_read_mask(folder / name, TASK_MASK_KEY, delta) for name in names)
+
+
+def _read_mask(path: Path, key: str, delta: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    found = read_tensor_file(path)
+    if sorted(found) != [key]:
+        raise CheckpointFormatError(
+            f"The mask in {path} must be one tensor {key!r}, found {sorted(found)[:3]}. Take an undamaged copy."
+        )
+    mask = split_mask(found[key], {name: steps.numel() for name, steps in delta.items()})
+    for name, bits in mask.items():
+        check_padding(name, bits, delta[name].numel())
+    return mask
+
+
+def _read_vectors(folder: Path, num_tasks: int, clustering: ClusteringMethod) -> torch.Tensor:
+    """Read what the tasks are clustered by."""
+    path = folder / VECTORS_NAME
+    vectors = read_tensor_file(path).get(VECTORS_KEY)
+    if vectors is None:
+        raise CheckpointFormatError(f"{path} has no tensor {VECTORS_KEY!r}. Take an undamaged copy.")
+    if vectors.ndim != 2 or len(vectors) != num_tasks:
+        rows = len(vectors) if vectors.ndim else 0
+        raise CheckpointFormatError(f"{path} has {rows} rows for {num_tasks} tasks. Take an undamaged copy.")
+    expected = clustering.row_dtype
+    if vectors.dtype != expected or not vectors.isfinite().all():
+        raise CheckpointFormatError(
+            f"{path} holds {vectors.dtype}, or values that are not finite; clustering {clustering.name!r} has "
+            f"{expected or 'no such file'}. Take an undamaged copy."
+        )
+    return vectors

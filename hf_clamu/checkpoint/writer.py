@@ -1,0 +1,105 @@
+"""Writing a saved model: the same merged state gives the same bytes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from hf_clamu.checkpoint.card.model_card import model_card
+from hf_clamu.checkpoint.checkpoint import VECTORS_KEY, Checkpoint
+from hf_clamu.checkpoint.configuration_clamu import FORMAT_VERSION
+from hf_clamu.checkpoint.layout import (
+    CARD_NAME,
+    CONFIG_NAME,
+    DELTA_NAME,
+    FRESH_NAME,
+    LEDGER_NAME,
+    MASK_CONFIG_NAME,
+    MASK_NAME,
+    VECTORS_NAME,
+    files_of,
+    mask_folder,
+    require_data_names,
+    rule_of,
+    task_mask_name,
+)
+from hf_clamu.checkpoint.ledger import ledger_entries, sealed
+from hf_clamu.checkpoint.masks import MASK_KEY, TASK_MASK_KEY, join_mask
+from hf_clamu.exact import canonical_json, digest_tensors, sha256_files
+from hf_clamu.storage import save_tensors
+
+__all__ = ["write_checkpoint"]
+
+
+def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> str:
+    """Write the files of a saved model, and last a ledger that lists every file of the folder.
+
+    Args:
+        folder (`Path`): a folder with nothing in it but the tokenizer or image processor, and the base model if it is
+            embedded.
+        checkpoint (`Checkpoint`): what to write.
+
+    Returns:
+        `str`: the ledger's own digest.
+    """
+    state = checkpoint.state
+    (folder / CONFIG_NAME).write_bytes(canonical_json(checkpoint.config.to_file_dict()))
+    (folder / CARD_NAME).write_text(model_card(checkpoint), encoding="utf-8")
+    save_tensors(folder / DELTA_NAME, state.delta)
+    if checkpoint.fresh:
+        save_tensors(folder / FRESH_NAME, checkpoint.fresh)
+    if state.vectors is not None:
+        save_tensors(folder / VECTORS_NAME, {VECTORS_KEY: state.vectors})
+    _write_masks(folder, checkpoint)
+    ledger = sealed(_ledger(folder, checkpoint))
+    (folder / LEDGER_NAME).write_bytes(canonical_json(ledger))
+    return str(ledger["digest"])
+
+
+def _write_masks(folder: Path, checkpoint: Checkpoint) -> None:
+    """Write a file for each mask: one mask at a time is in memory."""
+    for cluster, mask in enumerate(checkpoint.state.masks):
+        target = folder / mask_folder(cluster)
+        target.mkdir(parents=True)
+        joined = {MASK_KEY: join_mask(mask)}
+        mask_config = _mask_config(checkpoint, cluster, digest_tensors(joined))
+        (target / MASK_CONFIG_NAME).write_bytes(canonical_json(mask_config))
+        save_tensors(target / MASK_NAME, joined)
+    for index, mask in enumerate(checkpoint.stored_task_masks):
+        path = folder / task_mask_name(index)
+        path.parent.mkdir(exist_ok=True)
+        save_tensors(path, {TASK_MASK_KEY: join_mask(mask)})
+
+
+def _mask_config(checkpoint: Checkpoint, cluster: int, mask_digest: str) -> dict[str, Any]:
+    base = checkpoint.base
+    return {
+        "peft_type": "CLAMU_MASK",
+        # AutoPeftModel loads the base model with this class.
+        "auto_mapping": {"base_model_class": checkpoint.config.architecture, "parent_library": "transformers"},
+        "base_model_name_or_path": base.name_or_path or None,
+        "revision": base.revision,
+        "cluster": cluster,
+        "delta_digest": checkpoint.config.delta_digest,
+        "mask_digest": mask_digest,
+        "alpha": checkpoint.state.alpha,
+        "inference_mode": True,
+    }
+
+
+def _ledger(folder: Path, checkpoint: Checkpoint) -> dict[str, Any]:
+    rules = {name: rule_of(name) for name in files_of(folder)}
+    listed = [name for name, rule in rules.items() if rule is None or rule.is_listed]
+    require_data_names(listed)
+    digests = sha256_files(folder / name for name in listed)
+    return {
+        "format_version": FORMAT_VERSION,
+        "environment": None if checkpoint.environment is None else checkpoint.environment.to_dict(),
+        **({} if checkpoint.localized_in is None else {"localized_in": checkpoint.localized_in.to_dict()}),
+        "source": checkpoint.source,
+        "files": {
+            name: {"sha256": digest, "size": (folder / name).stat().st_size}
+            for name, digest in zip(listed, digests, strict=True)
+        },
+        **ledger_entries(checkpoint.state),
+    }
