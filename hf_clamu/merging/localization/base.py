@@ -55,7 +55,7 @@ class LocalizationMethod:
 
     Attributes:
         name (`str`): the value of the setting `localization`.
-        label (`str`): the name in figures.
+        label (`str`): the name in figures; by default `name`.
         summary (`str`): a few words for the documentation.
         makes_masks (`bool`): whether there are masks; without, every cluster is served the global model.
         needs_cluster_vectors (`bool`): `mask` reads the sum of the members' vectors, which may cost retraining them.
@@ -70,7 +70,7 @@ class LocalizationMethod:
     """
 
     name: str
-    label: str
+    label: str = ""
     summary: str
     makes_masks: bool = True
     needs_cluster_vectors: bool = False
