@@ -19,7 +19,7 @@ from hf_clamu.recipe import Recipe
 from hf_clamu.tasks import DataFiles, ModelLimits, TaskDataset, traits_of
 from hf_clamu.training import trainable_names
 
-__all__ = ["Plan", "operations_per_second", "plan"]
+__all__ = ["BuildEstimate", "estimate_build", "operations_per_second"]
 
 # The interpreter with torch and transformers, and the examples of one cluster; measured, and no part of the model.
 _PROGRAM_BYTES = 1_500_000_000
@@ -33,7 +33,7 @@ _CHEAP_ROWS = 20_000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Plan:
+class BuildEstimate:
     """Estimates for one build.
 
     Args:
@@ -64,14 +64,14 @@ class Plan:
         return asdict(self)
 
 
-def plan(
+def estimate_build(
     recipe: Recipe,
     *,
     data: DataFiles | None = None,
     num_tasks: int | None = None,
     num_processes: int = 1,
     tokens: int | None = None,
-) -> Plan:
+) -> BuildEstimate:
     """Estimate what a recipe needs; no weights are loaded.
 
     Args:
@@ -111,7 +111,7 @@ def plan(
     embedded = not isinstance(base, str) or Path(base).is_dir()
     # A sum, if need be in int64, two versions of it in the journal, and for some localizations a sum per cluster.
     sums = 8 * part + 2 * 4 * part + (clusters * 4 * part if localization.needs_cluster_vectors else 0)
-    return Plan(
+    return BuildEstimate(
         num_parameters=weights,
         num_trained=part,
         num_tasks=count,

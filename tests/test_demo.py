@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from hf_clamu import RecipeError
-from hf_clamu.cli.app import demo_text
+from hf_clamu.cli.commands.demo import demo_text
 from hf_clamu.demo import RECIPE, run_demo, write_data
 from hf_clamu.recipe import Recipe
 from hf_clamu.tasks import load_tasks

@@ -10,7 +10,7 @@ import yaml
 from hf_clamu import IncompatibleBaseError, Recipe, RecipeError, TaskDataError
 from hf_clamu.checkpoint.reader import read_checkpoint
 from hf_clamu.cli import main
-from hf_clamu.planning import plan
+from hf_clamu.planning import estimate_build
 from hf_clamu.training import silent_progress
 
 GPT2 = {"model_type": "gpt2", "n_layer": 2, "n_embd": 128, "n_head": 2, "n_positions": 48}
@@ -48,7 +48,7 @@ def recipe(tiny, tmp_path):
 )
 def test_weights_clusters_and_disk_are_those_of_the_build(recipe, tmp_path, changes):
     made = recipe(**changes)
-    found = plan(made)
+    found = estimate_build(made)
     model = made.trainer(progress=silent_progress).train()
     model.save_pretrained(tmp_path / "m")
     delta = read_checkpoint(tmp_path / "m").state.delta
@@ -65,35 +65,35 @@ def test_weights_clusters_and_disk_are_those_of_the_build(recipe, tmp_path, chan
 
 def test_gpt2_xl_is_planned_without_its_weights(recipe):
     xl = {"model_type": "gpt2", "n_layer": 48, "n_embd": 1600, "n_head": 25}
-    found = plan(recipe(base_model=xl, tokenizer=None), num_tasks=500, num_processes=8, tokens=64)
+    found = estimate_build(recipe(base_model=xl, tokenizer=None), num_tasks=500, num_processes=8, tokens=64)
     assert found.num_parameters == pytest.approx(1.5576e9, rel=0.001)
     assert found.num_tasks == 500
     assert found.memory_bytes > 5 * 4 * 1.55e9
     # The same work, shared.
-    assert found.seconds["total"] < plan(
+    assert found.seconds["total"] < estimate_build(
         recipe(base_model=xl, tokenizer=None), num_tasks=500, tokens=64
     ).seconds["total"]  # fmt: skip
 
 
 def test_small_models_take_their_steps_and_auto_takes_every_alpha(recipe, monkeypatch):
     monkeypatch.setattr("hf_clamu.planning.operations_per_second", lambda: float("inf"))
-    once = plan(recipe()).seconds
+    once = estimate_build(recipe()).seconds
     # Five tasks of two steps, three clusters of two steps; 1/5, 2/5, 4/5 and 1 of six values that the grid names.
     assert once["finetune"] == pytest.approx(5 * 2 * 0.005)
     assert once["localize"] == pytest.approx(3 * 2 * 0.005)
-    auto = plan(recipe(arguments={**SETTINGS, "scaling": "auto"})).seconds
+    auto = estimate_build(recipe(arguments={**SETTINGS, "scaling": "auto"})).seconds
     assert auto["localize"] == pytest.approx(4 * once["localize"])
     assert auto["finetune"] == once["finetune"]
 
 
 def test_without_a_tokenizer_the_time_is_not_known(recipe):
-    assert plan(recipe(tokenizer=None)).seconds is None
+    assert estimate_build(recipe(tokenizer=None)).seconds is None
 
 
 def test_a_base_that_is_not_there(recipe, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # whoever imported it first
     with pytest.raises(IncompatibleBaseError, match="The base model 'org/nowhere' could not be loaded"):
-        plan(recipe(base_model="org/nowhere", tokenizer=None))
+        estimate_build(recipe(base_model="org/nowhere", tokenizer=None))
 
 
 def test_the_command_and_a_dry_run_say_the_same_and_write_nothing(recipe, tmp_path, capsys):
@@ -113,12 +113,12 @@ def test_the_command_and_a_dry_run_say_the_same_and_write_nothing(recipe, tmp_pa
 
 
 def test_half_the_bytes_of_half_the_precision(recipe):
-    whole, half = plan(recipe()), plan(recipe(dtype="bfloat16"))
+    whole, half = estimate_build(recipe()), estimate_build(recipe(dtype="bfloat16"))
     assert half.num_parameters == whole.num_parameters
     assert whole.model_bytes - half.model_bytes == 2 * whole.num_parameters  # the base inside
     assert whole.memory_bytes - half.memory_bytes == 2 * whole.num_parameters + 4 * 2 * whole.num_trained
     with pytest.raises(RecipeError, match="'float32' or 'bfloat16', got 'int8'"):
-        plan(recipe(dtype="int8"))
+        estimate_build(recipe(dtype="int8"))
 
 
 def test_a_text_that_the_model_cannot_take_shows_in_a_plan(recipe, tmp_path):
@@ -126,4 +126,4 @@ def test_a_text_that_the_model_cannot_take_shows_in_a_plan(recipe, tmp_path):
     with (tmp_path / "rows.jsonl").open("a") as file:
         file.write("\n" + json.dumps({"user": "user_9", "text": "x" * 2000, "label": "good", "group": "A"}))
     with pytest.raises(TaskDataError, match=r"Task 'user_9', column 'text', row 35 .*the text has 2000 tokens"):
-        plan(made)
+        estimate_build(made)

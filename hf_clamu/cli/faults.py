@@ -1,4 +1,4 @@
-"""What `clamu` says where something went wrong that nobody foresaw."""
+"""Exit codes and sentences for exceptions, expected and unexpected."""
 
 from __future__ import annotations
 
@@ -7,20 +7,46 @@ import sys
 import tempfile
 import traceback
 
-__all__ = ["FAULT", "out_of_memory", "report_fault"]
+from hf_clamu.errors import ClamuError, ExactnessError
 
-FAULT = 3  # the exit code
+__all__ = ["FAULT", "INTERRUPTED", "refusal"]
+
+# Exit codes.
+FAULT = 3
+INTERRUPTED = 130
 
 
-def report_fault(error: BaseException, *, show: bool) -> str:
-    """Keep the traceback of an unforeseen exception, and return the one sentence for the user.
+def refusal(error: BaseException, *, show_traceback: bool) -> tuple[int, str, str]:
+    """Return the exit code for an exception, its kind and its sentence.
 
-    It goes to stderr if that was asked for, here or by CLAMU_DEBUG=1, else to a file that nobody else can read: it may
-    quote data.
+    Args:
+        error (`BaseException`): what a command raised.
+        show_traceback (`bool`): print the traceback of an unexpected one on stderr.
+    """
+    kind = type(error).__name__
+    if isinstance(error, ExactnessError):
+        return 1, kind, str(error)
+    if isinstance(error, (ClamuError, OSError)):
+        return 2, kind, str(error)
+    message = getattr(error, "format_message", None)
+    if message is not None:  # usage errors of typer's parser
+        command = getattr(getattr(error, "ctx", None), "command_path", "clamu")
+        return 2, "UsageError", f"{message().replace('Value error, ', '')} See {command} --help."
+    memory = _out_of_memory(error)
+    if memory is not None:
+        return 2, "MemoryError", memory
+    return FAULT, kind, _report_fault(error, show=show_traceback)
+
+
+def _report_fault(error: BaseException, *, show: bool) -> str:
+    """Keep the traceback of an unexpected exception, and return the one sentence for the user.
+
+    It goes to stderr if that was asked for, here or by CLAMU_DEBUG=1, and otherwise to a file that only the user can
+    read: it may quote data.
     """
     text = "".join(traceback.format_exception(error))
-    what = f"{type(error).__name__}: {' '.join(str(error).split()) or '(no text)'}"
-    head = f"This is a fault of hf_clamu, please report it: {what}"
+    summary = f"{type(error).__name__}: {' '.join(str(error).split()) or '(no text)'}"
+    head = f"This is a fault of hf_clamu, please report it: {summary}"
     if show or os.environ.get("CLAMU_DEBUG", "0") not in ("", "0"):
         sys.stderr.write(text)
         return head
@@ -33,7 +59,7 @@ def report_fault(error: BaseException, *, show: bool) -> str:
     return f"{head} (The traceback is in {path}; --debug shows it.)"
 
 
-def out_of_memory(error: BaseException) -> str | None:
+def _out_of_memory(error: BaseException) -> str | None:
     """Return what to say of an exception that means that memory ran out; None for any other."""
     text = str(error)
     if isinstance(error, MemoryError) or type(error).__name__ in ("OutOfMemoryError", "ArrowMemoryError"):

@@ -1,4 +1,4 @@
-"""Models that a command reads."""
+"""Loading the saved model that a command names."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import os
 from pathlib import Path
 from typing import Any
 
-from hf_clamu.cli.pending import say_pending
+from hf_clamu.cli.output import is_main_process, note
+from hf_clamu.errors import RecipeError
 
-__all__ = ["load_model", "open_model", "task_id_key"]
+__all__ = ["load_model", "open_model", "refuse_cluster_and_task", "report_pending", "task_id_key"]
 
 
 def open_model(folder: str) -> Any:
-    """Load a model for a command that reads it; what a run that died has left there stays as it is."""
-    say_pending(Path(folder))
+    """Load a model for a command that only reads it; what a run that died has left there stays as it is."""
+    report_pending(Path(folder))
     return load_model(folder)
 
 
@@ -27,3 +28,26 @@ def load_model(folder: str) -> Any:
 def task_id_key() -> str | None:
     """Return the secret of keyed task ids; from the environment, so that no shell history keeps it."""
     return os.environ.get("CLAMU_TASK_ID_KEY") or None
+
+
+def report_pending(folder: Path) -> None:
+    """Say on stderr that a run has announced a change of a model and has not finished it."""
+    from hf_clamu.operations.lifecycle.pending import read_pending
+    from hf_clamu.operations.lifecycle.target import journal_beside
+    from hf_clamu.storage import Journal
+
+    if is_main_process() and folder.is_dir() and read_pending(Journal(journal_beside(folder)), note):
+        note(
+            f"A change of {folder} was announced and is not settled: its run was stopped, or still runs. Commands "
+            "that only read leave that alone; the next clamu unmerge, add or update of it settles it."
+        )
+
+
+def refuse_cluster_and_task(cluster: int | None, task: str | None) -> None:
+    """Check that a command names a cluster in one way.
+
+    Raises:
+        RecipeError: if both are given.
+    """
+    if cluster is not None and task is not None:
+        raise RecipeError("Give --cluster or --task, not both.")

@@ -1,18 +1,109 @@
-"""Options that several commands have."""
+"""Arguments and options that commands share, as annotated types: a name, a help text and a check in one place."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-__all__ = ["Data", "Json"]
+from hf_clamu.cli.kernels import before_model, before_reading, before_recipe
 
+__all__ = [
+    "Archive",
+    "Checkpoints",
+    "Cluster",
+    "Data",
+    "EraseHistory",
+    "Json",
+    "ModelToChange",
+    "ModelToRead",
+    "NewArchive",
+    "NewModel",
+    "NewRows",
+    "NewRowsOrNone",
+    "OnMismatch",
+    "Output",
+    "Overwrite",
+    "Receipts",
+    "RecipeFile",
+    "RepoId",
+    "Task",
+]
+
+# -- the model --------------------------------------------------------------------------------------------------------
+
+_MODEL = "Folder of a saved model, or a Hub id."
+# A model may be read on any processor, and is changed or verified on one that gives the bits of the build.
+ModelToRead = Annotated[str, typer.Argument(metavar="DIR", help=_MODEL, show_default=False, callback=before_reading)]
+ModelToChange = Annotated[str, typer.Argument(metavar="DIR", help=_MODEL, show_default=False, callback=before_model)]
+Cluster = Annotated[int | None, typer.Option(help="Number of a cluster.", show_default=False)]
+Task = Annotated[str | None, typer.Option(help="Id of a task; its cluster serves.", show_default=False)]
+RepoId = Annotated[str, typer.Argument(metavar="REPO", help="Hub id, such as org/name.", show_default=False)]
+
+# -- the tasks' data --------------------------------------------------------------------------------------------------
+
+RecipeFile = Annotated[
+    Path, typer.Argument(metavar="RECIPE", help="YAML file.", show_default=False, callback=before_recipe)
+]
 Data = Annotated[
     list[Path] | None,
     typer.Option(
         help="File of the tasks' rows, instead of those that the recipe names; may be repeated.", show_default=False
     ),
+]
+_NEW_ROWS = typer.Option("--new", help="File of the new rows; may be repeated.", show_default=False)
+NewRows = Annotated[list[Path], _NEW_ROWS]
+NewRowsOrNone = Annotated[list[Path] | None, _NEW_ROWS]
+Checkpoints = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--checkpoint",
+        help="ID=FOLDER of a task that was finetuned elsewhere, or a folder of such folders named by ids; may be "
+        "repeated.",
+        show_default=False,
+    ),
+]
+
+# -- where results go -------------------------------------------------------------------------------------------------
+
+NewModel = Annotated[Path, typer.Option(help="Folder for the merged model.", show_default=False)]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a model that is in the folder.")]
+Output = Annotated[
+    Path | None, typer.Option(help="Write the result there and leave DIR as it is.", show_default=False)
+]
+EraseHistory = Annotated[
+    bool | None,
+    typer.Option(
+        "--erase-history/--keep-history",
+        help="For a Hub id: remove old commits for good after the push; asked by default.",
+        show_default=False,
+    ),
+]
+Receipts = Annotated[
+    Path | None, typer.Option(help="Folder for receipts [default: 'receipts' beside DIR].", show_default=False)
+]
+Archive = Annotated[
+    str | None,
+    typer.Option(
+        "--archive",
+        help="Folder or hf://ORG/NAME of task vectors that the build kept: used, kept up to date.",
+        show_default=False,
+    ),
+]
+NewArchive = Annotated[
+    str | None,
+    typer.Option(
+        "--archive",
+        help="Folder or private hf://ORG/NAME that keeps each task's vector, for requests without retraining.",
+        show_default=False,
+    ),
+]
+
+# -- how a command works and answers ----------------------------------------------------------------------------------
+
+OnMismatch = Annotated[
+    Literal["error", "rebuild"],
+    typer.Option(help="What to do if data, bits or environment differ from the ledger."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]

@@ -11,16 +11,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
+from hf_clamu.checkpoint.layout import LEDGER_NAME
 from hf_clamu.errors import RecipeError
 
 __all__ = [
     "emit",
     "emit_error",
     "is_main_process",
-    "journal_beside",
+    "is_saved_model",
     "note",
     "quieten",
-    "require_room",
+    "require_empty_output",
     "table",
     "warnings_as_notes",
 ]
@@ -32,15 +33,6 @@ _LONGEST_LINE = 3000
 def is_main_process() -> bool:
     """Whether this is the process that writes and answers, of those that a launcher started."""
     return os.environ.get("RANK", "0") == "0"
-
-
-def journal_beside(output: Path) -> Path:
-    """Return the folder that keeps what a run on this output has finished; a link and its target have the same."""
-    from hf_clamu.storage.staging import hidden_name
-
-    place = output.resolve()
-    # The file that locks it stands beside it and needs room for its name, too.
-    return place.parent / hidden_name(place.name, ".journal.lock").removesuffix(".lock")
 
 
 def emit(as_json: bool, payload: Mapping[str, Any], human: Callable[[], str]) -> None:
@@ -62,10 +54,10 @@ def emit_error(as_json: bool, kind: str, message: str) -> None:
 
 
 def _print(text: str, stream: TextIO) -> None:
-    # Half characters, of file names and of JSON, and what the terminal has no letter for.
+    # Lone surrogates, of file names and of JSON, and characters that the terminal's encoding lacks.
     encoding = stream.encoding or "utf-8"
     stream.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
-    stream.flush()  # here, where somebody listens, if whoever reads it has gone
+    stream.flush()  # now: a closed pipe should raise here, where `main` handles it
 
 
 def note(text: str) -> None:
@@ -131,14 +123,24 @@ def quieten() -> None:
         disable_progress_bars()
 
 
-def require_room(output: Path, *, overwrite: bool | None = None) -> None:
-    """Refuse a folder that may not be written to, before hours of work and not after them."""
+def require_empty_output(output: Path, *, overwrite: bool | None = None) -> None:
+    """Refuse a folder that may not be written to, before hours of work and not after them.
+
+    Args:
+        output (`Path`): the folder.
+        overwrite (`bool`, *optional*): a saved model in it may be replaced; `None` where a command has no such option.
+    """
     if not output.exists() or (output.is_dir() and not any(output.iterdir())):
         return
     if not overwrite:
         hint = "" if overwrite is None else ", or --overwrite to replace the model in it"
         raise RecipeError(f"{output} is there and not empty. Give a new folder (--output){hint}.")
-    if not (output / "ledger.json").is_file():
+    if not is_saved_model(output):
         raise RecipeError(
             f"{output} holds no ClAMU model, so it is not ours to replace. Give a new folder (--output)."
         )
+
+
+def is_saved_model(folder: Path) -> bool:
+    """Whether a folder holds a saved model, sound or not."""
+    return (folder / LEDGER_NAME).is_file()

@@ -1,4 +1,4 @@
-"""Questions that a command asks where somebody can answer."""
+"""Questions that a command asks on a terminal."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["wants_erasure"]
 
 
 def wants_erasure(chosen: bool | None, repo_id: str) -> bool:
-    """Return whether the history of a repo is to be erased: as chosen, else asked where somebody can answer."""
+    """Return whether the history of a repo is to be erased: as chosen, or as answered."""
     if chosen is not None:
         return chosen
     if sys.stdin.isatty():

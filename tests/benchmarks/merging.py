@@ -36,7 +36,8 @@ for folder in folders:
 save_file(merged, output)
 """
 _IMPORTS = """
-import hf_clamu.cli.merge, hf_clamu.operations.local_merge, hf_clamu.models.saving, hf_clamu.trainer, transformers
+import hf_clamu.cli.commands.merge, hf_clamu.operations.local_merge, hf_clamu.models.saving, hf_clamu.trainer
+import transformers
 transformers.GPT2LMHeadModel
 """
 

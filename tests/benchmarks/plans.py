@@ -11,7 +11,7 @@ from pathlib import Path
 import yaml
 
 from hf_clamu import Recipe
-from hf_clamu.planning import plan
+from hf_clamu.planning import estimate_build
 from tests.benchmarks import pages
 
 GPT2 = {"model_type": "gpt2"}
@@ -40,7 +40,7 @@ def main() -> None:
                 values["peft_config"] = adapter
             path = Path(folder) / "recipe.yaml"
             path.write_text(yaml.safe_dump(values), encoding="utf-8")
-            found = plan(Recipe.load(path), num_tasks=tasks, num_processes=processes, tokens=128)
+            found = estimate_build(Recipe.load(path), num_tasks=tasks, num_processes=processes, tokens=128)
             sizes = [
                 f"{number / 2**30:.1f} GiB" for number in (found.memory_bytes, found.model_bytes, found.scratch_bytes)
             ]

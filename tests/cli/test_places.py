@@ -103,7 +103,7 @@ def test_long_names(clamu, work, tiny):
 
 
 def test_long_names_exclude_each_other(clamu, work):
-    from hf_clamu.cli.output import journal_beside
+    from hf_clamu.operations.lifecycle.target import journal_beside
 
     first, second, short = work / ("ü" * 120 + "1"), work / ("ü" * 120 + "2"), work / "text"
     assert journal_beside(short).name == ".text.journal"
@@ -127,13 +127,13 @@ def test_long_names_exclude_each_other(clamu, work):
 
 
 def test_an_interrupted_push_says_what_may_be_there():
-    from hf_clamu.cli import fate
+    from hf_clamu.cli import interruption
 
-    fate.forget()
-    assert "nothing was changed" in fate.interrupted("unmerge")
-    fate.bringing("org/model")
-    said = fate.interrupted("unmerge")
-    fate.forget()
+    interruption.reset()
+    assert "nothing was changed" in interruption.interruption_message("unmerge")
+    interruption.expect_result("org/model")
+    said = interruption.interruption_message("unmerge")
+    interruption.reset()
     assert "nothing was changed" not in said
     assert "org/model; it may be there" in said
     assert "clamu erase org/model" in said

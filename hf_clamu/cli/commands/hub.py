@@ -1,28 +1,32 @@
-"""The commands of `clamu` that write to the Hub."""
+"""`clamu push` and `clamu erase`: one commit for a model, and no old commits of it."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hf_clamu.cli.models import open_model
+from hf_clamu.cli.options import Json, RepoId
 from hf_clamu.cli.output import emit, quieten
 from hf_clamu.errors import RecipeError
 
-__all__ = ["add_hub_commands"]
+if TYPE_CHECKING:
+    from hf_clamu.hub.hub import ErasureReport
+
+__all__ = ["erase", "push"]
 
 
 def push(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a saved model.", show_default=False)],
-    repo_id: Annotated[str, typer.Argument(metavar="REPO", help="Hub id, such as org/name.", show_default=False)],
+    repo_id: RepoId,
     private: Annotated[bool, typer.Option("--private", help="Make a new repo private.")] = False,
     revision: Annotated[str | None, typer.Option(help="Branch [default: main].", show_default=False)] = None,
     message: Annotated[str | None, typer.Option(help="Commit message.", show_default=False)] = None,
     create_pr: Annotated[bool, typer.Option("--create-pr", help="Open a pull request instead.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Push a saved model to the Hub as one commit."""
     quieten()
@@ -35,10 +39,10 @@ def push(
 
 
 def erase(
-    repo_id: Annotated[str, typer.Argument(metavar="REPO", help="Hub id, such as org/name.", show_default=False)],
+    repo_id: RepoId,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask. This cannot be undone.")] = False,
     keep_revision: Annotated[str, typer.Option(help="The branch whose head stays.")] = "main",
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Remove everything but the head of a repo, as far as the Hub allows, and say what still answers."""
     from hf_clamu.hub.hub import erase_history
@@ -50,25 +54,19 @@ def erase(
             raise typer.Exit(2)
     quieten()
     report = erase_history(repo_id, keep_revision=keep_revision)
-    emit(as_json, report.to_dict(), lambda: erasure_text(report))
+    emit(as_json, report.to_dict(), lambda: _erasure_text(report))
     if report.steps_failed:
         raise typer.Exit(1)
 
 
-def erasure_text(report: Any) -> str:
+def _erasure_text(report: ErasureReport) -> str:
     """Return an erasure's report as readable lines."""
     done = ", ".join(report.steps_done)
     lines = [
         f"{report.repo_id}: kept {report.kept_revision} at {report.kept_commit}; done: {done}.",
         f"{report.num_gone} old addresses are gone, {len(report.still_reachable)} still answer.",
     ]
-    lines += [f"  failed: {failed['step']}: {failed['reason']}" for failed in report.steps_failed]
-    lines += [f"  still answers: {found['url']} ({found['why']})" for found in report.still_reachable]
+    lines += [f"  failed: {step['step']}: {step['reason']}" for step in report.steps_failed]
+    lines += [f"  still answers: {address['url']} ({address['why']})" for address in report.still_reachable]
     lines += [f"  not checked: {what}" for what in report.not_checked]
     return "\n".join(lines)
-
-
-def add_hub_commands(app: typer.Typer) -> None:
-    """Add `push` and `erase`."""
-    app.command()(push)
-    app.command()(erase)

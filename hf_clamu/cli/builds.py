@@ -1,0 +1,30 @@
+"""What `train` and `merge` print about a build."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hf_clamu.cli.output import emit
+
+__all__ = ["report_build"]
+
+
+def report_build(output: Path, summary: Mapping[str, Any], seconds: Mapping[str, float], as_json: bool) -> None:
+    """Print what was built.
+
+    Args:
+        output (`Path`): folder of the model.
+        summary (*mapping*): see `build_summary`.
+        seconds (*mapping* of `str` to `float`): durations.
+        as_json (`bool`): print one JSON object.
+    """
+    emit(
+        as_json,
+        {**summary, "output": str(output), "seconds": dict(seconds)},
+        lambda: (
+            f"Merged {summary['num_tasks']} tasks into {output}: {summary['num_clusters']} clusters, alpha "
+            f"{summary['alpha']:.4g}, {seconds['total']:.0f} s."
+        ),
+    )

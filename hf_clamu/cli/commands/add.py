@@ -1,0 +1,188 @@
+"""`clamu add` and `clamu update`: tasks that come, and tasks that get other rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hf_clamu.cli.changes import (
+    ChangeOptions,
+    load_to_change,
+    open_change,
+    receipt_lines,
+    receipt_values,
+    require_writable,
+    save_change,
+)
+from hf_clamu.cli.checkpoints import checkpoints_of
+from hf_clamu.cli.options import (
+    Archive,
+    Checkpoints,
+    Data,
+    EraseHistory,
+    Json,
+    ModelToChange,
+    NewRows,
+    NewRowsOrNone,
+    OnMismatch,
+    Output,
+    Receipts,
+)
+from hf_clamu.cli.output import emit, is_main_process, note, quieten
+from hf_clamu.errors import RecipeError
+
+if TYPE_CHECKING:
+    from hf_clamu.operations.lifecycle.target import ModelTarget
+    from hf_clamu.tasks import TaskDataset
+
+__all__ = ["add", "update"]
+
+
+def add(
+    folder: ModelToChange,
+    new: NewRowsOrNone = None,
+    tasks: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="TASK", help="Only these of FILE [default: all that are not merged].", show_default=False
+        ),
+    ] = None,
+    data: Data = None,
+    checkpoint: Checkpoints = None,
+    output: Output = None,
+    erase_history: EraseHistory = None,
+    receipts: Receipts = None,
+    archive: Archive = None,
+    as_json: Json = False,
+) -> None:
+    """Merge more tasks: the result is byte for byte a build that had them from the start.
+
+    They are finetuned on the rows of FILE, or come from checkpoints that were finetuned elsewhere.
+    """
+    from hf_clamu.operations.lifecycle.queue import added_before
+    from hf_clamu.trainer import progress_bars
+
+    options = ChangeOptions(
+        folder=folder, output=output, receipts=receipts, archive=archive, erase_history=erase_history, as_json=as_json
+    )
+    if not new and not checkpoint:
+        raise RecipeError("Give the new rows (--new FILE), or checkpoints (--checkpoint ID=FOLDER).")
+    folders = checkpoints_of(checkpoint or ())
+    quieten()
+    with open_change(options) as target:
+        model = load_to_change(target)
+        offered = _new_tasks(model, new, tasks) if new else _tasks_of_checkpoints(model, folders, tasks)
+        done = set(model.tasks)
+        if tasks and new:  # a named task that was merged by another command is an error
+            done &= added_before(target.history(model))
+        wanted = _share([task_id for task_id in offered.task_ids if task_id not in done])
+        if wanted:
+            require_writable(target)
+            model.add_task(
+                offered.select(wanted),
+                checkpoints={
+                    name: folders[name] for name in folders if model.ledger_id(name) in {*wanted, *model.tasks}
+                },
+                data=data,
+                progress=progress_bars,
+                **target.options(),
+            )
+        _save_if_changed(target, model, options)
+    _report(target, model, "Added", as_json)
+
+
+def update(
+    folder: ModelToChange,
+    new: NewRows,
+    tasks: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="TASK", help="Only these of FILE [default: all that are merged].", show_default=False),
+    ] = None,
+    data: Data = None,
+    checkpoint: Checkpoints = None,
+    output: Output = None,
+    erase_history: EraseHistory = None,
+    receipts: Receipts = None,
+    archive: Archive = None,
+    on_mismatch: OnMismatch = "error",
+    as_json: Json = False,
+) -> None:
+    """Give merged tasks other rows: the result is byte for byte a build with the new ones.
+
+    FILE has all rows that the tasks are to have from now on. The old rows are read as for unmerge.
+    """
+    from hf_clamu.trainer import progress_bars
+
+    options = ChangeOptions(
+        folder=folder, output=output, receipts=receipts, archive=archive, erase_history=erase_history, as_json=as_json
+    )
+    folders = checkpoints_of(checkpoint or ())
+    quieten()
+    with open_change(options) as target:
+        model = load_to_change(target)
+        offered = _new_tasks(model, new, tasks)
+        wanted = [task_id for task_id in offered.task_ids if tasks or task_id in model.tasks]
+        if len(wanted) < len(offered):
+            names = ", ".join(map(str, new))
+            note(f"{len(offered) - len(wanted)} tasks of {names} are not merged and left out: clamu add merges them.")
+        wanted = _share(wanted)
+        if wanted:
+            require_writable(target)
+            model.update_task(
+                offered.select(wanted),
+                data=data,
+                checkpoints=folders,
+                on_mismatch=on_mismatch,
+                progress=progress_bars,
+                **target.options(),
+            )
+        _save_if_changed(target, model, options)
+    _report(target, model, "Updated", as_json)
+
+
+def _new_tasks(model: Any, new: Sequence[Path], tasks: Sequence[str] | None) -> TaskDataset:
+    """Return the tasks of files of new rows, or those of them that are named."""
+    return _named(model, model.load_tasks(new), tasks)
+
+
+def _tasks_of_checkpoints(model: Any, folders: Mapping[str, str], tasks: Sequence[str] | None) -> TaskDataset:
+    """Return the tasks, without rows, of which there are checkpoints, or those of them that are named."""
+    from hf_clamu.tasks import TaskDataset, TaskSpec
+
+    config = model.clamu_config
+    offered = TaskDataset.without_rows(
+        TaskSpec.from_dict(config.task_spec), map(model.ledger_id, folders), keyed=config.task_ids != "plain"
+    )
+    return _named(model, offered, tasks)
+
+
+def _named(model: Any, offered: TaskDataset, tasks: Sequence[str] | None) -> TaskDataset:
+    return offered.select(list(map(model.ledger_id, tasks))) if tasks else offered
+
+
+def _share(wanted: list[str]) -> list[str]:
+    """Return the tasks that the main process wants: only it knows what an earlier run has done."""
+    from hf_clamu.training import Workers
+
+    return list(Workers.current().gather(wanted)[0])
+
+
+def _save_if_changed(target: ModelTarget, model: Any, options: ChangeOptions) -> None:
+    if model.receipts:
+        save_change(target, model, options)
+
+
+def _report(target: ModelTarget, model: Any, verb: str, as_json: bool) -> None:
+    if not is_main_process():
+        return
+    if not model.receipts:
+        values: dict[str, Any] = {"status": "nothing to do", "output": target.name}
+        emit(as_json, values, lambda: f"Nothing to do: {target.name} has these tasks with these rows.")
+        return
+    values = {"status": verb.lower(), "output": target.name, **receipt_values(target, model.receipts[-1])}
+    names = ", ".join(sorted(values["receipt"]["private"]["salts"]))
+    head = f"{verb} {names}; {target.name} has {len(model.tasks)} tasks now."
+    emit(as_json, values, lambda: "\n".join([head, *receipt_lines(values)]))

@@ -1,0 +1,72 @@
+"""`clamu evaluate`: how well a model serves its tasks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from hf_clamu.cli.models import open_model, refuse_cluster_and_task
+from hf_clamu.cli.options import Cluster, Data, Json, ModelToRead, Task
+from hf_clamu.cli.output import emit, note, quieten, table
+
+if TYPE_CHECKING:
+    from hf_clamu.tasks import TaskDataset
+
+__all__ = ["evaluate"]
+
+
+def evaluate(
+    folder: ModelToRead,
+    cluster: Cluster = None,
+    task: Task = None,
+    data: Data = None,
+    split: Annotated[
+        Literal["validation", "train", "all"] | None,
+        typer.Option(
+            help="Which examples; by default validation, or all rows of a file given with --data.", show_default=False
+        ),
+    ] = None,
+    serving: Annotated[
+        Literal["own", "global", "base"], typer.Option(help="Each task by its own cluster, the global model or base.")
+    ] = "own",
+    as_json: Json = False,
+) -> None:
+    """Measure a model on its tasks' data, or on held-out rows given with --data."""
+    from hf_clamu.evaluation import evaluate_model
+    from hf_clamu.trainer import progress_bars
+
+    refuse_cluster_and_task(cluster, task)
+    quieten()
+    model = open_model(folder)
+    tasks: TaskDataset = model.load_tasks(data)
+    if task is not None:
+        model.cluster_of(task)  # a wrong id should be named as such
+        tasks = tasks.select([model.ledger_id(task)])
+    elif cluster is not None:
+        model.set_cluster(cluster)
+        tasks = tasks.select([task_id for task_id in model.clusters[cluster] if task_id in tasks])
+    chosen = split or ("all" if data else "validation")
+    report = evaluate_model(model, tasks, split=chosen, serving=serving, progress=progress_bars)
+    unmeasured = len(report.without_examples)
+    if unmeasured:
+        note(f"{unmeasured} of the {len(tasks)} tasks have no {chosen} examples, so they are not measured.")
+    left_out = len(tasks) - len(report.tasks) - unmeasured
+    if left_out:
+        note(f"{left_out} of the {len(tasks)} tasks in the data are left out: not merged, or forgotten.")
+    values = {**report.to_dict(), "split": chosen, "serving": serving}
+    emit(as_json, values, lambda: _evaluation_text(values))
+
+
+def _evaluation_text(values: dict[str, Any]) -> str:
+    rows = [(f"cluster {number}", *_cells(summaries)) for number, summaries in values["clusters"].items()]
+    rows.append(("all tasks", *_cells(values["metrics"])))
+    names = [name.replace("_", " ") for name in values["metrics"]]
+    return (
+        table((values["split"], *names), rows)
+        + f"\nmean ± spread over {values['num_tasks']} tasks, {values['num_examples']} examples"
+    )
+
+
+def _cells(summaries: dict[str, dict[str, float]]) -> list[str]:
+    return [f"{100 * summary['mean']:.1f} ± {100 * summary['spread']:.1f} %" for summary in summaries.values()]

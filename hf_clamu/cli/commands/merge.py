@@ -1,0 +1,196 @@
+"""`clamu merge`: local models that were finetuned elsewhere become one merged model."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hf_clamu.cli.builds import report_build
+from hf_clamu.cli.checkpoints import checkpoints_of
+from hf_clamu.cli.interruption import expect_result
+from hf_clamu.cli.kernels import before_recipe, before_settings
+from hf_clamu.cli.models import task_id_key
+from hf_clamu.cli.options import Data, Json, NewModel, Overwrite
+from hf_clamu.cli.output import is_main_process, note, quieten, require_empty_output
+from hf_clamu.errors import RecipeError
+from hf_clamu.yaml_values import read_yaml
+
+if TYPE_CHECKING:
+    from hf_clamu.operations.lifecycle.build_target import BuildTarget
+    from hf_clamu.operations.local_merge import LocalMerge
+    from hf_clamu.recipe import Recipe
+
+__all__ = ["merge"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _MergeOptions:
+    """What a merge is asked for.
+
+    Args:
+        checkpoints (*dict* of `str` to `str`): folders or Hub ids, by task id.
+        base (`str`, *optional*): the model that they were finetuned from; by default the recipe's.
+        revision (`str`, *optional*): of the base model.
+        recipe (`Path`, *optional*): a YAML file.
+        data (*list* of `Path`): files of the tasks' rows, instead of those that the recipe names.
+        settings (*list* of `str`): words NAME=VALUE.
+    """
+
+    checkpoints: dict[str, str]
+    base: str | None
+    revision: str | None
+    recipe: Path | None
+    data: list[Path]
+    settings: list[str]
+
+    def __post_init__(self) -> None:
+        if self.base is None and self.recipe is None:
+            raise RecipeError("Name the model that the checkpoints were finetuned from: --base ID, or --recipe FILE.")
+        if self.data and self.recipe is None:
+            raise RecipeError("--data goes with --recipe, which says how rows become tasks.")
+
+    def command(self) -> list[Any]:
+        """Return everything that the bits depend on, as JSON-able values."""
+        text = None if self.recipe is None else self.recipe.read_text(encoding="utf-8", errors="replace")
+        files, settings = list(map(str, self.data)), sorted(self.settings)
+        return ["merge", self.checkpoints, self.base, self.revision, text, files, settings]
+
+
+def merge(
+    checkpoints: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="CHECKPOINT",
+            help="Folder or Hub id of a local model, named as the task is or ID=FOLDER; or a folder of such folders.",
+            show_default=False,
+        ),
+    ],
+    output: NewModel,
+    base: Annotated[
+        str | None,
+        typer.Option(help="Hub id or folder of the model that they were finetuned from.", show_default=False),
+    ] = None,
+    revision: Annotated[
+        str | None, typer.Option(help="Branch, tag or commit of the base model.", show_default=False)
+    ] = None,
+    recipe: Annotated[
+        Path | None,
+        typer.Option(
+            help="YAML file with the tasks' data, settings and base model.", show_default=False, callback=before_recipe
+        ),
+    ] = None,
+    data: Data = None,
+    archive: Annotated[
+        str | None,
+        typer.Option(
+            help="Folder or private hf://ORG/NAME that keeps each task's vector, for requests without checkpoints.",
+            show_default=False,
+        ),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="A setting, such as localization=tall or num_clusters=4; may be repeated.",
+            show_default=False,
+            callback=before_settings,
+        ),
+    ] = None,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Merge local models that were finetuned elsewhere; started again, it goes on from what is finished.
+
+    They are plain transformers checkpoints of one architecture, read one after the other. Without a recipe there are
+    no data: clustering is task_vectors, random or none, localization emr, tall or global.
+    """
+    from hf_clamu.operations.lifecycle.build_target import open_build
+    from hf_clamu.recipe import Recipe
+
+    options = _MergeOptions(
+        checkpoints=checkpoints_of(checkpoints),
+        base=base,
+        revision=revision,
+        recipe=recipe,
+        data=data or [],
+        settings=settings or [],
+    )
+    loaded = None if recipe is None else Recipe.load(recipe)
+    archive_dir = archive or (None if loaded is None else loaded.archive_place())
+    with open_build(output, command=options.command(), archive=archive_dir, say=note) as target:
+        finished = target.finished()
+        if finished is None:
+            require_empty_output(output, overwrite=overwrite)
+            finished, seconds = _build(target, options, loaded, archive_dir, overwrite)
+        else:
+            seconds = 0.0
+    report_build(output, finished, {"total": seconds}, as_json)
+
+
+def _build(
+    target: BuildTarget, options: _MergeOptions, loaded: Recipe | None, archive_dir: str | Path | None, overwrite: bool
+) -> tuple[dict[str, Any], float]:
+    """Merge and save; return the summary of the model, and the seconds that it took."""
+    from hf_clamu.hub.archive import archive_at
+    from hf_clamu.models.saving import save_unserved
+    from hf_clamu.operations.lifecycle.build_target import build_summary
+    from hf_clamu.trainer import progress_bars
+
+    started = time.perf_counter()
+    start = _local_merge(options, loaded)
+    quieten()
+    built, base_model = start.run(target.journal, archive_at(archive_dir), progress_bars)
+    checkpoint = built.checkpoint
+    target.announce(checkpoint.state_digest)
+    if is_main_process():
+        expect_result(target.output.resolve())
+        # The model is not asked anything here, so it is not served: serving takes as much memory again.
+        save_unserved(target.output, checkpoint, built.base, base_model.processor, overwrite=overwrite)
+    target.close()
+    return build_summary(checkpoint.config), time.perf_counter() - started
+
+
+def _local_merge(options: _MergeOptions, loaded: Recipe | None) -> LocalMerge:
+    """Return what the merge starts from: the recipe, and what the command line says instead of it."""
+    from hf_clamu.checkpoint.card.settings import CardSettings
+    from hf_clamu.merging import WITHOUT_DATA, ClamuArguments
+    from hf_clamu.operations.local_merge import LocalMerge
+
+    settings = _settings(options.settings)
+    given: dict[str, Any] = {"checkpoints": options.checkpoints, "task_id_key": task_id_key()}
+    if loaded is None:
+        arguments = ClamuArguments.from_dict({**WITHOUT_DATA, **settings})
+        return LocalMerge(base=options.base, revision=options.revision, arguments=arguments, **given)
+    if loaded.peft_config is not None or loaded.dtype not in (None, "float32"):
+        raise RecipeError(
+            f"{options.recipe}: peft_config and dtype are about finetuning here, and checkpoints are whole models "
+            "that are read against a base in float32. Leave them out."
+        )
+    arguments = ClamuArguments.from_dict(
+        {**loaded.arguments, **settings}
+    )  # first: a wrong setting should show at once
+    tasks = loaded.tasks(options.data or None)
+    return LocalMerge(
+        base=options.base or loaded.base(),
+        revision=options.revision or (loaded.revision if options.base is None else None),
+        arguments=arguments,
+        tasks=tasks,
+        processor=loaded.processor(tasks.spec.kind),
+        card=CardSettings.from_dict(loaded.card),
+        **given,
+    )
+
+
+def _settings(words: Sequence[str]) -> dict[str, Any]:
+    settings = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals:
+            raise RecipeError(f"--set takes NAME=VALUE, such as localization=tall; found {word!r}.")
+        settings[name.strip()] = read_yaml(value, f"The value of --set {name.strip()}")
+    return settings

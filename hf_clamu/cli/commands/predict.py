@@ -1,0 +1,99 @@
+"""`clamu predict`: answers for inputs or for rows of files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from hf_clamu.cli.models import open_model, refuse_cluster_and_task
+from hf_clamu.cli.options import Cluster, Json, ModelToRead, Task
+from hf_clamu.cli.output import emit, note, quieten
+from hf_clamu.errors import RecipeError
+
+if TYPE_CHECKING:
+    from hf_clamu.tasks import TaskSpec
+
+__all__ = ["predict"]
+
+
+def predict(
+    folder: ModelToRead,
+    inputs: Annotated[
+        list[str] | None, typer.Argument(metavar="INPUT", help="Texts, or image files.", show_default=False)
+    ] = None,
+    cluster: Cluster = None,
+    task: Task = None,
+    data: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="File of rows (CSV, JSON, JSONL, Parquet) instead of inputs; may be repeated.", show_default=False
+        ),
+    ] = None,
+    fallback: Annotated[
+        Literal["global", "base"] | None,
+        typer.Option(
+            help="Who serves a task that is not merged, or is forgotten; by default it is an error.",
+            show_default=False,
+        ),
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(help="Length of a generated completion.", min=1)] = 64,
+    as_json: Json = False,
+) -> None:
+    """Predict inputs or rows; a row that names its task is served by that task's cluster."""
+    from hf_clamu.serving.prediction import predict as predict_rows
+    from hf_clamu.tasks import TaskSpec
+    from hf_clamu.tasks.reading.files import read_files
+
+    refuse_cluster_and_task(cluster, task)
+    if bool(inputs) == bool(data):
+        raise RecipeError("Give either inputs or --data FILE.")
+    quieten()
+    model = open_model(folder)
+    spec = TaskSpec.from_dict(model.clamu_config.task_spec)
+    rows = list(read_files(data, spec, partial=True)[0]) if data else [_row(spec, value) for value in inputs or ()]
+    answers = predict_rows(model, rows, cluster=cluster, task=task, fallback=fallback, max_new_tokens=max_new_tokens)
+    unchosen = sum(cluster is None and task is None and row.get(spec.task_column) is None for row in rows)
+    if unchosen and model.clusters:
+        note(
+            f"The global model serves {unchosen} of {len(rows)} inputs, which name no task. It has no mask and is "
+            "weaker than a cluster on its own tasks: choose one with --task or --cluster."
+        )
+    if data:
+        named = [{"row": number, "task": row.get(spec.task_column)} for number, row in enumerate(rows)]
+        answers = [{**head, **answer} for head, answer in zip(named, answers, strict=True)]
+    elif spec.image_column is not None and model.processor is None:
+        note("The model has no image processor: pixels are taken as the files have them, as a rule from 0 to 255.")
+    heads = [""] * len(rows) if not data else [_row_head(spec, *numbered) for numbered in enumerate(rows)]
+    lines = (f"{head}{_answer_text(answer)}" for head, answer in zip(heads, answers, strict=True))
+    emit(as_json, {"predictions": answers}, lambda: "\n".join(lines))
+
+
+def _row_head(spec: TaskSpec, number: int, row: dict[str, Any]) -> str:
+    """Return which row of a file an answer is to, counted from 0 as in errors, and whose it is."""
+    task = row.get(spec.task_column)
+    return f"row {number}\t{'-' if task is None else task}\t"
+
+
+def _row(spec: TaskSpec, value: str) -> dict[str, Any]:
+    if spec.tokens_column is not None:
+        return {spec.tokens_column: value.split()}
+    if spec.image_column is None:
+        return {str(spec.prompt_column or spec.text_column): value}
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    try:
+        with Image.open(value) as image:
+            return {spec.image_column: ImageOps.exif_transpose(image)}  # as data sets and pipelines read it
+    except (OSError, UnidentifiedImageError) as error:
+        raise RecipeError(f"{value!r} is no image file that can be read ({error}).") from error
+
+
+def _answer_text(answer: dict[str, Any]) -> str:
+    served = answer["served_by"] if answer["cluster"] is None else f"cluster {answer['cluster']}"
+    if "completion" in answer:
+        return f"{answer['completion']}\t({served})"
+    if "tags" in answer:
+        return f"{' '.join(tag or '-' for tag in answer['tags'])}\t({served})"
+    return f"{answer['label']}\t{answer['score']:.3f}\t({served})"

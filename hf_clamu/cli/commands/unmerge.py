@@ -1,0 +1,217 @@
+"""`clamu unmerge`: parse, open, load, triage, subtract, save, report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from hf_clamu.cli.changes import (
+    ChangeOptions,
+    load_to_change,
+    open_change,
+    receipt_lines,
+    receipt_values,
+    require_writable,
+    save_change,
+)
+from hf_clamu.cli.checkpoints import checkpoints_of
+from hf_clamu.cli.options import (
+    Archive,
+    Checkpoints,
+    Data,
+    EraseHistory,
+    Json,
+    ModelToChange,
+    Output,
+    Receipts,
+)
+from hf_clamu.cli.output import emit, is_main_process, note, quieten, table
+from hf_clamu.errors import RecipeError, TaskNotFoundError
+
+if TYPE_CHECKING:
+    from hf_clamu.operations.lifecycle.queue import ForgetRequest, TriagedRequest
+    from hf_clamu.operations.lifecycle.target import ModelTarget
+
+__all__ = ["unmerge"]
+
+
+def unmerge(
+    folder: ModelToChange,
+    tasks: Annotated[
+        list[str] | None, typer.Argument(metavar="TASK", help="Ids to forget.", show_default=False)
+    ] = None,
+    requests: Annotated[
+        Path | None,
+        typer.Option("--from", help='JSON lines of requests: {"id": "req-17", "task": "user_3"}.', show_default=False),
+    ] = None,
+    data: Data = None,
+    checkpoint: Checkpoints = None,
+    output: Output = None,
+    erase_history: EraseHistory = None,
+    receipts: Receipts = None,
+    archive: Archive = None,
+    on_mismatch: Annotated[
+        Literal["error", "rebuild", "localize"],
+        typer.Option(
+            help="If data, bits or environment differ from the ledger: stop, build anew, or with --archive derive "
+            "clusters and masks here."
+        ),
+    ] = "error",
+    as_json: Json = False,
+) -> None:
+    """Forget tasks: what is left is byte for byte what a build without them gives.
+
+    A folder is replaced as a whole; a Hub id gets one commit. Requests that are done already are recognised by their
+    receipts.
+    """
+    from hf_clamu.trainer import progress_bars
+
+    options = ChangeOptions(
+        folder=folder,
+        output=output,
+        receipts=receipts,
+        archive=archive,
+        erase_history=erase_history,
+        as_json=as_json,
+    )
+    asked = _parse(tasks, requests)
+    if on_mismatch == "localize" and archive is None:
+        raise RecipeError("--on-mismatch localize goes with --archive: without one, tasks are retrained here.")
+    inputs: dict[str, Any] = {"data": data, "checkpoints": checkpoints_of(checkpoint or ())}
+    quieten()
+    with open_change(options) as target:
+        model = load_to_change(target)
+        statuses = _triage(target, model, asked)
+        wanted = _share_open(statuses)
+        _warn_of_near_ids(model, wanted)
+        if wanted:
+            require_writable(target)
+            more = {"on_mismatch": on_mismatch, "progress": progress_bars}
+            _subtract(model, wanted, {**inputs, **more, **target.options()})
+            save_change(target, model, options)
+    if is_main_process():
+        if requests is None:
+            _report(target, model, asked[0], statuses[0], as_json)
+        else:
+            _report_queue(target, model, statuses, as_json)
+
+
+def _parse(tasks: Sequence[str] | None, requests: Path | None) -> list[ForgetRequest]:
+    """Return the requests of a file, or the one that the command line is; its name is `None`."""
+    from hf_clamu.operations.lifecycle.queue import ForgetRequest, read_requests
+
+    if bool(tasks) == (requests is not None):
+        raise RecipeError("Give either the tasks to forget or --from FILE with requests.")
+    return [ForgetRequest(tasks=tuple(dict.fromkeys(tasks or ())))] if requests is None else read_requests(requests)
+
+
+def _triage(target: ModelTarget, model: Any, asked: Sequence[ForgetRequest]) -> list[TriagedRequest]:
+    """Say which requests are open, done or impossible; of several processes the main one, which recovered, does."""
+    from hf_clamu.operations.lifecycle.queue import ForgetRequest, triage
+
+    if not is_main_process():
+        return []
+    in_ledger = [ForgetRequest(name=one.name, tasks=tuple(map(model.ledger_id, one.tasks))) for one in asked]
+    return triage(in_ledger, model.tasks, target.history(model))
+
+
+def _share_open(statuses: Sequence[TriagedRequest]) -> dict[str | None, list[str]]:
+    """Return the tasks of each open request, the same in all processes.
+
+    Raises:
+        TaskNotFoundError: if the request of the command line cannot be carried out; those of a file are reported.
+    """
+    from hf_clamu.training import Workers
+
+    wanted = [(status.request.name, list(status.tasks)) for status in statuses if status.status == "open"]
+    problem = next((status.problem for status in statuses if status.request.name is None), "")
+    wanted, problem = Workers.current().gather([wanted, problem])[0]
+    if problem:
+        raise TaskNotFoundError(problem)
+    return dict(wanted)
+
+
+def _warn_of_near_ids(model: Any, wanted: Mapping[str | None, Sequence[str]]) -> None:
+    """Say that tasks stay whose ids look like those that are forgotten, and name none of them."""
+    from hf_clamu.tasks.near_names import near_names
+
+    asked = {task_id for task_ids in wanted.values() for task_id in task_ids}
+    groups = near_names([*model.tasks, *asked]) if asked else []
+    count = sum(len(set(group) - asked) for group in groups if asked.intersection(group))
+    if count and is_main_process():
+        note(
+            f"{count} other merged {'id differs' if count == 1 else 'ids differ'} from what is forgotten in white "
+            "space or case alone, and nothing of them is forgotten. If they are the same owner's, name them, too."
+        )
+
+
+def _subtract(model: Any, wanted: Mapping[str | None, list[str]], options: Mapping[str, Any]) -> None:
+    """Take the tasks out of the model, and derive clusters and masks from the others."""
+    if None in wanted:
+        model.unmerge_task(wanted[None], **options)
+    else:
+        model.unmerge_requests(wanted, **options)
+
+
+def _report(target: ModelTarget, model: Any, asked: ForgetRequest, status: TriagedRequest, as_json: bool) -> None:
+    """Print what became of the tasks that the command line names."""
+    values: dict[str, Any] = {"status": "done already", "output": target.name}
+    if status.status == "open":
+        values |= {"status": "forgotten", **receipt_values(target, model.receipts[-1])}
+    else:
+        values["receipt_files"] = list(map(str, status.receipts))
+    ids = list(zip(asked.tasks, status.request.tasks, strict=True))
+    before = [name for name, task_id in ids if status.tasks and task_id not in status.tasks]
+    if before:
+        note(f"Forgotten before, so nothing was to do: {', '.join(before)}.")
+    names = ", ".join(name for name, task_id in ids if not status.tasks or task_id in status.tasks)
+    emit(as_json, values, lambda: _text(names, values))
+
+
+def _text(names: str, values: Mapping[str, Any]) -> str:
+    if values["status"] == "done already":
+        return f"Nothing to do: {names} was forgotten before, see {', '.join(values['receipt_files'])}."
+    receipt = values["receipt"]
+    count = receipt["num_tasks"]
+    head = f"Forgot {names} ({receipt['how']}); {count['after']} of {count['before']} tasks are left in "
+    return "\n".join([f"{head}{values['output']}.", *receipt_lines(values)])
+
+
+def _report_queue(target: ModelTarget, model: Any, statuses: Sequence[TriagedRequest], as_json: bool) -> None:
+    """Print what became of each request of a file; exit with 2 if one failed."""
+    made = {receipt["id"]: receipt for receipt in model.receipts if "id" in receipt}
+    entries = []
+    for status in statuses:
+        request = status.request
+        entry: dict[str, Any] = {"id": request.name, "tasks": list(request.tasks)}
+        if status.status == "open":
+            receipt_file = receipt_values(target, made[request.name])["receipt_file"]
+            entry |= {"status": "forgotten", "receipt_file": receipt_file}
+        elif status.status == "done":
+            entry |= {"status": "done already", "receipt_file": str(status.receipts[0])}
+            again = sorted(set(request.tasks) & set(model.tasks))
+            entry |= {"merged_again": again} if again else {}
+        else:
+            entry |= {"status": "failed", "error": status.problem}
+        entries.append(entry)
+    values = {"output": target.name, "num_tasks": len(model.tasks), "requests": entries}
+    emit(as_json, values, lambda: _queue_text(values))
+    if any(status.status == "failed" for status in statuses):
+        raise typer.Exit(2)
+
+
+def _queue_text(values: Mapping[str, Any]) -> str:
+    count = dict.fromkeys(("forgotten", "done already", "failed"), 0)
+    rows = []
+    for entry in values["requests"]:
+        count[entry["status"]] += 1
+        result = entry.get("error") or entry["receipt_file"]
+        if "merged_again" in entry:
+            result += f" (merged again since: {', '.join(entry['merged_again'])}; a new request needs a new id)"
+        rows.append((entry["id"], entry["status"], result))
+    summary = ", ".join(f"{number} {status}" for status, number in count.items())
+    head = f"{len(rows)} requests: {summary}; {values['num_tasks']} tasks are left in {values['output']}."
+    return head if not rows else f"{head}\n\n{table(('request', 'status', 'receipt'), rows, left=(0, 1, 2))}"

@@ -1,0 +1,208 @@
+"""The saved model that a change is made to: locked while it lasts, recovered first, replaced as a whole at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hf_clamu.checkpoint.layout import LEDGER_NAME
+from hf_clamu.checkpoint.reader import read_checkpoint
+from hf_clamu.hub.archive import archive_at
+from hf_clamu.hub.hub import resolve_folder
+from hf_clamu.operations.lifecycle.pending import archived_names, read_pending
+from hf_clamu.operations.lifecycle.receipts import lineage, read_receipts, require_no_link
+from hf_clamu.operations.lifecycle.recovery import recover_pending, saved_state_digest
+from hf_clamu.storage import Archive, Journal
+from hf_clamu.storage.replace import remove_abandoned, require_replaceable
+from hf_clamu.storage.staging import hidden_name
+from hf_clamu.training import Workers
+
+__all__ = [
+    "ModelTarget",
+    "Say",
+    "journal_beside",
+    "locked_journal",
+    "open_target",
+    "receipts_beside",
+    "recover_target",
+]
+
+Say = Callable[[str], object]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelTarget:
+    """Where the model is that a change starts from, and where the result goes.
+
+    Args:
+        source (`str`): folder or Hub id that is read.
+        output (`Path`, *optional*): written instead of the source.
+        receipts (`Path`): folder of the receipts.
+        journal (`Journal`): keeps what is finished.
+        archive (`Archive`, *optional*): of the task vectors.
+        has_result (`bool`): an earlier run with this target left its result and its receipts.
+    """
+
+    source: str
+    output: Path | None
+    receipts: Path
+    journal: Journal
+    archive: Archive | None
+    has_result: bool
+
+    @property
+    def name(self) -> str:
+        """Folder or Hub id of the result."""
+        return str(self.output or self.source)
+
+    @property
+    def is_on_hub(self) -> bool:
+        """Whether the result goes to the Hub."""
+        return self.output is None and not Path(self.source).is_dir()
+
+    def options(self) -> dict[str, Any]:
+        """Return the arguments that every request on this model takes."""
+        return {"journal_dir": self.journal.folder, "receipt_dir": self.receipts, "archive": self.archive}
+
+    def save(self, model: Any, *, erase_history: bool = False) -> None:
+        """Save a changed model: a folder is replaced as a whole, a Hub id gets one commit.
+
+        Args:
+            model (`ClamuModel`): with at least one change.
+            erase_history (`bool`): remove the old commits of a Hub id afterwards.
+        """
+        workers = Workers.current()
+        if workers.is_main:
+            # Before the model is replaced: where no receipt can be written, nothing should change.
+            self.receipts.mkdir(parents=True, exist_ok=True)
+            if self.is_on_hub:
+                model.push_to_hub(erase_history=erase_history)
+            else:
+                # A new folder was empty when the request began; a model that came there since is not replaced.
+                is_new = self.output is not None and not self.has_result
+                model.save_pretrained(self.name, overwrite=False if is_new else None)
+        # Each machine has a journal, and none is cleared before the model is saved.
+        workers.meet()
+        if not workers.is_main:
+            self.journal.clear(keep_note=True)
+
+    def history(self, model: Any) -> Mapping[Path, Mapping[str, Any]]:
+        """Return the receipts that led to a model, the last ones first."""
+        receipts = read_receipts(self.receipts)
+        return lineage(receipts, model.state_digest()) if receipts else {}
+
+
+@contextmanager
+def open_target(
+    source: str, *, output: Path | None, receipts: Path | None, archive: str | None, say: Say
+) -> Iterator[ModelTarget]:
+    """Lock a saved model for a change, and recover what a run that died has left.
+
+    Args:
+        source (`str`): folder or Hub id of the model.
+        output (`Path`, *optional*): written instead of the source.
+        receipts (`Path`, *optional*): folder of the receipts; by default `receipts` beside the model, or in the
+            working directory for a Hub id.
+        archive (`str`, *optional*): folder or `hf://ORG/NAME` of the task vectors.
+        say (*callable*): receives lines about what was recovered.
+
+    Raises:
+        RunInProgressError: if another process changes this model.
+    """
+    is_folder = Path(source).is_dir()
+    folder = output or (Path(source) if is_folder else Path(source.replace("/", "--")))
+    if receipts is None:
+        receipts = receipts_beside(Path(source)) if is_folder else Path.cwd() / "receipts"
+        require_no_link(receipts)
+    # With an output the source keeps its tasks, so their vectors stay in the archive.
+    opened_archive = archive_at(archive, retains_forgotten=output is not None)
+    workers = Workers.current()
+    with workers.watched(), locked_journal(folder) as journal:
+        has_result = False
+        if workers.is_main:
+            location = folder if output is not None or is_folder else source
+            has_result = recover_target(
+                journal, location, receipts, None if output is not None else opened_archive, say
+            )
+            has_result = has_result or (output is not None and _came_from(source, output, receipts))
+        yield ModelTarget(
+            source=source,
+            output=output,
+            receipts=receipts,
+            journal=journal,
+            archive=opened_archive,
+            has_result=has_result,
+        )
+
+
+@contextmanager
+def locked_journal(folder: Path) -> Iterator[Journal]:
+    """Lock the journal of a folder; of several processes the main one does.
+
+    Raises:
+        RunInProgressError: if another process holds it.
+    """
+    # First: the journal and its lock go beside the folder.
+    require_replaceable(folder)
+    journal = Journal(journal_beside(folder))
+    if not Workers.current().is_main:
+        yield journal
+        return
+    with journal.locked():
+        yield journal
+
+
+def journal_beside(folder: Path) -> Path:
+    """Return the folder that keeps what a run on a model has finished; a link and its target have the same."""
+    model = folder.resolve()
+    # The lock of the journal stands beside it, and its name is longer.
+    return model.parent / hidden_name(model.name, ".journal.lock").removesuffix(".lock")
+
+
+def receipts_beside(folder: Path) -> Path:
+    """Return the folder of the receipts of a saved model, unless another one is named."""
+    return folder.absolute().parent / "receipts"
+
+
+def recover_target(journal: Journal, location: Path | str, receipts: Path, archive: Archive | None, say: Say) -> bool:
+    """Finish the changes that a run announced before it died; return whether they turned out to be saved.
+
+    Args:
+        journal (`Journal`): of the model, locked.
+        location (`Path` or `str`): folder or Hub id of the model.
+        receipts (`Path`): folder of the receipts.
+        archive (`Archive`, *optional*): from which vectors of forgotten tasks are removed.
+        say (*callable*): receives lines about what was done and what is left to do.
+    """
+    if isinstance(location, Path):
+        remove_abandoned(location)  # the old model, too, if the writer died just after the exchange
+    if not read_pending(journal, say):
+        return False
+    require_no_link(receipts)
+    folder = resolve_folder(location) if isinstance(location, str) else location
+    checkpoint = read_checkpoint(folder) if (folder / LEDGER_NAME).is_file() else None
+    recovery = recover_pending(
+        journal,
+        set() if checkpoint is None else {checkpoint.state_digest},
+        merged=set() if checkpoint is None else archived_names(checkpoint.state),
+        receipt_dir=receipts,
+        archive=archive,
+    )
+    for line in (*recovery.done, *recovery.to_do):
+        say(line)
+    return bool(recovery.changes)
+
+
+def _came_from(source: str, output: Path, receipts: Path) -> bool:
+    """Whether receipts say that a folder has the result of requests on the model that a change starts from.
+
+    A run may have been stopped when everything was saved.
+    """
+    if not (output / LEDGER_NAME).is_file():
+        return False
+    after, before = saved_state_digest(output), saved_state_digest(resolve_folder(source))
+    history = {} if after is None else lineage(read_receipts(receipts), after)
+    return any(receipt["digests"]["before"] == before for receipt in history.values())
