@@ -13,7 +13,9 @@ from hf_clamu.errors import RecipeError
 from hf_clamu.hub.archive import archive_at
 from hf_clamu.merging import ClamuArguments
 from hf_clamu.models.modeling_clamu import attach
-from hf_clamu.operations.maintenance import build, first_config
+from hf_clamu.operations.build import build
+from hf_clamu.operations.configuration import initial_config
+from hf_clamu.operations.context import RunContext, build_environment
 from hf_clamu.storage import Journal
 from hf_clamu.tasks import TaskDataset, require_known_words
 from hf_clamu.training import Progress, undisturbed
@@ -127,19 +129,19 @@ class ClamuTrainer:
             dtype=self.dtype,
         )
         require_known_words(self.tasks, base.processor)
-        built = build(
-            base.model,
-            base.processor,
-            self.tasks,
-            self.args,
-            first_config(base, self.args, self.tasks, self.card),
-            fresh=base.fresh,
-            source=self.tasks.source,
+        context = RunContext(
+            base=base.model,
+            processor=base.processor,
+            tasks=self.tasks,
+            arguments=self.args,
+            environment=build_environment(self.args),
             progress=self.progress,
             space=base.space,
             journal=self.journal,
             archive=self.archive,
         )
+        config = initial_config(base, self.tasks, self.args, self.card)
+        built = build(context, config, fresh=base.fresh, source=self.tasks.source)
         self.seconds = built.seconds
         model = attach(built.base, built.checkpoint, processor=base.processor, tasks=self.tasks)
         model._attached.task_id_key = self.task_id_key

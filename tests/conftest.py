@@ -123,7 +123,7 @@ class Tiny:
         """Finetune each task as `train` does, and save the base (`base`) and the local models as plain checkpoints."""
         from hf_clamu.base_models.loading import load_base
         from hf_clamu.base_models.processors import save_processor
-        from hf_clamu.operations.maintenance import open_trainer
+        from hf_clamu.operations.context import open_trainer
         from hf_clamu.training import deterministic, silent_progress
 
         tasks, arguments = cls.tasks(kind), cls.arguments(**changes)

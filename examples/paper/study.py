@@ -17,7 +17,7 @@ from examples.paper.sources import load_setting_tasks
 from hf_clamu.exact import DeltaAccumulator, TaskVector, digest_json
 from hf_clamu.merging import ClamuArguments, cluster_tasks
 from hf_clamu.merging.clustering.task_vectors import sketch
-from hf_clamu.operations.maintenance import open_trainer
+from hf_clamu.operations.context import open_trainer
 from hf_clamu.storage import Archive, write_atomically
 from hf_clamu.tasks import EncodedTask, Example, TaskDataset
 from hf_clamu.training import TaskTrainer, derive_seed

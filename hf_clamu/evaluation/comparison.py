@@ -13,7 +13,7 @@ from hf_clamu.base_models.loading import BaseModel
 from hf_clamu.errors import RecipeError
 from hf_clamu.exact import DeltaAccumulator
 from hf_clamu.merging import LOCALIZATIONS, ClamuArguments, Localizer, MaskProblem
-from hf_clamu.operations.maintenance import open_trainer
+from hf_clamu.operations.context import open_trainer
 from hf_clamu.tasks import Example, TaskDataset
 from hf_clamu.training import Progress, deterministic, measure, silent_progress
 

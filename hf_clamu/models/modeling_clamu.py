@@ -47,6 +47,9 @@ from hf_clamu.local_models.local_models import LocalModels, require_named
 from hf_clamu.merging import ClamuArguments, missing_tasks
 from hf_clamu.models.exporting import require_same_adapter, require_same_checkpoint
 from hf_clamu.models.saving import require_unchanged, save_checkpoint
+from hf_clamu.operations.add import add
+from hf_clamu.operations.build import rebuild
+from hf_clamu.operations.data import load_merged_tasks, with_ledger_ids
 from hf_clamu.operations.lifecycle.pending import (
     Change,
     archived_names,
@@ -57,17 +60,9 @@ from hf_clamu.operations.lifecycle.pending import (
 from hf_clamu.operations.lifecycle.receipts import PENDING, amend_receipt, make_receipt, salted_ids
 from hf_clamu.operations.lifecycle.recovery import finalize_changes, needs_recovery, recover_pending
 from hf_clamu.operations.local_merge import LocalMerge
-from hf_clamu.operations.maintenance import (
-    Rebuilt,
-    Request,
-    add,
-    find_tasks,
-    in_ledger,
-    outdated,
-    rebuild,
-    unmerge,
-    update,
-)
+from hf_clamu.operations.request import ChangeResult, Request, RequestKind, on_mismatch_of
+from hf_clamu.operations.unmerge import unmerge
+from hf_clamu.operations.update import update
 from hf_clamu.storage import Archive, Journal
 from hf_clamu.storage.replace import staged_folder
 from hf_clamu.storage.staging import scratch_folder
@@ -302,7 +297,7 @@ class ClamuModel:
             card=card if isinstance(card, CardSettings) else CardSettings.from_dict(card or {}),
         )
         built, loaded = start.run(journal, archive_at(archive_dir), progress)
-        kept = built.tasks if built.tasks is not None and built.tasks.has_rows else None
+        kept = built.tasks_with_rows
         model = attach(built.base, built.checkpoint, processor=loaded.processor, tasks=kept)
         model._attached.task_id_key = task_id_key
         model._attached.journals = [] if journal is None else [journal]
@@ -609,14 +604,14 @@ class ClamuModel:
             name: [self.ledger_id(one) for one in ([task_ids] if isinstance(task_ids, str) else task_ids)]
             for name, task_ids in requests.items()
         }
-        _check_way_out(on_mismatch, ("error", "rebuild", "localize"))
-        if on_mismatch == "localize" and archive is None:
+        way_out = on_mismatch_of(on_mismatch, "unmerge")
+        if way_out == "localize" and archive is None:
             raise ValueError("on_mismatch='localize' goes with an archive: without one, tasks are retrained here.")
         ids = [task_id for task_ids in named.values() for task_id in task_ids]
         if self._settle_earlier("unmerge", ids, journal_dir, receipt_dir, archive):
             return self
         request = self._request(data, progress, journal_dir, archive, checkpoints)
-        built = unmerge(request, ids, on_mismatch)
+        built = unmerge(request, ids, way_out)
         return self._replace_state("unmerge", named, built, request, receipt_dir)
 
     @_alone
@@ -657,7 +652,7 @@ class ClamuModel:
         request = self._request(data, progress, journal_dir, archive, checkpoints, adds=True)
         tasks = request.new_tasks() if tasks is None else tasks
         built = add(request, tasks)
-        ids = in_ledger(request.checkpoint, tasks, request.task_id_key).task_ids
+        ids = request.with_ledger_ids(tasks).task_ids
         return self._replace_state("add", {None: ids}, built, request, receipt_dir)
 
     @_alone
@@ -695,13 +690,13 @@ class ClamuModel:
             DigestMismatchError: if the old data changed or the retrained bits differ; nothing is changed then.
             TaskDataError: if the old data are missing.
         """
-        _check_way_out(on_mismatch, ("error", "rebuild"))
+        way_out = on_mismatch_of(on_mismatch, "update")
         self._settle_earlier("update", (), journal_dir, receipt_dir, archive)
         request = self._request(data, progress, journal_dir, archive, checkpoints)
-        new = outdated(request, tasks)
+        new = request.changed_tasks(tasks)
         if not len(new):
             return self
-        built = update(request, new, on_mismatch)
+        built = update(request, new, way_out)
         return self._replace_state("update", {None: new.task_ids}, built, request, receipt_dir)
 
     def load_tasks(self, data: TaskDataset | DataFiles | None = None) -> TaskDataset:
@@ -712,13 +707,13 @@ class ClamuModel:
         """
         attached = self._attached
         folder = None if attached.origin is None else attached.origin.folder
-        return find_tasks(
+        return load_merged_tasks(
             attached.checkpoint, data if data is not None else attached.tasks, folder, attached.task_id_key
         )
 
     def keyed_tasks(self, tasks: TaskDataset) -> TaskDataset:
         """Return data under the ids that the ledger has, keyed if it keeps keyed commitments."""
-        return in_ledger(self._attached.checkpoint, tasks, self._attached.task_id_key)
+        return with_ledger_ids(self._attached.checkpoint, tasks, self._attached.task_id_key)
 
     @_alone
     @undisturbed()
@@ -766,7 +761,7 @@ class ClamuModel:
             seconds=time.perf_counter() - started,
         )
 
-    def _differences(self, built: Rebuilt) -> tuple[int, list[str], list[str]]:
+    def _differences(self, built: ChangeResult) -> tuple[int, list[str], list[str]]:
         """Compare the saved model with one built anew: how many files there are, which differ, and which are more."""
         with scratch_folder("verify") as scratch:
             rebuilt = scratch / "rebuilt"
@@ -1111,9 +1106,9 @@ class ClamuModel:
 
     def _replace_state(
         self,
-        kind: str,
+        kind: RequestKind,
         requests: Mapping[str | None, Sequence[str]],
-        built: Rebuilt,
+        built: ChangeResult,
         request: Request,
         receipt_dir: str | Path | None,
     ) -> ClamuModel:
@@ -1121,10 +1116,10 @@ class ClamuModel:
         before = attached.checkpoint
         digests = {"before": before.state_digest, "after": built.checkpoint.state_digest}
         environment = built.checkpoint.environment
-        facts = {
+        facts: dict[str, Any] = {
             "digests": digests,
             "environment": None if environment is None else environment.to_dict(),
-            "how": built.how,
+            "how": built.outcome,
             "num_requests": len(requests),
             "num_tasks": {"before": len(before.state.records), "after": len(built.checkpoint.state.records)},
             "seconds": built.seconds,
@@ -1138,7 +1133,7 @@ class ClamuModel:
             archived = {"archive_dir": request.archive.uri, "written": sorted(new - old)}
             archived["spent"] = spent
             facts["archive"] = PENDING if spent else "kept" if old - new else "written"
-            if built.how in ("subtracted", "updated"):
+            if built.outcome in ("subtracted", "updated"):
                 facts["vectors_from"] = "archive"
         recipe = _recipe(before.config)
         receipts = [
@@ -1172,7 +1167,7 @@ class ClamuModel:
             live,
             built.checkpoint,
             processor=attached.processor,
-            tasks=built.tasks if built.tasks is not None and built.tasks.has_rows else None,
+            tasks=built.tasks_with_rows,
             origin=attached.origin,
         )
         fresh._attached.receipts = [*attached.receipts, *receipts]
@@ -1186,7 +1181,7 @@ class ClamuModel:
         fresh._attached.handed_out = attached.handed_out
         return self
 
-    def _wrap(self, built: Rebuilt) -> Any:
+    def _wrap(self, built: ChangeResult) -> Any:
         return attach(built.base, built.checkpoint, processor=self._attached.processor, tasks=built.tasks)
 
 
@@ -1269,12 +1264,6 @@ def __getattr__(name: str) -> type:
         except IncompatibleBaseError:
             pass
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def _check_way_out(on_mismatch: str, known: Sequence[str]) -> None:
-    if on_mismatch not in known:
-        names = f"{', '.join(map(repr, known[:-1]))} or {known[-1]!r}"
-        raise ValueError(f"on_mismatch must be {names}, got {on_mismatch!r}.")
 
 
 def _recipe(config: ClamuConfig) -> dict[str, Any]:

@@ -1,1 +1,13 @@
-"""Changes of a merged model: build, unmerge, add, update, rebuild; receipts, pending changes, queues."""
+"""Changes of a merged model's state. Each gives a new checkpoint and leaves the old one as it is.
+
+build.py          building from all tasks, the first time or again
+unmerge.py        forgetting tasks
+add.py            merging more tasks
+update.py         giving merged tasks other data
+local_merge.py    building from local models that were finetuned elsewhere
+request.py        what a request is given, what it checks first, and what it answers
+context.py        what a change runs on
+configuration.py  the configuration of the result
+data.py           the data of merged tasks
+lifecycle/        queue of requests, pending changes, receipts, recovery after a crash
+"""

@@ -13,7 +13,10 @@ from hf_clamu.checkpoint.card.settings import CardSettings
 from hf_clamu.errors import IncompatibleBaseError, TaskDataError
 from hf_clamu.local_models.local_models import LocalModels, require_named
 from hf_clamu.merging import WITHOUT_DATA, ClamuArguments, require_finetuning, require_no_data
-from hf_clamu.operations.maintenance import Rebuilt, build, first_config
+from hf_clamu.operations.build import build
+from hf_clamu.operations.configuration import initial_config
+from hf_clamu.operations.context import RunContext, build_environment
+from hf_clamu.operations.request import ChangeResult
 from hf_clamu.storage import Archive, Journal
 from hf_clamu.tasks import TaskDataset, TaskSpec, keyed_id, require_known_words, task_kinds, traits_of
 from hf_clamu.training import Progress
@@ -49,7 +52,9 @@ class LocalMerge:
     task_id_key: str | None = None
     card: CardSettings = field(default_factory=CardSettings)
 
-    def run(self, journal: Journal | None, archive: Archive | None, progress: Progress) -> tuple[Rebuilt, BaseModel]:
+    def run(
+        self, journal: Journal | None, archive: Archive | None, progress: Progress
+    ) -> tuple[ChangeResult, BaseModel]:
         """Merge them, with all processes that a launcher started.
 
         Args:
@@ -73,7 +78,27 @@ class LocalMerge:
         given = keyed_checkpoints(self.checkpoints, self.task_id_key)
         local_models = LocalModels.find(given, token=self.token, cache_dir=self.cache_dir)
         tasks = self._tasks(local_models)
-        base = load_base(
+        base = self._load_base(tasks, arguments)
+        local_models.check(base.model, tasks.spec.kind, base.processor)
+        if tasks.has_rows:
+            require_known_words(tasks, base.processor)
+        context = RunContext(
+            base=base.model,
+            processor=base.processor,
+            tasks=tasks,
+            arguments=arguments,
+            environment=build_environment(arguments),
+            progress=progress,
+            journal=journal,
+            archive=archive,
+            local_models=local_models,
+        )
+        config = initial_config(base, tasks, arguments, self.card)
+        built = build(context, config, fresh=base.fresh, source=tasks.source)
+        return built, base
+
+    def _load_base(self, tasks: TaskDataset, arguments: ClamuArguments) -> BaseModel:
+        return load_base(
             self.base,
             tasks.spec,
             num_labels=tasks.num_labels,
@@ -84,23 +109,6 @@ class LocalMerge:
             cache_dir=self.cache_dir,
             needs_processor=tasks.has_rows,
         )
-        local_models.check(base.model, tasks.spec.kind, base.processor)
-        if tasks.has_rows:
-            require_known_words(tasks, base.processor)
-        built = build(
-            base.model,
-            base.processor,
-            tasks,
-            arguments,
-            first_config(base, arguments, tasks, self.card),
-            fresh=base.fresh,
-            source=tasks.source,
-            progress=progress,
-            journal=journal,
-            archive=archive,
-            local_models=local_models,
-        )
-        return built, base
 
     def _tasks(self, local_models: LocalModels) -> TaskDataset:
         if self.tasks is None:

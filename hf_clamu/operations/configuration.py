@@ -1,0 +1,45 @@
+"""The configuration of a merged model: at its build, and brought up to date with every change of its state."""
+
+from __future__ import annotations
+
+from hf_clamu.base_models.loading import BaseModel
+from hf_clamu.checkpoint.card.settings import CardSettings
+from hf_clamu.checkpoint.configuration_clamu import ClamuConfig
+from hf_clamu.exact import digest_tensors
+from hf_clamu.merging import ClamuArguments, MergedState
+from hf_clamu.tasks import TaskDataset
+
+__all__ = ["initial_config", "refreshed_config"]
+
+
+def initial_config(base: BaseModel, tasks: TaskDataset, arguments: ClamuArguments, card: CardSettings) -> ClamuConfig:
+    """Return the configuration that a build starts from; it does not yet say what was merged.
+
+    What is merged under which settings is the whole configuration; it names no machine.
+    """
+    return ClamuConfig(
+        architecture=type(base.model).__name__,
+        base_model=base.reference().to_dict(),
+        base_config=base.config_dict(),
+        generation_config=base.generation_dict(),
+        arguments=arguments.to_dict(),
+        task_spec=tasks.spec.to_dict(),
+        task_ids="hmac-sha256" if tasks.is_keyed else "plain",
+        peft_config=None if base.space is None else base.space.to_dict(),
+        peft_merging=None if base.space is None else base.space.merging,
+        card=card.to_dict(),
+    )
+
+
+def refreshed_config(config: ClamuConfig, state: MergedState) -> ClamuConfig:
+    """Return a configuration with what it says of the state brought up to date."""
+    values = config.to_file_dict()
+    del values["model_type"], values["architectures"]
+    values |= {
+        "delta_digest": digest_tensors(state.delta),
+        "alpha": state.alpha,
+        "scores": state.scores,
+        "num_tasks": len(state.records),
+        "num_clusters": len(state.clusters),
+    }
+    return ClamuConfig(**values)

@@ -1,0 +1,169 @@
+"""What a change of a merged model runs on: one frozen context for all processes of a run."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from hf_clamu.base_models.idle import require_learning
+from hf_clamu.base_models.peft_space import PeftSpace
+from hf_clamu.errors import EnvironmentMismatchError
+from hf_clamu.exact import digest_json, digest_tensors
+from hf_clamu.local_models.local_models import LocalModels
+from hf_clamu.merging import ClamuArguments, MergedState
+from hf_clamu.storage import Archive, Journal
+from hf_clamu.tasks import TaskDataset
+from hf_clamu.training import Environment, Progress, TaskTrainer, Workers, Workspace, deterministic, silent_progress
+
+__all__ = ["RunContext", "build_environment", "open_trainer"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunContext:
+    """Everything that a change of state runs on.
+
+    Args:
+        base (`transformers.PreTrainedModel`): the base model; it holds its weights again afterwards.
+        processor (*optional*): tokenizer or image processor.
+        tasks (`TaskDataset`): the data.
+        arguments (`ClamuArguments`): the settings.
+        environment (`Environment`): libraries, device and threads that decide the bits.
+        progress (`Progress`): shows how far it is.
+        space (`PeftSpace`, *optional*): the adapter that tasks are finetuned through.
+        journal (`Journal`, *optional*): keeps what is finished, for another start.
+        archive (`Archive`, *optional*): gets and has the vectors of the merged tasks.
+        local_models (`LocalModels`, *optional*): of the tasks that are not finetuned here.
+        backwards (`bool`): take tasks and clusters in the opposite order and split them over the processes in another
+            way (`training.workers.split_backwards`), which must not show in any byte.
+    """
+
+    base: Any
+    processor: Any
+    tasks: TaskDataset
+    arguments: ClamuArguments
+    environment: Environment
+    progress: Progress = silent_progress
+    space: PeftSpace | None = None
+    journal: Journal | None = None
+    archive: Archive | None = None
+    local_models: LocalModels | None = None
+    backwards: bool = False
+
+    def run(self, change: Callable[[TaskTrainer], MergedState], *, adds: bool) -> tuple[MergedState, dict[str, float]]:
+        """Compute a new state with all processes of the run.
+
+        Args:
+            change (*callable*): computes it with a trainer on this context.
+            adds (`bool`): the change may start an archive.
+
+        Returns:
+            `MergedState`, *dict* of `str` to `float`: the state, and how many seconds each stage took.
+
+        Raises:
+            EnvironmentMismatchError: if the processes differ in the base model, the libraries or the device.
+        """
+        workers = Workers.current()
+        with workers.watched(), contextlib.ExitStack() as stack:
+            key = "" if self.journal is None and workers.size == 1 else self._key()
+            if self.journal is not None:
+                if workers.is_main:
+                    stack.enter_context(self.journal.locked())
+                self.journal.open(key)
+            if self.archive is not None and workers.is_main:
+                self.archive.open(may_create=adds)
+            # No process goes on where the main one was refused, or with other weights or libraries.
+            _require_same(workers.gather(key))
+            stack.enter_context(deterministic(self.environment.num_threads))
+            trainer = open_trainer(
+                self.base,
+                self.processor,
+                self.tasks,
+                self.arguments,
+                self.progress,
+                space=self.space,
+                journal=self.journal,
+                archive=self.archive,
+                local_models=self.local_models,
+                backwards=self.backwards,
+            )
+            # After a mismatch, too: a rebuild starts from this model.
+            stack.callback(trainer.workspace.release)
+            state = change(trainer)
+            if self.archive is not None:
+                for rank in range(workers.size):  # in turn: they may share a disk, and a repository on the Hub
+                    if rank == workers.rank:
+                        self.archive.flush()
+                    workers.meet()
+            return state, trainer.seconds
+
+    def _key(self) -> str:
+        """Return the digest of what the bits depend on besides the tasks' data."""
+        return digest_json(
+            {
+                "arguments": self.arguments.to_dict(),
+                "base": digest_tensors(dict(self.base.state_dict())),
+                "environment": self.environment.to_dict(),
+                "peft_config": None if self.space is None else self.space.to_dict(),
+                "peft_merging": None if self.space is None else self.space.merging,
+            }
+        )
+
+
+def _require_same(keys: Sequence[str]) -> None:
+    if len(set(keys)) > 1:
+        rank = next(rank for rank, key in enumerate(keys) if key != keys[0])
+        raise EnvironmentMismatchError(
+            f"Process {rank} has another base model or environment than process 0, so their bits would differ. "
+            "Start all processes with the same libraries, on the same kind of device."
+        )
+
+
+def build_environment(arguments: ClamuArguments) -> Environment:
+    """Return the environment that a build with these settings would run in."""
+    threads = arguments.num_threads or torch.get_num_threads()
+    return Environment.capture(Workers.current().device, threads, portable=arguments.portable)
+
+
+def open_trainer(
+    base: Any,
+    processor: Any,
+    tasks: TaskDataset,
+    arguments: ClamuArguments,
+    progress: Progress = silent_progress,
+    *,
+    space: PeftSpace | None = None,
+    journal: Journal | None = None,
+    archive: Archive | None = None,
+    local_models: LocalModels | None = None,
+    backwards: bool = False,
+) -> TaskTrainer:
+    """Return a `TaskTrainer` on a base model; the arguments are those of `RunContext`."""
+    workers = Workers.current()
+    workspace = Workspace(
+        base,
+        freeze=arguments.freeze,
+        device=workers.device,
+        pad_token_id=getattr(processor, "pad_token_id", None) or 0,
+        bf16=arguments.bf16,
+        adapter=None if space is None else space.local_adapter(arguments.seed),
+    )
+    if space is not None and space.is_live and arguments.freeze:
+        require_learning(base, workspace.parameters)
+    trainer = TaskTrainer(
+        workspace,
+        tasks,
+        processor,
+        arguments,
+        arguments.codec,
+        progress=progress,
+        workers=workers,
+        journal=journal,
+        archive=archive,
+        local_vectors=local_models,
+    )
+    trainer.backwards = backwards
+    return trainer

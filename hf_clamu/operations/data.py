@@ -1,0 +1,71 @@
+"""The data of merged tasks: given or found, and under the ids that the ledger has."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hf_clamu.checkpoint.checkpoint import Checkpoint
+from hf_clamu.errors import TaskDataError
+from hf_clamu.tasks import DataFiles, TaskDataset, load_tasks
+
+__all__ = ["load_merged_tasks", "with_ledger_ids"]
+
+
+def load_merged_tasks(
+    checkpoint: Checkpoint, data: TaskDataset | DataFiles | None, origin: Path | None, task_id_key: str | None = None
+) -> TaskDataset:
+    """Return the tasks' data: given, or from the source that the ledger names.
+
+    Args:
+        checkpoint (`Checkpoint`): the merged model.
+        data (`TaskDataset`, `str`, `Path` or *list* of them, *optional*): the data, or files of their rows.
+        origin (`Path`, *optional*): the saved model's folder; files are looked for beside it, then in the working
+            directory.
+        task_id_key (`str`, *optional*): the key of the ledger's task ids, if they are keyed.
+
+    Raises:
+        TaskDataError: if they are not found, or are cut into tasks in another way.
+    """
+    expected = checkpoint.task_spec.to_dict()
+    tasks = data if isinstance(data, TaskDataset) else _load_files(checkpoint, data, origin)
+    given = tasks.spec.to_dict()
+    differing = [key for key in expected if given.get(key) != expected[key]]
+    if differing:
+        key = differing[0]
+        raise TaskDataError(
+            f"The data given are cut into tasks in another way than the merged ones: {key} is {given.get(key)!r}, the "
+            f"model's recipe says {expected[key]!r}. Give the data with the recipe's settings."
+        )
+    return with_ledger_ids(checkpoint, tasks, task_id_key)
+
+
+def with_ledger_ids(checkpoint: Checkpoint, tasks: TaskDataset, task_id_key: str | None) -> TaskDataset:
+    """Return tasks under the ids that the ledger has: as they are, or keyed.
+
+    Raises:
+        TaskDataError: if the ledger's ids are keyed and the key is not given.
+    """
+    if not checkpoint.has_keyed_ids or tasks.is_keyed:
+        return tasks
+    if task_id_key is None:
+        raise TaskDataError(
+            "The ledger of this model keeps keyed commitments instead of task ids, so the data's ids say nothing "
+            "without the key: give task_id_key to from_pretrained (CLAMU_TASK_ID_KEY for the command line)."
+        )
+    return tasks.with_key(task_id_key)
+
+
+def _load_files(checkpoint: Checkpoint, data: DataFiles | None, origin: Path | None) -> TaskDataset:
+    spec = checkpoint.task_spec.to_dict()
+    source = checkpoint.source
+    if source is None:
+        if data is None:
+            raise TaskDataError(
+                "The ledger of this model names no source of rows: it was built from data in memory, or from "
+                "checkpoints. Give the data of the merged tasks (data=, --data PATH)."
+            )
+        source = {"files": data, **{key: value for key, value in spec.items() if value is not None}}
+    # Labels are declared once for the whole space: rows of forgotten tasks may be gone by now.
+    source = {**source, "label_names": spec.get("label_names")} if spec.get("label_names") else source
+    beside = [origin.absolute().parent] if origin is not None else []
+    return load_tasks(source, data=data, search_dirs=[*beside, Path.cwd()])
