@@ -152,7 +152,7 @@ def load_base(
     """
     import transformers
 
-    from hf_clamu.hub.hub import require_reachable
+    from hf_clamu.hub.pull import require_reachable
 
     require_base(base)
     if isinstance(base, transformers.PreTrainedConfig):
@@ -273,7 +273,7 @@ def empty_model(base: Any, spec: TaskSpec, *, num_labels: int | None, revision: 
     """
     import transformers
 
-    from hf_clamu.hub.hub import require_reachable
+    from hf_clamu.hub.pull import require_reachable
 
     require_base(base)
     labels = labels_of(spec, num_labels)

@@ -31,7 +31,7 @@ from hf_clamu.checkpoint.layout import (
 from hf_clamu.checkpoint.processor_files import normalized_bytes
 from hf_clamu.errors import CheckpointFormatError, IncompatibleBaseError, WeightsChangedError
 from hf_clamu.exact import contents_of, digest_tensors
-from hf_clamu.hub.hub import require_reachable
+from hf_clamu.hub.pull import require_reachable
 from hf_clamu.training import seeded
 
 # Bytes; vector instructions ask for no more.

@@ -1,1 +1,9 @@
-"""The Hugging Face Hub: pull, push, erase, archives there."""
+"""The Hugging Face Hub.
+
+errors.py      what its client raises, in one sentence
+repository.py  the files of a commit
+pull.py        bringing a saved model from there
+push.py        pushing one as a single commit
+erase.py       erasing what older commits still hold
+archive.py     an archive of integer task vectors in a private repository
+"""

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any, overload
 
 from hf_clamu.errors import ArchiveError, HubError
-from hf_clamu.hub.hub import erase_history, readable, repo_files
+from hf_clamu.hub.erase import erase_history
+from hf_clamu.hub.errors import translate_hub_errors
+from hf_clamu.hub.repository import repo_files
 from hf_clamu.storage import ARCHIVE_SUFFIX, Archive, destroy_folder, is_archive_name, scratch_of
 
 __all__ = ["HubArchive", "archive_at", "is_on_hub"]
@@ -87,7 +89,7 @@ class HubArchive(Archive):
             HubError: if it is public, holds other files, is missing and may not be made, or cannot be reached.
         """
         api = self._api()
-        with readable(f"open the archive {self.uri}"):
+        with translate_hub_errors(f"open the archive {self.uri}"):
             if may_create:
                 api.create_repo(self.repo_id, private=True, exist_ok=True)
             is_private = bool(api.model_info(self.repo_id).private)
@@ -132,7 +134,7 @@ class HubArchive(Archive):
         # Processes may read the same vector; what a killed one leaves is found by the name of its file.
         own = Path(tempfile.mkdtemp(dir=scratch))
         try:
-            with readable(f"read {name} of the archive {self.uri}"):
+            with translate_hub_errors(f"read {name} of the archive {self.uri}"):
                 found = hf_hub_download(self.repo_id, name, local_dir=own)
             yield Path(found)
         finally:
@@ -155,7 +157,7 @@ class HubArchive(Archive):
             self._listed = None
             new = iter([name for name in wanted if name not in self._names()])
             while part := list(itertools.islice(new, _FILES_IN_A_COMMIT)):
-                with readable(f"write to the archive {self.uri}"):
+                with translate_hub_errors(f"write to the archive {self.uri}"):
                     self._api().create_commit(
                         self.repo_id,
                         [CommitOperationAdd(path_in_repo=one, path_or_fileobj=self.folder / one) for one in part],
@@ -182,7 +184,7 @@ class HubArchive(Archive):
         api, self._listed = self._api(), None
         found = sorted(set(names) & self._names())
         if found:
-            with readable(f"delete from the archive {self.uri}"):
+            with translate_hub_errors(f"delete from the archive {self.uri}"):
                 operations = [CommitOperationDelete(path_in_repo=name, is_folder=False) for name in found]
                 api.create_commit(self.repo_id, operations, commit_message="Remove vectors")
             self._listed = None
@@ -196,7 +198,7 @@ class HubArchive(Archive):
 
     def _names(self) -> set[str]:
         if self._listed is None:
-            with readable(f"list the archive {self.uri}"):
+            with translate_hub_errors(f"list the archive {self.uri}"):
                 self._listed = set(repo_files(self._api(), self.repo_id, "main"))
         return self._listed
 

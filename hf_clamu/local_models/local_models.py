@@ -15,7 +15,7 @@ import torch
 from hf_clamu.checkpoint.layout import is_processor_file
 from hf_clamu.errors import FixedPointOverflowError, IncompatibleBaseError, TaskDataError
 from hf_clamu.exact import FixedPoint, TaskVector, digest_json, encode_vector, sha256_file
-from hf_clamu.hub.hub import download, is_repo_id
+from hf_clamu.hub.pull import download, is_repo_id
 from hf_clamu.local_models.likeness import other_processor
 from hf_clamu.local_models.plain_checkpoint import ModelNames, PlainCheckpoint, open_tensors
 from hf_clamu.training import Workspace

@@ -41,8 +41,10 @@ from hf_clamu.errors import (
     WeightsChangedError,
 )
 from hf_clamu.exact import ALL_WEIGHTS, NO_WEIGHTS, PackedMask, WeightSwitch
-from hf_clamu.hub import hub
+from hf_clamu.hub import erase
 from hf_clamu.hub.archive import archive_at
+from hf_clamu.hub.pull import download, is_repo_id
+from hf_clamu.hub.push import PushResult, publish
 from hf_clamu.local_models.local_models import LocalModels, require_named
 from hf_clamu.merging import ClamuArguments, missing_tasks
 from hf_clamu.models.exporting import require_same_adapter, require_same_checkpoint
@@ -213,9 +215,9 @@ class ClamuModel:
             raise TypeError(f"ClamuModel.from_pretrained does not know the option {odd[0]!r}.")
         options: dict[str, Any] = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
         origin = Origin(folder=Path(pretrained_model_name_or_path))
-        if hub.is_repo_id(str(pretrained_model_name_or_path)):
+        if is_repo_id(str(pretrained_model_name_or_path)):
             repo_id = str(pretrained_model_name_or_path)
-            folder, commit = hub.download(repo_id, revision=revision, force_download=force_download, **options)
+            folder, commit = download(repo_id, revision=revision, force_download=force_download, **options)
             origin = Origin(folder=folder, repo_id=repo_id, commit=commit, revision=revision or "main", token=token)
         checkpoint = read_checkpoint(origin.folder)
         if checkpoint.files is not None:
@@ -839,7 +841,7 @@ class ClamuModel:
         create_pr: bool = False,
         token: str | bool | None = None,
         erase_history: bool = False,
-    ) -> hub.PushResult:
+    ) -> PushResult:
         """Push the merged model as one commit; on the Hub, too, there is the old state or the new one.
 
         Args:
@@ -873,7 +875,7 @@ class ClamuModel:
         with scratch_folder("push") as scratch:
             folder = scratch / "model"
             self.save_pretrained(folder, keep_origin=True)
-            result = hub.publish(
+            result = publish(
                 folder,
                 target,
                 token=token,
@@ -892,7 +894,7 @@ class ClamuModel:
         attached.origin = replace(place, ledgers={} if origin is None else origin.ledgers)
         try:
             if erase_history:
-                report = hub.erase_history(target, token=token, keep_revision=branch, old_commits=old)
+                report = erase.erase_history(target, token=token, keep_revision=branch, old_commits=old)
                 attached.origin = replace(attached.origin, commit=report.kept_commit)
                 unsaved = [receipt for change in attached.unsaved for receipt in change.receipts]
                 for receipt in unsaved:  # written below

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 TESTS = Path(__file__).parents[1]
-# What a line may name: `api`, `hub` (hf_clamu.hub.hub), `huggingface_hub` and `Path`.
+# What a line may name: `api`, the modules `erase`, `pull` and `push` of hf_clamu.hub, `huggingface_hub` and `Path`.
 _WORKER = """
 import dataclasses, json, os, sys, warnings
 from pathlib import Path
@@ -20,7 +20,7 @@ answers = os.fdopen(os.dup(1), "w")
 os.dup2(2, 1)
 import huggingface_hub
 api = huggingface_hub.HfApi()
-from hf_clamu.hub import hub
+from hf_clamu.hub import erase, pull, push
 from hf_clamu.checkpoint.reader import read_checkpoint
 def plain(value):
     return dataclasses.asdict(value) if dataclasses.is_dataclass(value) else str(value)

@@ -22,7 +22,7 @@ ALL_STEPS = [
 @pytest.fixture
 def erase(client, tmp_path):
     def erase(**options):
-        return client.call("hub.erase_history", REPO, **{"token": OWNER, "cache_dir": tmp_path / "cache", **options})
+        return client.call("erase.erase_history", REPO, **{"token": OWNER, "cache_dir": tmp_path / "cache", **options})
 
     return erase
 
@@ -30,11 +30,11 @@ def erase(client, tmp_path):
 @pytest.fixture
 def history(client, double, tmp_path):
     """A model that was pushed and pulled, tagged and branched, and then forgot a task; returns the old SHA."""
-    old = client.call("hub.publish", write_folder(tmp_path / "old", OLD), REPO, token=OWNER)["commit"]
-    client.call("hub.download", REPO, cache_dir=tmp_path / "cache")
+    old = client.call("push.publish", write_folder(tmp_path / "old", OLD), REPO, token=OWNER)["commit"]
+    client.call("pull.download", REPO, cache_dir=tmp_path / "cache")
     client.call("api.create_tag", REPO, tag="v1", token=OWNER)
     client.call("api.create_branch", REPO, branch="wip/one", token=OWNER)
-    client.call("hub.publish", write_folder(tmp_path / "new", NEW), REPO, token=OWNER)
+    client.call("push.publish", write_folder(tmp_path / "new", NEW), REPO, token=OWNER)
     return old
 
 
@@ -87,10 +87,10 @@ def test_old_weights_are_gone_and_small_files_in_dangling_commits_are_named(doub
 
 def test_the_kept_state_is_whole(client, double, erase, saved_models, tmp_path):
     before, after, _ = saved_models
-    client.call("hub.publish", before, REPO, token=OWNER)
-    client.call("hub.publish", after, REPO, token=OWNER)
+    client.call("push.publish", before, REPO, token=OWNER)
+    client.call("push.publish", after, REPO, token=OWNER)
     report = erase()
-    folder, commit = client.call("hub.download", REPO, cache_dir=tmp_path / "fresh")
+    folder, commit = client.call("pull.download", REPO, cache_dir=tmp_path / "fresh")
     assert commit == report["kept_commit"]
     read_checkpoint(Path(folder))
     for path in after.rglob("*"):
@@ -114,10 +114,10 @@ def test_an_earlier_report_leads_to_old_commits(double, erase, history):
 
 
 def test_pull_requests_hold_on_and_are_named(client, double, erase, tmp_path):
-    old = client.call("hub.publish", write_folder(tmp_path / "old", OLD), REPO, token=OWNER)["commit"]
+    old = client.call("push.publish", write_folder(tmp_path / "old", OLD), REPO, token=OWNER)["commit"]
     made = f"[{add('more.bin', b'more')}], commit_message='x', token={OTHER!r}, create_pr=True"
     client(f"api.create_commit({REPO!r}, {made}).pr_url")
-    client.call("hub.publish", write_folder(tmp_path / "new", NEW), REPO, token=OWNER)
+    client.call("push.publish", write_folder(tmp_path / "new", NEW), REPO, token=OWNER)
     urls = _urls(erase())
     assert "refs/pr/1 holds it" in urls["refs%2Fpr%2F1/model.safetensors"]
     assert "refs/pr/1 holds it" in urls["refs%2Fpr%2F1/more.bin"]
@@ -142,7 +142,7 @@ def test_another_branch_can_be_kept_but_main_stays(client, double, erase, histor
 
 
 def test_the_local_cache_loses_the_old_state(client, erase, history, tmp_path):
-    found = client.call("hub.download", REPO, revision=history, cache_dir=tmp_path / "cache")
+    found = client.call("pull.download", REPO, revision=history, cache_dir=tmp_path / "cache")
     blob = (Path(found[0]) / "model.safetensors").resolve()
     assert blob.read_bytes() == OLD["model.safetensors"]
     report = erase()
@@ -150,7 +150,7 @@ def test_the_local_cache_loses_the_old_state(client, erase, history, tmp_path):
     assert not blob.exists()
     assert not Path(found[0]).exists()
     with pytest.raises(ClientError, match="cache does not hold it"):
-        client.call("hub.download", REPO, revision=history, cache_dir=tmp_path / "cache", local_files_only=True)
+        client.call("pull.download", REPO, revision=history, cache_dir=tmp_path / "cache", local_files_only=True)
 
 
 def test_a_revision_that_only_the_cache_knows_is_probed(client, double, erase, history):
@@ -201,7 +201,7 @@ def test_who_may_not_write_erases_nothing(client, double, erase, history):
 
 
 def test_a_private_repository_is_probed_with_the_token(client, double, erase, tmp_path):
-    old = client.call("hub.publish", write_folder(tmp_path / "old", OLD), REPO, token=OWNER, private=True)["commit"]
-    client.call("hub.publish", write_folder(tmp_path / "new", NEW), REPO, token=OWNER)
+    old = client.call("push.publish", write_folder(tmp_path / "old", OLD), REPO, token=OWNER, private=True)["commit"]
+    client.call("push.publish", write_folder(tmp_path / "new", NEW), REPO, token=OWNER)
     shutil.rmtree(tmp_path / "old")
     assert set(_urls(erase())) == {f"{old}/ledger.json"}

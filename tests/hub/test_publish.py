@@ -57,7 +57,7 @@ def folders(tmp_path):
 @pytest.fixture
 def push(client):
     def push(folder, **options):
-        return client.call("hub.publish", folder, REPO, **{"token": OWNER, **options})
+        return client.call("push.publish", folder, REPO, **{"token": OWNER, **options})
 
     return push
 
@@ -156,7 +156,7 @@ def test_a_push_that_is_overtaken_on_its_way_overwrites_nothing(client, double, 
     seen = push(folders[0])["commit"]
     double.arm("commit", "delay", seconds=0.5)
     num_preuploads = double.count("preupload")
-    client.send(f"hub.publish(Path({str(folders[1])!r}), {REPO!r}, token={OWNER!r})")
+    client.send(f"push.publish(Path({str(folders[1])!r}), {REPO!r}, token={OWNER!r})")
     while double.count("preupload") == num_preuploads:
         threading.Event().wait(0.01)
     theirs = double.push(REPO, {"model.safetensors": b"theirs"})
@@ -181,7 +181,7 @@ def test_a_lost_answer_is_found_below_a_later_push(client, double, push, folders
     seen = push(folders[0])["commit"]
     double.arm("commit", "lost")
     double.arm("commits", "delay", seconds=0.6)
-    client.send(f"hub.publish(Path({str(folders[1])!r}), {REPO!r}, token={OWNER!r})")
+    client.send(f"push.publish(Path({str(folders[1])!r}), {REPO!r}, token={OWNER!r})")
     while _head(double) == seen:
         threading.Event().wait(0.01)
     ours = _head(double)
@@ -262,7 +262,7 @@ def test_private_is_kept_private(client, double, push, folders):
     push(folders[1], private=True)
     client.call("api.create_repo", "owner/open", token=OWNER)
     with pytest.raises(ClientError, match="is public"):
-        client.call("hub.publish", folders[0], "owner/open", token=OWNER, private=True)
+        client.call("push.publish", folders[0], "owner/open", token=OWNER, private=True)
     assert list(double.repos["owner/open"].commits[double.repos["owner/open"].branches["main"]].files) == [
         ".gitattributes"
     ]
@@ -302,7 +302,7 @@ def test_a_card_that_the_hub_does_not_take_is_one_sentence(double, push, tmp_pat
 @pytest.fixture
 def pull(client, tmp_path):
     def pull(**options):
-        folder, commit = client.call("hub.download", REPO, **{"cache_dir": tmp_path / "cache", **options})
+        folder, commit = client.call("pull.download", REPO, **{"cache_dir": tmp_path / "cache", **options})
         return Path(folder), commit
 
     return pull
@@ -357,7 +357,7 @@ def test_what_is_not_there_is_one_sentence(double, client, push, pull, folders, 
     with pytest.raises(ClientError, match="cache does not hold it"):
         pull(local_files_only=True)
     with pytest.raises(ClientError, match="Repo id must"):
-        client.call("hub.download", "no/such/name", cache_dir=tmp_path)
+        client.call("pull.download", "no/such/name", cache_dir=tmp_path)
     push(folders[0])
     with pytest.raises(ClientError, match="load owner/model at v9: the model has no such branch, tag or commit"):
         pull(revision="v9")

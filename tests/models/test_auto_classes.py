@@ -364,7 +364,7 @@ facts["nothing is said"] = said == []
 
 # Another commit of the base under the name that is recorded.
 changed = scratch / "changed"
-shutil.copytree(hf_clamu.hub.hub.download("org/reddit", token=token)[0], changed)
+shutil.copytree(hf_clamu.hub.pull.download("org/reddit", token=token)[0], changed)
 values = json.loads((changed / "config.json").read_bytes())
 values["base_model"]["revision"] = moved
 (changed / "config.json").unlink()

@@ -14,7 +14,7 @@ from hf_clamu.cli.output import emit, quieten
 from hf_clamu.errors import RecipeError
 
 if TYPE_CHECKING:
-    from hf_clamu.hub.hub import ErasureReport
+    from hf_clamu.hub.erase import ErasureReport
 
 __all__ = ["erase", "push"]
 
@@ -45,7 +45,7 @@ def erase(
     as_json: Json = False,
 ) -> None:
     """Remove everything but the head of a repo, as far as the Hub allows, and say what still answers."""
-    from hf_clamu.hub.hub import erase_history
+    from hf_clamu.hub.erase import erase_history
 
     if not yes:
         if not sys.stdin.isatty():

@@ -22,7 +22,7 @@ _MOST_MEMBERS = 6  # of a cluster that the text of `info` names
 def info(folder: ModelToRead, as_json: Json = False) -> None:
     """Say what a saved model is made of, after checking the digests of its files."""
     from hf_clamu.checkpoint.reader import read_checkpoint
-    from hf_clamu.hub.hub import resolve_folder
+    from hf_clamu.hub.pull import resolve_folder
 
     report_pending(Path(folder))
     checkpoint = read_checkpoint(resolve_folder(folder))
@@ -69,7 +69,7 @@ def _shortened(members: Sequence[str]) -> str:
 
 def verify(folder: ModelToChange, data: Data = None, checkpoint: Checkpoints = None, as_json: Json = False) -> None:
     """Build anew from the data of the merged tasks and compare every byte; exit 0 if all are the same, else 1."""
-    from hf_clamu.hub.hub import resolve_folder
+    from hf_clamu.hub.pull import resolve_folder
     from hf_clamu.trainer import progress_bars
 
     quieten()

@@ -11,7 +11,7 @@ from typing import Any
 from hf_clamu.checkpoint.layout import LEDGER_NAME
 from hf_clamu.checkpoint.reader import read_checkpoint
 from hf_clamu.hub.archive import archive_at
-from hf_clamu.hub.hub import resolve_folder
+from hf_clamu.hub.pull import resolve_folder
 from hf_clamu.operations.lifecycle.pending import archived_names, read_pending
 from hf_clamu.operations.lifecycle.receipts import lineage, read_receipts, require_no_link
 from hf_clamu.operations.lifecycle.recovery import recover_pending, saved_state_digest
