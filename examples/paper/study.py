@@ -141,11 +141,11 @@ class Study:
     def clusters(self, task_ids: tuple[str, ...], clustering: str, num_clusters: int) -> tuple[tuple[str, ...], ...]:
         """Group tasks as a build of them would."""
         arguments = replace(self.arguments, clustering=clustering, num_clusters=num_clusters)
-        vectors, keys = None, None
+        features, keys = None, None
         if clustering == "column":
             keys = {one: str(self.tasks.cluster_key(one)) for one in task_ids}
         elif clustering == "features":
-            vectors = torch.tensor([self.pool().entries[one]["feature"] for one in task_ids], dtype=torch.float32)
+            features = torch.tensor([self.pool().entries[one]["feature"] for one in task_ids], dtype=torch.float32)
         elif clustering == "task_vectors":
-            vectors = torch.tensor([self.pool().entries[one]["sketch"] for one in task_ids])
-        return cluster_tasks(arguments, task_ids, self.seed, vectors=vectors, keys=keys)
+            features = torch.tensor([self.pool().entries[one]["sketch"] for one in task_ids])
+        return cluster_tasks(arguments, task_ids, self.seed, task_features=features, keys=keys)

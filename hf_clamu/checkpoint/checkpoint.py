@@ -113,6 +113,6 @@ class Checkpoint:
                 "masks": [digest_tensors(mask) for mask in state.masks],
                 "scores": state.scores,
                 **({"task_masks": [digest_tensors(mask) for mask in task_masks]} if task_masks else {}),
-                "vectors": None if state.vectors is None else digest_tensors({VECTORS_KEY: state.vectors}),
+                "vectors": None if state.task_features is None else digest_tensors({VECTORS_KEY: state.task_features}),
             }
         )

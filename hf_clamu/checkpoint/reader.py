@@ -76,7 +76,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     state = MergedState(
         delta=delta,
         records=records,
-        vectors=_read_vectors(folder, len(records), parsed.arguments.clustering_method) if has_vectors else None,
+        task_features=_read_vectors(folder, len(records), parsed.arguments.clustering_method) if has_vectors else None,
         clusters=clusters,
         alpha=parsed.config.alpha,
         masks=masks,
@@ -307,7 +307,7 @@ def _read_vectors(folder: Path, num_tasks: int, clustering: ClusteringMethod) ->
     if vectors.ndim != 2 or len(vectors) != num_tasks:
         rows = len(vectors) if vectors.ndim else 0
         raise CheckpointFormatError(f"{path} has {rows} rows for {num_tasks} tasks. Take an undamaged copy.")
-    expected = clustering.row_dtype
+    expected = clustering.feature_dtype
     if vectors.dtype != expected or not vectors.isfinite().all():
         raise CheckpointFormatError(
             f"{path} holds {vectors.dtype}, or values that are not finite; clustering {clustering.name!r} has "

@@ -48,8 +48,8 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> str:
     save_tensors(folder / DELTA_NAME, state.delta)
     if checkpoint.fresh:
         save_tensors(folder / FRESH_NAME, checkpoint.fresh)
-    if state.vectors is not None:
-        save_tensors(folder / VECTORS_NAME, {VECTORS_KEY: state.vectors})
+    if state.task_features is not None:
+        save_tensors(folder / VECTORS_NAME, {VECTORS_KEY: state.task_features})
     _write_masks(folder, checkpoint)
     ledger = sealed(_ledger(folder, checkpoint))
     (folder / LEDGER_NAME).write_bytes(canonical_json(ledger))

@@ -36,7 +36,7 @@ from hf_clamu.merging.requirements import (
     require_no_data,
     with_rows,
 )
-from hf_clamu.merging.state import MergedState, TaskRecord, missing_tasks
+from hf_clamu.merging.state import MergedState, TaskRecord, require_merged
 
 __all__ = [
     "ALPHA_GRID",
@@ -67,7 +67,7 @@ __all__ = [
     "is_environment_independent",
     "merge_tasks",
     "missing_checkpoints_error",
-    "missing_tasks",
+    "require_merged",
     "register_clustering",
     "register_localization",
     "require_finetuning",

@@ -37,10 +37,10 @@ def add_and_derive(
     require_finetuning(arguments, [task_id for task_id in task_ids if trainer.is_local(task_id)])
     trainer.check_texts(task_ids)
     work = _Addition(trainer, arguments)
-    rows = before.rows | _data_rows(task_ids, trainer, arguments)
-    early = None if before.records else early_clusters(task_ids, rows, trainer, arguments)
+    features = before.features | _data_features(task_ids, trainer, arguments)
+    early = None if before.records else early_clusters(task_ids, features, trainer, arguments)
     with trainer.timed("finetune"), sum_vectors(trainer, early or [task_ids], work) as sums:
-        whole = work.added(before, rows, task_ids, sums)
+        whole = work.added(before, features, task_ids, sums)
         return derive(whole, trainer, arguments, sums.of if early else None)
 
 
@@ -54,7 +54,7 @@ class _Addition:
         self._arguments = arguments
         localization = arguments.localization_method
         self._clustering = arguments.clustering_method
-        self._makes_rows = self._clustering.rows == "after_finetuning"
+        self._makes_sketches = self._clustering.feature_source == "task_vector"
         self._task_masks = TaskMasks(trainer, localization) if localization.keeps_task_masks else None
         # Without data nothing is measured, neither for alpha nor for scores.
         self.is_last = not localization.makes_masks and not trainer.tasks.has_rows and trainer.archive is None
@@ -79,8 +79,8 @@ class _Addition:
         entry = record.to_dict()
         if trainer.journal is not None and trainer.is_local(task_id):
             entry["checkpoint"] = self._checkpoint_digest(task_id)
-        if self._makes_rows:
-            entry["sketch"] = self._clustering.vector_row(vector, self._arguments.seed).tolist()
+        if self._makes_sketches:
+            entry["sketch"] = self._clustering.vector_feature(vector, self._arguments.seed).tolist()
         return vector, entry
 
     def is_sound(self, task_id: str, entry: Mapping[str, Any]) -> bool:
@@ -99,32 +99,34 @@ class _Addition:
         return local.fingerprint(task_id) if local is not None and task_id in local else None
 
     def added(
-        self, before: PartialState, rows: Mapping[str, torch.Tensor], task_ids: Sequence[str], sums: TaskSums
+        self, before: PartialState, features: Mapping[str, torch.Tensor], task_ids: Sequence[str], sums: TaskSums
     ) -> PartialState:
         """Return what was merged before together with what was added up now."""
         parameters = sorted(self._trainer.workspace.shapes)
         records = {task_id: TaskRecord.from_dict(sums.entries[task_id], parameters) for task_id in task_ids}
-        rows, masks = dict(rows), dict(before.masks)
-        if self._makes_rows:
-            dtype = self._clustering.row_dtype
-            rows |= {task_id: torch.tensor(sums.entries[task_id]["sketch"], dtype=dtype) for task_id in task_ids}
+        features, masks = dict(features), dict(before.masks)
+        if self._makes_sketches:
+            dtype = self._clustering.feature_dtype
+            features |= {task_id: torch.tensor(sums.entries[task_id]["sketch"], dtype=dtype) for task_id in task_ids}
         if before.total is not None:
             sums.total.add(before.total)
         if self._task_masks is not None:
             masks |= self._task_masks.gather({task_id: record.vector_digest for task_id, record in records.items()})
         return PartialState(
-            total=sums.total, records=dict(sorted((before.records | records).items())), rows=rows, masks=masks
+            total=sums.total, records=dict(sorted((before.records | records).items())), features=features, masks=masks
         )
 
 
-def _data_rows(task_ids: Sequence[str], trainer: TaskTrainer, arguments: ClamuArguments) -> dict[str, torch.Tensor]:
-    """Return the rows that the clustering makes of the tasks' data; none if it makes none."""
+def _data_features(
+    task_ids: Sequence[str], trainer: TaskTrainer, arguments: ClamuArguments
+) -> dict[str, torch.Tensor]:
+    """Return the features that the clustering makes of the tasks' data; none if it makes none."""
     method = arguments.clustering_method
-    if method.rows != "before_finetuning":
+    if method.feature_source != "data":
         return {}
 
     def work(task_id: str) -> dict[str, Any]:
-        return {"data_digest": trainer.encoded(task_id).digest, "row": method.data_row(trainer, task_id).tolist()}
+        return {"data_digest": trainer.encoded(task_id).digest, "row": method.data_feature(trainer, task_id).tolist()}
 
     def is_sound(task_id: str, value: Any) -> bool:
         return bool(value["data_digest"] == trainer.encoded(task_id).digest)
@@ -132,11 +134,11 @@ def _data_rows(task_ids: Sequence[str], trainer: TaskTrainer, arguments: ClamuAr
     with trainer.timed("features"):
         values = map_shared(trainer, "features", task_ids, work, is_sound=is_sound, description="features")
     # A float32 is the same after a trip through JSON, which writes float64 in full.
-    return {task_id: torch.tensor(value["row"], dtype=method.row_dtype) for task_id, value in values.items()}
+    return {task_id: torch.tensor(value["row"], dtype=method.feature_dtype) for task_id, value in values.items()}
 
 
 def early_clusters(
-    task_ids: Sequence[str], rows: Mapping[str, torch.Tensor], trainer: TaskTrainer, arguments: ClamuArguments
+    task_ids: Sequence[str], features: Mapping[str, torch.Tensor], trainer: TaskTrainer, arguments: ClamuArguments
 ) -> tuple[tuple[str, ...], ...] | None:
     """Return the clusters, if the localization needs their sums and they are known before finetuning.
 
@@ -144,12 +146,12 @@ def early_clusters(
 
     Args:
         task_ids (*sequence* of `str`): all tasks of a build.
-        rows (*mapping* of `str` to `torch.Tensor`): their rows, if the clustering makes some of the data.
+        features (*mapping* of `str` to `torch.Tensor`): their features, if the clustering makes some of the data.
         trainer (`TaskTrainer`): has the data.
         arguments (`ClamuArguments`): the settings.
     """
-    is_late = arguments.clustering_method.rows == "after_finetuning"
+    is_late = arguments.clustering_method.feature_source == "task_vector"
     if not arguments.localization_method.needs_cluster_vectors or is_late or not task_ids:
         return None
-    stacked = torch.stack([rows[task_id] for task_id in task_ids]) if rows else None
+    stacked = torch.stack([features[task_id] for task_id in task_ids]) if features else None
     return clusters_of({task_id: trainer.tasks.cluster_key(task_id) for task_id in task_ids}, stacked, arguments)

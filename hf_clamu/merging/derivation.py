@@ -41,9 +41,9 @@ def derive(
     delta, records = merged.total.narrowed(copy=False), merged.records
     merged.total.release()
     if not records:
-        return MergedState(delta=delta, records={}, vectors=None, clusters=(), alpha=0.0, masks=())
-    rows = torch.stack([merged.rows[task_id] for task_id in records]) if merged.rows else None
-    clusters = clusters_of({task_id: record.cluster_key for task_id, record in records.items()}, rows, arguments)
+        return MergedState(delta=delta, records={}, task_features=None, clusters=(), alpha=0.0, masks=())
+    features = torch.stack([merged.features[task_id] for task_id in records]) if merged.features else None
+    clusters = clusters_of({task_id: record.cluster_key for task_id, record in records.items()}, features, arguments)
     problem = MaskProblem(
         delta=delta,
         clusters=clusters,
@@ -62,7 +62,7 @@ def derive(
     return MergedState(
         delta=delta,
         records=records,
-        vectors=rows,
+        task_features=features,
         clusters=clusters,
         alpha=alpha,
         masks=masks,
@@ -92,13 +92,13 @@ class _ClusterVectors:
 
 
 def clusters_of(
-    keys: Mapping[str, str | None], rows: torch.Tensor | None, arguments: ClamuArguments
+    keys: Mapping[str, str | None], features: torch.Tensor | None, arguments: ClamuArguments
 ) -> tuple[tuple[str, ...], ...]:
-    """Group tasks by their rows or by the data's own clusters.
+    """Group tasks by their features or by the data's own clusters.
 
     Args:
         keys (*mapping* of `str` to `str` or `None`): the tasks, in order, with the data's own cluster of each.
-        rows (`torch.Tensor` of shape `(tasks, size)`, *optional*): what the clustering keeps of each task.
+        features (`torch.Tensor` of shape `(tasks, size)`, *optional*): what each task is clustered by.
         arguments (`ClamuArguments`): the settings.
 
     Raises:
@@ -106,4 +106,4 @@ def clusters_of(
     """
     require_keys(keys, arguments)
     given = {task_id: key for task_id, key in keys.items() if key is not None}
-    return cluster_tasks(arguments, tuple(keys), arguments.seed, vectors=rows, keys=given)
+    return cluster_tasks(arguments, tuple(keys), arguments.seed, task_features=features, keys=given)

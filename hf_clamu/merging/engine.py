@@ -14,7 +14,7 @@ from hf_clamu.merging.arguments import ClamuArguments
 from hf_clamu.merging.derivation import derive
 from hf_clamu.merging.recovery import subtract_tasks
 from hf_clamu.merging.requirements import check_data, deriving_reads_data, require_local_models
-from hf_clamu.merging.state import MergedState, PartialState, missing_tasks
+from hf_clamu.merging.state import MergedState, PartialState, require_merged
 from hf_clamu.tasks import TaskDataset
 from hf_clamu.training import TaskTrainer
 
@@ -112,7 +112,7 @@ def _check_retained(
     state: MergedState, leaving: Sequence[str], trainer: TaskTrainer, arguments: ClamuArguments
 ) -> list[str]:
     """Check the data and local models of the tasks that stay, if they are needed; return their ids."""
-    missing_tasks(leaving, state.records)
+    require_merged(leaving, state.records)
     retained = [task_id for task_id in state.task_ids if task_id not in set(leaving)]
     keys = {task_id: state.records[task_id].cluster_key for task_id in retained}
     require_local_models(trainer, arguments, state.records, leaving, keys)

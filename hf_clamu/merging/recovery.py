@@ -72,7 +72,7 @@ def subtract_tasks(state: MergedState, task_ids: Sequence[str], trainer: TaskTra
     return PartialState(
         total=total,
         records={task_id: record for task_id, record in before.records.items() if task_id not in gone},
-        rows={task_id: row for task_id, row in before.rows.items() if task_id not in gone},
+        features={task_id: feature for task_id, feature in before.features.items() if task_id not in gone},
         masks={task_id: mask for task_id, mask in before.masks.items() if task_id not in gone},
     )
 

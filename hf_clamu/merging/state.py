@@ -11,7 +11,7 @@ import torch
 from hf_clamu.errors import TaskNotFoundError
 from hf_clamu.exact import DeltaAccumulator, PackedMask, VectorSum
 
-__all__ = ["MergedState", "PartialState", "TaskRecord", "missing_tasks"]
+__all__ = ["MergedState", "PartialState", "TaskRecord", "require_merged"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,7 +72,7 @@ class MergedState:
     Args:
         delta (*dict* of `str` to `torch.Tensor`, int32 or int64): the sum of the integer task vectors.
         records (*dict* of `str` to `TaskRecord`): the merged tasks, by sorted id.
-        vectors (`torch.Tensor` of shape `(tasks, size)`, *optional*): a feature or sketch per task, for clustering.
+        task_features (`torch.Tensor` of shape `(tasks, size)`, *optional*): a row per task, to cluster by.
         clusters (*tuple* of *tuple* of `str`): member ids of each cluster.
         alpha (`float`): the scaling coefficient of the delta; 0 if no task is merged.
         masks (*tuple* of *dict* of `str` to `torch.Tensor`, uint8): packed mask of each cluster; empty if the
@@ -84,7 +84,7 @@ class MergedState:
 
     delta: dict[str, torch.Tensor]
     records: dict[str, TaskRecord]
-    vectors: torch.Tensor | None
+    task_features: torch.Tensor | None
     clusters: tuple[tuple[str, ...], ...]
     alpha: float
     masks: tuple[dict[str, torch.Tensor], ...]
@@ -107,7 +107,7 @@ class MergedState:
         Raises:
             TaskNotFoundError: if no such task is merged.
         """
-        missing_tasks([task_id], self.records)
+        require_merged([task_id], self.records)
         return next(number for number, members in enumerate(self.clusters) if task_id in members)
 
     def mask(self, cluster: int) -> PackedMask:
@@ -122,30 +122,30 @@ class PartialState:
     Args:
         total (`DeltaAccumulator` or `VectorSum`, *optional*): the sum of the task vectors; `None` of no task.
         records (*dict* of `str` to `TaskRecord`): the tasks, by sorted id.
-        rows (*dict* of `str` to `torch.Tensor`): a feature or sketch per task; empty if the clustering has none.
+        features (*dict* of `str` to `torch.Tensor`): what each task is clustered by; empty if by none.
         masks (*dict* of `str` to *dict*): packed mask of each task; empty unless the localization keeps them.
     """
 
     total: DeltaAccumulator | VectorSum | None
     records: dict[str, TaskRecord]
-    rows: dict[str, torch.Tensor]
+    features: dict[str, torch.Tensor]
     masks: dict[str, dict[str, torch.Tensor]]
 
     @classmethod
     def of(cls, state: MergedState) -> PartialState:
         """Return the part of a merged state that nothing was derived for."""
-        rows = {} if state.vectors is None else dict(zip(state.task_ids, state.vectors, strict=True))
+        features = {} if state.task_features is None else dict(zip(state.task_ids, state.task_features, strict=True))
         total = VectorSum.of(state.delta, (record.bounds for record in state.records.values()))
         masks = dict(zip(state.task_ids, state.task_masks, strict=True)) if state.task_masks else {}
-        return cls(total=total if state.records else None, records=dict(state.records), rows=rows, masks=masks)
+        return cls(total=total if state.records else None, records=dict(state.records), features=features, masks=masks)
 
     @classmethod
     def empty(cls) -> PartialState:
         """Return the state of no tasks."""
-        return cls(total=None, records={}, rows={}, masks={})
+        return cls(total=None, records={}, features={}, masks={})
 
 
-def missing_tasks(wanted: Iterable[str], present: Iterable[str]) -> None:
+def require_merged(wanted: Iterable[str], present: Iterable[str]) -> None:
     """Check that all wanted ids are present.
 
     Near ids are not suggested: they are those of other owners, whom the asker need not know of, and whose data would

@@ -46,7 +46,7 @@ from hf_clamu.hub.archive import archive_at
 from hf_clamu.hub.pull import download, is_repo_id
 from hf_clamu.hub.push import PushResult, publish
 from hf_clamu.local_models.local_models import LocalModels, require_named
-from hf_clamu.merging import ClamuArguments, missing_tasks
+from hf_clamu.merging import ClamuArguments, require_merged
 from hf_clamu.models.exporting import require_same_adapter, require_same_checkpoint
 from hf_clamu.models.saving import require_unchanged, save_checkpoint
 from hf_clamu.operations.add import add
@@ -345,7 +345,7 @@ class ClamuModel:
     @property
     def task_features(self) -> torch.Tensor | None:
         """What the tasks are clustered by: features or sketches of shape `(tasks, size)`, by sorted id."""
-        return self._attached.checkpoint.state.vectors
+        return self._attached.checkpoint.state.task_features
 
     @property
     def receipts(self) -> tuple[dict[str, Any], ...]:
@@ -371,7 +371,7 @@ class ClamuModel:
         """
         state, named = self._attached.checkpoint.state, self.ledger_id(task_id)
         if named not in state.records:
-            missing_tasks([task_id], state.records)  # the error says the id as it was asked for, not its commitment
+            require_merged([task_id], state.records)  # the error says the id as it was asked for, not its commitment
         return state.cluster_of(named)
 
     def ledger_id(self, task_id: str) -> str:

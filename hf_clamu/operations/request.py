@@ -20,7 +20,7 @@ from hf_clamu.merging import (
     depends_on_environment,
     deriving_reads_data,
     have_data,
-    missing_tasks,
+    require_merged,
 )
 from hf_clamu.operations.configuration import refreshed_config
 from hf_clamu.operations.context import RunContext
@@ -207,7 +207,7 @@ class Request:
         """
         records = self.checkpoint.state.records
         new = self.with_ledger_ids(new)
-        missing_tasks(new.task_ids, records)
+        require_merged(new.task_ids, records)
         changed = []
         for task_id in new.task_ids:
             encoded, record = new.encode(task_id, self.processor), records[task_id]

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 
 from hf_clamu.errors import EnvironmentMismatchError
-from hf_clamu.merging import is_environment_independent, missing_tasks, unmerge_tasks, with_rows
+from hf_clamu.merging import is_environment_independent, require_merged, unmerge_tasks, with_rows
 from hf_clamu.operations.build import rebuild
 from hf_clamu.operations.request import MISMATCHES, ChangeResult, OnMismatch, Request
 from hf_clamu.training import Environment
@@ -30,7 +30,7 @@ def unmerge(request: Request, task_ids: Sequence[str], on_mismatch: OnMismatch) 
         ArchiveError, DigestMismatchError, EnvironmentMismatchError: on a mismatch.
     """
     before = request.checkpoint.state
-    missing_tasks(task_ids, before.records)
+    require_merged(task_ids, before.records)
     retained = [task_id for task_id in before.task_ids if task_id not in set(task_ids)]
     tasks = request.tasks_if_needed()
     kept = tasks.select([task_id for task_id in retained if task_id in tasks])

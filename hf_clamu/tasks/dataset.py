@@ -294,7 +294,7 @@ class TaskDataset:
     def _task(self, task_id: str) -> TaskRows:
         if task_id in self._tasks:
             return self._tasks[task_id]
-        # Near ids are not suggested, as in `missing_tasks`: they are those of other owners.
+        # Near ids are not suggested, as in `require_merged`: they are those of other owners.
         raise TaskNotFoundError(f"There is no task {task_id!r} among the {len(self)} tasks of {self.origin}.")
 
 

@@ -104,10 +104,10 @@ def _assert_same(found, expected) -> None:
     assert found.records == expected.records
     assert found.clusters == expected.clusters
     assert found.alpha == expected.alpha
-    assert (found.vectors is None) == (expected.vectors is None)
-    if expected.vectors is not None:
-        assert found.vectors.dtype == expected.vectors.dtype
-        assert torch.equal(found.vectors, expected.vectors)
+    assert (found.task_features is None) == (expected.task_features is None)
+    if expected.task_features is not None:
+        assert found.task_features.dtype == expected.task_features.dtype
+        assert torch.equal(found.task_features, expected.task_features)
     assert len(found.masks) == len(expected.masks)
     assert len(found.task_masks) == len(expected.task_masks)
     pairs = [(found.delta, expected.delta), *zip(found.masks, expected.masks, strict=True)]

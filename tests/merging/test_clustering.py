@@ -36,9 +36,9 @@ def test_labels_and_order_do_not_count():
 @pytest.mark.parametrize("clustering", ["features", "task_vectors"])
 def test_spectral_clusters_find_the_groups(clustering):
     arguments = ClusteringArguments(num_clusters=3, clustering=clustering)
-    found = cluster_tasks(arguments, IDS, 0, vectors=_blobs())
+    found = cluster_tasks(arguments, IDS, 0, task_features=_blobs())
     assert found == (IDS[0::3], IDS[1::3], IDS[2::3])
-    assert cluster_tasks(arguments, IDS, 0, vectors=_blobs()) == found
+    assert cluster_tasks(arguments, IDS, 0, task_features=_blobs()) == found
 
 
 def test_global_generators_do_not_count():
@@ -48,27 +48,27 @@ def test_global_generators_do_not_count():
     found = set()
     for state in range(3):
         np.random.seed(state)
-        found.add(cluster_tasks(arguments, IDS, 7, vectors=noise))
+        found.add(cluster_tasks(arguments, IDS, 7, task_features=noise))
     assert len(found) == 1
 
 
 def test_integer_sketches_cluster_too():
-    vectors = (_blobs() * 2**30).to(torch.int64)
+    features = (_blobs() * 2**30).to(torch.int64)
     arguments = ClusteringArguments(num_clusters=3, clustering="task_vectors")
-    assert cluster_tasks(arguments, IDS, 0, vectors=vectors) == (IDS[0::3], IDS[1::3], IDS[2::3])
+    assert cluster_tasks(arguments, IDS, 0, task_features=features) == (IDS[0::3], IDS[1::3], IDS[2::3])
 
 
 @pytest.mark.parametrize("clustering", ["features", "task_vectors", "random", "none"])
 @pytest.mark.parametrize("num_clusters", [9, 10, 50])
 def test_never_more_clusters_than_tasks(clustering, num_clusters):
     arguments = ClusteringArguments(num_clusters=num_clusters, clustering=clustering)
-    assert cluster_tasks(arguments, IDS, 0, vectors=_blobs()) == tuple((task_id,) for task_id in IDS)
+    assert cluster_tasks(arguments, IDS, 0, task_features=_blobs()) == tuple((task_id,) for task_id in IDS)
 
 
 @pytest.mark.parametrize("clustering", ["features", "random"])
 def test_one_cluster_holds_all(clustering):
     arguments = ClusteringArguments(num_clusters=1, clustering=clustering)
-    assert cluster_tasks(arguments, IDS, 0, vectors=_blobs()) == (IDS,)
+    assert cluster_tasks(arguments, IDS, 0, task_features=_blobs()) == (IDS,)
 
 
 def test_no_clustering_gives_each_task_its_own():
@@ -120,7 +120,7 @@ def test_affinities_stay_between_0_and_1():
 
 @pytest.mark.parametrize("kind", ["identical", "zero", "opposite"])
 def test_degenerate_features_give_whole_clusters(kind):
-    vectors = {
+    features = {
         "identical": torch.ones(6, 4),
         "zero": torch.zeros(6, 4),
         "opposite": torch.tensor([1.0, -1.0] * 3)[:, None] * torch.ones(6, 4),
@@ -129,8 +129,8 @@ def test_degenerate_features_give_whole_clusters(kind):
     with warnings.catch_warnings():
         # Two opposite groups share no affinity at all; scikit-learn says so.
         warnings.filterwarnings("ignore", "Graph is not fully connected")
-        found = cluster_tasks(arguments, IDS[:6], 0, vectors=vectors)
-        assert cluster_tasks(arguments, IDS[:6], 0, vectors=vectors) == found
+        found = cluster_tasks(arguments, IDS[:6], 0, task_features=features)
+        assert cluster_tasks(arguments, IDS[:6], 0, task_features=features) == found
     assert sorted(task_id for members in found for task_id in members) == list(IDS[:6])
     assert 1 <= len(found) <= 2
     if kind == "opposite":

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hf_clamu.errors import DigestMismatchError, TaskAlreadyMergedError, TaskDataError, TaskNotFoundError
-from hf_clamu.merging import CLUSTERINGS, LOCALIZATIONS, add_tasks, merge_tasks, missing_tasks, unmerge_tasks
+from hf_clamu.merging import CLUSTERINGS, LOCALIZATIONS, add_tasks, merge_tasks, require_merged, unmerge_tasks
 from hf_clamu.merging.clustering.task_vectors import sketch
 
 FORGOTTEN = ("owner_01", "owner_04")
@@ -30,7 +30,7 @@ def test_a_state_is_the_sum_of_its_tasks(merged_of, images, trainer_of, settings
         encoded = images.encode(task_id, None)
         assert record.data_digest == encoded.digest
         assert (record.num_train, record.num_validation) == (len(encoded.train), len(encoded.validation))
-        assert torch.equal(state.vectors[row], sketch(vector, arguments.seed))
+        assert torch.equal(state.task_features[row], sketch(vector, arguments.seed))
         assert task_id in state.clusters[state.cluster_of(task_id)]
     assert all(torch.equal(state.delta[name], total[name]) for name in total)
     assert all(n.dtype == torch.int32 for n in state.delta.values())
@@ -43,7 +43,7 @@ def test_features_are_those_of_the_base_model(merged_of, images, trainer_of, set
     state = merged_of(images, arguments)
     fresh = trainer_of(images, arguments)
     expected = torch.stack([fresh.feature(task_id) for task_id in images])
-    assert torch.equal(state.vectors, expected)
+    assert torch.equal(state.task_features, expected)
 
 
 @pytest.mark.parametrize("clustering", CLUSTERINGS)
@@ -98,7 +98,7 @@ def test_unmerging_all_leaves_nothing(merged_of, images, trainer_of, settings, a
     assert_same(found, merged_of(images.select([]), arguments))
     assert all(not n.any() for n in found.delta.values())
     assert (found.records, found.clusters, found.masks, found.alpha) == ({}, (), (), 0.0)
-    assert found.vectors is None
+    assert found.task_features is None
     assert_same(add_tasks(found, images.task_ids, trainer, arguments), state)
 
 
@@ -230,7 +230,7 @@ def test_unknown_tasks_are_refused_without_naming_other_owners(images, trainer_o
     with pytest.raises(TaskNotFoundError, match="is forgotten already"):
         unmerge_tasks(smaller, ["owner_01"], trainer, arguments)
     with pytest.raises(TaskNotFoundError, match=r"called 'z0', 'z1', 'z2', 'z3', 'z4' …; 1 are"):
-        missing_tasks([f"z{n}" for n in range(7)], ["abc"])
+        require_merged([f"z{n}" for n in range(7)], ["abc"])
 
 
 def test_a_merged_task_cannot_be_added_again(images, trainer_of, merged):

@@ -65,7 +65,7 @@ def _records(keys, *, data=True, validation=False, elsewhere=False):
 
 
 def _state(records):
-    return MergedState(delta={}, records=records, vectors=None, clusters=(), alpha=0.0, masks=())
+    return MergedState(delta={}, records=records, task_features=None, clusters=(), alpha=0.0, masks=())
 
 
 def test_the_table_has_all_methods():

@@ -164,13 +164,13 @@ class _TaskMasks(LocalizationMethod):
 
 class _Rows(ClusteringMethod):
     name = "rows"
-    rows = "before_finetuning"
-    row_dtype = torch.float32
+    feature_source = "data"
+    feature_dtype = torch.float32
 
 
 class _Untyped(ClusteringMethod):
     name = "rows"
-    rows = "after_finetuning"
+    feature_source = "task_vector"
 
 
 @pytest.mark.parametrize(
@@ -178,8 +178,8 @@ class _Untyped(ClusteringMethod):
     [
         (register_localization, _Masks, "must implement mask"),
         (register_localization, _TaskMasks, "must implement task_mask"),
-        (register_clustering, _Rows, "must implement data_row"),
-        (register_clustering, _Untyped, "rows and row_dtype are declared together"),
+        (register_clustering, _Rows, "must implement data_feature"),
+        (register_clustering, _Untyped, "feature_source and feature_dtype are declared together"),
     ],
 )
 def test_what_is_declared_must_be_implemented(register, method, message):

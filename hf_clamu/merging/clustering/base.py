@@ -21,13 +21,13 @@ class ClusteringInputs:
     Args:
         task_ids (*tuple* of `str`): the tasks, in the order of their ids.
         run_seed (`int`): the seed of the recipe; derive others from it with `hf_clamu.training.derive_seed`.
-        rows (`torch.Tensor` of shape `(tasks, size)`, *optional*): the method's own row of each task.
+        features (`torch.Tensor` of shape `(tasks, size)`, *optional*): the method's own feature of each task.
         keys (*mapping* of `str` to `str`): the data's own cluster of each task, where the data name one.
     """
 
     task_ids: tuple[str, ...]
     run_seed: int
-    rows: torch.Tensor | None
+    features: torch.Tensor | None
     keys: Mapping[str, str]
 
 
@@ -36,8 +36,8 @@ class ClusteringMethod:
 
     An unmerged model has the bytes of a model that never saw the forgotten tasks only if the clusters are a function
     of the tasks that are merged now. So `labels` must depend on its inputs alone: on no global generator, time,
-    number of processes, or earlier call. Randomness comes from `derive_seed(run_seed, purpose, ...)`. A row must
-    depend on its own task alone, because it is kept while other tasks come and go.
+    number of processes, or earlier call. Randomness comes from `derive_seed(run_seed, purpose, ...)`. A feature
+    must depend on its own task alone, because it is kept while other tasks come and go.
 
     A saved model names its clustering and nothing more, so the name stands for one exact behaviour, constants
     included: give a changed method another name.
@@ -45,18 +45,18 @@ class ClusteringMethod:
     Attributes:
         name (`str`): the value of the setting `clustering`.
         summary (`str`): a few words for the documentation.
-        rows (`str`): when a row per task is made, to cluster by: `"none"`, `"before_finetuning"` (`data_row`, by the
-            base model) or `"after_finetuning"` (`vector_row`, of the task vector).
-        row_dtype (`torch.dtype`, *optional*): of the rows in the saved model; needed if there are any.
+        feature_source (`str`): what a feature per task is made of, to cluster by: `"none"`, `"data"` (`data_feature`,
+            before finetuning) or `"task_vector"` (`vector_feature`, after it).
+        feature_dtype (`torch.dtype`, *optional*): of the features in the saved model; needed if there are any.
         needs_data (`bool`): tasks without data cannot be clustered.
         needs_keys (`bool`): the data must name a cluster per task.
-        depends_on_environment (`bool`): libraries, threads or device can show in the rows or labels.
+        depends_on_environment (`bool`): libraries, threads or device can show in the features or labels.
     """
 
     name: str
     summary: str
-    rows: Literal["none", "before_finetuning", "after_finetuning"] = "none"
-    row_dtype: torch.dtype | None = None
+    feature_source: Literal["none", "data", "task_vector"] = "none"
+    feature_dtype: torch.dtype | None = None
     needs_data: bool = False
     needs_keys: bool = False
     depends_on_environment: bool = False
@@ -67,11 +67,13 @@ class ClusteringMethod:
         Raises:
             ValueError: naming what is missing.
         """
-        if (self.rows == "none") != (self.row_dtype is None):
-            raise ValueError(f"clustering {self.name!r}: rows and row_dtype are declared together, or neither is.")
-        for when, maker in (("before_finetuning", "data_row"), ("after_finetuning", "vector_row")):
-            if self.rows == when and getattr(type(self), maker) is getattr(ClusteringMethod, maker):
-                raise ValueError(f"clustering {self.name!r} declares rows {when}, so it must implement {maker}.")
+        if (self.feature_source == "none") != (self.feature_dtype is None):
+            raise ValueError(
+                f"clustering {self.name!r}: feature_source and feature_dtype are declared together, or neither is."
+            )
+        for source, maker in (("data", "data_feature"), ("task_vector", "vector_feature")):
+            if self.feature_source == source and getattr(type(self), maker) is getattr(ClusteringMethod, maker):
+                raise ValueError(f"clustering {self.name!r} declares features, so it must implement {maker}.")
 
     def num_clusters(self, limit: int, num_tasks: int, keys: Iterable[str | None]) -> int:
         """Return how many clusters there are to be.
@@ -83,8 +85,8 @@ class ClusteringMethod:
         """
         return min(limit, num_tasks)
 
-    def data_row(self, trainer: TaskTrainer, task_id: str) -> torch.Tensor:
-        """Return the row of a task by its data, for `rows = "before_finetuning"`.
+    def data_feature(self, trainer: TaskTrainer, task_id: str) -> torch.Tensor:
+        """Return the feature of a task by its data, for `feature_source = "data"`.
 
         Args:
             trainer (`TaskTrainer`): live model and data.
@@ -92,8 +94,8 @@ class ClusteringMethod:
         """
         raise NotImplementedError
 
-    def vector_row(self, vector: TaskVector, run_seed: int) -> torch.Tensor:
-        """Return the row of a task by its vector, for `rows = "after_finetuning"`.
+    def vector_feature(self, vector: TaskVector, run_seed: int) -> torch.Tensor:
+        """Return the feature of a task by its vector, for `feature_source = "task_vector"`.
 
         Args:
             vector (`TaskVector`): the integer task vector.

@@ -15,10 +15,10 @@ class FeatureClustering(SpectralMethod):
 
     name = "features"
     summary = "of the base model"
-    rows = "before_finetuning"
-    row_dtype = torch.float32
+    feature_source = "data"
+    feature_dtype = torch.float32
     needs_data = True
 
-    def data_row(self, trainer: TaskTrainer, task_id: str) -> torch.Tensor:
+    def data_feature(self, trainer: TaskTrainer, task_id: str) -> torch.Tensor:
         """Return the task's mean feature."""
         return trainer.feature(task_id)

@@ -38,7 +38,7 @@ def cluster_tasks(
     task_ids: Sequence[str],
     run_seed: int,
     *,
-    vectors: torch.Tensor | None = None,
+    task_features: torch.Tensor | None = None,
     keys: Mapping[str, str] | None = None,
 ) -> tuple[tuple[str, ...], ...]:
     """Group tasks; a function of the given tasks alone.
@@ -47,7 +47,7 @@ def cluster_tasks(
         arguments (`ClusteringArguments`): method and number of clusters.
         task_ids (*sequence* of `str`): in the order of the ids.
         run_seed (`int`): the seed of the recipe.
-        vectors (`torch.Tensor` of shape `(tasks, size)`, *optional*): features or sketches, a row per task.
+        task_features (`torch.Tensor` of shape `(tasks, size)`, *optional*): what each task is clustered by.
         keys (*mapping* of `str` to `str`, *optional*): the data's own cluster of each task.
 
     Returns:
@@ -64,5 +64,5 @@ def cluster_tasks(
         return canonical_clusters({task_id: task_id for task_id in task_ids})
     if count == 1:
         return canonical_clusters(dict.fromkeys(task_ids, 0))
-    inputs = ClusteringInputs(task_ids=tuple(task_ids), run_seed=run_seed, rows=vectors, keys=keys)
+    inputs = ClusteringInputs(task_ids=tuple(task_ids), run_seed=run_seed, features=task_features, keys=keys)
     return canonical_clusters(method.labels(inputs, count))

@@ -1,4 +1,4 @@
-"""Spectral clustering of the cosines between rows, one row per task."""
+"""Spectral clustering of the cosines between features, one per task."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["SpectralMethod", "affinity_matrix"]
 
 
 class SpectralMethod(ClusteringMethod):
-    """Groups tasks by the cosines of their rows; subclasses say what the rows are.
+    """Groups tasks by the cosines of their features; subclasses say what those are.
 
     Source: ClAMU, Algorithm 1, lines 10-13 (spectral clustering of pairwise affinities).
     """
@@ -22,8 +22,8 @@ class SpectralMethod(ClusteringMethod):
 
     def labels(self, inputs: ClusteringInputs, count: int) -> Mapping[str, Hashable]:
         """Return the labels of scikit-learn."""
-        assert inputs.rows is not None, "there is a row for every task"
-        labels = _spectral_labels(inputs.rows.numpy(), count, derive_seed(inputs.run_seed, "cluster"))
+        assert inputs.features is not None, "there is a feature for every task"
+        labels = _spectral_labels(inputs.features.numpy(), count, derive_seed(inputs.run_seed, "cluster"))
         return dict(zip(inputs.task_ids, labels.tolist(), strict=True))
 
 

@@ -18,10 +18,10 @@ class TaskVectorClustering(SpectralMethod):
 
     name = "task_vectors"
     summary = "integer sketches"
-    rows = "after_finetuning"
-    row_dtype = torch.int64
+    feature_source = "task_vector"
+    feature_dtype = torch.int64
 
-    def vector_row(self, vector: TaskVector, run_seed: int) -> torch.Tensor:
+    def vector_feature(self, vector: TaskVector, run_seed: int) -> torch.Tensor:
         """Return the sketch."""
         return sketch(vector, run_seed)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hf_clamu.errors import TaskDataError, TaskNotFoundError
-from hf_clamu.merging import missing_tasks
+from hf_clamu.merging import require_merged
 from hf_clamu.operations.lifecycle.receipts import salted_ids
 from hf_clamu.storage import parse_json
 
@@ -138,7 +138,7 @@ def _triaged(
     strange = [one for one in request.tasks if one in gone and one not in forgotten]
     if strange:
         try:
-            missing_tasks(strange, merged)
+            require_merged(strange, merged)
         except TaskNotFoundError as error:
             return TriagedRequest(request=request, status="failed", problem=str(error))
     open_tasks = tuple(one for one in request.tasks if one in present)
