@@ -30,7 +30,7 @@ from hf_clamu.checkpoint.layout import (
 )
 from hf_clamu.checkpoint.processor_files import normalized_bytes
 from hf_clamu.errors import CheckpointFormatError, IncompatibleBaseError, WeightsChangedError
-from hf_clamu.exact import contents_of, digest_tensors
+from hf_clamu.exact import digest_tensors, value_digests
 from hf_clamu.hub.pull import require_reachable
 from hf_clamu.training import seeded
 
@@ -104,7 +104,7 @@ def load_base_of(
                 own[key].copy_(value)
     _copy_mapped(model)
     weights = base_weights(model)
-    contents = contents_of(weights)
+    contents = value_digests(weights)
     if digest_tensors(weights, contents) != reference.digest:
         raise IncompatibleBaseError(
             f"The base model {name!r} (revision {reference.revision}) has other weights than the one that was "

@@ -1,25 +1,43 @@
 """Integers and bytes: everything on which the promise "byte for byte" rests.
 
 Needs torch and numpy alone and knows nothing of models, data sets or files of ours.
+
+- `fixed_point`: the integer grid of task vectors
+- `encoding`: weights to a task vector
+- `accumulator`: exact sums of task vectors
+- `bitmask`: masks with one bit per weight
+- `switch`: live weights under one mask after another
+- `bit_flips`, `stamps`: how it flips bits, and how it notices changes
+- `digest`: SHA-256 of JSON, files and tensors
+- `guard`: the lock of a live model
+- `passes`, `threads`: the size of passes over tensors, and work in parallel
 """
 
 from hf_clamu.exact.accumulator import DeltaAccumulator, TaskVector, VectorSum, narrowest_dtype
-from hf_clamu.exact.bitmask import check_padding, pack_mask, packed_size, unpack_mask
+from hf_clamu.exact.bitmask import (
+    ALL_WEIGHTS,
+    NO_WEIGHTS,
+    PackedMask,
+    check_padding,
+    pack_mask,
+    packed_size,
+    unpack_mask,
+)
 from hf_clamu.exact.digest import (
     canonical_json,
-    contents_of,
     digest_json,
     digest_tensor,
     digest_tensors,
     sha256_file,
     sha256_files,
     sha256_hex,
+    value_digests,
 )
 from hf_clamu.exact.encoding import encode_vector
 from hf_clamu.exact.fixed_point import FixedPoint
 from hf_clamu.exact.guard import Guard
 from hf_clamu.exact.passes import bits_dtype, entries_per_pass
-from hf_clamu.exact.switch import ALL_WEIGHTS, NO_WEIGHTS, PackedMask, WeightSwitch
+from hf_clamu.exact.switch import WeightSwitch
 
 __all__ = [
     "ALL_WEIGHTS",
@@ -34,7 +52,6 @@ __all__ = [
     "bits_dtype",
     "canonical_json",
     "check_padding",
-    "contents_of",
     "digest_json",
     "digest_tensor",
     "digest_tensors",
@@ -47,4 +64,5 @@ __all__ = [
     "sha256_files",
     "sha256_hex",
     "unpack_mask",
+    "value_digests",
 ]

@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
 import numpy as np
 import torch
 
 from hf_clamu.errors import CheckpointFormatError
 
-__all__ = ["check_padding", "pack_mask", "packed_size", "unpack_mask"]
+__all__ = [
+    "ALL_WEIGHTS",
+    "NO_WEIGHTS",
+    "MaskBits",
+    "PackedMask",
+    "check_padding",
+    "pack_mask",
+    "packed_size",
+    "unpack_mask",
+]
+
+# The bits of one parameter: packed, or 0 or 255 where all are equal.
+MaskBits: TypeAlias = torch.Tensor | int
 
 
 def packed_size(num_weights: int) -> int:
@@ -69,3 +85,31 @@ def check_padding(name: str, packed: torch.Tensor, num_weights: int) -> None:
         raise CheckpointFormatError(
             f"The mask of {name!r} has bits behind its last weight, expected zeros there. The file is damaged."
         )
+
+
+@dataclass(frozen=True, slots=True)
+class PackedMask:
+    """A mask over all parameters that take part.
+
+    Args:
+        bits (*mapping* of `str` to `torch.Tensor` of shape `(ceil(numel / 8),)`, uint8, *optional*):
+            Packed bits per parameter.
+        fill (`int`, *optional*): instead of bits, 255 for the mask of ones or 0 for the mask of zeros.
+        cluster (`int`, *optional*): the cluster that it is of.
+    """
+
+    bits: Mapping[str, torch.Tensor] | None = None
+    fill: int = 0
+    cluster: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.fill not in (0, 255):
+            raise ValueError(f"fill must be 0 (no weights) or 255 (all weights), got {self.fill!r}.")
+
+    def of(self, name: str) -> MaskBits:
+        """Return the bits of one parameter."""
+        return self.fill if self.bits is None else self.bits[name]
+
+
+ALL_WEIGHTS = PackedMask(fill=255)
+NO_WEIGHTS = PackedMask(fill=0)

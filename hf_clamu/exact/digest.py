@@ -10,18 +10,18 @@ from typing import Any
 
 import torch
 
-from hf_clamu.exact.threads import Beside
+from hf_clamu.exact.threads import SizedThreadPool
 
 __all__ = [
     "canonical_json",
-    "content_of",
-    "contents_of",
     "digest_json",
     "digest_tensor",
     "digest_tensors",
     "sha256_file",
     "sha256_files",
     "sha256_hex",
+    "value_digest",
+    "value_digests",
 ]
 
 CHUNK_BYTES = 1 << 24
@@ -73,16 +73,16 @@ def sha256_files(paths: Iterable[Path]) -> list[str]:
     Raises:
         OSError: if one cannot be read.
     """
-    with Beside() as beside:
-        found = [beside.run(path.stat().st_size, sha256_file, path) for path in paths]
-        return [result() for result in found]
+    with SizedThreadPool() as pool:
+        results = [pool.submit(path.stat().st_size, sha256_file, path) for path in paths]
+        return [result() for result in results]
 
 
-def contents_of(tensors: Mapping[str, torch.Tensor]) -> dict[str, bytes]:
-    """Return `content_of` each tensor, computed several at a time."""
-    with Beside() as beside:
-        found = {name: beside.run(tensor.nbytes, content_of, tensor) for name, tensor in tensors.items()}
-        return {name: result() for name, result in found.items()}
+def value_digests(tensors: Mapping[str, torch.Tensor]) -> dict[str, bytes]:
+    """Return the `value_digest` of each tensor, computed several at a time."""
+    with SizedThreadPool() as pool:
+        results = {name: pool.submit(tensor.nbytes, value_digest, tensor) for name, tensor in tensors.items()}
+        return {name: result() for name, result in results.items()}
 
 
 def digest_tensor(tensor: torch.Tensor) -> str:
@@ -95,7 +95,7 @@ def digest_tensor(tensor: torch.Tensor) -> str:
     return digest_tensors({"": tensor})
 
 
-def digest_tensors(tensors: Mapping[str, torch.Tensor], contents: Mapping[str, bytes] | None = None) -> str:
+def digest_tensors(tensors: Mapping[str, torch.Tensor], digests: Mapping[str, bytes] | None = None) -> str:
     """Return the SHA-256 of named tensors, whatever the order of the mapping.
 
     It is the SHA-256 of a list: the header of each tensor and the SHA-256 of its values. So tensors can be read
@@ -104,7 +104,7 @@ def digest_tensors(tensors: Mapping[str, torch.Tensor], contents: Mapping[str, b
     Args:
         tensors (*mapping* of `str` to `torch.Tensor` of any shape):
             Names, dtypes, shapes and values all count.
-        contents (*mapping* of `str` to `bytes`, *optional*): `content_of` each, if somebody has computed it.
+        digests (*mapping* of `str` to `bytes`, *optional*): the `value_digest` of each, to avoid hashing twice.
 
     Example:
 
@@ -117,11 +117,11 @@ def digest_tensors(tensors: Mapping[str, torch.Tensor], contents: Mapping[str, b
 
     ```
     """
-    found = contents_of(tensors) if contents is None else contents
-    return sha256_hex(b"".join(_header(name, tensors[name]) + found[name] for name in sorted(tensors)))
+    digests = value_digests(tensors) if digests is None else digests
+    return sha256_hex(b"".join(_header(name, tensors[name]) + digests[name] for name in sorted(tensors)))
 
 
-def content_of(tensor: torch.Tensor) -> bytes:
+def value_digest(tensor: torch.Tensor) -> bytes:
     """Return the 32 bytes of the SHA-256 of a tensor's values alone."""
     digest = hashlib.sha256()
     for chunk in _raw_chunks(tensor):

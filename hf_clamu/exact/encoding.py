@@ -9,9 +9,9 @@ from typing import NamedTuple
 import torch
 
 from hf_clamu.exact.accumulator import TaskVector, narrowed
-from hf_clamu.exact.digest import content_of, digest_tensors
+from hf_clamu.exact.digest import digest_tensors, value_digest
 from hf_clamu.exact.fixed_point import FixedPoint
-from hf_clamu.exact.threads import WORTH_A_THREAD, Beside
+from hf_clamu.exact.threads import MIN_BYTES_FOR_A_THREAD, SizedThreadPool
 
 __all__ = ["encode_vector"]
 
@@ -21,7 +21,7 @@ def encode_vector(
     weights: Iterable[tuple[str, torch.Tensor]],
     theta_0: Mapping[str, torch.Tensor],
     *,
-    room: dict[str, torch.Tensor] | None = None,
+    buffers: dict[str, torch.Tensor] | None = None,
 ) -> TaskVector:
     """Round weights' distance from the base model to the grid, and bound and digest it.
 
@@ -30,8 +30,8 @@ def encode_vector(
         weights (*iterable* of *tuple* of `str` and `torch.Tensor`): every parameter that takes part, in any order;
             they must stay as they are until this returns.
         theta_0 (*mapping* of `str` to `torch.Tensor`): the base model's parameters.
-        room (*dict* of `str` to `torch.Tensor`, *optional*): memory of an earlier vector, which is overwritten; it
-            keeps what this one takes.
+        buffers (*dict* of `str` to `torch.Tensor`, *optional*): memory of an earlier vector, which is overwritten; it
+            keeps the memory of this one.
 
     Raises:
         FixedPointOverflowError: if a value is NaN, infinite or too far away; the message names the parameter.
@@ -46,22 +46,22 @@ def encode_vector(
 
     ```
     """
-    old = {} if room is None else room
-    with _one_thread_each(theta_0), Beside() as beside:
-        begun = {
-            name: beside.run(theta.nbytes, _encode, codec, name, theta, theta_0[name], old.get(name))
+    old = {} if buffers is None else buffers
+    with _one_thread_each(theta_0), SizedThreadPool() as pool:
+        results = {
+            name: pool.submit(theta.nbytes, _encode, codec, name, theta, theta_0[name], old.get(name))
             # Large ones first, so that all threads end together.
             for name, theta in sorted(weights, key=lambda item: -item[1].numel())
         }
-        assert begun.keys() == theta_0.keys(), "every parameter came"
-        found = {name: begun[name]() for name in sorted(begun)}
-    if room is not None:
-        room.update((name, one.steps) for name, one in found.items() if one.steps.dtype == torch.int32)
-    steps = {name: one.host for name, one in found.items()}
+        assert results.keys() == theta_0.keys(), "every parameter came"
+        encoded = {name: results[name]() for name in sorted(results)}
+    if buffers is not None:
+        buffers.update((name, part.steps) for name, part in encoded.items() if part.steps.dtype == torch.int32)
+    steps = {name: part.host for name, part in encoded.items()}
     return TaskVector(
         steps=steps,
-        digest=digest_tensors(steps, {name: one.content for name, one in found.items()}),
-        bounds={name: one.bound for name, one in found.items()},
+        digest=digest_tensors(steps, {name: part.digest for name, part in encoded.items()}),
+        bounds={name: part.bound for name, part in encoded.items()},
     )
 
 
@@ -69,7 +69,7 @@ class _Encoded(NamedTuple):
     steps: torch.Tensor
     host: torch.Tensor
     bound: int
-    content: bytes
+    digest: bytes
 
 
 @contextmanager
@@ -79,7 +79,7 @@ def _one_thread_each(theta_0: Mapping[str, torch.Tensor]) -> Iterator[None]:
     Each entry is computed by itself, so threads cannot show in the bits here.
     """
     num_threads = torch.get_num_threads()
-    if num_threads == 1 or all(theta.nbytes < WORTH_A_THREAD for theta in theta_0.values()):
+    if num_threads == 1 or all(theta.nbytes < MIN_BYTES_FOR_A_THREAD for theta in theta_0.values()):
         yield
         return
     torch.set_num_threads(1)  # noqa: TID251 - for a moment in which nothing is computed whose bits depend on it
@@ -90,12 +90,12 @@ def _one_thread_each(theta_0: Mapping[str, torch.Tensor]) -> Iterator[None]:
 
 
 def _encode(
-    codec: FixedPoint, name: str, theta: torch.Tensor, theta_0: torch.Tensor, room: torch.Tensor | None
+    codec: FixedPoint, name: str, theta: torch.Tensor, theta_0: torch.Tensor, buffer: torch.Tensor | None
 ) -> _Encoded:
     theta_0 = theta_0.to(theta.device)
-    if room is not None and (room.shape != theta.shape or room.device != theta.device):
-        room = None
-    found = codec.encode_int32(theta, theta_0, out=room) if theta.shape == theta_0.shape else None
-    n, bound = found or narrowed(codec.encode(name, theta, theta_0))
+    if buffer is not None and (buffer.shape != theta.shape or buffer.device != theta.device):
+        buffer = None
+    fast = codec.encode_int32(theta, theta_0, out=buffer) if theta.shape == theta_0.shape else None
+    n, bound = fast or narrowed(codec.encode(name, theta, theta_0))
     host = n.cpu()
-    return _Encoded(steps=n, host=host, bound=bound, content=content_of(host))
+    return _Encoded(steps=n, host=host, bound=bound, digest=value_digest(host))

@@ -15,7 +15,7 @@ def entries_per_pass(device: torch.device, on_cpu: int) -> int:
 
     Args:
         device (`torch.device`): where they are. On an accelerator, starting a pass costs more than its temporaries.
-        on_cpu (`int`): so many that temporaries stay in the cache, and a pass is long beside its start.
+        on_cpu (`int`): the number on a CPU: temporaries fit the cache, and it is large enough to amortise the start.
     """
     return on_cpu if device.type == "cpu" else _ON_DEVICE
 

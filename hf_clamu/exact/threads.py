@@ -1,4 +1,4 @@
-"""Work on many pieces of memory or files, on all cores; who does what cannot show in the result."""
+"""Run work on tensors and files in parallel; scheduling never affects results."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-__all__ = ["WORTH_A_THREAD", "Beside"]
+__all__ = ["MIN_BYTES_FOR_A_THREAD", "SizedThreadPool"]
 
 T = TypeVar("T")
 
-# Bytes.
-WORTH_A_THREAD = 1 << 20
-# Beyond this, memory is what they wait for.
+# Smaller pieces of work are done before a thread could start.
+MIN_BYTES_FOR_A_THREAD = 1 << 20
+# More threads only compete for memory bandwidth.
 _MOST_THREADS = 8
 
 
-class Beside:
+class SizedThreadPool:
     """Runs large pieces of work in threads, a few at a time, and small ones at once.
 
     Leaving the block waits for what has begun and drops the rest.
@@ -26,27 +26,27 @@ class Beside:
     def __init__(self) -> None:
         self._threads: ThreadPoolExecutor | None = None
 
-    def __enter__(self) -> Beside:
+    def __enter__(self) -> SizedThreadPool:
         return self
 
     def __exit__(self, *error: object) -> None:
         if self._threads is not None:
             self._threads.shutdown(cancel_futures=True)
 
-    def run(self, size: int, work: Callable[..., T], *args: Any) -> Callable[[], T]:
+    def submit(self, num_bytes: int, work: Callable[..., T], *args: Any) -> Callable[[], T]:
         """Begin a piece of work.
 
         Args:
-            size (`int`): how many bytes it is about.
+            num_bytes (`int`): the size of what it works on.
             work (*callable*): what to do. It must let go of Python's lock, as torch, numpy and hashlib do.
             args: for `work`.
 
         Returns:
             *callable*: waits for the result and returns it, or raises what `work` raised.
         """
-        if size < WORTH_A_THREAD:
-            found = work(*args)
-            return lambda: found
+        if num_bytes < MIN_BYTES_FOR_A_THREAD:
+            result = work(*args)
+            return lambda: result
         if self._threads is None:
-            self._threads = ThreadPoolExecutor(min(os.cpu_count() or 1, _MOST_THREADS), "clamu-beside")
+            self._threads = ThreadPoolExecutor(min(os.cpu_count() or 1, _MOST_THREADS), "clamu-thread")
         return self._threads.submit(work, *args).result

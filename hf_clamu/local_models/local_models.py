@@ -46,7 +46,7 @@ class LocalModels:
         self._checkpoints = {task_id: PlainCheckpoint(task_id, folders[task_id]) for task_id in sorted(folders)}
         self._fingerprints: dict[str, str] = {}
         self._names: tuple[Any, ModelNames] | None = None
-        self._room: dict[str, torch.Tensor] = {}
+        self._buffers: dict[str, torch.Tensor] = {}
 
     @classmethod
     def find(
@@ -112,7 +112,7 @@ class LocalModels:
 
     def release(self) -> None:
         """Give back the memory that vectors are read to; the last vector is gone."""
-        self._room.clear()
+        self._buffers.clear()
 
     def check(self, model: Any, kind: str, processor: Any = None) -> None:
         """Check by their headers that all local models are of a base model's kind, before any of them is read.
@@ -181,7 +181,7 @@ class LocalModels:
                             yield chosen[name], file.get_tensor(name)
 
         try:
-            vector = encode_vector(codec, weights(), workspace.theta_0, room=self._room)
+            vector = encode_vector(codec, weights(), workspace.theta_0, buffers=self._buffers)
         except FixedPointOverflowError as error:
             path = next(checkpoint.files[name] for name, own in chosen.items() if own == error.parameter)
             raise FixedPointOverflowError(f"Task {task_id!r}, {path}: {error}") from None

@@ -483,7 +483,7 @@ class ClamuModel:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the model, unless a switch broke off in between."""
-        if not self._attached.switch.is_settled:
+        if not self._attached.switch.is_consistent:
             raise WeightsChangedError(
                 "A switch of clusters was interrupted, and the live weights are of no cluster now. Select one again "
                 "with set_cluster; it finds out where they are."
@@ -812,7 +812,7 @@ class ClamuModel:
         try:
             attached.switch.check(self._parameters_by_name())
         except WeightsChangedError:
-            if not by_trainer or not attached.switch.is_settled or (target / LEDGER_NAME).exists():
+            if not by_trainer or not attached.switch.is_consistent or (target / LEDGER_NAME).exists():
                 raise
             self._save_plain(target, merge=True)
             return
@@ -1221,7 +1221,7 @@ def attach(
         checkpoint.arguments.codec,
         dtype=dtype,
         uncast=kept,
-        contents=contents,
+        digests=contents,
         # Threads that wait for the model wait for the next state, too.
         guard=None if before is None else before.switch.guard,
     )

@@ -1,7 +1,21 @@
-"""Deterministic training on one device: finetuning of tasks, training of masks, measuring."""
+"""Deterministic training on one device: finetuning of tasks, training of masks, measuring.
+
+- `determinism`: seeds, threads and deterministic switches
+- `environment`: what the bits of a run depend on besides data and recipe
+- `workspace`: the live copy of the base model
+- `batching`: which examples a step sees
+- `finetuning`: from a task to its vector
+- `signs`: one sign per weight that all task vectors keep to
+- `masking`: training of masks
+- `measuring`: losses, scores and features
+- `outside`: what finetuning must not change
+- `task_trainer`: all of this for the tasks of one run
+- `workers`: the processes that share a run
+"""
 
 from hf_clamu.training.batching import sample_batches
-from hf_clamu.training.determinism import Environment, derive_seed, deterministic, seeded, undisturbed
+from hf_clamu.training.determinism import derive_seed, deterministic, seeded, undisturbed
+from hf_clamu.training.environment import Environment
 from hf_clamu.training.finetuning import FinetuningArguments, finetune
 from hf_clamu.training.masking import MaskingArguments, train_mask
 from hf_clamu.training.measuring import Measurement, losses_and_scores, measure, task_feature

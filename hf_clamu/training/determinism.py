@@ -1,41 +1,32 @@
 """The only owner of seeds, threads and deterministic switches.
 
-Whatever the bits of a training run depend on is set here and recorded here. Seeds come from names (a purpose and task
-ids), never from positions, so a task that leaves changes nobody else's randomness.
+Whatever the bits of a training run depend on is set here, and recorded in `environment`. Seeds come from names (a
+purpose and task ids), never from positions, so the randomness of a task does not depend on which others there are.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-import platform
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, fields
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
-from hf_clamu.errors import EnvironmentMismatchError, RecipeError
 from hf_clamu.exact import Guard
-from hf_clamu.portability import use_portable_kernels
 
-__all__ = ["Environment", "derive_seed", "deterministic", "seeded", "undisturbed"]
+__all__ = ["CUBLAS_WORKSPACE", "derive_seed", "deterministic", "seeded", "undisturbed"]
 
 T = TypeVar("T")
 
-# Generators, thread counts and switches belong to the whole process, so its threads take turns. A child that was
-# forked meanwhile has a lock that nobody holds.
+# Generators, thread counts and switches belong to the whole process, so its threads take turns. A forked child gets a
+# free lock.
 _GUARD = Guard()
 
-_CUBLAS_WORKSPACE = ":4096:8"
-
-# Libraries whose release can change bits: kernels, initialisation, tokenisation, clustering.
-_LIBRARIES = ("accelerate", "datasets", "numpy", "peft", "safetensors", "scikit-learn", "scipy", "tokenizers")
+CUBLAS_WORKSPACE = ":4096:8"
 
 
 def derive_seed(run_seed: int, purpose: str, *ids: str) -> int:
@@ -111,8 +102,8 @@ def deterministic(num_threads: int | None = None) -> Iterator[None]:
             cuda.mem_efficient_sdp_enabled(),
             cuda.cudnn_sdp_enabled(),
         )
-        # Read by cuBLAS when its first handle is made; a value the user has set already is deterministic or theirs.
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", _CUBLAS_WORKSPACE)
+        # Read by cuBLAS when its first handle is made; a value set by the user is respected.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", CUBLAS_WORKSPACE)
         try:
             if num_threads is not None:
                 torch.set_num_threads(num_threads)
@@ -159,7 +150,7 @@ def undisturbed() -> Iterator[None]:
 
 @contextmanager
 def _usual_kernels() -> Iterator[None]:
-    """Choose kernels as a torch does that nobody has set anything in."""
+    """Choose kernels as torch does by default."""
     backends = torch.backends
     usual = (
         (backends.mkldnn, "enabled", True),
@@ -177,7 +168,7 @@ def _usual_kernels() -> Iterator[None]:
         if not backends.cuda.math_sdp_enabled():
             stack.callback(backends.cuda.enable_math_sdp, False)
             backends.cuda.enable_math_sdp(True)
-        # torch has no word for whether the processor rounds its smallest numbers to 0.
+        # torch does not tell whether the processor rounds its smallest numbers to 0.
         if float(torch.tensor(1e-40) * 1) == 0:
             stack.callback(torch.set_flush_denormal, True)
             torch.set_flush_denormal(False)
@@ -202,8 +193,8 @@ def _full_precision() -> Iterator[None]:
         for operation in operations
     ]
     kept = [(owner, owner.fp32_precision) for owner in owners if _has_precision(owner)]
-    precision = _readable(torch.get_float32_matmul_precision)
-    cudnn_tf32 = _readable(lambda: backends.cudnn.allow_tf32)
+    precision = _value_or_none(torch.get_float32_matmul_precision)
+    cudnn_tf32 = _value_or_none(lambda: backends.cudnn.allow_tf32)
     try:
         if precision is not None:
             torch.set_float32_matmul_precision("highest")
@@ -221,7 +212,7 @@ def _full_precision() -> Iterator[None]:
             owner.fp32_precision = value
 
 
-def _readable(read: Callable[[], T]) -> T | None:
+def _value_or_none(read: Callable[[], T]) -> T | None:
     try:
         return read()
     except RuntimeError:
@@ -234,141 +225,3 @@ def _has_precision(owner: Any) -> bool:
         return isinstance(owner.fp32_precision, str)
     except AttributeError:
         return False
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Environment:
-    """Fingerprint of what the bits of a training run depend on besides data and recipe.
-
-    Args:
-        framework (`str`): release and build of torch.
-        models (`str`): release of transformers.
-        libraries (*dict* of `str` to `str`): releases of the other libraries.
-        python (`str`): implementation, minor version and machine architecture.
-        device (`str`): kind and name of the device that trains.
-        cpu_capability (`str`): instruction set that torch's CPU kernels use.
-        num_threads (`int`): CPU threads of torch.
-        kernels (`str`): which kernels are allowed: on a CPU `"native"` or `"portable"`, on a GPU how products and
-            attention are computed.
-    """
-
-    framework: str
-    models: str
-    libraries: dict[str, str]
-    python: str
-    device: str
-    cpu_capability: str
-    num_threads: int
-    kernels: str
-
-    @classmethod
-    def capture(cls, device: torch.device, num_threads: int | None = None, *, portable: bool = False) -> Environment:
-        """Read the fingerprint of this process.
-
-        Args:
-            device (`torch.device`): the device that trains.
-            num_threads (`int`, *optional*): the number that `deterministic` will set.
-            portable (`bool`): the recipe asks for bits that do not depend on the processor.
-
-        Raises:
-            RecipeError: if it does, and the libraries are not held to one instruction set.
-        """
-        if portable:
-            _require_portable(device)
-        build = torch.version.git_version or "unknown"
-        return cls(
-            framework=f"torch {torch.__version__} ({build[:12]})",
-            models=f"transformers {_release('transformers')}",
-            libraries={name: _release(name) for name in _LIBRARIES},
-            python=f"{platform.python_implementation()} {'.'.join(platform.python_version_tuple()[:2])} "
-            f"{platform.system()} {platform.machine()}",
-            device="cpu x86-64" if portable else _device_name(device),
-            cpu_capability=torch.backends.cpu.get_cpu_capability(),
-            num_threads=torch.get_num_threads() if num_threads is None else num_threads,
-            kernels=_kernels(device, portable),
-        )
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Environment:
-        """Read what `to_dict` wrote."""
-        return cls(**{field.name: values[field.name] for field in fields(cls)})
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fingerprint as JSON-able values."""
-        return asdict(self)
-
-    def require(self, recorded: Environment) -> None:
-        """Check that this environment is the recorded one.
-
-        Raises:
-            EnvironmentMismatchError: naming every difference.
-        """
-        ours, theirs = _flat(self.to_dict()), _flat(recorded.to_dict())
-        keys = [*theirs, *(key for key in ours if key not in theirs)]
-        odd = [
-            f"{key}: {theirs.get(key)!r} then, {ours.get(key)!r} now"
-            for key in keys
-            if theirs.get(key) != ours.get(key)
-        ]
-        if odd:
-            raise EnvironmentMismatchError(
-                "The model was merged in another environment, where retraining gives other bits ("
-                + "; ".join(odd)
-                + "). Nothing was changed. Go back to the recorded environment, or rebuild from the retained tasks "
-                "(on_mismatch='rebuild', --on-mismatch rebuild), which is exact under the new one."
-            )
-
-
-def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
-    libraries = {f"libraries.{name}": release for name, release in values["libraries"].items()}
-    return {key: value for key, value in values.items() if key != "libraries"} | libraries
-
-
-def _require_portable(device: torch.device) -> None:
-    if device.type != "cpu":
-        raise RecipeError(f"portable=True is for CPUs, but this machine trains on {device.type}: leave it out.")
-    use_portable_kernels()
-    found = torch.backends.cpu.get_cpu_capability()
-    if found != "AVX2":
-        raise RecipeError(
-            f"portable=True needs torch's AVX2 kernels, but torch uses {found}: it was loaded before the settings, or "
-            "the processor lacks AVX2."
-        )
-
-
-def _kernels(device: torch.device, portable: bool) -> str:
-    if device.type == "cuda":
-        workspace = os.environ.get("CUBLAS_WORKSPACE_CONFIG", _CUBLAS_WORKSPACE)
-        return f"deterministic, no TF32, math attention, cuBLAS workspace {workspace}"
-    return "portable" if portable else "native"
-
-
-def _release(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "absent"
-
-
-def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return f"cuda {torch.cuda.get_device_name(device)} (CUDA {torch.version.cuda})"
-    if device.type == "cpu":
-        return f"cpu {_cpu_model()}"
-    return device.type
-
-
-def _cpu_model() -> str:
-    # MKL and oneDNN choose kernels by the processor's model, not by its instruction set alone.
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        found: dict[str, str] = {}
-        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
-            key, _, value = line.partition(":")
-            found.setdefault(key.strip(), value.strip())
-            if not line.strip():
-                break
-        parts = [found.get("model name", ""), found.get("cpu family", ""), found.get("model", "")]
-        if any(parts):
-            return " ".join(part for part in parts if part)
-    return platform.processor() or "unknown"

@@ -92,8 +92,9 @@ def finetune(
     task: EncodedTask,
     arguments: FinetuningArguments,
     codec: FixedPoint,
+    *,
     signs: FixedSigns | None = None,
-    room: dict[str, torch.Tensor] | None = None,
+    buffers: dict[str, torch.Tensor] | None = None,
 ) -> TaskVector:
     """Finetune the base model on one task and return its task vector on the integer grid.
 
@@ -106,7 +107,7 @@ def finetune(
         codec (`FixedPoint`): the integer grid.
         signs (`FixedSigns`, *optional*): that the task vector keeps to after every step; the optimizer's state is left
             as it is.
-        room (*dict* of `str` to `torch.Tensor`, *optional*): memory of an earlier vector, which is overwritten.
+        buffers (*dict* of `str` to `torch.Tensor`, *optional*): memory of an earlier vector, which is overwritten.
 
     Returns:
         `TaskVector`: `round((theta_t - theta_0) / q)`.
@@ -118,6 +119,14 @@ def finetune(
     Source: ClAMU, Algorithm 1, lines 1-6 (local finetuning; tau_t = M_t - M_0).
     """
     workspace.reset()
+    _train(workspace, task, arguments, signs)
+    try:
+        return encode_vector(codec, workspace.parameters.items(), workspace.theta_0, buffers=buffers)
+    except FixedPointOverflowError as error:
+        raise FixedPointOverflowError(f"Task {task.task_id!r}: {error}") from None
+
+
+def _train(workspace: Workspace, task: EncodedTask, arguments: FinetuningArguments, signs: FixedSigns | None) -> None:
     with seeded(derive_seed(arguments.seed, "finetune", task.task_id)), workspace.finetuning() as parameters:
         optimizer = torch.optim.AdamW(
             parameters,
@@ -149,9 +158,5 @@ def finetune(
             if signs is not None:
                 signs.project_(workspace.parameters)
             optimizer.zero_grad(set_to_none=True)
-        # Its state is twice the weights, and what comes now needs room of its own.
+        # The optimizer's state is twice the weights, and what follows needs memory, too.
         del optimizer, batch, loss
-    try:
-        return encode_vector(codec, workspace.parameters.items(), workspace.theta_0, room=room)
-    except FixedPointOverflowError as error:
-        raise FixedPointOverflowError(f"Task {task.task_id!r}: {error}") from None

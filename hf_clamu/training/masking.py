@@ -84,7 +84,7 @@ class MaskStep:
     """Moves scores against their gradient and rewrites the weights, in passes whose temporaries stay in the cache."""
 
     def __init__(self) -> None:
-        self._rooms: dict[tuple[torch.dtype, torch.device], torch.Tensor] = {}
+        self._buffers: dict[tuple[torch.dtype, torch.device], torch.Tensor] = {}
 
     def __call__(
         self,
@@ -94,11 +94,11 @@ class MaskStep:
         theta_0: torch.Tensor,
         theta_1: torch.Tensor,
     ) -> None:
-        room, zero = self._room(weights.dtype, weights.device), torch.zeros((), device=weights.device)
+        buffer, zero = self._buffer(weights.dtype, weights.device), torch.zeros((), device=weights.device)
         integer, sign = bits_dtype(weights.dtype), 8 * weights.element_size() - 1
         whole = (weights, gradient.contiguous(), scores, theta_0, theta_1)
-        for own, slope, score, low, high in zip(*(x.view(-1).split(room.numel()) for x in whole), strict=True):
-            part = room[: own.numel()]
+        for own, slope, score, low, high in zip(*(x.view(-1).split(buffer.numel()) for x in whole), strict=True):
+            part = buffer[: own.numel()]
             score.sub_(torch.sub(high, low, out=part).mul_(slope))
             # theta_1 where the score is above 0, that is where 0 - score has a sign (also where it is rounded to -0),
             # else theta_0: torch.where takes several times as long.
@@ -107,7 +107,7 @@ class MaskStep:
             torch.bitwise_xor(high.view(integer), low_bits, out=own_bits)
             own_bits.bitwise_and_(moved).bitwise_xor_(low_bits)
 
-    def _room(self, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-        if (dtype, device) not in self._rooms:
-            self._rooms[dtype, device] = torch.empty(entries_per_pass(device, _CHUNK), dtype=dtype, device=device)
-        return self._rooms[dtype, device]
+    def _buffer(self, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+        if (dtype, device) not in self._buffers:
+            self._buffers[dtype, device] = torch.empty(entries_per_pass(device, _CHUNK), dtype=dtype, device=device)
+        return self._buffers[dtype, device]

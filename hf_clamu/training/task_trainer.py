@@ -84,6 +84,7 @@ class TaskTrainer:
         processor: Any,
         arguments: FinetuningArguments,
         codec: FixedPoint,
+        *,
         progress: Progress = silent_progress,
         workers: Workers | None = None,
         journal: Journal | None = None,
@@ -109,7 +110,7 @@ class TaskTrainer:
         self._encoded: OrderedDict[str, EncodedTask] = OrderedDict()
         self._encoded_bytes = 0
         self._signs: FixedSigns | None = None
-        self._room: dict[str, torch.Tensor] = {}
+        self._buffers: dict[str, torch.Tensor] = {}
         self.seconds: dict[str, float] = {}
 
     def on(self, tasks: TaskDataset) -> TaskTrainer:
@@ -165,14 +166,21 @@ class TaskTrainer:
         self._take_back()
         if self._arguments.has_fixed_signs and self._signs is None:
             self._signs = FixedSigns(self.workspace.theta_0, self._arguments.seed)
-        vector = finetune(self.workspace, self.encoded(task_id), self._arguments, self.codec, self._signs, self._room)
+        vector = finetune(
+            self.workspace,
+            self.encoded(task_id),
+            self._arguments,
+            self.codec,
+            signs=self._signs,
+            buffers=self._buffers,
+        )
         self._lent.append(vector)
         return vector
 
     def release_vectors(self) -> None:
         """Give back the memory that vectors are written to; the last vector is gone."""
         self._take_back()
-        self._room.clear()
+        self._buffers.clear()
         if self.local_vectors is not None:
             self.local_vectors.release()
 

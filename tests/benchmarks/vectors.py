@@ -19,17 +19,17 @@ def shapes_of(config: dict) -> dict[str, torch.Size]:
 
 
 def measure(size: Size, rounds: int) -> list[Row]:
-    codec, room = FixedPoint(), {}
+    codec, buffers = FixedPoint(), {}
     shapes = shapes_of(size.gpt2)
     theta_0 = {name: 0.02 * torch.randn(shape) for name, shape in shapes.items()}
     theta = {name: x + 1e-4 * torch.randn(x.shape) for name, x in theta_0.items()}
     other = {name: x.clone() for name, x in theta.items()}
     total = DeltaAccumulator(shapes)
-    vector = encode_vector(codec, theta.items(), theta_0, room=room)
+    vector = encode_vector(codec, theta.items(), theta_0, buffers=buffers)
     int32 = {name: n.clone() for name, n in vector.steps.items()}
 
     def whole() -> None:
-        total.add(encode_vector(codec, theta.items(), theta_0, room=room))
+        total.add(encode_vector(codec, theta.items(), theta_0, buffers=buffers))
 
     def encode() -> None:
         for name, x in theta.items():

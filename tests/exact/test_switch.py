@@ -26,7 +26,7 @@ INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 @pytest.fixture(scope="module", autouse=True)
 def _short_passes():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("hf_clamu.exact.switch._CHUNK", CHUNK)
+        patch.setattr("hf_clamu.exact.bit_flips.ENTRIES_ON_CPU", CHUNK)
         yield
 
 
@@ -479,7 +479,7 @@ def test_a_switch_may_be_interrupted_at_any_line(start, target, again):
         assert_equal(all_bits(model), states[start])
         if not Interruption(place, again=again).during(lambda live: switch.select(live, wanted), parameters):
             break
-        if switch.is_settled:
+        if switch.is_consistent:
             # It went back, or had arrived.
             arrived = switch.selected.fill == wanted.fill and (switch.selected.bits is None) == (wanted.bits is None)
             if start + target == 5:  # both with bits
@@ -490,7 +490,7 @@ def test_a_switch_may_be_interrupted_at_any_line(start, target, again):
             switch.select(parameters, mask_number(delta, 4)[0])
             assert_equal(all_bits(model), states[4])
         switch.select(parameters, NO_WEIGHTS)
-        assert switch.is_settled
+        assert switch.is_consistent
         assert_equal(all_bits(model), states[0])
         place += 1
     assert place > 60  # Lines of the switch itself, and not only of its entrance.
@@ -502,7 +502,7 @@ def test_a_weight_that_was_changed_after_an_interruption_is_refused():
     parameters = parameters_of(model)
     switch.select(parameters, packed(masks_for(delta, 1)))
     other, place = packed(masks_for(delta, 2)), 0
-    while switch.is_settled:
+    while switch.is_consistent:
         place += 5
         Interruption(place, again=True).during(lambda live: switch.select(live, other), parameters)
     edit_in_place(model)
@@ -511,7 +511,7 @@ def test_a_weight_that_was_changed_after_an_interruption_is_refused():
         with pytest.raises(WeightsChangedError, match="'odd'"):
             switch.select(parameters, mask)
     assert_equal(all_bits(model), changed)
-    assert not switch.is_settled
+    assert not switch.is_consistent
 
 
 @pytest.mark.usefixtures("many_switches_of_threads")

@@ -76,14 +76,14 @@ def test_the_order_of_the_parameters_does_not_show(order):
     _equal(encode_vector(FixedPoint(), ((name, theta[name]) for name in order), theta_0), expected)
 
 
-def test_room_is_used_again_whatever_it_held():
-    room = {}
+def test_buffers_are_used_again_whatever_they_held():
+    buffers = {}
     codec = FixedPoint()
     for scale in (1e-3, 100.0, 1e-2):  # with 100, steps need int64
         theta, theta_0 = _weights(scale)
-        _equal(encode_vector(codec, theta.items(), theta_0, room=room), _one_by_one(codec, theta, theta_0))
-    first = {name: n.data_ptr() for name, n in room.items() if n.numel()}
-    vector = encode_vector(codec, theta.items(), theta_0, room=room)
+        _equal(encode_vector(codec, theta.items(), theta_0, buffers=buffers), _one_by_one(codec, theta, theta_0))
+    first = {name: n.data_ptr() for name, n in buffers.items() if n.numel()}
+    vector = encode_vector(codec, theta.items(), theta_0, buffers=buffers)
     assert {name: n.data_ptr() for name, n in vector.steps.items() if n.numel()} == first
 
 

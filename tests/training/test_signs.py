@@ -54,7 +54,7 @@ def test_a_task_vector_agrees_with_the_signs(build, encoded, completions, kind, 
     signs = FixedSigns(workspace.theta_0, ARGUMENTS.seed)
     if bf16_weights and kind == "image":
         workspace.bf16 = True  # its pixels are float32
-    vector = finetune(workspace, task, ARGUMENTS, CODEC, signs)
+    vector = finetune(workspace, task, ARGUMENTS, CODEC, signs=signs)
     free = finetune(workspace, task, ARGUMENTS, CODEC)
     share = []
     for name, n in vector.steps.items():
@@ -86,7 +86,7 @@ def test_every_step_is_projected_and_the_optimizer_is_left_alone(build, encoded)
             for name, p in parameters.items():
                 tau = p - theta_0[name]
                 p.copy_(torch.where(tau * signs.of(name) > 0, p, theta_0[name]))
-    finetune(workspace, task, ARGUMENTS, CODEC, signs)
+    finetune(workspace, task, ARGUMENTS, CODEC, signs=signs)
     for name, p in parameters.items():
         assert torch.equal(workspace.parameters[name], p), name
 
@@ -95,4 +95,4 @@ def test_a_training_that_diverges_is_noticed(vit, encoded):
     arguments = FinetuningArguments(finetune_steps=4, learning_rate=1e30, max_grad_norm=0, batch_size=8)
     signs = FixedSigns(vit.theta_0, 0)
     with pytest.raises(FixedPointOverflowError, match="owner_00"):
-        finetune(vit, encoded["owner_00"], arguments, CODEC, signs)
+        finetune(vit, encoded["owner_00"], arguments, CODEC, signs=signs)

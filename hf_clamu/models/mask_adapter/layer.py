@@ -110,7 +110,7 @@ class ClamuMaskLayer(nn.Module, BaseTunerLayer):
         wanted = (bits, None if bits is None else bits._version)
         switch = self.delta.switch
         if self._applied is not None:
-            same = self._applied[0] is bits and self._applied[1] == wanted[1] and switch.is_settled
+            same = self._applied[0] is bits and self._applied[1] == wanted[1] and switch.is_consistent
             if same and self._applied[2] is switch.selected and self.delta.is_attached_to(self._model):
                 return
         self._require_delta()
