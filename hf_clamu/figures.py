@@ -7,14 +7,7 @@ from typing import Any
 
 __all__ = ["draw_demo"]
 
-_NAMES = {
-    "base": "base",
-    "global": "global",
-    "emr": "EMR",
-    "tall": "TALL",
-    "clamu": "ClAMU",
-    "local": "local",
-}
+# In the order of the bars; methods without a colour of their own come before the local models.
 _COLORS = {
     "base": "#9e9e9e",
     "global": "#8fa8c8",
@@ -23,6 +16,7 @@ _COLORS = {
     "clamu": "#d1495b",
     "local": "#5c5c5c",
 }
+_OTHER = "#7a9e7e"
 
 
 def draw_demo(folder: Path, result: dict[str, Any], model: Any) -> list[str]:
@@ -56,13 +50,24 @@ def draw_demo(folder: Path, result: dict[str, Any], model: Any) -> list[str]:
     return [f"{folder.name}/{name}" for name in drawings]
 
 
+def _order(name: str) -> tuple[bool, int]:
+    names = list(_COLORS)
+    return name == "local", names.index(name) if name in _COLORS else len(names)
+
+
+def _label(name: str) -> str:
+    from hf_clamu.merging import LOCALIZATIONS
+
+    return LOCALIZATIONS[name].label or name if name in LOCALIZATIONS else name
+
+
 def _accuracy(axes: Any, result: dict[str, Any], model: Any) -> None:
     accuracy = result["accuracy"]
-    names = [name for name in _NAMES if name in accuracy]
+    names = sorted(accuracy, key=_order)
     bars = axes.bar(
-        [_NAMES[name] for name in names],
+        [_label(name) for name in names],
         [100 * accuracy[name] for name in names],
-        color=[_COLORS[name] for name in names],
+        color=[_COLORS.get(name, _OTHER) for name in names],
     )
     axes.bar_label(bars, fmt="%.1f", padding=2)
     axes.set_ylim(0, 105)
@@ -72,15 +77,13 @@ def _accuracy(axes: Any, result: dict[str, Any], model: Any) -> None:
 
 def _storage(axes: Any, result: dict[str, Any], model: Any) -> None:
     one = 4 * result["num_parameters"]
-    for name, label in _NAMES.items():
-        if name not in result["accuracy"]:
-            continue
+    for name in sorted(result["accuracy"], key=_order):
         x, y = result["storage_bytes"][name] / one, 100 * result["accuracy"][name]
-        axes.scatter([x], [y], s=60, color=_COLORS[name], zorder=3)
+        axes.scatter([x], [y], s=60, color=_COLORS.get(name, _OTHER), zorder=3)
         # One-model methods are labelled to the left, where the masked ones do not stand.
         left = name in ("base", "global")
         axes.annotate(
-            label,
+            _label(name),
             (x, y),
             xytext=(-8 if left else 8, 0),
             textcoords="offset points",

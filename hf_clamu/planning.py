@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from hf_clamu.base_models.loading import empty_model, weights_dtype
 from hf_clamu.base_models.peft_space import PeftSpace
 from hf_clamu.base_models.processors import load_processor
 from hf_clamu.exact import packed_size
-from hf_clamu.merging import ClamuArguments, candidate_alphas
+from hf_clamu.merging import candidate_alphas
 from hf_clamu.recipe import Recipe
 from hf_clamu.tasks import DataFiles, ModelLimits, TaskDataset, traits_of
 from hf_clamu.training import trainable_names
@@ -120,37 +120,40 @@ def estimate_build(
         memory_bytes=_PROGRAM_BYTES + size * weights + 4 * size * part + signs,
         model_bytes=4 * part + masks + (size * weights if embedded else 0),
         scratch_bytes=num_processes * sums + 4 * part + masks,
-        seconds=_seconds(recipe, arguments, tasks, model, weights, count, clusters, num_processes, tokens),
+        seconds=_seconds(_Work(recipe, tasks, model, num_tasks=count, num_clusters=clusters), num_processes, tokens),
     )
 
 
-def _seconds(
-    recipe: Recipe,
-    arguments: ClamuArguments,
-    tasks: TaskDataset,
-    model: Any,
-    weights: int,
-    count: int,
-    clusters: int,
-    num_processes: int,
-    tokens: int | None,
-) -> dict[str, float] | None:
+@dataclass(frozen=True)
+class _Work:
+    """What takes the time of a build."""
+
+    recipe: Recipe
+    tasks: TaskDataset
+    model: Any
+    num_tasks: int = field(kw_only=True)
+    num_clusters: int = field(kw_only=True)
+
+
+def _seconds(work: _Work, num_processes: int, tokens: int | None) -> dict[str, float] | None:
+    arguments, tasks = work.recipe.clamu_arguments(), work.tasks
     sample = tasks.task_ids[:_SAMPLE_TASKS]
     examples = math.fsum(tasks.num_examples(task_id) for task_id in sample) / len(sample)
-    tokens = tokens or _mean_tokens(recipe, tasks, model, sample)
+    tokens = tokens or _mean_tokens(work.recipe, tasks, work.model, sample)
     if tokens is None:
         return None
     # Forward 2, backward 4 operations per weight and token (Kaplan et al., 2020, section 2.1).
+    weights: int = sum(parameter.numel() for _, parameter in work.model.named_parameters())
     step = 6 * weights * tokens / (_EFFICIENCY * operations_per_second())
 
     def seconds(steps: int, batch: float) -> float:
         return steps * (_STEP_SECONDS + batch * step) / num_processes
 
-    finetune = seconds(count * arguments.finetune_steps, min(arguments.batch_size, examples))
+    finetune = seconds(work.num_tasks * arguments.finetune_steps, min(arguments.batch_size, examples))
     # Every alpha of the grid is localized in full.
-    alphas = len(candidate_alphas(arguments.scaling, count))
-    batch = min(arguments.mask_batch_size, examples * count / clusters)
-    localize = seconds(alphas * clusters * arguments.localization_method.num_training_steps(arguments), batch)
+    num_masks = len(candidate_alphas(arguments.scaling, work.num_tasks)) * work.num_clusters
+    batch = min(arguments.mask_batch_size, examples * work.num_tasks / work.num_clusters)
+    localize = seconds(num_masks * arguments.localization_method.num_training_steps(arguments), batch)
     return {"finetune": finetune, "localize": localize, "total": finetune + localize}
 
 

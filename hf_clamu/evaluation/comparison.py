@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from statistics import fmean
 
 import torch
 
@@ -15,7 +15,7 @@ from hf_clamu.exact import DeltaAccumulator
 from hf_clamu.merging import LOCALIZATIONS, ClamuArguments, Localizer, MaskProblem
 from hf_clamu.operations.context import open_trainer
 from hf_clamu.tasks import Example, TaskDataset
-from hf_clamu.training import Progress, deterministic, measure, silent_progress
+from hf_clamu.training import Progress, TaskTrainer, deterministic, measure, silent_progress
 
 __all__ = ["MethodScore", "compare_methods"]
 
@@ -70,63 +70,84 @@ def compare_methods(
                 f"Methods are compared on the same task vectors, and {method!r} needs vectors of its own: build with "
                 f"localization={method!r} and measure that (evaluate_model, clamu evaluate)."
             )
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(deterministic(arguments.num_threads))
+    with deterministic(arguments.num_threads):
         trainer = open_trainer(base.model, base.processor, tasks, arguments, progress)
-        workspace = trainer.workspace
-        stack.callback(workspace.release)
-        model_bytes = 4 * workspace.num_parameters
-        task_ids = [task_id for members in clusters for task_id in members]
+        try:
+            comparison = _Comparison(trainer, clusters, arguments, held_out)
+            results = {"base": comparison.base(), "local": comparison.local()}
+            return results | {method: comparison.localized(method) for method in methods}
+        finally:
+            trainer.workspace.release()
 
-        def mean(served: Callable[[str], None]) -> float:
-            scores = []
-            for task_id in task_ids:
-                served(task_id)
-                scores.append(measure(workspace, held_out[task_id], tasks.spec.kind).score)
-            return math.fsum(scores) / len(scores)
 
-        workspace.reset()
-        results = {"base": MethodScore(score=mean(lambda _: None), alpha=None, storage_bytes=model_bytes)}
-        total = DeltaAccumulator(workspace.shapes)
-        sums = {members: DeltaAccumulator(workspace.shapes) for members in clusters}
-        local = []
-        for members in clusters:
-            for task_id in progress(members, "finetune for comparison"):
-                vector = trainer.finetune(task_id)
-                total.add(vector)
-                sums[members].add(vector)
-                local.append(measure(workspace, held_out[task_id], tasks.spec.kind).score)
-        results["local"] = MethodScore(
-            score=math.fsum(local) / len(local), alpha=None, storage_bytes=model_bytes * len(task_ids)
+class _Comparison:
+    """Measures models on the held-out data of all tasks, cluster by cluster.
+
+    Args:
+        trainer (`TaskTrainer`): live model and training data.
+        clusters (*tuple* of *tuple* of `str`): member ids.
+        arguments (`ClamuArguments`): the settings of the build.
+        held_out (*mapping* of `str` to *sequence* of `Example`): what is measured, per task.
+    """
+
+    def __init__(
+        self,
+        trainer: TaskTrainer,
+        clusters: tuple[tuple[str, ...], ...],
+        arguments: ClamuArguments,
+        held_out: Mapping[str, Sequence[Example]],
+    ) -> None:
+        self._trainer = trainer
+        self._clusters = clusters
+        self._arguments = arguments
+        self._held_out = held_out
+        shapes = trainer.workspace.shapes
+        self._num_weights = trainer.workspace.num_parameters
+        self._total = DeltaAccumulator(shapes)
+        self._sums = {members: DeltaAccumulator(shapes) for members in clusters}
+
+    def base(self) -> MethodScore:
+        """Measure the base model."""
+        self._trainer.workspace.reset()
+        scores = [self._score(task_id) for members in self._clusters for task_id in members]
+        return MethodScore(score=fmean(scores), alpha=None, storage_bytes=4 * self._num_weights)
+
+    def local(self) -> MethodScore:
+        """Measure each task's local model, and add up the task vectors for `localized`."""
+        scores = []
+        for members in self._clusters:
+            for task_id in self._trainer.progress(members, "finetune for comparison"):
+                vector = self._trainer.finetune(task_id)
+                self._total.add(vector)
+                self._sums[members].add(vector)
+                scores.append(self._score(task_id))
+        return MethodScore(score=fmean(scores), alpha=None, storage_bytes=4 * self._num_weights * len(scores))
+
+    def localized(self, method: str) -> MethodScore:
+        """Measure each task under the mask that a localization makes for its cluster."""
+        problem = MaskProblem(
+            delta=self._delta,
+            clusters=self._clusters,
+            arguments=replace(self._arguments, localization=method),
+            run_seed=self._arguments.seed,
+            cluster_vector=self._cluster_vector,
         )
-        delta = total.narrowed()
+        alpha, masks = Localizer(self._trainer, problem).run()
+        scores = []
+        for number, members in enumerate(self._clusters):
+            self._trainer.load_masked(self._delta, alpha, masks[number] if masks else None)
+            scores += [self._score(task_id) for task_id in members]
+        mask_bytes = (self._num_weights + 7) // 8 * len(masks)
+        return MethodScore(score=fmean(scores), alpha=alpha, storage_bytes=4 * self._num_weights + mask_bytes)
 
-        def cluster_vector(members: Sequence[str]) -> dict[str, torch.Tensor]:
-            return sums[tuple(members)].narrowed()
+    @cached_property
+    def _delta(self) -> dict[str, torch.Tensor]:
+        return self._total.narrowed()
 
-        number_of = {task_id: number for number, members in enumerate(clusters) for task_id in members}
-        for method in methods:
-            problem = MaskProblem(
-                delta=delta,
-                clusters=clusters,
-                arguments=replace(arguments, localization=method),
-                run_seed=arguments.seed,
-                cluster_vector=cluster_vector,
-            )
-            alpha, masks = Localizer(trainer, problem).run()
-            loaded: list[int] = []
+    def _cluster_vector(self, members: Sequence[str]) -> dict[str, torch.Tensor]:
+        return self._sums[tuple(members)].narrowed()
 
-            def serve(
-                task_id: str,
-                alpha: float = alpha,
-                masks: tuple[dict[str, torch.Tensor], ...] = masks,
-                loaded: list[int] = loaded,
-            ) -> None:
-                # Tasks come cluster by cluster, so each masked model is loaded once.
-                if loaded != [number_of[task_id]]:
-                    loaded[:] = [number_of[task_id]]
-                    trainer.load_masked(delta, alpha, masks[loaded[0]] if masks else None)
-
-            mask_bytes = (workspace.num_parameters + 7) // 8 * len(masks)
-            results[method] = MethodScore(score=mean(serve), alpha=alpha, storage_bytes=model_bytes + mask_bytes)
-    return results
+    def _score(self, task_id: str) -> float:
+        """Measure what the live model holds."""
+        trainer = self._trainer
+        return measure(trainer.workspace, self._held_out[task_id], trainer.tasks.spec.kind).score
