@@ -1,4 +1,10 @@
-"""How well merged models serve: metrics and evaluators for `evaluate`, reports per task and cluster, other methods."""
+"""How well merged models serve.
+
+report      a model's scores per task, per cluster and over all tasks
+comparison  what other methods give on the same clusters
+evaluators  `evaluate`'s evaluators, made to take pipelines of transformers 5
+metrics     `evaluate`'s metrics, as classes that need no network
+"""
 
 from hf_clamu.evaluation.comparison import MethodScore, compare_methods
 from hf_clamu.evaluation.evaluators import evaluator

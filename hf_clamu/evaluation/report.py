@@ -13,9 +13,10 @@ import evaluate
 from hf_clamu.errors import TaskDataError
 from hf_clamu.evaluation.evaluators import evaluator
 from hf_clamu.evaluation.metrics import Accuracy, AnswerProbability, MacroF1
-from hf_clamu.evaluation.recipe_pipelines import recipe_pipeline
-from hf_clamu.serving.routing import bring
+from hf_clamu.serving.recipe_pipelines import recipe_pipeline
+from hf_clamu.serving.routing import select_route
 from hf_clamu.tasks import TaskDataset, traits_of
+from hf_clamu.tasks.encoding import padding_id
 from hf_clamu.training import LiveModel, Progress, losses_and_scores, silent_progress
 
 __all__ = ["EvaluationReport", "Summary", "evaluate_model"]
@@ -141,19 +142,19 @@ def _evaluated(
     for task_id in known:
         groups.setdefault(model.cluster_of(task_id), []).append(task_id)
     measure = _Answers(model, tasks, split) if traits_of(tasks.spec.kind).writes_text else _Labels(model, tasks, split)
-    found: dict[str, tuple[dict[str, float], int]] = {}
+    measured: dict[str, tuple[dict[str, float], int]] = {}
     for number in progress(sorted(groups), "evaluate"):
-        bring(model, number if serving == "own" else serving)
+        select_route(model, number if serving == "own" else serving)
         for task_id in groups[number]:
-            measured = measure(task_id)
-            if measured is not None:
-                found[task_id] = measured
-    if not found:
+            result = measure(task_id)
+            if result is not None:
+                measured[task_id] = result
+    if not measured:
         raise TaskDataError(
             f"None of the {len(known)} tasks has {split} examples: the recipe keeps none (validation_fraction), or "
             "the tasks are too small. Evaluate another split, or give held-out data (--data PATH)."
         )
-    values = {task_id: found[task_id][0] for task_id in known if task_id in found}
+    values = {task_id: measured[task_id][0] for task_id in known if task_id in measured}
     measured_groups = {
         number: [values[task_id] for task_id in members if task_id in values]
         for number, members in sorted(groups.items())
@@ -162,7 +163,7 @@ def _evaluated(
         metrics=_summaries(values.values()),
         tasks=values,
         clusters={number: _summaries(members) for number, members in measured_groups.items() if members},
-        num_examples={task_id: found[task_id][1] for task_id in values},
+        num_examples={task_id: measured[task_id][1] for task_id in values},
         without_examples=tuple(task_id for task_id in known if task_id not in values),
     )
 
@@ -191,8 +192,8 @@ class _Labels:
         rows = self._tasks.rows(task_id, self._processor, self._split)
         if len(rows) == 0:
             return None
-        found = self._evaluator.compute(data=rows, **self._settings)
-        return {name: float(found[name]) for name in ("accuracy", "macro_f1")}, len(rows)
+        scores = self._evaluator.compute(data=rows, **self._settings)
+        return {name: float(scores[name]) for name in ("accuracy", "macro_f1")}, len(rows)
 
 
 class _Answers:
@@ -200,8 +201,7 @@ class _Answers:
 
     def __init__(self, model: Any, tasks: TaskDataset, split: Split) -> None:
         self._tasks, self._split, self._processor = tasks, split, model.processor
-        pad = getattr(model.processor, "pad_token_id", None) or 0
-        self._live = LiveModel(model, device=model.device, pad_token_id=pad)
+        self._live = LiveModel(model, device=model.device, pad_token_id=padding_id(model.processor))
         self._metric = AnswerProbability()
 
     def __call__(self, task_id: str) -> tuple[dict[str, float], int] | None:

@@ -17,6 +17,7 @@ from hf_clamu.local_models.local_models import LocalModels
 from hf_clamu.merging import ClamuArguments, MergedState
 from hf_clamu.storage import Archive, Journal
 from hf_clamu.tasks import TaskDataset
+from hf_clamu.tasks.encoding import padding_id
 from hf_clamu.training import Environment, Progress, TaskTrainer, Workers, Workspace, deterministic, silent_progress
 
 __all__ = ["RunContext", "build_environment", "open_trainer"]
@@ -147,7 +148,7 @@ def open_trainer(
         base,
         freeze=arguments.freeze,
         device=workers.device,
-        pad_token_id=getattr(processor, "pad_token_id", None) or 0,
+        pad_token_id=padding_id(processor),
         bf16=arguments.bf16,
         adapter=None if space is None else space.local_adapter(arguments.seed),
     )

@@ -1,1 +1,8 @@
-"""Inference per cluster: routing, pipelines, prediction."""
+"""Inference per cluster.
+
+routing           which weights serve an input, and selecting them
+pipelines         transformers' pipelines, served per cluster and per task
+recipe_pipelines  pipelines that encode inputs as the model's recipe did
+text2text         a pipeline for encoder-decoders
+prediction        predictions for rows, each served by its task's cluster
+"""

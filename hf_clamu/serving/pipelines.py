@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,15 +15,16 @@ from hf_clamu.models.modeling_clamu import ClamuModel
 from hf_clamu.serving.recipe_pipelines import (
     RecipeFeaturePipeline,
     RecipeImageFeaturePipeline,
+    RecipePixels,
     RecipeTextPipeline,
     RecipeWordsInTextPipeline,
     recipe_tokenizer,
 )
-from hf_clamu.serving.routing import Fallback, Served, bring, who_serves
-from hf_clamu.tasks import TaskSpec, task_kinds, traits_of
-from hf_clamu.tasks.encoding import example_encoder
+from hf_clamu.serving.routing import Fallback, find_route, group_by_route, require_one_choice, select_route
+from hf_clamu.serving.text2text import Text2TextPipeline
+from hf_clamu.tasks import KindTraits, TaskSpec, task_kinds, traits_of
 
-__all__ = ["ClamuPipeline", "Text2TextPipeline", "pipeline"]
+__all__ = ["ClamuPipeline", "pipeline"]
 
 # Pipelines whose stock versions encode otherwise than training, or take the head's answers for the model's.
 _HIDDEN_STATES: dict[str, Any] = {
@@ -64,14 +65,8 @@ def pipeline(
         tokenizer (*optional*): by default the model's own, which cuts and pads as in training; a given one as it says.
         image_processor (*optional*): by default the model's own; without one, pixels are taken as they are, as in
             training.
-        revision (`str`, *optional*): branch, tag or commit on the Hub. This and the following are as in
-            `ClamuModel.from_pretrained`, and for a model that is loaded here.
-        token (`str` or `bool`, *optional*): for private repos.
-        cache_dir (`str` or `Path`, *optional*): of huggingface_hub.
-        local_files_only (`bool`): do not look at the Hub.
-        dtype (*optional*): serve in this type.
-        device_map (*optional*): where to serve.
-        task_id_key (`str`, *optional*): the key of the ledger's task ids.
+        revision, token, cache_dir, local_files_only, dtype, device_map, task_id_key (*optional*): as in
+            `ClamuModel.from_pretrained`, for a model that is loaded here.
         kwargs: for `transformers.pipeline`, such as `device` and `batch_size`.
 
     Raises:
@@ -88,37 +83,56 @@ def pipeline(
     """
     options = {"revision": revision, "token": token, "cache_dir": cache_dir, "dtype": dtype, "device_map": device_map}
     options |= {"local_files_only": local_files_only or None, "task_id_key": task_id_key}
-    options = {key: value for key, value in options.items() if value is not None}
+    model = _loaded(model, {key: value for key, value in options.items() if value is not None})
+    inner = _inner(kind, model, {**kwargs, "tokenizer": tokenizer, "image_processor": image_processor})
+    return ClamuPipeline(inner, cluster=cluster, task=task, fallback=fallback)
+
+
+def _loaded(model: Any, options: Mapping[str, Any]) -> Any:
+    """Return a model that is given, or load it with the options."""
     if not isinstance(model, ClamuModel):
-        model = ClamuModel.from_pretrained(model, **options)
-    elif options:
+        return ClamuModel.from_pretrained(model, **options)
+    if options:
         raise TypeError(f"{next(iter(options))}= is for loading, but the model is loaded already: leave it out.")
+    return model
+
+
+def _inner(pipeline_task: str, model: Any, options: dict[str, Any]) -> Any:
+    """Make the transformers pipeline, which encodes as the recipe did."""
     spec = TaskSpec.from_dict(model.clamu_config.task_spec or {})
     traits = traits_of(spec.kind)
-    kind = TASK_ALIASES.get(kind, kind)
+    pipeline_task = TASK_ALIASES.get(pipeline_task, pipeline_task)
     # Pipelines of no head, such as feature-extraction, work with any.
-    if kind != traits.pipeline and any(kind == traits_of(other).pipeline for other in task_kinds()):
+    is_of_head = pipeline_task == traits.pipeline
+    if not is_of_head and any(pipeline_task == traits_of(kind).pipeline for kind in task_kinds()):
         raise IncompatibleBaseError(
-            f"The pipeline {kind!r} needs another head than that of this {type(model).__name__}, which is for "
-            f"{traits.pipeline!r}."
+            f"The pipeline {pipeline_task!r} needs another head than that of this {type(model).__name__}, which is "
+            f"for {traits.pipeline!r}."
         )
-    if traits.reads == "image":
-        own = model.processor if model.processor is not None else _PixelsAsTheyAre(model, spec)
-        kwargs["image_processor"] = own if image_processor is None else image_processor
-    else:
-        kwargs["tokenizer"] = recipe_tokenizer(model) if tokenizer is None else tokenizer
-        if kwargs["tokenizer"] is None:
-            raise IncompatibleBaseError(
-                "The model comes without a tokenizer that can be loaded here: give tokenizer=."
-            )
-    is_of_head = kind == traits.pipeline
-    pipeline_class = _HIDDEN_STATES.get(kind)
-    if is_of_head and not traits.writes_text:
-        pipeline_class = _CLASSIFIERS.get(traits.reads)
+    options |= _preprocessing(model, spec, options.pop("tokenizer"), options.pop("image_processor"))
+    pipeline_class = _pipeline_class(pipeline_task, traits)
     if pipeline_class is not None:
-        kwargs["pipeline_class"] = pipeline_class
+        options["pipeline_class"] = pipeline_class
     make: Any = Text2TextPipeline if is_of_head and traits.labels == "decoder" else transformers.pipeline
-    return ClamuPipeline(make(task=kind, model=model, **kwargs), cluster=cluster, task=task, fallback=fallback)
+    return make(task=pipeline_task, model=model, **options)
+
+
+def _preprocessing(model: Any, spec: TaskSpec, tokenizer: Any, image_processor: Any) -> dict[str, Any]:
+    """Return the tokenizer or image processor: given, or the model's own."""
+    if traits_of(spec.kind).reads == "image":
+        own = model.processor if model.processor is not None else RecipePixels(model, spec)
+        return {"image_processor": own if image_processor is None else image_processor}
+    tokenizer = recipe_tokenizer(model) if tokenizer is None else tokenizer
+    if tokenizer is None:
+        raise IncompatibleBaseError("The model comes without a tokenizer that can be loaded here: give tokenizer=.")
+    return {"tokenizer": tokenizer}
+
+
+def _pipeline_class(pipeline_task: str, traits: KindTraits) -> Any:
+    """Return the class that replaces transformers' own; None if that one is right."""
+    if pipeline_task == traits.pipeline and not traits.writes_text:
+        return _CLASSIFIERS.get(traits.reads)
+    return _HIDDEN_STATES.get(pipeline_task)
 
 
 class ClamuPipeline:
@@ -146,7 +160,7 @@ class ClamuPipeline:
         self._select(cluster, task)
 
     def __getattr__(self, name: str) -> Any:
-        if name == "inner":  # not there yet: a copy is being made
+        if name == "inner":  # a copy is being made, which has no pipeline yet
             raise AttributeError(name)
         return getattr(self.inner, name)
 
@@ -170,28 +184,25 @@ class ClamuPipeline:
         Raises:
             TaskNotFoundError: if a task is not merged and there is no fallback; nothing is answered then.
         """
-        if task is not None and cluster is not None:
-            raise ValueError("Give cluster= or task=, not both.")
+        require_one_choice(cluster, task)
         model = self.inner.model
         if task is None or isinstance(task, str):
             asked = self._default if task is None and cluster is None else (cluster, task)
             with model.held(restores=False):
                 self._select(*asked)
-                found = self.inner(inputs, *args, **kwargs)
-            return _Answers(self, found, *asked) if isinstance(found, PipelineIterator) else found
+                answers = self.inner(inputs, *args, **kwargs)
+            return _Answers(self, answers, *asked) if isinstance(answers, PipelineIterator) else answers
         rows = self._rows(inputs, len(task))
         with model.held(restores=False):
-            groups: dict[Served, list[int]] = {}
-            for index, task_id in enumerate(task):
-                asked = self._default if task_id is None else (None, task_id)
-                groups.setdefault(who_serves(model, *asked, self._fallback), []).append(index)
-            answers: list[Any] = [None] * len(rows)
-            for served, indices in groups.items():
-                bring(model, served)
-                found = self.inner([rows[index] for index in indices], *args, **kwargs)
-                for index, answer in zip(indices, found, strict=True):
-                    answers[index] = answer
-        return answers
+            choices = [self._default if task_id is None else (None, task_id) for task_id in task]
+            groups = group_by_route(find_route(model, *choice, self._fallback) for choice in choices)
+            in_order: list[Any] = [None] * len(rows)
+            for route, indices in groups.items():
+                select_route(model, route)
+                answers = self.inner([rows[index] for index in indices], *args, **kwargs)
+                for index, answer in zip(indices, answers, strict=True):
+                    in_order[index] = answer
+        return in_order
 
     def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:
         """Save the model with its own tokenizer or image processor."""
@@ -210,87 +221,32 @@ class ClamuPipeline:
         return rows
 
     def _select(self, cluster: int | None, task: str | None) -> None:
-        # At each call anew: an unmerge moves tasks to other clusters, and forgets some.
-        bring(self.inner.model, who_serves(self.inner.model, cluster, task, self._fallback))
+        # At each call: an unmerge moves tasks to other clusters, and forgets some.
+        select_route(self.inner.model, find_route(self.inner.model, cluster, task, self._fallback))
 
 
 class _Answers:
     """Lazy answers, each computed under the cluster that was asked for, whatever was selected in between."""
 
-    def __init__(self, pipe: ClamuPipeline, found: Any, cluster: int | None, task: str | None) -> None:
+    def __init__(self, pipe: ClamuPipeline, answers: Any, cluster: int | None, task: str | None) -> None:
         self._pipe = pipe
-        self._found = found
+        self._answers = answers
         self._asked = (cluster, task)
         # The steps are those of the iterators: rows, then the model, then answers. Only the model is held, so that
         # a generator may wait for its next row while others are served.
-        self._forward, found.loader.infer = found.loader.infer, self._forward_by_the_cluster
+        self._forward, answers.loader.infer = answers.loader.infer, self._forward_by_the_cluster
 
     def __len__(self) -> int:
-        return len(self._found)
+        return len(self._answers)
 
     def __iter__(self) -> Iterator[Any]:
-        iter(self._found)
+        iter(self._answers)
         return self
 
     def __next__(self) -> Any:
-        return next(self._found)
+        return next(self._answers)
 
     def _forward_by_the_cluster(self, *args: Any, **kwargs: Any) -> Any:
         with self._pipe.inner.model.held(restores=False):
             self._pipe._select(*self._asked)
             return self._forward(*args, **kwargs)
-
-
-class _PixelsAsTheyAre:
-    """Stands in for an image processor where the tasks were encoded without one."""
-
-    def __init__(self, model: Any, spec: TaskSpec) -> None:
-        self._column = str(spec.image_column)
-        self._encode = example_encoder(spec, None)
-        self._is_grey = getattr(model.config, "num_channels", None) == 1
-
-    def __call__(self, images: Any, return_tensors: str | None = None) -> Any:
-        if self._is_grey and hasattr(images, "convert"):
-            images = images.convert("L")  # the pipeline has made three equal channels of it
-        pixels = self._encode({self._column: images}, 0)["pixel_values"]
-        return transformers.BatchFeature({"pixel_values": pixels[None]})
-
-
-class Text2TextPipeline(transformers.Pipeline):
-    """Writes the answers of an encoder-decoder; transformers 5 has no pipeline for these.
-
-    Options of `generate` are given here or with a call; without a length among them, up to 256 tokens are written.
-    Each input is answered by a *list* of *dict*, `{"generated_text": ...}`, one for each returned sequence.
-    """
-
-    _load_tokenizer: Any = True
-    _load_processor: Any = False
-    _load_image_processor: Any = False
-    _load_feature_extractor: Any = False
-
-    def _sanitize_parameters(
-        self, truncation: Any = None, skip_special_tokens: bool = True, **generate_kwargs: Any
-    ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-        preprocess = {} if truncation is None else {"truncation": truncation}
-        return preprocess, generate_kwargs, {"skip_special_tokens": skip_special_tokens}
-
-    def preprocess(self, input_: str, **preprocess_parameters: Any) -> Any:
-        """Tokenise one text."""
-        tokenizer: Any = self.tokenizer
-        return tokenizer(input_, return_tensors="pt", **preprocess_parameters)
-
-    def _forward(self, input_tensors: Any, **forward_parameters: Any) -> Any:
-        model: Any = self.model
-        names = ("input_ids", "attention_mask")
-        given = {name: input_tensors[name] for name in names if name in input_tensors}
-        if not {"max_length", "max_new_tokens"} & {*forward_parameters, *model.generation_config.to_diff_dict()}:
-            forward_parameters["max_new_tokens"] = 256
-        written = model.generate(**given, **forward_parameters)
-        num_inputs = len(given["input_ids"])
-        return {"written": written.reshape(num_inputs, -1, written.shape[-1])}
-
-    def postprocess(self, model_outputs: Any, **postprocess_parameters: Any) -> list[dict[str, str]]:
-        """Decode the sequences of one text."""
-        tokenizer: Any = self.tokenizer
-        texts = tokenizer.batch_decode(model_outputs["written"][0], **postprocess_parameters)
-        return [{"generated_text": text} for text in texts]

@@ -1,4 +1,4 @@
-"""Answers for rows, each served by its task's cluster."""
+"""Predictions for rows, each served by its task's cluster."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import Any
 import torch
 
 from hf_clamu.errors import TaskDataError, TaskNotFoundError
-from hf_clamu.serving.routing import Fallback, Served, bring, who_serves
-from hf_clamu.tasks import Example, ModelLimits, TaskSpec, collate, traits_of
-from hf_clamu.tasks.encoding import example_encoder, tokenizer_limit
+from hf_clamu.serving.routing import Fallback, Route, find_route, group_by_route, require_one_choice, select_route
+from hf_clamu.tasks import Example, ModelLimits, TaskSpec, traits_of
+from hf_clamu.tasks.encoding import example_encoder, padding_id, tokenizer_limit
 from hf_clamu.tasks.reading.checks import require_words
+from hf_clamu.training import LiveModel
 
 __all__ = ["predict"]
 
@@ -50,36 +51,33 @@ def predict(
         TaskDataError: if a row lacks the column.
         TaskNotFoundError: if a task is not merged and there is no fallback; names the row.
     """
-    if cluster is not None and task is not None:
-        raise ValueError("Give cluster= or task=, not both.")
+    require_one_choice(cluster, task)
     answers: list[dict[str, Any]] = [{} for _ in rows]
     with model.held():
         spec = TaskSpec.from_dict(model.clamu_config.task_spec)
-        is_chosen = cluster is not None or task is not None
-        chosen = who_serves(model, cluster, task, fallback) if is_chosen else None
-        groups: dict[Served, list[int]] = {}
-        for index, row in enumerate(rows):
-            served = _named(model, spec, index, row, fallback) if chosen is None else chosen
-            groups.setdefault(served, []).append(index)
-        for served, indices in groups.items():
-            bring(model, served)
-            number = served if isinstance(served, int) else None
-            by = {"cluster": number, "served_by": "cluster" if isinstance(served, int) else served}
+        if cluster is None and task is None:
+            routes = [_route_of_row(model, spec, index, row, fallback) for index, row in enumerate(rows)]
+        else:
+            routes = [find_route(model, cluster, task, fallback)] * len(rows)
+        for route, indices in group_by_route(routes).items():
+            select_route(model, route)
+            is_cluster = isinstance(route, int)
+            served = {"cluster": route if is_cluster else None, "served_by": "cluster" if is_cluster else route}
             for start in range(0, len(indices), _BATCH):
-                part = indices[start : start + _BATCH]
-                found = _answer(model, spec, [(index, rows[index]) for index in part], max_new_tokens)
-                for index, answer in zip(part, found, strict=True):
-                    answers[index] = {**answer, **by}
+                batch = indices[start : start + _BATCH]
+                answered = _answer(model, spec, [(index, rows[index]) for index in batch], max_new_tokens)
+                for index, answer in zip(batch, answered, strict=True):
+                    answers[index] = {**answer, **served}
     return answers
 
 
-def _named(model: Any, spec: TaskSpec, index: int, row: Mapping[str, Any], fallback: Fallback | None) -> Served:
-    """Return who serves the task that a row names."""
+def _route_of_row(model: Any, spec: TaskSpec, index: int, row: Mapping[str, Any], fallback: Fallback | None) -> Route:
+    """Return the route of the task that a row names."""
     task = row.get(spec.task_column)
     if not isinstance(task, (str, type(None))):
         raise TaskDataError(f"Row {index}, column {spec.task_column!r}: a task id is a string, found {task!r}.")
     try:
-        return who_serves(model, None, task, fallback)
+        return find_route(model, None, task, fallback)
     except TaskNotFoundError as error:
         raise TaskNotFoundError(
             f"Row {index}, column {spec.task_column!r}: {error} To have such rows answered by the global model or the "
@@ -95,31 +93,15 @@ def _answer(
     if traits_of(spec.kind).writes_text:
         return [{"completion": _complete(model, spec, index, row, max_new_tokens)} for index, row in rows]
     column = str(spec.image_column or spec.tokens_column or spec.text_column)
-    encode = example_encoder(spec, model.processor)
-    examples = []
-    for index, row in rows:
-        _require(row, column, index, spec)
-        try:
-            # For words, labels that say which word a token stands for.
-            examples.append(encode(row, 0 if spec.tokens_column is None else tuple(range(len(row[column])))))
-        except TaskDataError as error:
-            raise TaskDataError(f"Row {index}, column {column!r}: {error}.") from None
-        length, limit = len(examples[-1].get("input_ids", ())), _positions(model, spec)
-        if limit is not None and length > limit:
-            raise TaskDataError(
-                f"Row {index}, column {column!r}: the text has {length} tokens, the model takes {limit}. Shorten it, "
-                "or train with max_length in the recipe's data section."
-            )
-    if spec.image_column is not None:
-        _require_one_shape(examples, rows, column)
-    batch = collate(examples, getattr(model.processor, "pad_token_id", None) or 0)
+    examples = _encoded(model, spec, rows, column)
+    batch = LiveModel(model, device=model.device, pad_token_id=padding_id(model.processor)).batch(examples)
     words_BL = batch.pop("labels")
     try:
-        logits = model(**{key: value.to(model.device) for key, value in batch.items()}).logits.float()
+        logits = model(**batch).logits.float()
     except ValueError as error:
         if spec.image_column is None:
             raise
-        # Vision models refuse sizes and channels that are not theirs; without a processor nobody fits the images.
+        # Vision models refuse sizes and channels that are not theirs; without a processor nothing fits the images.
         shape = tuple(examples[0]["pixel_values"].shape)
         raise TaskDataError(
             f"Row {rows[0][0]}, column {column!r}: the model does not take an image of shape {shape}: {error}"
@@ -138,13 +120,35 @@ def _answer(
     ]
 
 
+def _encoded(model: Any, spec: TaskSpec, rows: Sequence[tuple[int, Mapping[str, Any]]], column: str) -> list[Example]:
+    """Encode rows as in training, and refuse what the model cannot take."""
+    encode, limit = example_encoder(spec, model.processor), _positions(model, spec)
+    examples = []
+    for index, row in rows:
+        _require(row, column, index, spec)
+        try:
+            # For words, labels that say which word a token stands for.
+            examples.append(encode(row, 0 if spec.tokens_column is None else tuple(range(len(row[column])))))
+        except TaskDataError as error:
+            raise TaskDataError(f"Row {index}, column {column!r}: {error}.") from None
+        length = len(examples[-1].get("input_ids", ()))
+        if limit is not None and length > limit:
+            raise TaskDataError(
+                f"Row {index}, column {column!r}: the text has {length} tokens, the model takes {limit}. Shorten it, "
+                "or train with max_length in the recipe's data section."
+            )
+    if spec.image_column is not None:
+        _require_one_shape(examples, rows, column)
+    return examples
+
+
 def _tags(
     num_words: int, words: Sequence[int], labels: Sequence[int], scores: Sequence[float], names: Mapping[int, str]
 ) -> dict[str, Any]:
-    found = {
+    by_word = {
         word: (names[label], score) for word, label, score in zip(words, labels, scores, strict=True) if word >= 0
     }
-    answers = [found.get(word, (None, None)) for word in range(num_words)]
+    answers = [by_word.get(word, (None, None)) for word in range(num_words)]
     return {"tags": [tag for tag, _ in answers], "scores": [score for _, score in answers]}
 
 
@@ -165,13 +169,13 @@ def _complete(model: Any, spec: TaskSpec, index: int, row: Mapping[str, Any], ma
         prompt = model.processor(text, return_tensors="pt")
         taken = prompt["input_ids"].shape[1]
     prompt = prompt.to(model.device)
-    room = max_new_tokens if limit is None else min(max_new_tokens, limit - taken)
-    if room < 1:
+    num_free_positions = max_new_tokens if limit is None else min(max_new_tokens, limit - taken)
+    if num_free_positions < 1:
         raise TaskDataError(f"Row {index}, column {column!r}: the prompt fills the model's {limit} positions.")
     written = model.generate(
         input_ids=prompt["input_ids"],
         attention_mask=prompt["attention_mask"],
-        max_new_tokens=room,
+        max_new_tokens=num_free_positions,
         do_sample=False,
         pad_token_id=model.processor.pad_token_id,
     )

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import torch
 import transformers
 
 from hf_clamu.tasks import ModelLimits, TaskSpec, traits_of
@@ -19,11 +20,15 @@ __all__ = [
     "RecipeFeaturePipeline",
     "RecipeImageFeaturePipeline",
     "RecipeImagePipeline",
+    "RecipePixels",
     "RecipeTextPipeline",
     "RecipeWordsInTextPipeline",
-    "encoded",
+    "RecipeWordsPipeline",
+    "recipe_pipeline",
     "recipe_tokenizer",
 ]
+
+_BATCH = 32
 
 
 class RecipeTextPipeline(transformers.TextClassificationPipeline):
@@ -35,7 +40,7 @@ class RecipeTextPipeline(transformers.TextClassificationPipeline):
         if preprocess_parameters or not isinstance(text, str):
             stock: Any = super().preprocess(input_, **preprocess_parameters)
             return stock  # type: ignore[no-any-return]
-        return encoded(self, "text_column", text, self.tokenizer)
+        return _encoded(self, "text_column", text, self.tokenizer)
 
 
 class RecipeImagePipeline(transformers.ImageClassificationPipeline):
@@ -45,7 +50,7 @@ class RecipeImagePipeline(transformers.ImageClassificationPipeline):
 
     def preprocess(self, input_: Any, **preprocess_parameters: Any) -> dict[str, Any]:  # type: ignore[override]
         """Encode one image, PIL or numbers, as the recipe's rows have it."""
-        return encoded(self, "image_column", input_, self.image_processor)
+        return _encoded(self, "image_column", input_, self.image_processor)
 
 
 class RecipeWordsInTextPipeline(transformers.TokenClassificationPipeline):
@@ -59,13 +64,48 @@ class RecipeWordsInTextPipeline(transformers.TokenClassificationPipeline):
         if not isinstance(sentence, str) or preprocess_params.get("is_split_into_words"):
             yield from stock(sentence, offset_mapping, **preprocess_params)
             return
-        places = [match.span() for match in re.finditer(r"\S+", sentence)]
-        words = [sentence[start:stop] for start, stop in places]
+        spans = [match.span() for match in re.finditer(r"\S+", sentence)]
+        words = [sentence[start:stop] for start, stop in spans]
         settings = {**preprocess_params, "is_split_into_words": True, "delimiter": " "}
-        for found in stock(words, offset_mapping, **settings):
-            if found["sentence"] is not None:
-                found["sentence"] = sentence
-            yield {**found, "word_to_chars_map": places}
+        for part in stock(words, offset_mapping, **settings):
+            if part["sentence"] is not None:
+                part["sentence"] = sentence
+            yield {**part, "word_to_chars_map": spans}
+
+
+class RecipeWordsPipeline(transformers.Pipeline):
+    """Tags lists of words: for each, the tag of its first token; `None` where no token of it is left."""
+
+    # What it needs is given; transformers looks for nothing else.
+    _load_tokenizer: Any = True
+    _load_processor: Any = False
+    _load_image_processor: Any = False
+    _load_feature_extractor: Any = False
+
+    def _sanitize_parameters(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        return {}, {}, {}
+
+    def preprocess(self, input_: Sequence[str], **preprocess_parameters: Any) -> dict[str, Any]:
+        """Encode the words of one example; which word a token stands for goes along."""
+        words = list(input_)
+        tensors = _encoded(self, "tokens_column", words, self.tokenizer, label=tuple(range(len(words))))
+        # Words count from 1 here: batches are padded with 0.
+        tensors["words"] = (tensors.pop("labels") + 1).clamp(min=0)
+        return {**tensors, "num_words": torch.tensor([[len(words)]])}
+
+    def _forward(self, input_tensors: dict[str, Any], **forward_parameters: Any) -> Any:
+        rest = {name: input_tensors.pop(name) for name in ("words", "num_words")}
+        return {"logits": self.model(**input_tensors).logits, **rest}
+
+    def postprocess(self, model_outputs: dict[str, Any], **kwargs: Any) -> list[str | None]:
+        """Return a tag for each word."""
+        names: Any = self.model.config.id2label
+        tags: list[str | None] = [None] * int(model_outputs["num_words"])
+        best_L = model_outputs["logits"][0].float().argmax(-1)
+        for word, label in zip(model_outputs["words"][0].tolist(), best_L.tolist(), strict=True):
+            if word > 0:
+                tags[word - 1] = names[label]
+        return tags
 
 
 class RecipeFeaturePipeline(transformers.FeatureExtractionPipeline):
@@ -82,6 +122,43 @@ class RecipeImageFeaturePipeline(transformers.ImageFeatureExtractionPipeline):
     def _forward(self, input_tensors: Any, **forward_parameters: Any) -> Any:  # type: ignore[override]
         model: Any = self.model
         return model.base_model(**input_tensors)
+
+
+class RecipePixels:
+    """Stands in for an image processor where the tasks were encoded without one."""
+
+    def __init__(self, model: Any, spec: TaskSpec) -> None:
+        self._column = str(spec.image_column)
+        self._encode = example_encoder(spec, None)
+        self._is_grey = getattr(model.config, "num_channels", None) == 1
+
+    def __call__(self, images: Any, return_tensors: str | None = None) -> Any:
+        if self._is_grey and hasattr(images, "convert"):
+            images = images.convert("L")  # the pipeline has made three equal channels of it
+        pixels = self._encode({self._column: images}, 0)["pixel_values"]
+        return transformers.BatchFeature({"pixel_values": pixels[None]})
+
+
+# By what the model reads.
+_PIPELINES: dict[str, Any] = {"image": RecipeImagePipeline, "text": RecipeTextPipeline, "words": RecipeWordsPipeline}
+
+
+def recipe_pipeline(model: Any) -> Any:
+    """Return the pipeline that serves a classifier as its recipe trained it.
+
+    Args:
+        model (`ClamuModel`): a classifier of texts, words or images; whatever cluster is selected serves.
+
+    Returns:
+        `transformers.Pipeline`: takes what the recipe's rows hold.
+    """
+    traits = traits_of(model.clamu_config.task_spec["kind"])
+    make, task = _PIPELINES[traits.reads], traits.pipeline
+    if traits.reads == "image":
+        # transformers puts images into batches only where a processor says how.
+        size = 1 if model.processor is None else _BATCH
+        return make(model=model, task=task, image_processor=model.processor, batch_size=size)
+    return make(model=model, task=task, tokenizer=recipe_tokenizer(model), batch_size=_BATCH)
 
 
 def recipe_tokenizer(model: Any) -> Any:
@@ -101,7 +178,7 @@ def recipe_tokenizer(model: Any) -> Any:
     return tokenizer
 
 
-def encoded(pipe: Any, column: str, value: Any, processor: Any, *, label: Any = None) -> dict[str, Any]:
+def _encoded(pipe: Any, column: str, value: Any, processor: Any, *, label: Any = None) -> dict[str, Any]:
     """Return a row's tensors as a batch of one.
 
     Args:

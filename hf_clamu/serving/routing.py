@@ -1,33 +1,43 @@
-"""Who serves an input: a cluster, the global model or the base, asked for by number or by task."""
+"""Routes: whether a cluster, the global model or the base model serves an input, asked for by number or by task."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Literal, TypeAlias
 
 from hf_clamu.errors import TaskNotFoundError
 
-__all__ = ["Fallback", "Served", "bring", "who_serves"]
+__all__ = ["Fallback", "Route", "find_route", "group_by_route", "require_one_choice", "select_route"]
 
 Fallback: TypeAlias = Literal["global", "base"]
-Served: TypeAlias = int | Fallback
+Route: TypeAlias = int | Fallback
 
 
-def who_serves(model: Any, cluster: int | None, task: str | None, fallback: Fallback | None = None) -> Served:
-    """Return who serves, as the model is now: a request moves tasks to other clusters, and forgets some.
+def require_one_choice(cluster: int | None, task: object) -> None:
+    """Check that a caller names a cluster or a task.
+
+    Raises:
+        ValueError: if both are given.
+    """
+    if cluster is not None and task is not None:
+        raise ValueError("Give cluster= or task=, not both.")
+
+
+def find_route(model: Any, cluster: int | None, task: str | None, fallback: Fallback | None = None) -> Route:
+    """Return the route as the model is now: a request moves tasks to other clusters, and forgets some.
 
     Args:
         model (`ClamuModel`): held by the caller.
         cluster (`int`, *optional*): a cluster's number.
         task (`str`, *optional*): instead, the cluster that serves this task; without either the global model.
-        fallback (`str`, *optional*): who serves a task that is not merged; by default it raises.
+        fallback (`str`, *optional*): the route of a task that is not merged; by default it raises.
 
     Raises:
         TaskNotFoundError: if the task is not merged and there is no fallback, or the ledger's key is missing.
     """
+    require_one_choice(cluster, task)
     if task is None:
         return "global" if cluster is None else cluster
-    if cluster is not None:
-        raise ValueError("Give cluster= or task=, not both.")
     model.ledger_id(task)  # without the ledger's key nothing is known of a task, and no fallback is right
     try:
         return int(model.cluster_of(task))
@@ -37,14 +47,22 @@ def who_serves(model: Any, cluster: int | None, task: str | None, fallback: Fall
         return fallback
 
 
-def bring(model: Any, served: Served) -> None:
-    """Select who serves.
+def group_by_route(routes: Iterable[Route]) -> dict[Route, list[int]]:
+    """Return the numbers of the inputs that each route has, so that each is selected once."""
+    groups: dict[Route, list[int]] = {}
+    for index, route in enumerate(routes):
+        groups.setdefault(route, []).append(index)
+    return groups
+
+
+def select_route(model: Any, route: Route) -> None:
+    """Select the weights of a route.
 
     Raises:
         ClusterNotFoundError: if there is no such cluster.
         WeightsChangedError: if a weight was changed since the last switch.
     """
-    if served == "base":
+    if route == "base":
         model.set_base()
     else:
-        model.set_cluster(None if served == "global" else served)
+        model.set_cluster(None if route == "global" else route)

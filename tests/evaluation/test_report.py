@@ -13,7 +13,7 @@ from datasets import Dataset, DatasetDict
 
 from hf_clamu.errors import RecipeError, TaskDataError
 from hf_clamu.evaluation import evaluate_model, evaluator
-from hf_clamu.evaluation.recipe_pipelines import recipe_pipeline
+from hf_clamu.serving.recipe_pipelines import recipe_pipeline
 from hf_clamu.tasks import TaskDataset
 
 BERT = {

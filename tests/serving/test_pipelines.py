@@ -26,8 +26,8 @@ from hf_clamu import (
     TaskNotFoundError,
 )
 from hf_clamu.base_models.processors import save_processor
-from hf_clamu.evaluation.recipe_pipelines import recipe_pipeline
 from hf_clamu.serving.prediction import predict
+from hf_clamu.serving.recipe_pipelines import recipe_pipeline
 
 TEXTS = ["great 3 of 4", "dull 1 of 0", "fair", "broken 6 of 2", "whole 2 of 1"]
 PIPELINES = {

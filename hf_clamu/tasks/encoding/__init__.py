@@ -8,7 +8,7 @@
 """
 
 from hf_clamu.tasks.encoding import images, texts, words  # noqa: F401 - they register their encoders
-from hf_clamu.tasks.encoding.batches import collate
+from hf_clamu.tasks.encoding.batches import collate, padding_id
 from hf_clamu.tasks.encoding.encoders import encoder_for, example_encoder
 from hf_clamu.tasks.encoding.examples import EncodedTask, Example, arrange, split_by_content, validation_count
 from hf_clamu.tasks.encoding.rows import check_shapes, encode_rows
@@ -23,6 +23,7 @@ __all__ = [
     "encode_rows",
     "encoder_for",
     "example_encoder",
+    "padding_id",
     "split_by_content",
     "tokenizer_limit",
     "validation_count",

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
 from hf_clamu.errors import RecipeError
 from hf_clamu.tasks.encoding.examples import Example
 
-__all__ = ["IGNORED_LABEL", "collate"]
+__all__ = ["IGNORED_LABEL", "collate", "padding_id"]
 
 # The value that torch's cross-entropy leaves out.
 IGNORED_LABEL = -100
+
+
+def padding_id(processor: Any) -> int:
+    """Return the id that fills short rows; any will do where a tokenizer has none, because it is masked."""
+    return getattr(processor, "pad_token_id", None) or 0
 
 
 def collate(
