@@ -67,7 +67,7 @@ def deriving_reads_data(state: MergedState, arguments: ClamuArguments, more_vali
 def is_environment_independent(records: Mapping[str, TaskRecord], arguments: ClamuArguments) -> bool:
     """Whether what is derived from the vectors of these tasks has the same bits in every environment.
 
-    It has if it comes from integers, ids and settings alone: no model runs, and no affinities are decomposed.
+    True if it comes from integers, ids and settings alone: no model runs, and no affinities are decomposed.
     """
     clustering = arguments.clustering_method
     keys = (record.cluster_key for record in records.values())
@@ -104,7 +104,9 @@ def depends_on_environment(records: Mapping[str, TaskRecord], arguments: ClamuAr
 
 
 def depends_on_threads(tasks: TaskDataset, arguments: ClamuArguments) -> bool:
-    """Whether the number of threads can show in a build: not where local models are added up and nothing else runs.
+    """Whether the number of threads can show in a build.
+
+    It cannot where local models are added up and nothing else is computed.
 
     Args:
         tasks (`TaskDataset`): what is merged.
@@ -202,7 +204,8 @@ def require_local_models(
         staying = [task_id for task_id in after if task_id in records]
         reasons |= dict.fromkeys(staying, f"to derive the {arguments.localization} masks again")
     reasons |= dict.fromkeys(leaving, "to be subtracted")
-    absent = [one for one in sorted(reasons) if records[one].from_checkpoint and not trainer.is_local(one)]
+    needed = [task_id for task_id in sorted(reasons) if records[task_id].from_checkpoint]
+    absent = [task_id for task_id in needed if not trainer.is_local(task_id)]
     if absent:
         raise missing_checkpoints_error(absent, reasons[absent[0]])
 
@@ -240,17 +243,17 @@ def check_data(
     _require_rows(
         tasks,
         task_ids,
-        "Give the rows of all merged tasks as they were merged, those that were added later included (data=, --data "
-        "FILE for each file). Where the rows of a task that a request forgets or updates are deleted already, there "
-        "is on_mismatch='rebuild' (clamu unmerge and update --on-mismatch rebuild): build from what is left.",
+        "Give the rows of all merged tasks as they were merged, also of those that were added later (data=, --data "
+        "FILE for each file). If the rows of a task to forget or update are deleted already, on_mismatch='rebuild' "
+        "(clamu unmerge and update --on-mismatch rebuild) builds from the tasks that stay.",
     )
     for task_id in task_ids:
-        found, recorded = encoded(task_id).digest, state.records[task_id].data_digest
-        if found != recorded:
+        digest, recorded = encoded(task_id).digest, state.records[task_id].data_digest
+        if digest != recorded:
             raise DigestMismatchError(
                 f"The data of task {task_id!r} is not what was merged: its tokenised examples have SHA-256 "
-                f"{str(found)[:16]}…, the ledger says {str(recorded)[:16]}…. Nothing was changed. Give the data as it "
-                f"was at the merge, or {REBUILD}"
+                f"{str(digest)[:16]}…, the ledger says {str(recorded)[:16]}…. Nothing was changed. Give the data as "
+                f"it was at the merge, or {REBUILD}"
             )
 
 

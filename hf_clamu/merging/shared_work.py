@@ -34,32 +34,33 @@ def map_shared(
         description (`str`, *optional*): for the progress bar; by default there is none.
     """
     journal = trainer.journal if is_sound is not None else None
-    found: dict[str, Any] = {}
-    old: list[Part] = []
+    values: dict[str, Any] = {}
+    parts: list[Part] = []
     if journal is not None and is_sound is not None:
-        old = journal.parts(stage)
-        for part in old:
-            found |= {i: v for i, v in part.entries.items() if i in items and is_sound(i, v)}
-        for others in trainer.workers.gather(found):
-            found |= others
-    own = dict(found) if trainer.workers.is_main else {}
-    missing = trainer.share([item for item in items if item not in found])
+        parts = journal.parts(stage)
+        for part in parts:
+            values |= {item: v for item, v in part.entries.items() if item in items and is_sound(item, v)}
+        for others in trainer.workers.gather(values):
+            values |= others
+    # Of this process; what the journal had is written again by the main one.
+    own = dict(values) if trainer.workers.is_main else {}
+    missing = trainer.share([item for item in items if item not in values])
     try:
         for item in missing if description is None else trainer.progress(missing, description):
             own[item] = work(item)
             if journal is not None and journal.is_due:
-                old = drop_covered_parts(journal, old, journal.write(stage, own, {}))
+                parts = drop_covered_parts(journal, parts, journal.write(stage, own, {}))
     finally:
         # Interrupted or not: what is finished is kept.
         if journal is not None and own:
-            drop_covered_parts(journal, old, journal.write(stage, own, {}))
+            drop_covered_parts(journal, parts, journal.write(stage, own, {}))
     for others in trainer.workers.gather(own):
-        found |= others
-    return {item: found[item] for item in items}
+        values |= others
+    return {item: values[item] for item in items}
 
 
 def drop_covered_parts(journal: Journal, old: Sequence[Part], new: Part) -> list[Part]:
-    """Delete parts whose entries are all in a newer one; return what is left, with it."""
+    """Delete parts whose entries are all in a newer one; return the newer one and the parts that stay."""
     covered = [part for part in old if part.path != new.path and part.entries.keys() <= new.entries.keys()]
     journal.remove(covered)
     return [*(part for part in old if part not in covered and part.path != new.path), new]

@@ -1,4 +1,4 @@
-"""What a merged model is made of: the values that builds and unmerges turn into one another."""
+"""What a merged model is made of: values that builds and requests turn into one another."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class TaskRecord:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], parameters: Sequence[str]) -> TaskRecord:
-        """Read what `to_dict` wrote; other keys are passed over.
+        """Read what `to_dict` wrote; other keys are ignored.
 
         Args:
             values (*mapping*): the values.
@@ -148,11 +148,11 @@ class PartialState:
 def require_merged(wanted: Iterable[str], present: Iterable[str]) -> None:
     """Check that all wanted ids are present.
 
-    Near ids are not suggested: they are those of other owners, whom the asker need not know of, and whose data would
-    be forgotten in place of the ones that were meant.
+    Near ids are not suggested: they belong to other owners. The asker need not know of them, and a wrong guess would
+    forget their data.
 
     Raises:
-        TaskNotFoundError: naming the ids that are not.
+        TaskNotFoundError: naming those that are absent.
     """
     known = list(present)
     absent = [task_id for task_id in dict.fromkeys(wanted) if task_id not in known]

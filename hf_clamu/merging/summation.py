@@ -87,6 +87,8 @@ def sum_vectors(trainer: TaskTrainer, groups: Sequence[tuple[str, ...]], work: T
 
 
 class _Summing:
+    """One pass over the tasks of all groups: the sum of the current group in memory, those of the others on disk."""
+
     def __init__(
         self, trainer: TaskTrainer, groups: Sequence[tuple[str, ...]], work: TaskWork, scratch: Journal | None
     ) -> None:
@@ -168,7 +170,7 @@ class _Summing:
             for name, task_ids in listed.items():
                 seen.setdefault(name, (rank, task_ids))
         done: set[str] = set()
-        # A part that was to replace others may stand beside them: the largest one counts.
+        # A part may stand beside the ones that it was to replace: the largest one counts.
         for name, (rank, task_ids) in sorted(seen.items(), key=lambda item: (-len(item[1][1]), item[0])):
             if done.isdisjoint(task_ids):
                 done |= set(task_ids)
@@ -178,7 +180,7 @@ class _Summing:
         return done
 
     def _load(self, group: int) -> None:
-        """Go on with a group: what this process has of it on disk."""
+        """Continue a group with what this process has of it on disk."""
         self._sum.release()  # before there is another one
         self._sum, self._entries, self._is_unsaved = self._empty(), {}, False
         for part in self._parts[group]:

@@ -119,7 +119,7 @@ def task_feature(live: LiveModel, examples: Sequence[Example]) -> torch.Tensor:
             if hidden_BLD is None:
                 raise RecipeError(
                     f"clustering='features' needs a base model with pooling or hidden states, but "
-                    f"{type(live.model).__name__} has neither. Choose 'task_vectors', 'random', 'column' or 'none'."
+                    f"{type(live.model).__name__} has neither. Choose another clustering."
                 )
             if "attention_mask" in batch:
                 last_B = batch["attention_mask"].sum(-1) - 1

@@ -146,5 +146,5 @@ def test_a_model_without_features_says_what_else_there_is(build, encoded):
         def forward(self, pixel_values):
             return transformers.modeling_outputs.ImageClassifierOutput(logits=self.head(pixel_values.flatten(1)))
 
-    with pytest.raises(RecipeError, match=r"Bare has neither\. Choose 'task_vectors'"):
+    with pytest.raises(RecipeError, match=r"Bare has neither\. Choose another clustering"):
         task_feature(LiveModel(Bare(transformers.ViTConfig())), encoded["owner_00"].train)
