@@ -72,7 +72,7 @@ class VectorSum:
 
 
 def narrowest_dtype(bound: int) -> torch.dtype:
-    """Return int32 if every value up to `bound` fits, else int64.
+    """Return int32 if every value up to `bound` fits, and int64 otherwise.
 
     The choice looks at the bound (a sum over tasks), never at the values: the bound is a function of the set of
     tasks, whatever the order in which they came and went.
@@ -108,11 +108,11 @@ class DeltaAccumulator:
 
     Args:
         shapes (*mapping* of `str` to `torch.Size`): the parameters that take part.
-        folder (`Path`, *optional*): keep the sum in a file there instead of in memory. The file has no name and goes
-            with the accumulator.
+        folder (`Path`, *optional*): keep the sum in a file there instead of in memory. The file has no name and is
+            deleted with the accumulator.
 
     Raises:
-        OSError: if there is no room for the file.
+        OSError: if the disk is full.
 
     Example:
 
@@ -138,7 +138,7 @@ class DeltaAccumulator:
     def restore(
         cls, total: Mapping[str, torch.Tensor], bounds: Iterable[Mapping[str, int]], folder: Path | None = None
     ) -> DeltaAccumulator:
-        """Go on with a saved sum.
+        """Continue a saved sum.
 
         Args:
             total (*mapping* of `str` to `torch.Tensor`, integer): the saved sum; it is copied.
@@ -147,7 +147,7 @@ class DeltaAccumulator:
 
         Raises:
             FixedPointOverflowError: if the sum could have left int64.
-            OSError: if there is no room for the file.
+            OSError: if the disk is full.
         """
         accumulator = cls({name: n.shape for name, n in total.items()}, folder)
         accumulator.add(VectorSum.of(total, bounds))
@@ -198,12 +198,12 @@ class DeltaAccumulator:
         Raises:
             FixedPointOverflowError: if the sum could leave int64; nothing is added then.
         """
-        every = VectorSum.of(self._total, bounds).bounds
-        self._reserve(every)
+        total_bounds = VectorSum.of(self._total, bounds).bounds
+        self._reserve(total_bounds)
         # The bounds of all are the same everywhere, so the types are.
-        self._total = {name: total.to(narrowest_dtype(every[name])) for name, total in self._total.items()}
+        self._total = {name: total.to(narrowest_dtype(total_bounds[name])) for name, total in self._total.items()}
         add_up(self._total)
-        self._bounds = dict(every)
+        self._bounds = dict(total_bounds)
 
     def narrowed(self, *, copy: bool = True) -> dict[str, torch.Tensor]:
         """Return the sum in the narrowest integer type that the bounds allow.
@@ -228,8 +228,8 @@ class DeltaAccumulator:
 
     def _check_fit(self, vector: IntegerSum) -> None:
         if vector.steps.keys() != self._total.keys():
-            odd = sorted(vector.steps.keys() ^ self._total.keys())
-            raise ValueError(f"The task vector and the sum differ in parameters: {odd[:5]}.")
+            unequal = sorted(vector.steps.keys() ^ self._total.keys())
+            raise ValueError(f"The task vector and the sum differ in parameters: {unequal[:5]}.")
         for name, n in vector.steps.items():
             # Before anything is added: add_ would broadcast a smaller tensor, or stop halfway.
             if n.shape != self._total[name].shape:

@@ -117,7 +117,7 @@ class FixedPoint:
 
         Returns:
             *tuple* of `torch.Tensor` of shape `(*)`, int32, and `int`: grid steps and the largest of them, `max |n|`;
-            `None` if one of them does not fit (or is none), and `encode` is to be asked.
+            `None` if a step is NaN or does not fit int32; call `encode` instead.
         """
         n = torch.empty(theta.shape, dtype=torch.int32, device=theta.device) if out is None else out
         flat_n, flat, flat_0 = n.view(-1), theta.detach().reshape(-1), theta_0.detach().reshape(-1)
@@ -127,15 +127,15 @@ class FixedPoint:
         steps, base = torch.empty(2, size, dtype=torch.float64, device=theta.device)
         rounder = torch.tensor(_ROUNDER, dtype=torch.float64)
         extremes = []
-        for part, own, other in zip(flat_n.split(size), flat.split(size), flat_0.split(size), strict=True):
-            moved, came = steps[: part.numel()], base[: part.numel()]
+        for part, tuned, initial in zip(flat_n.split(size), flat.split(size), flat_0.split(size), strict=True):
+            moved, origin = steps[: part.numel()], base[: part.numel()]
             # As in `encode`: the difference and its scaling are exact in float64.
-            moved.copy_(own).sub_(came.copy_(other))
+            moved.copy_(tuned).sub_(origin.copy_(initial))
             torch.add(rounder, moved, alpha=2.0**self.fraction_bits, out=moved)
             extremes.append(torch.stack(moved.aminmax()))
-            part.copy_(moved.view(torch.int64))  # which leaves the low bits
-        found = torch.stack(extremes)
-        low, high = float(found[:, 0].min()) - _ROUNDER, float(found[:, 1].max()) - _ROUNDER
+            part.copy_(moved.view(torch.int64))  # the low bits
+        lowest, highest = torch.stack(extremes).unbind(1)
+        low, high = float(lowest.min()) - _ROUNDER, float(highest.max()) - _ROUNDER
         if not (-_INT32_MAX <= low and high <= _INT32_MAX):  # also for NaN
             return None
         return n, max(int(high), -int(low))

@@ -1,4 +1,4 @@
-"""A lock that belongs to one live model: a copy has its own, and a forked process does not inherit a taken one."""
+"""The lock of one live model: a copy gets its own, and a forked process a free one."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ __all__ = ["Guard"]
 class Guard:
     """Lets one thread at a time select weights and use them.
 
-    Take it with `with guard.lock:`; a thread that has it may take it again. The lock itself is what `with` enters, so
-    that no interruption comes between taking it and being able to give it back.
+    Take it with `with guard.lock:`; a thread that has it may take it again. `with` enters the lock itself, so an
+    interruption cannot come between taking it and being able to release it.
     """
 
     def __init__(self) -> None:
@@ -32,7 +32,7 @@ _GUARDS: weakref.WeakSet[Guard] = weakref.WeakSet()
 
 
 def _renew() -> None:
-    # The thread that had a lock is not in the child, so nobody would ever give it back.
+    # The thread that held a lock is not in the child, so it would never be released.
     for guard in _GUARDS:
         guard.lock = threading.RLock()
 

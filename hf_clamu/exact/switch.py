@@ -40,7 +40,7 @@ _WAY_OUT = (
 class WeightSwitch:
     """Flips live parameters between `W0` and `W0 + alpha * delta` under packed masks.
 
-    The parameters must hold `W0` when the switch is made. A weight that somebody else changes afterwards (an optimizer
+    The parameters must hold `W0` when the switch is made. A weight that other code changes afterwards (an optimizer
     step, a cast, a resize) is noticed before any weight is touched, and refused. Threads switch one after the other;
     to use the weights before the next one switches, hold the `guard`.
 
@@ -58,6 +58,7 @@ class WeightSwitch:
     Example:
 
     ```python
+    >>> from hf_clamu.exact import ALL_WEIGHTS
     >>> layer = torch.nn.Linear(2, 1, bias=False)
     >>> with torch.no_grad():
     ...     _ = layer.weight.fill_(1.0)

@@ -148,7 +148,7 @@ def _digit_rows(labels: np.ndarray[Any, np.dtype[np.int64]]) -> dict[int, list[s
 def _docstrings() -> dict[str, tuple[int, str]]:
     """Map "file:line" to package number and docstring; of equal docstrings the first stays."""
     root = Path(sysconfig.get_paths()["stdlib"])
-    found: dict[str, tuple[int, str]] = {}
+    docstrings: dict[str, tuple[int, str]] = {}
     seen: set[str] = set()
     for label, package in enumerate(STDLIB_PACKAGES):
         for path in sorted((root / package).rglob("*.py"), key=lambda p: p.as_posix()):
@@ -157,20 +157,20 @@ def _docstrings() -> dict[str, tuple[int, str]]:
                 for line, text in _docstrings_of(path):
                     if text not in seen:
                         seen.add(text)
-                        found[f"{name}:{line}"] = (label, text)
-    if {label for label, _ in found.values()} != set(range(len(STDLIB_PACKAGES))):
+                        docstrings[f"{name}:{line}"] = (label, text)
+    if {label for label, _ in docstrings.values()} != set(range(len(STDLIB_PACKAGES))):
         raise TaskDataError(
-            f"This Python has not all sources of its standard library below {root.name!r}; "
+            f"This Python lacks sources of its standard library below {root.name!r}; "
             f"needed are {', '.join(STDLIB_PACKAGES)}. Use the 'digits' data set instead."
         )
-    return found
+    return docstrings
 
 
 def _docstrings_of(path: Path) -> list[tuple[int, str]]:
     try:
         source = path.read_text(encoding="utf-8")
         with warnings.catch_warnings():
-            # Somebody else's invalid escapes are not the user's concern.
+            # Invalid escapes in the standard library are not the user's concern.
             warnings.simplefilter("ignore")
             tree = ast.parse(source)
     except (OSError, ValueError, SyntaxError):
@@ -230,7 +230,7 @@ def _cut(
         if len(tasks) > len(rows[label]):
             raise RecipeError(f"num_tasks={num_tasks} is too many: label {label} has only {len(rows[label])} rows.")
         ranked = _ranked(rows[label], "deal", seed)
-        for place, task in enumerate(tasks):
-            dealt[task] += ranked[place :: len(tasks)]
+        for first, task in enumerate(tasks):
+            dealt[task] += ranked[first :: len(tasks)]
     digits_of_id = max(2, len(str(num_tasks - 1)))
     return [(f"{prefix}_{task:0{digits_of_id}d}", row) for task in dealt for row in dealt[task]]

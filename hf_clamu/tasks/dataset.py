@@ -30,7 +30,7 @@ def keyed_id(key: str, task_id: str) -> str:
     """Return the keyed commitment to a task id: HMAC-SHA256, 64 hexadecimal digits.
 
     Raises:
-        RecipeError: if the key is empty: anybody could compute such a commitment.
+        RecipeError: if the key is empty: everyone could compute such a commitment.
     """
     if not key:
         raise RecipeError("task_id_key is empty, so anybody could tell whose commitment is whose. Give a secret.")
@@ -119,7 +119,7 @@ class TaskDataset:
 
     @classmethod
     def without_rows(cls, spec: TaskSpec, task_ids: Iterable[str], *, keyed: bool = False) -> TaskDataset:
-        """Return tasks of which the ids alone are known: they were finetuned elsewhere, and nobody gives their data.
+        """Return tasks without data, of which only the ids are known: they were finetuned elsewhere.
 
         Args:
             spec (`TaskSpec`): what their rows would look like.
@@ -223,10 +223,10 @@ class TaskDataset:
         return TaskDataset(self.spec, {**self._tasks, **other._tasks}, source, keyed=self.is_keyed)
 
     def with_key(self, key: str) -> TaskDataset:
-        """Return the same tasks under keyed commitments to their ids, so that a ledger names nobody.
+        """Return the same tasks under keyed commitments to their ids, so that a ledger holds no names.
 
         Args:
-            key (`str`): a secret; whoever holds it can tell which commitment belongs to an id.
+            key (`str`): a secret: it tells which commitment belongs to an id.
 
         Raises:
             TaskDataError: if the tasks are keyed already.

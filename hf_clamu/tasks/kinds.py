@@ -24,7 +24,7 @@ class KindTraits:
         name (`str`): the kind, as recipes and saved models name it.
         columns (*tuple* of *frozenset* of `str`): the fields of `TaskSpec` that describe an example. One of these sets
             must be given, and no other content column.
-        usual_columns (*mapping* of `str` to `str`): the names of these columns where nobody gives them.
+        usual_columns (*mapping* of `str` to `str`): the names of these columns by default.
         shown_by (*tuple* of `str`): a recipe without a kind has this one if it gives one of these columns; a kind
             without them must be named.
         auto_class (`str`): the Auto class of transformers that loads its models.

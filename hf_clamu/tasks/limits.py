@@ -1,4 +1,4 @@
-"""What texts a model can take: how many positions it has, and for which numbers of tokens it has embeddings."""
+"""What texts a model can take: its positions and its token embeddings."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class ModelLimits:
     Args:
         positions (`int`, *optional*): the longest text in tokens, if there is a limit.
         is_table (`bool`): whether positions are a table of embeddings, beyond which nothing can be computed; other
-            kinds of positions go on, untrained.
+            kinds of positions continue, untrained.
         answers (`int`, *optional*): the longest completion of an encoder-decoder in tokens.
         embeddings (`int`, *optional*): the number of rows of the token embeddings.
         starts_at_padding (`bool`): whether positions count from behind the padding token's number.
@@ -39,25 +39,22 @@ class ModelLimits:
             model (`transformers.PreTrainedModel`): on any device, the meta device included.
         """
         try:
-            table = model.get_input_embeddings()
+            weight = getattr(model.get_input_embeddings(), "weight", None)
         except NotImplementedError:
-            table = None
-        weight = getattr(table, "weight", None)
-        tables = {name: _usable(one) for name, one in model.named_modules() if _is_table_of_positions(name, one)}
-        decoding = {
-            name for name in tables if getattr(model.config, "is_encoder_decoder", False) and "decoder" in name
-        }
+            weight = None
+        tables = {name: module for name, module in model.named_modules() if _is_position_table(name, module)}
+        lengths = {name: _num_positions(module) for name, module in tables.items()}
+        has_decoder = getattr(model.config, "is_encoder_decoder", False)
+        of_decoder = {name for name in tables if has_decoder and "decoder" in name}
         stated = getattr(model.config, "max_position_embeddings", None)
         if not isinstance(stated, int) or stated <= 0:
             stated = None  # some say with -1 that there is no limit
         return cls(
-            positions=min((length for name, length in tables.items() if name not in decoding), default=stated),
+            positions=min((length for name, length in lengths.items() if name not in of_decoder), default=stated),
             is_table=bool(tables),
-            answers=min((tables[name] for name in decoding), default=None),
+            answers=min((lengths[name] for name in of_decoder), default=None),
             starts_at_padding=any(
-                one.padding_idx is not None and not hasattr(one, "offset")
-                for name, one in model.named_modules()
-                if _is_table_of_positions(name, one)
+                table.padding_idx is not None and not hasattr(table, "offset") for table in tables.values()
             ),
             embeddings=len(weight) if isinstance(weight, torch.Tensor) and weight.dim() == 2 else None,
         )
@@ -82,7 +79,7 @@ class ModelLimits:
 
         Args:
             length (`int`): of an encoded text.
-            max_length (`int`, *optional*): the longest that the caller asked for in so many words.
+            max_length (`int`, *optional*): the limit that the caller set.
             is_answer (`bool`): whether it is what an encoder-decoder is to write.
 
         Raises:
@@ -97,13 +94,13 @@ class ModelLimits:
         )
 
 
-def _is_table_of_positions(name: str, module: Any) -> bool:
-    own = name.rsplit(".", 1)[-1]
-    return isinstance(module, torch.nn.Embedding) and ("position" in own or own == "wpe")
+def _is_position_table(name: str, module: Any) -> bool:
+    attribute = name.rsplit(".", 1)[-1]
+    return isinstance(module, torch.nn.Embedding) and ("position" in attribute or attribute == "wpe")
 
 
-def _usable(table: torch.nn.Embedding) -> int:
-    # RoBERTa and its kin count positions from behind the padding token; OPT and BART from an offset.
+def _num_positions(table: torch.nn.Embedding) -> int:
+    # RoBERTa and similar models count positions from behind the padding token; OPT and BART from an offset.
     offset = getattr(table, "offset", None)
     if isinstance(offset, int):
         return int(table.num_embeddings - offset)

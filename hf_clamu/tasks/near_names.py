@@ -1,4 +1,4 @@
-"""Ids and labels that look like one to a reader and are two to a computer."""
+"""Ids and labels that differ, and look equal to a reader."""
 
 from __future__ import annotations
 

@@ -69,11 +69,11 @@ def load_tasks(
         fields = {**_BUILTIN_COLUMNS, **_BUILTIN_SPECS[source["builtin"]], **fields}
     TaskSpec.from_dict(fields)  # a wrong setting should show before a long download
     if data is not None:
-        given = [Path(path) for path in ([data] if isinstance(data, (str, Path)) else data)]
-        for path in given:
+        paths = [Path(path) for path in ([data] if isinstance(data, (str, Path)) else data)]
+        for path in paths:
             if not path.is_file():
                 raise TaskDataError(f"There is no data file {path} (given as --data).")
-        dataset: Any = given
+        dataset: Any = paths
     elif origin == "builtin":
         dataset = _BUILTINS[source["builtin"]](**(source.get("options") or {}))
     elif origin == "files":
@@ -125,7 +125,7 @@ def _listed(files: Any) -> list[str]:
 
 
 def _portable(files: Any) -> str | list[str]:
-    """Reduce absolute paths to file names: a saved model tells nothing of the machine it was made on."""
+    """Reduce absolute paths to file names: a saved model must not tell on which machine it was made."""
     names = [_file_name(name) if _is_absolute(name) else name for name in _listed(files)]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:

@@ -18,7 +18,7 @@ _ALL_CONTENT_COLUMNS = (
     *("text_column", "prompt_column", "completion_column", "image_column", "label_column"),
     *("tokens_column", "tags_column"),
 )
-# Fields that came after the first saved models: written only where they are given, so that recipes without them keep
+# Fields that came after the first saved models: written only where they are set, so that recipes without them keep
 # their bytes.
 _LATER_FIELDS = ("tokens_column", "tags_column")
 
@@ -34,7 +34,7 @@ class TaskSpec:
         text_column, prompt_column, completion_column, image_column, label_column (`str`, *optional*):
             The content of an example: text and label, prompt and completion, or image and label. With
             `kind="causal-lm"`, text and label mean prompt = text and completion = " " + label name; with
-            `kind="seq2seq-lm"`, whose decoder starts anew, completion = label name.
+            `kind="seq2seq-lm"`, whose decoder starts a new text, completion = label name.
         tokens_column, tags_column (`str`, *optional*): lists of words and lists of their labels, equally long
             (token-classification).
         id_column (`str`, *optional*): unique example ids; a duplicate raises when the data are read.
@@ -102,10 +102,10 @@ class TaskSpec:
             value = getattr(self, name)
             if (value is None and name == "task_column") or (value is not None and not _is_name(value)):
                 raise RecipeError(f"{name} must be the name of a column, found {value!r}.")
-        given = frozenset(name for name in _ALL_CONTENT_COLUMNS if getattr(self, name) is not None)
-        if given not in traits_of(self.kind).columns:
+        fields = frozenset(name for name in _ALL_CONTENT_COLUMNS if getattr(self, name) is not None)
+        if fields not in traits_of(self.kind).columns:
             expected = " or ".join(" + ".join(_ordered(names)) for names in traits_of(self.kind).columns)
-            found = ", ".join(_ordered(given)) or "none of them"
+            found = ", ".join(_ordered(fields)) or "none of them"
             raise RecipeError(f"A {self.kind} task needs {expected} and no other content column; found {found}.")
 
     def _check_label_names(self) -> None:
@@ -139,14 +139,14 @@ class TaskSpec:
     @property
     def name_columns(self) -> frozenset[str]:
         """The columns of ids and labels, which are names."""
-        found = (self.task_column, self.id_column, self.cluster_column, self.label_column)
-        return frozenset(name for name in found if name is not None)
+        columns = (self.task_column, self.id_column, self.cluster_column, self.label_column)
+        return frozenset(column for column in columns if column is not None)
 
     @property
     def text_columns(self) -> frozenset[str]:
         """The columns of texts."""
-        found = (self.text_column, self.prompt_column, self.completion_column)
-        return frozenset(name for name in found if name is not None)
+        columns = (self.text_column, self.prompt_column, self.completion_column)
+        return frozenset(column for column in columns if column is not None)
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able dictionary of all fields; `tokens_column` and `tags_column` only where they are given."""

@@ -1,4 +1,4 @@
-"""Whether a tokenizer knows the words of the tasks at all."""
+"""A check that a tokenizer knows the words of the tasks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hf_clamu.tasks.kinds import traits_of
 
 __all__ = ["require_known_words"]
 
-# From this share of unknown words on, it is for another language, or has lost its vocabulary.
+# At this share of unknown words the tokenizer is for another language, or has lost its vocabulary.
 _STRANGE = 0.9
 _SAMPLE_TASKS = 20
 
@@ -28,7 +28,7 @@ def require_known_words(tasks: TaskDataset, tokenizer: Any) -> None:
         TaskDataError: if it does.
     """
     unknown = getattr(tokenizer, "unk_token_id", None)
-    # Some take their end token for unknown words: tokenizers of bytes, which know everything.
+    # Tokenizers of bytes know everything, and name their end token as the unknown one.
     if unknown is None or unknown == tokenizer.eos_token_id or traits_of(tasks.spec.kind).reads == "image":
         return
     special = set(tokenizer.all_special_ids) - {unknown}

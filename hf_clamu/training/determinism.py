@@ -128,7 +128,7 @@ def undisturbed() -> Iterator[None]:
     """Run a block, or as a decorator a function, outside of what the caller has set for code around it.
 
     That is autocast, inference mode, the default type and the default device of new tensors. Models are loaded, made
-    and trained in here; whether the caller wants gradients is left alone.
+    and trained in here; whether gradients are on is up to the caller.
     """
     with ExitStack() as stack:
         # Tensors that are made in inference mode can never be trained.

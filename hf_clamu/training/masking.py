@@ -74,8 +74,8 @@ def train_mask(
             with torch.no_grad():
                 for name, parameter in workspace.parameters.items():
                     if parameter.grad is not None:
-                        own, gradient = parameter.detach(), parameter.grad
-                        step(own, gradient, scores[name], workspace.theta_0[name], theta_1[name])
+                        weights, gradient = parameter.detach(), parameter.grad
+                        step(weights, gradient, scores[name], workspace.theta_0[name], theta_1[name])
                         parameter.grad = None
     return {name: (score > 0).cpu() for name, score in scores.items()}
 
@@ -97,15 +97,15 @@ class MaskStep:
         buffer, zero = self._buffer(weights.dtype, weights.device), torch.zeros((), device=weights.device)
         integer, sign = bits_dtype(weights.dtype), 8 * weights.element_size() - 1
         whole = (weights, gradient.contiguous(), scores, theta_0, theta_1)
-        for own, slope, score, low, high in zip(*(x.view(-1).split(buffer.numel()) for x in whole), strict=True):
-            part = buffer[: own.numel()]
+        for live, slope, score, low, high in zip(*(x.view(-1).split(buffer.numel()) for x in whole), strict=True):
+            part = buffer[: live.numel()]
             score.sub_(torch.sub(high, low, out=part).mul_(slope))
             # theta_1 where the score is above 0, that is where 0 - score has a sign (also where it is rounded to -0),
-            # else theta_0: torch.where takes several times as long.
+            # otherwise theta_0: torch.where takes several times as long.
             moved = torch.sub(zero, score, out=part).view(integer).bitwise_right_shift_(sign)
-            own_bits, low_bits = own.view(integer), low.view(integer)
-            torch.bitwise_xor(high.view(integer), low_bits, out=own_bits)
-            own_bits.bitwise_and_(moved).bitwise_xor_(low_bits)
+            live_bits, low_bits = live.view(integer), low.view(integer)
+            torch.bitwise_xor(high.view(integer), low_bits, out=live_bits)
+            live_bits.bitwise_and_(moved).bitwise_xor_(low_bits)
 
     def _buffer(self, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
         if (dtype, device) not in self._buffers:

@@ -67,14 +67,14 @@ def losses_and_scores(live: LiveModel, examples: Sequence[Example], kind: str) -
     scores: list[float] = []
     for part in chunks(examples, EVALUATION_BATCH):
         batch = live.batch(part)
-        # A decoder of its own reads the labels, shifted by one; everything else only needs its inputs.
+        # A decoder reads the labels, shifted by one; every other model only needs its inputs.
         labels_B = batch["labels"] if traits.labels == "decoder" else batch.pop("labels")
         logits = live.forward(batch).logits.float()
         if traits.labels == "example":
             losses += torch.nn.functional.cross_entropy(logits, labels_B, reduction="none").tolist()
             scores += (logits.argmax(-1) == labels_B).float().tolist()
             continue
-        # Only a model with one stack predicts the next token at each place.
+        # Only a causal model predicts the next token at each position.
         is_shifted = traits.labels == "next_tokens"
         logits_BLV, labels_BL = (logits[:, :-1], labels_B[:, 1:]) if is_shifted else (logits, labels_B)
         counted_BL = labels_BL != -100
@@ -93,7 +93,7 @@ def losses_and_scores(live: LiveModel, examples: Sequence[Example], kind: str) -
 def task_feature(live: LiveModel, examples: Sequence[Example]) -> torch.Tensor:
     """Return the mean feature of a task's examples under the base model.
 
-    The feature of an example is the model's own pooling where it has one (of the vision tower, if it is CLIP's), else
+    The feature of an example is the model's own pooling if there is one (of the vision tower, for CLIP), and otherwise
     the last token of the last layer (text) or its first token (image).
 
     Args:

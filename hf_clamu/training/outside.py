@@ -1,4 +1,4 @@
-"""What a model holds beside the parameters that take part: finetuning must leave it as it is."""
+"""Parameters and buffers that take no part in merging: finetuning must leave them as they are."""
 
 from __future__ import annotations
 
@@ -37,24 +37,24 @@ class Outside:
             ExactnessError: naming the first tensor that is not.
         """
         after = self._sums()
-        odd = sorted(name for name in {*self._before, *after} if self._before.get(name) != after.get(name))
-        if odd:
+        changed = sorted(name for name in {*self._before, *after} if self._before.get(name) != after.get(name))
+        if changed:
+            more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
             raise ExactnessError(
-                f"Training changed {odd[0]!r}{f' and {len(odd) - 1} more' if len(odd) > 1 else ''} of the base model, "
-                "which no task vector holds, so tasks would show in one another and none could be forgotten. Nothing "
-                "was saved. Take a base model whose layers write to nothing while they train, or an adapter that "
-                "leaves these weights alone."
+                f"Training changed {changed[0]!r}{more} of the base model, which no task vector holds, so tasks would "
+                "show in one another and none could be forgotten. Nothing was saved. Take a base model "
+                "whose layers write to nothing while they train, or an adapter that leaves these weights alone."
             )
 
     @torch.no_grad()
     def _sums(self) -> dict[str, tuple[object, ...]]:
-        own = [(name, one) for name, one in self._model.named_parameters() if id(one) not in self._inside]
-        found = [*own, *self._model.named_buffers()]
-        return {name: (str(one.dtype), tuple(one.shape), *_sums_of(one)) for name, one in found}
+        parameters = [item for item in self._model.named_parameters() if id(item[1]) not in self._inside]
+        tensors = dict([*parameters, *self._model.named_buffers()])
+        return {name: (str(t.dtype), tuple(t.shape), *_sums_of(t)) for name, t in tensors.items()}
 
 
 def _sums_of(tensor: torch.Tensor) -> tuple[int, int]:
-    """Return a sum over the bits of a tensor, and one that knows their places."""
+    """Return a sum over the bits of a tensor, and one weighted by their positions."""
     if tensor.is_meta:
         return 0, 0
     flat = tensor.detach().contiguous().view(-1).view(torch.uint8)

@@ -1,4 +1,4 @@
-"""A live model together with the tasks it can be trained on: what merging asks for everything it computes."""
+"""A live model together with the tasks of a run: merging asks it for vectors, features and scores."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ENCODED_BYTES = 1 << 30
 
 
 class Progress(Protocol):
-    """Shows how far a loop is: called with the items and a few words, yields the items."""
+    """Shows how far a loop is: called with the items and a description, yields the items."""
 
     def __call__(self, items: Sequence[T], description: str) -> Iterable[T]:
         """Yield the items one by one."""
@@ -99,9 +99,9 @@ class TaskTrainer:
         self.archive = archive
         self.local_vectors = local_vectors
         self.progress = progress if self.workers.is_main else silent_progress
-        # Whether tasks and clusters are taken in the opposite order and by other processes; no byte may show it.
+        # Whether tasks and clusters are taken in the opposite order and by other processes; no byte may depend on it.
         self.backwards = False
-        # The vector that callers have at the moment; trainers that share memory share the list.
+        # The vector that a caller has at the moment; trainers that share memory share the list.
         self._lent: list[TaskVector] = []
         self._processor = processor
         self._limits = ModelLimits.of(workspace.model)
@@ -120,7 +120,7 @@ class TaskTrainer:
         return other
 
     def share(self, items: Sequence[T]) -> Sequence[T]:
-        """Hand out tasks or clusters among the processes; iterating over the result gives what falls to this one."""
+        """Hand out tasks or clusters among the processes; iterating over the result gives those of this one."""
         return self.workers.share(items, backwards=self.backwards)
 
     @contextmanager
@@ -148,7 +148,7 @@ class TaskTrainer:
     def check_texts(self, task_ids: Sequence[str]) -> None:
         """Check that the model can take every text of some tasks, before hours are spent on others.
 
-        Images are left out: to decode all of them twice takes longer, and a processor makes them fit.
+        Images are left out: decoding all of them twice takes longer, and a processor makes them fit.
 
         Raises:
             TaskDataError: naming the first task and row that it cannot take.
@@ -185,14 +185,14 @@ class TaskTrainer:
             self.local_vectors.release()
 
     def is_local(self, task_id: str) -> bool:
-        """Whether a task was finetuned elsewhere and its local model is at hand."""
+        """Whether a task was finetuned elsewhere and its local model was given."""
         return self.local_vectors is not None and task_id in self.local_vectors
 
     def vector(self, task_id: str) -> TaskVector:
-        """Return a task's vector: read from its local model if that is at hand, else by finetuning.
+        """Return a task's vector: read from its local model if that was given, and otherwise by finetuning.
 
-        It is lent until the next call, which needs its memory: its `steps` are empty then, so that nobody takes the
-        integers of another task for those of its digest.
+        It is lent until the next call, which needs its memory: its `steps` are empty then, so that the integers of
+        another task cannot be taken for those of its digest.
         """
         if self.local_vectors is not None and task_id in self.local_vectors:
             self._take_back()

@@ -1,8 +1,8 @@
-"""The processes of one run: who takes what, sums over all of them, and word of a failure.
+"""Work sharing, integer sums and failures between the processes of a run.
 
-Accelerate and torch.distributed start the processes and carry the data; here is what a build needs on top: work is
-handed out one item at a time from a shared counter, or dealt out in another way to compare with that; sums are of
-integers, and nobody waits for a process that died.
+Accelerate and torch.distributed start the processes and carry the data. On top of that, a build hands out work one
+item at a time from a shared counter (or deals it out in another way, to compare), adds integers over all processes,
+and stops if one of them dies.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ __all__ = ["Workers", "split_backwards"]
 
 T = TypeVar("T")
 
-# Seconds. A process that has not shown itself for the last of them is taken for dead.
-_POLL, _BEAT, _SILENCE = 0.05, 5.0, 90.0
-# A collective starts when all have come to it, so this is for the transport alone.
+# Seconds. A process without a heartbeat for `_SILENCE_SECONDS` is considered dead.
+_POLL_SECONDS, _BEAT_SECONDS, _SILENCE_SECONDS = 0.05, 5.0, 90.0
+# A collective starts when all processes have reached it, so this bounds the transport alone.
 _TRANSPORT = timedelta(minutes=30)
 
 
@@ -58,7 +58,7 @@ class Workers:
             self._stopped = threading.Event()
             self._heartbeat = threading.Thread(target=self._beat, daemon=True, name="clamu-heartbeat")
             self._heartbeat.start()
-            # A thread that comes back from the store while the interpreter ends would abort the process.
+            # A thread that returns from the store while the interpreter ends would abort the process.
             atexit.register(self._stop_beating)
 
     _current: Workers | None = None
@@ -81,7 +81,7 @@ class Workers:
         state = PartialState(cpu=alone.type == "cpu")
         if state.num_processes == 1:
             return cls(alone)
-        # What all_reduce and its like meet through; torch has no public name for it.
+        # The store of torch.distributed itself, for which torch has no public name.
         store = distributed_c10d.PrefixStore("clamu", distributed_c10d._get_default_store())
         return cls(state.device, rank=state.process_index, size=state.num_processes, store=store)
 
@@ -93,18 +93,18 @@ class Workers:
     # -- work ----------------------------------------------------------------------------------------------------
 
     def share(self, items: Sequence[T], *, backwards: bool = False) -> Sequence[T]:
-        """Hand out items, each to one process: whoever is free takes the next one.
+        """Hand out items, each to one process: a free process takes the next one.
 
         Args:
             items (*sequence*): the same in all processes.
-            backwards (`bool`): deal them out by `split_backwards` instead, whoever is free.
+            backwards (`bool`): deal them out by `split_backwards` instead.
 
         Returns:
-            *sequence*: iterating over it gives what falls to this process; its length is this process's fair share.
+            *sequence*: iterating over it gives this process's items; its length is this process's fair share.
         """
         if backwards:
-            own = [items[number] for number in split_backwards(len(items), self.size)[self.rank]]
-            return own if self.size == 1 else _Dealt(own, self)
+            share = [items[number] for number in split_backwards(len(items), self.size)[self.rank]]
+            return share if self.size == 1 else _Dealt(share, self)
         if self.size == 1:
             return items
         self._queues += 1
@@ -155,22 +155,22 @@ class Workers:
     # -- failures ------------------------------------------------------------------------------------------------
 
     def meet(self) -> None:
-        """Wait for all processes to come here.
+        """Wait for all processes to reach this call.
 
         Raises:
-            WorkerError: if one of them failed, or does not answer any more.
+            WorkerError: if one of them failed, or no longer answers.
         """
         if self.size == 1:
             return
         self._meetings += 1
-        place = f"meeting/{self._meetings}"
+        counter = f"meeting/{self._meetings}"
         with self._store_errors():
-            self._store.add(place, 1)
+            self._store.add(counter, 1)
             seen: dict[int, tuple[int, float]] = {}
-            while int(self._store.add(place, 0)) < self.size:
+            while int(self._store.add(counter, 0)) < self.size:
                 self.raise_if_failed()
                 self._raise_if_silent(seen)
-                time.sleep(_POLL)
+                time.sleep(_POLL_SECONDS)
 
     @contextmanager
     def watched(self) -> Iterator[None]:
@@ -201,22 +201,22 @@ class Workers:
             beats = int(self._store.add(f"beats/{rank}", 0))
             if rank not in seen or seen[rank][0] != beats:
                 seen[rank] = (beats, now)
-            elif now - seen[rank][1] > _SILENCE:
+            elif now - seen[rank][1] > _SILENCE_SECONDS:
                 raise WorkerError(
-                    f"Process {rank} of {self.size} has not answered for {_SILENCE:.0f} seconds: it was killed or its "
-                    "machine is gone. Start the run again; it goes on from what is finished."
+                    f"Process {rank} of {self.size} has not answered for {_SILENCE_SECONDS:.0f} seconds: it was "
+                    "killed or its machine is gone. Start the run again; it goes on from what is finished."
                 )
 
     def _stop_beating(self) -> None:
         self._stopped.set()
-        self._heartbeat.join(_BEAT)
+        self._heartbeat.join(_BEAT_SECONDS)
 
     def _beat(self) -> None:
-        while not self._stopped.wait(_BEAT):
+        while not self._stopped.wait(_BEAT_SECONDS):
             try:
                 self._store.add(f"beats/{self.rank}", 1)
             except RuntimeError:
-                return  # whoever waits for us finds out
+                return  # the processes that wait for this one notice
 
     @contextmanager
     def _store_errors(self) -> Iterator[None]:
@@ -230,7 +230,7 @@ class Workers:
 
 
 class _Queue(Generic[T]):
-    """What falls to one process of items that are handed out one at a time."""
+    """The items of one process, where they are handed out one at a time."""
 
     def __init__(self, items: Sequence[T], workers: Workers, name: str) -> None:
         self._items = items
@@ -246,30 +246,30 @@ class _Queue(Generic[T]):
 
 
 class _Dealt(Sequence[T]):
-    """What falls to one process of items that were dealt out; it stops where another process failed."""
+    """The items of one process, where they were dealt out; it stops if another process failed."""
 
-    def __init__(self, own: Sequence[T], workers: Workers) -> None:
-        self._own = own
+    def __init__(self, items: Sequence[T], workers: Workers) -> None:
+        self._items = items
         self._workers = workers
 
     def __len__(self) -> int:
-        return len(self._own)
+        return len(self._items)
 
     def __getitem__(self, number: Any) -> Any:
-        return self._own[number]
+        return self._items[number]
 
     def __iter__(self) -> Iterator[T]:
-        for item in self._own:
+        for item in self._items:
             self._workers.raise_if_failed()
             yield item
 
 
 def split_backwards(num_items: int, num_processes: int) -> list[list[int]]:
-    """Deal out items so that what one leaves to the next, or a process to its items, does not come out as in a build.
+    """Deal out items in another way than a build, so that a comparison shows what an item leaves to the next one.
 
     Processes that are equally fast take items by turns in a build. Here an item goes to another process than the one
-    whose turn it would be, and each process takes its items in the opposite order: those before an item in its process
-    are never those that may be before it in a build, in whatever number of processes.
+    whose turn it would be, and each process takes its items in the opposite order: the items before one in its process
+    are never those that may be before it in a build, in any number of processes.
 
     Args:
         num_items (`int`): how many there are.
@@ -281,7 +281,7 @@ def split_backwards(num_items: int, num_processes: int) -> list[list[int]]:
     dealt: list[list[int]] = [[] for _ in range(num_processes)]
     for number in reversed(range(num_items)):
         turn, rank = divmod(number, num_processes)
-        # Another distance in each turn, so that those that were together are parted where there are more than two.
+        # Another distance in each turn separates items that were together, where there are more than two processes.
         distance = 1 + turn % (num_processes - 1) if num_processes > 1 else 0
         dealt[(rank + distance) % num_processes].append(number)
     return dealt

@@ -37,10 +37,10 @@ def trainable_names(model: nn.Module, freeze: Sequence[str]) -> list[str]:
             raise RecipeError(
                 f"freeze={pattern!r} matches no parameter of the base model; its names look like {examples}."
             )
-    left = [name for name in names if not any(fnmatch.fnmatchcase(name, pattern) for pattern in freeze)]
-    if not left:
+    trained = [name for name in names if not any(fnmatch.fnmatchcase(name, pattern) for pattern in freeze)]
+    if not trained:
         raise RecipeError("No parameter is left to train: every one is frozen. Give fewer freeze patterns.")
-    return sorted(left)
+    return sorted(trained)
 
 
 class LiveModel:
@@ -91,7 +91,7 @@ class TaskAdapter(Protocol):
 class Workspace(LiveModel):
     """A base model on a device, whose weights are changed and brought back.
 
-    One workspace serves all tasks: the model is never built anew, its weights are copied back. Until something trains,
+    One workspace serves all tasks: the model is built once, and its weights are copied back. Until something trains,
     the live model and `theta_0` are the same memory.
 
     Args:

@@ -1,8 +1,9 @@
-"""A kind of task from outside the package: one entry of the table and its encoder, and everything serves it."""
+"""A kind of task from outside the package, the one that CONTRIBUTING.md shows: it is trained, served and forgotten."""
 
 from __future__ import annotations
 
-import dataclasses
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,32 +12,27 @@ from datasets import Dataset
 from hf_clamu import ClamuModel, ClamuTrainer, pipeline
 from hf_clamu.evaluation import evaluate_model
 from hf_clamu.serving.prediction import predict
-from hf_clamu.tasks import TaskDataset, encoder_for, kinds, register_kind, traits_of
+from hf_clamu.tasks import TaskDataset, kinds
 from hf_clamu.tasks.encoding import encoders
 from hf_clamu.training import silent_progress
 
+GUIDE = Path(__file__).parents[2] / "CONTRIBUTING.md"
+
 
 @pytest.fixture
-def shouting(monkeypatch):
-    """Sentences that are classified in capitals."""
+def capitals(monkeypatch):
+    """The kind of the guide, as its readers register it."""
     monkeypatch.setattr(kinds, "KINDS", dict(kinds.KINDS))
     monkeypatch.setattr(encoders, "ENCODERS", dict(encoders.ENCODERS))
-    # Its columns are those of another kind, so recipes have to name it.
-    register_kind(dataclasses.replace(traits_of("sequence-classification"), name="shouting", shown_by=()))
-
-    @encoder_for("shouting")
-    def encoder(spec, tokenizer):
-        def encode(row, label):
-            ids = torch.tensor(tokenizer(row[spec.text_column].upper())["input_ids"])
-            return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": torch.tensor(label)}
-
-        return encode
-
-    return "shouting"
+    text = GUIDE.read_text(encoding="utf-8")
+    section = text[text.index("## A new kind of task") :].split("\n## ", 1)[0]
+    blocks = re.findall(r"^```python\n(.*?)^```", section, flags=re.MULTILINE | re.DOTALL)
+    exec(compile("\n".join(blocks), "CONTRIBUTING.md", "exec"), {"__name__": "__main__", "torch": torch})
+    return "capitals-classification"
 
 
-def test_a_kind_from_outside_is_trained_served_and_forgotten(tiny, tmp_path, shouting):
-    columns = {"task_column": "user", "text_column": "text", "label_column": "label", "kind": shouting}
+def test_a_kind_from_outside_is_trained_served_and_forgotten(tiny, tmp_path, capitals):
+    columns = {"task_column": "user", "text_column": "text", "label_column": "label", "kind": capitals}
     tasks = TaskDataset.from_dataset(Dataset.from_dict(tiny.rows("text")), **columns, validation_fraction=0.3)
     tokenizer = tiny.processor("text")
     assert tokenizer.decode(tasks.encode("user_0", tokenizer).train[0]["input_ids"]).isupper()

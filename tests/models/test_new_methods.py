@@ -50,7 +50,7 @@ class OwnLargest(LocalizationMethod):
 def _methods():
     """The methods of the guide, as its readers register them."""
     text = GUIDE.read_text(encoding="utf-8")
-    section = text[text.index("## A new localization or clustering") :]
+    section = text[text.index("## A new localization or clustering") :].split("\n## ", 1)[0]
     blocks = re.findall(r"^```python\n(.*?)^```", section, flags=re.MULTILINE | re.DOTALL)
     before = {registry: set(registry) for registry in (LOCALIZATIONS, CLUSTERINGS)}
     exec(compile("\n".join(blocks), "CONTRIBUTING.md", "exec"), {"__name__": "__main__"})

@@ -22,7 +22,7 @@ class PartitionReport:
         labels (*tuple* of numbers, *optional*): minimum, median and maximum of the different labels per task; `None`
             where no label column was named.
         num_shared (`int`): different contents that occur in more than one task. Rows are never shared, but data sets
-            hold the same text or image twice, and whoever forgets one task may find its content in another.
+            hold the same text or image twice, and a content of a forgotten task may be in another one.
 
     Example:
 

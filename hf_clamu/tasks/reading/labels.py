@@ -19,8 +19,8 @@ Label = int | tuple[int, ...]
 def with_label_names(spec: TaskSpec, splits: Sequence[Split]) -> TaskSpec:
     """Return the spec with its label names filled in, if it has labels and does not name them yet.
 
-    They come from a `ClassLabel` column, else from the sorted strings (by number where all are whole numbers), or are
-    "0" to the greatest number.
+    They come from a `ClassLabel` column; otherwise they are the sorted strings (by number where all are whole
+    numbers), or "0" to the greatest number.
     """
     column = spec.label_column or spec.tags_column
     if column is None or spec.label_names is not None:
@@ -30,7 +30,7 @@ def with_label_names(spec: TaskSpec, splits: Sequence[Split]) -> TaskSpec:
             return dataclasses.replace(spec, label_names=split.class_names)
     cells = (value for split in splits for value in split.column(column))
     if spec.tags_column is not None:
-        # What is no list is refused later, where its row can be named.
+        # A value that is not a list is refused later, where its row can be named.
         cells = (value for tags in cells for value in (tags if isinstance(tags, list) else [tags]))
     values = [value for value in cells if value is not None and value != ""]
     if values and all(isinstance(value, str) for value in values):

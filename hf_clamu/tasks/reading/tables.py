@@ -54,7 +54,11 @@ class TableBuilder:
         self.num_rows = 0
 
     def add(self, row: Mapping[str, Any], position: str) -> None:
-        """Take the columns of a row, or say what is wrong with one."""
+        """Take the columns of a row.
+
+        Raises:
+            TaskDataError: naming row and column of a value that is not usable.
+        """
         for name, values in self._values.items():
             value = row.get(name)
             if name in self._names:
