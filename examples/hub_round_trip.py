@@ -54,8 +54,7 @@ def tasks():
 
 def train(tasks):
     """A tiny GPT-2 made from a configuration, so that seconds are enough; a Hub id or a folder does as well."""
-    from hf_clamu import ClamuArguments, ClamuTrainer
-    from hf_clamu.base_models.byte_tokenizer import byte_tokenizer
+    from hf_clamu import ClamuArguments, ClamuTrainer, byte_tokenizer
 
     base = {"model_type": "gpt2", "n_layer": 1, "n_embd": 32, "n_head": 2, "n_positions": 64}
     base |= {"vocab_size": 257, "bos_token_id": 256, "eos_token_id": 256}

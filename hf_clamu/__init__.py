@@ -11,6 +11,7 @@ from hf_clamu.registration import register_when_imported
 from hf_clamu.version import __version__
 
 if TYPE_CHECKING:
+    from hf_clamu.base_models.byte_tokenizer import byte_tokenizer
     from hf_clamu.checkpoint.comparison import VerificationReport
     from hf_clamu.checkpoint.configuration_clamu import ClamuConfig
     from hf_clamu.errors import (
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from hf_clamu.portability import use_portable_kernels
     from hf_clamu.recipe import Recipe
     from hf_clamu.serving.pipelines import ClamuPipeline, pipeline
+    from hf_clamu.serving.prediction import predict
     from hf_clamu.tasks import TaskDataset, TaskSpec
     from hf_clamu.trainer import ClamuTrainer
 
@@ -76,6 +78,8 @@ _HOME = {
     "TaskSpec": "hf_clamu.tasks",
     "VerificationReport": "hf_clamu.checkpoint.comparison",
     "use_portable_kernels": "hf_clamu.portability",
+    "byte_tokenizer": "hf_clamu.base_models.byte_tokenizer",
+    "predict": "hf_clamu.serving.prediction",
     "pipeline": "hf_clamu.serving.pipelines",
     **dict.fromkeys(_ERRORS, "hf_clamu.errors"),
 }
@@ -111,7 +115,9 @@ __all__ = [
     "WeightsChangedError",
     "WorkerError",
     "__version__",
+    "byte_tokenizer",
     "pipeline",
+    "predict",
     "use_portable_kernels",
 ]
 

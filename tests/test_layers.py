@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import builtins
+import importlib
 import inspect
 import json
 import re
@@ -34,7 +35,7 @@ _LAYERS: tuple[tuple[str, ...], ...] = (
     ("operations",),
     ("models",),
     ("serving",),
-    ("evaluation", "figures", "trainer"),
+    ("evaluation", "figures", "prediction", "trainer"),
     ("recipe",),
     ("demo", "planning"),
     ("cli", "__main__"),
@@ -217,6 +218,15 @@ def test_all_of_the_root():
         assert getattr(value, "__name__", name) == name
     with pytest.raises(AttributeError, match="no attribute 'ClamuModle'"):
         hf_clamu.ClamuModle  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("module", "name"), [("hf_clamu.prediction", "predict"), ("hf_clamu.models.byte_tokenizer", "byte_tokenizer")]
+)
+def test_a_documented_name_that_moved_is_still_there(module, name):
+    with pytest.warns(DeprecationWarning, match=f"from hf_clamu import {name}"):
+        old = getattr(importlib.import_module(module), name)
+    assert old is getattr(hf_clamu, name)
 
 
 def test_every_error_is_exported_from_the_root():

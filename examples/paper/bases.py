@@ -13,7 +13,7 @@ from examples.paper.clip_head import clip_classifier
 from examples.paper.data import TOFU_TEMPLATE, tofu_public
 from examples.paper.scale import Setting
 from examples.paper.sources import ANSWER, VIEWS
-from hf_clamu.base_models.byte_tokenizer import byte_tokenizer
+from hf_clamu import byte_tokenizer
 from hf_clamu.base_models.loading import BaseModel, load_base
 from hf_clamu.base_models.processors import load_processor
 from hf_clamu.errors import RecipeError
