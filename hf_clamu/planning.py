@@ -10,8 +10,10 @@ from typing import Any
 
 import torch
 
-from hf_clamu.base_models.loading import empty_model, weights_dtype
-from hf_clamu.base_models.peft_space import PeftSpace
+from hf_clamu.base_models.adapters.insertion import add_adapter
+from hf_clamu.base_models.adapters.space import PeftSpace
+from hf_clamu.base_models.casting import weights_dtype
+from hf_clamu.base_models.loading import empty_model
 from hf_clamu.base_models.processors import load_processor
 from hf_clamu.exact import packed_size
 from hf_clamu.merging import candidate_alphas
@@ -94,7 +96,7 @@ def estimate_build(
     model = empty_model(base, tasks.spec, num_labels=tasks.num_labels, revision=recipe.revision)
     if space is not None:
         with torch.device("meta"):
-            space.enter(model, arguments.seed)
+            add_adapter(space, model, arguments.seed)
     sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
     trained = [sizes[name] for name in trainable_names(model, arguments.freeze)]
     count = num_tasks or len(tasks)

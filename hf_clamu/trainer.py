@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from hf_clamu.base_models.adapters.space import PeftSpace
 from hf_clamu.base_models.loading import load_base
-from hf_clamu.base_models.peft_space import PeftSpace
 from hf_clamu.checkpoint.card.settings import CardSettings
 from hf_clamu.errors import RecipeError
 from hf_clamu.hub.archive import archive_at

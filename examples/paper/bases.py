@@ -14,7 +14,8 @@ from examples.paper.data import TOFU_TEMPLATE, tofu_public
 from examples.paper.scale import Setting
 from examples.paper.sources import ANSWER, VIEWS
 from hf_clamu import byte_tokenizer
-from hf_clamu.base_models.loading import BaseModel, load_base
+from hf_clamu.base_models.identity import BaseModel
+from hf_clamu.base_models.loading import load_base
 from hf_clamu.base_models.processors import load_processor
 from hf_clamu.errors import RecipeError
 from hf_clamu.exact import digest_json

@@ -11,7 +11,7 @@ import torch
 from hf_clamu.base_models.casting import cast_weights
 from hf_clamu.base_models.config import require_no_imports
 from hf_clamu.base_models.foreign import foreign_files
-from hf_clamu.base_models.making import making_models
+from hf_clamu.base_models.library_calls import making_models
 from hf_clamu.errors import IncompatibleBaseError
 
 __all__ = ["rebuilt", "require_base"]

@@ -11,8 +11,7 @@ import torch
 
 from hf_clamu.base_models.config import config_of_repository, could_not_load
 from hf_clamu.base_models.foreign import foreign_files
-from hf_clamu.base_models.making import making_models
-from hf_clamu.base_models.quiet import without_report
+from hf_clamu.base_models.library_calls import making_models, suppress_load_report
 from hf_clamu.errors import IncompatibleBaseError
 from hf_clamu.tasks import ModelLimits
 
@@ -51,7 +50,7 @@ def load_pretrained(
     own_names = dict(stated.id2label or {})
     for key, value in settings.items():
         setattr(config, key, value)
-    with foreign_files(partial(could_not_load, name)), without_report(), making_models():
+    with foreign_files(partial(could_not_load, name)), suppress_load_report(), making_models():
         model, info = auto.from_pretrained(
             name,
             config=config,

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import re
 import tempfile
-from collections.abc import Collection
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from hf_clamu.base_models.adapters.insertion import restore_adapter
+from hf_clamu.base_models.adapters.space import PeftSpace
 from hf_clamu.base_models.casting import cast_weights
 from hf_clamu.base_models.config import require_no_imports
 from hf_clamu.base_models.foreign import foreign_files
-from hf_clamu.base_models.loading import base_digest, base_weights, load_architecture
-from hf_clamu.base_models.making import making_models
-from hf_clamu.base_models.peft_space import PeftSpace
+from hf_clamu.base_models.identity import base_digest, base_weights, load_architecture
+from hf_clamu.base_models.library_calls import making_models, suppress_load_report
 from hf_clamu.base_models.processors import load_processor
-from hf_clamu.base_models.quiet import without_report
 from hf_clamu.checkpoint.checkpoint import Checkpoint
 from hf_clamu.checkpoint.configuration_clamu import ClamuConfig
 from hf_clamu.checkpoint.layout import (
@@ -37,7 +37,7 @@ from hf_clamu.training import seeded
 # Bytes; vector instructions ask for no more.
 _ALIGNMENT = 64
 
-__all__ = ["fresh_base", "load_base_of", "require_base", "saved_processor"]
+__all__ = ["clone_base", "load_base_of", "require_base", "saved_processor"]
 
 
 def load_base_of(
@@ -67,41 +67,17 @@ def load_base_of(
         HubError: if it is not in the cache, and the Hub cannot be reached.
         IncompatibleBaseError: if it cannot be loaded or has other weights.
     """
-    config, reference = checkpoint.config, checkpoint.base
-    architecture = load_architecture(config.architecture)
-    values = checkpoint.base_config()
-    require_no_imports(values, architecture.config_class, f"The base model's configuration in {folder / CONFIG_NAME}")
-    with foreign_files(lambda cause: _no_base_config(folder, cause)):
-        base_config = architecture.config_class.from_dict(values)
+    reference = checkpoint.base
     name = str(folder / BASE_FOLDER) if reference.embedded else reference.name_or_path
     options: dict[str, Any] = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
-    if not reference.embedded:
-        options |= {"revision": reference.revision, "token": token, "cache_dir": cache_dir}
-        options["local_files_only"] = local_files_only
-        if not local_files_only:
-            require_reachable(name, revision=reference.revision, token=token, cache_dir=cache_dir)
-    else:
+    if reference.embedded:
         options["use_safetensors"] = True  # as it was written; a pickle there is not ours
-    with foreign_files(lambda cause: IncompatibleBaseError(f"The base model {name!r} could not be loaded: {cause}")):
-        with without_report(), making_models():
-            model, info = architecture.from_pretrained(
-                name,
-                config=base_config,
-                dtype=reference.torch_dtype,
-                output_loading_info=True,
-                ignore_mismatched_sizes=bool(checkpoint.fresh),
-                trust_remote_code=False,
-                **options,
-            )
-    restore_generation(model, config)
-    missing = set(info["missing_keys"]) - set(checkpoint.fresh)
-    if missing:
-        raise IncompatibleBaseError(f"The base model {name!r} lacks the parameters {sorted(missing)[:5]}.")
-    with torch.no_grad():
-        own = model.state_dict()
-        for key, value in checkpoint.fresh.items():
-            if key in own:
-                own[key].copy_(value)
+    else:
+        access = {"revision": reference.revision, "token": token, "cache_dir": cache_dir}
+        options |= {**access, "local_files_only": local_files_only}
+        if not local_files_only:
+            require_reachable(name, **access)
+    model = _load_recorded(folder, checkpoint, name, options)
     _copy_mapped(model)
     weights = base_weights(model)
     contents = value_digests(weights)
@@ -112,9 +88,38 @@ def load_base_of(
         )
     space = PeftSpace.of_checkpoint(checkpoint)
     if space is not None:
-        space.restore(model, checkpoint.fresh)
+        restore_adapter(space, model, checkpoint.fresh)
         contents = {}
     return model, contents
+
+
+def _load_recorded(folder: Path, checkpoint: Checkpoint, name: str, options: Mapping[str, Any]) -> Any:
+    """Load a base model with its recorded configuration, and give it the parameters that its checkpoint lacks."""
+    architecture, values = load_architecture(checkpoint.config.architecture), checkpoint.base_config()
+    require_no_imports(values, architecture.config_class, f"The base model's configuration in {folder / CONFIG_NAME}")
+    with foreign_files(partial(_no_base_config, folder)):
+        base_config = architecture.config_class.from_dict(values)
+    with foreign_files(lambda cause: IncompatibleBaseError(f"The base model {name!r} could not be loaded: {cause}")):
+        with suppress_load_report(), making_models():
+            model, info = architecture.from_pretrained(
+                name,
+                config=base_config,
+                dtype=checkpoint.base.torch_dtype,
+                output_loading_info=True,
+                ignore_mismatched_sizes=bool(checkpoint.fresh),
+                trust_remote_code=False,
+                **options,
+            )
+    restore_generation(model, checkpoint.config)
+    missing = set(info["missing_keys"]) - set(checkpoint.fresh)
+    if missing:
+        raise IncompatibleBaseError(f"The base model {name!r} lacks the parameters {sorted(missing)[:5]}.")
+    with torch.no_grad():
+        own = model.state_dict()
+        for key, value in checkpoint.fresh.items():
+            if key in own:
+                own[key].copy_(value)
+    return model
 
 
 def _no_base_config(folder: Path, cause: str) -> CheckpointFormatError:
@@ -150,19 +155,19 @@ def require_base(folder: Path, checkpoint: Checkpoint) -> None:
 def _copy_mapped(model: Any) -> None:
     """Copy weights that are mapped from a file into memory: switches write to them, and page by page that is slow.
 
-    They come to addresses with the same remainder: products of matrices may take another path for memory that is
-    aligned otherwise, and answers are to be those of a plain checkpoint to the last bit.
+    They get addresses with the same remainder: products of matrices may take another path for memory with another
+    alignment, and answers must be those of a plain checkpoint to the last bit.
     """
     for parameter in model.parameters():
         weights, size = parameter.data, parameter.element_size()
         if weights.device.type != "cpu" or not weights.is_contiguous() or weights.data_ptr() % size:
             continue
-        room = torch.empty(weights.numel() + _ALIGNMENT // size, dtype=weights.dtype)
-        start = (weights.data_ptr() - room.data_ptr()) % _ALIGNMENT // size
-        parameter.data = room[start : start + weights.numel()].view(weights.shape).copy_(weights)
+        buffer = torch.empty(weights.numel() + _ALIGNMENT // size, dtype=weights.dtype)
+        start = (weights.data_ptr() - buffer.data_ptr()) % _ALIGNMENT // size
+        parameter.data = buffer[start : start + weights.numel()].view(weights.shape).copy_(weights)
 
 
-def fresh_base(live: Any, checkpoint: Checkpoint) -> Any:
+def clone_base(live: Any, checkpoint: Checkpoint) -> Any:
     """Return a new base model with the weights of a live one, free of hooks and of later settings.
 
     Args:
@@ -175,21 +180,21 @@ def fresh_base(live: Any, checkpoint: Checkpoint) -> Any:
     config = checkpoint.config
     architecture = load_architecture(config.architecture)
     with seeded(0), making_models():  # its random weights are replaced at once; the caller's generators must not move
-        fresh = architecture._from_config(architecture.config_class.from_dict(checkpoint.base_config()))
-    restore_generation(fresh, config)
+        clone = architecture._from_config(architecture.config_class.from_dict(checkpoint.base_config()))
+    restore_generation(clone, config)
     space = PeftSpace.of_checkpoint(checkpoint)
-    adapter = frozenset[str]() if space is None else space.restore(fresh, checkpoint.fresh)
-    cast_weights(fresh, live.dtype)
-    fresh.load_state_dict(live.state_dict())
-    if base_digest(fresh, adapter) != checkpoint.base.digest:
+    adapter = frozenset[str]() if space is None else restore_adapter(space, clone, checkpoint.fresh)
+    cast_weights(clone, live.dtype)
+    clone.load_state_dict(live.state_dict())
+    if base_digest(clone, adapter) != checkpoint.base.digest:
         raise WeightsChangedError(
             "The live model no longer has the base weights that were merged into (another dtype, or frozen "
             "weights were changed). Load it again with ClamuModel.from_pretrained."
         )
     # What the caller of the build had frozen takes no part in requests either.
-    for name, parameter in fresh.named_parameters():
+    for name, parameter in clone.named_parameters():
         parameter.requires_grad_(name in checkpoint.state.delta)
-    return fresh
+    return clone
 
 
 def restore_generation(model: Any, config: ClamuConfig) -> None:
@@ -249,55 +254,3 @@ def _processor_at(source: Path, folder: Path, kind: str) -> Any:
             "of them. Take an undamaged copy, or install what it needs."
         )
     return processor
-
-
-def kept_in_float32(model: Any, dtype: torch.dtype | None) -> frozenset[str]:
-    """Return the parameters that transformers does not cast when it loads a model in a type of few digits.
-
-    Args:
-        model (`transformers.PreTrainedModel`): a model.
-        dtype (`torch.dtype`, *optional*): the type.
-    """
-    patterns: set[str] = set()
-    if dtype == torch.float16:
-        patterns.update(getattr(model, "_keep_in_fp32_modules", None) or ())
-    if dtype in (torch.float16, torch.bfloat16):
-        patterns.update(getattr(model, "_keep_in_fp32_modules_strict", None) or ())
-    found = [re.compile(pattern.replace("*", ".*")) for pattern in patterns]
-    return frozenset(name for name, _ in model.named_parameters() if any(one.search(name) for one in found))
-
-
-@torch.no_grad()
-def cast_others(model: Any, dtype: torch.dtype, done: Collection[str]) -> None:
-    """Cast the parameters that take no part in merging; buffers stay, as in transformers' own loading.
-
-    Args:
-        model (`transformers.PreTrainedModel`): the live model.
-        dtype (`torch.dtype`): the type.
-        done (*collection* of `str`): the parameters that the switch has cast already, and those that stay.
-    """
-    for name, parameter in model.named_parameters():
-        if name not in done and parameter.is_floating_point():
-            parameter.data = parameter.data.to(dtype)
-    model.config.dtype = dtype
-
-
-def place(model: Any, device_map: Any) -> None:
-    """Move a model to where a `device_map` says.
-
-    Args:
-        model (`transformers.PreTrainedModel`): the live model.
-        device_map (`str`, `torch.device`, `int` or *dict*, *optional*): `"auto"` and accelerate's other strategies are
-            the first GPU if there is one; a dict is dispatched by accelerate.
-    """
-    if device_map is None:
-        return
-    if isinstance(device_map, dict) and set(device_map) != {""}:
-        from accelerate import dispatch_model
-
-        dispatch_model(model, device_map=device_map)
-        return
-    device = device_map[""] if isinstance(device_map, dict) else device_map
-    if device in ("auto", "balanced", "balanced_low_0", "sequential"):
-        device = "cuda:0" if torch.cuda.is_available() else "cpu"
-    model.to(device)

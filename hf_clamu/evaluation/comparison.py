@@ -9,7 +9,7 @@ from statistics import fmean
 
 import torch
 
-from hf_clamu.base_models.loading import BaseModel
+from hf_clamu.base_models.identity import BaseModel
 from hf_clamu.errors import RecipeError
 from hf_clamu.exact import DeltaAccumulator
 from hf_clamu.merging import LOCALIZATIONS, ClamuArguments, Localizer, MaskProblem

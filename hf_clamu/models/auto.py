@@ -6,7 +6,7 @@ from typing import Any
 
 import transformers
 
-from hf_clamu.base_models.loading import load_architecture
+from hf_clamu.base_models.identity import load_architecture
 from hf_clamu.checkpoint.configuration_clamu import ClamuConfig
 from hf_clamu.errors import IncompatibleBaseError
 from hf_clamu.models.modeling_clamu import ClamuModel

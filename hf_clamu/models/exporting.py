@@ -11,8 +11,7 @@ from typing import Any
 
 import torch
 
-from hf_clamu.base_models.making import making_models
-from hf_clamu.base_models.quiet import without_report
+from hf_clamu.base_models.library_calls import making_models, suppress_load_report
 from hf_clamu.errors import ExactnessError, RecipeError
 from hf_clamu.training import seeded
 
@@ -40,7 +39,7 @@ def require_same_checkpoint(live: Any, architecture: Any, folder: Path, *, same_
     """
     attention = getattr(live.config, "_attn_implementation", None)
     options = {} if attention is None else {"attn_implementation": attention}
-    with without_report(), making_models():
+    with suppress_load_report(), making_models():
         found = architecture.from_pretrained(folder, dtype=live.dtype, **options).to(live.device)
     if same_weights:
         weights, own = found.state_dict(), live.state_dict()

@@ -20,11 +20,13 @@ from typing import Any, TypeVar, cast
 
 import torch
 
-from hf_clamu.base_models.loading import load_architecture
-from hf_clamu.base_models.peft_space import PeftSpace
+from hf_clamu.base_models.adapters.export import plain_model, save_adapter
+from hf_clamu.base_models.adapters.space import PeftSpace
+from hf_clamu.base_models.casting import cast_others, kept_in_float32, move_to_device_map
+from hf_clamu.base_models.identity import load_architecture
+from hf_clamu.base_models.library_calls import suppress_load_report
 from hf_clamu.base_models.processors import save_processor
-from hf_clamu.base_models.quiet import without_report
-from hf_clamu.base_models.saved import cast_others, fresh_base, kept_in_float32, load_base_of, place, saved_processor
+from hf_clamu.base_models.saved import clone_base, load_base_of, saved_processor
 from hf_clamu.checkpoint.card.settings import CardSettings
 from hf_clamu.checkpoint.checkpoint import Checkpoint
 from hf_clamu.checkpoint.comparison import VerificationReport, compare_folders
@@ -226,7 +228,7 @@ class ClamuModel:
         processor = saved_processor(origin.folder, checkpoint)
         loaded = attach(model, checkpoint, processor=processor, origin=origin, dtype=_dtype(dtype), contents=contents)
         loaded._attached.task_id_key = task_id_key
-        place(loaded, device_map)
+        move_to_device_map(loaded, device_map)
         if cluster is not None or task is not None:
             loaded.set_cluster(cluster, task=task)
         return loaded
@@ -938,10 +940,10 @@ class ClamuModel:
         with self.serving(cluster, task=task), staged_folder(target) as stage:
             if space is not None and not merge:
                 base = self._attached.checkpoint.base
-                space.save_adapter(self, stage, base.name_or_path or None, base.revision)
+                save_adapter(space, self, stage, base.name_or_path or None, base.revision)
                 with self.held():
                     self.set_base()
-                    plain = space.plain_model(self, self._architecture, merge=False).state_dict()
+                    plain = plain_model(self, self._architecture, merge=False).state_dict()
                     plain = {name: value.clone() for name, value in plain.items()}
                 require_same_adapter(self, self._architecture, plain, stage)
             else:
@@ -972,11 +974,11 @@ class ClamuModel:
 
     def _save_plain(self, folder: Path, *, merge: bool) -> None:
         space = self._space()
-        with without_report():
+        with suppress_load_report():
             if space is None:
                 self._architecture.save_pretrained(self, folder)
             else:
-                space.plain_model(self, self._architecture, merge=merge).save_pretrained(folder)
+                plain_model(self, self._architecture, merge=merge).save_pretrained(folder)
 
     @property
     def _architecture(self) -> Any:
@@ -1104,7 +1106,7 @@ class ClamuModel:
         """Return a base model of its own for a request to train on."""
         with self.held():
             self.set_base()
-            return fresh_base(self, self._attached.checkpoint)
+            return clone_base(self, self._attached.checkpoint)
 
     def _replace_state(
         self,

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from hf_clamu.base_models.library_calls import suppress_load_report
 from hf_clamu.base_models.processors import save_processor
-from hf_clamu.base_models.quiet import without_report
 from hf_clamu.base_models.saved import require_base
 from hf_clamu.checkpoint.checkpoint import Checkpoint
 from hf_clamu.checkpoint.layout import BASE_FOLDER, CONFIG_NAME, GENERATION_CONFIG_NAME, LEDGER_NAME, is_ours
@@ -58,7 +58,7 @@ def save_checkpoint(
             return
         base = folder / BASE_FOLDER
         write_base(base)
-        with without_report():
+        with suppress_load_report():
             require_base(base, checkpoint)
         # transformers writes its own release and whatever was set on the live objects; the recorded configuration
         # does not change from one process to the next.
@@ -161,5 +161,5 @@ def save_unserved(
         SaveConflictError: if another model is there, and `overwrite` is `False`.
         OSError: if something cannot be written; then the folder is as it was.
     """
-    with without_report():
+    with suppress_load_report():
         save_checkpoint(target, checkpoint, processor, base.save_pretrained, overwrite=overwrite)

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from hf_clamu.base_models.idle import warn_of_idle_parts
+from hf_clamu.base_models.adapters.idle import warn_of_idle_parts
 from hf_clamu.checkpoint.checkpoint import Checkpoint
 from hf_clamu.checkpoint.configuration_clamu import ClamuConfig
 from hf_clamu.errors import RecipeError

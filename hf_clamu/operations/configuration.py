@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hf_clamu.base_models.loading import BaseModel
+from hf_clamu.base_models.identity import BaseModel
 from hf_clamu.checkpoint.card.settings import CardSettings
 from hf_clamu.checkpoint.configuration_clamu import ClamuConfig
 from hf_clamu.exact import digest_tensors

@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 
-from hf_clamu.base_models.idle import require_learning
-from hf_clamu.base_models.peft_space import PeftSpace
+from hf_clamu.base_models.adapters.idle import require_learning
+from hf_clamu.base_models.adapters.product import local_adapter
+from hf_clamu.base_models.adapters.space import PeftSpace
 from hf_clamu.errors import EnvironmentMismatchError
 from hf_clamu.exact import digest_json, digest_tensors
 from hf_clamu.local_models.local_models import LocalModels
@@ -150,7 +151,7 @@ def open_trainer(
         device=workers.device,
         pad_token_id=padding_id(processor),
         bf16=arguments.bf16,
-        adapter=None if space is None else space.local_adapter(arguments.seed),
+        adapter=local_adapter(space, arguments.seed),
     )
     if space is not None and space.is_live and arguments.freeze:
         require_learning(base, workspace.parameters)

@@ -8,7 +8,8 @@ from typing import Any
 
 import transformers
 
-from hf_clamu.base_models.loading import BaseModel, load_base
+from hf_clamu.base_models.identity import BaseModel
+from hf_clamu.base_models.loading import load_base
 from hf_clamu.checkpoint.card.settings import CardSettings
 from hf_clamu.errors import IncompatibleBaseError, TaskDataError
 from hf_clamu.local_models.local_models import LocalModels, require_named

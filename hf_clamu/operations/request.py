@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 
 import torch
 
-from hf_clamu.base_models.peft_space import PeftSpace
+from hf_clamu.base_models.adapters.space import PeftSpace
 from hf_clamu.checkpoint.checkpoint import Checkpoint
 from hf_clamu.errors import ArchiveError, DigestMismatchError, EnvironmentMismatchError, TaskDataError
 from hf_clamu.local_models.local_models import LocalModels

@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 
 from hf_clamu import ClamuModel, ClamuTrainer, IncompatibleBaseError, RecipeError
 from hf_clamu.base_models.config import refuse_misspelt
-from hf_clamu.base_models.loading import base_digest, load_base
+from hf_clamu.base_models.identity import base_digest
+from hf_clamu.base_models.loading import load_base
 from hf_clamu.tasks import TaskDataset
 
 TESTS = Path(__file__).parents[1]

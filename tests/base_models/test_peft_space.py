@@ -9,7 +9,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 
 from hf_clamu import ClamuModel, ClamuTrainer, IncompatibleBaseError, RecipeError
-from hf_clamu.base_models.peft_space import PeftSpace
+from hf_clamu.base_models.adapters.space import PeftSpace
 from hf_clamu.tasks import traits_of
 from hf_clamu.training import silent_progress
 

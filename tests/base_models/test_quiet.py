@@ -9,7 +9,7 @@ import transformers
 from transformers.utils import logging as theirs
 
 from hf_clamu import ClamuModel
-from hf_clamu.base_models.quiet import without_report
+from hf_clamu.base_models.library_calls import suppress_load_report
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def test_building_saving_and_loading_are_silent(tiny, tmp_path, bars, capfd):
 def test_settings_come_back(bars):
     logger = logging.getLogger("transformers.modeling_utils")
     before = list(logger.filters)
-    with without_report():
+    with suppress_load_report():
         assert not theirs.is_progress_bar_enabled()
     assert theirs.is_progress_bar_enabled()
     assert logger.filters == before

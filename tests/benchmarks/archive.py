@@ -45,9 +45,9 @@ def measure(peft_config: Any, learning_rate: float, layers: int, rounds: int) ->
     from datasets import Dataset
 
     from hf_clamu import ClamuArguments, TaskDataset
+    from hf_clamu.base_models.adapters.space import PeftSpace
     from hf_clamu.base_models.byte_tokenizer import byte_tokenizer
     from hf_clamu.base_models.loading import load_base
-    from hf_clamu.base_models.peft_space import PeftSpace
     from hf_clamu.operations.context import open_trainer
     from hf_clamu.storage import Archive
     from hf_clamu.training import deterministic, silent_progress

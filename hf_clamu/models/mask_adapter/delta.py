@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from hf_clamu.base_models.loading import base_digest
-from hf_clamu.base_models.peft_space import PeftSpace
+from hf_clamu.base_models.adapters.space import PeftSpace
+from hf_clamu.base_models.identity import base_digest
 from hf_clamu.checkpoint.configuration_clamu import ClamuConfig
 from hf_clamu.checkpoint.layout import CONFIG_NAME, DELTA_NAME, FRESH_NAME
 from hf_clamu.checkpoint.ledger import read_json

@@ -1,4 +1,4 @@
-"""Keeps transformers from reporting on what we have it load and save."""
+"""What surrounds our calls of transformers: one thread at a time makes a model, and none reports on it."""
 
 from __future__ import annotations
 
@@ -6,15 +6,32 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["without_report"]
+from hf_clamu.exact import Guard
+
+__all__ = ["making_models", "suppress_load_report"]
+
+# Always the last lock that a thread takes: nothing inside waits for another one.
+_GUARD = Guard()
 
 
 @contextmanager
-def without_report() -> Iterator[None]:
+def making_models() -> Iterator[None]:
+    """Make or load models while no other thread does.
+
+    While transformers makes a model, it replaces methods of its own classes (`PreTrainedModel.tie_weights`, functions
+    of `torch.nn.init`) and the default type. Two threads that overlap restore each other's replacement: from then on
+    no model of the process ties its weights. Hold this around the library's call alone.
+    """
+    with _GUARD.lock:
+        yield
+
+
+@contextmanager
+def suppress_load_report() -> Iterator[None]:
     """Hide transformers' bars and its report on weights; other warnings still show.
 
-    The report says that a head is new and wants training. It is: that is what tasks are finetuned for, and a saved
-    model brings the head, whose digest is checked.
+    The report says that a head is new and should be trained. That is what tasks are finetuned for, and a saved model
+    brings the head, whose digest is checked.
     """
     from huggingface_hub.utils import are_progress_bars_disabled, enable_progress_bars  # type: ignore[attr-defined]
     from transformers.utils import logging as theirs

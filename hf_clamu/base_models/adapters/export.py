@@ -1,0 +1,105 @@
+"""Out of a model with an adapter inside: the plain model, or the adapter as PEFT loads it without hf_clamu."""
+
+from __future__ import annotations
+
+import copy
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hf_clamu.base_models.adapters.insertion import ADAPTER_NAME, plain_name
+from hf_clamu.base_models.adapters.space import PeftSpace
+from hf_clamu.base_models.library_calls import making_models
+from hf_clamu.checkpoint.layout import MASK_NAME
+from hf_clamu.errors import RecipeError
+from hf_clamu.storage import save_tensors
+
+__all__ = ["plain_model", "save_adapter"]
+
+
+def plain_model(live: Any, architecture: Any, *, merge: bool) -> Any:
+    """Return the model without the adapter, sharing tensors with the live one.
+
+    Args:
+        live (`transformers.PreTrainedModel`): with the adapter inside.
+        architecture (`type`): class of the plain model.
+        merge (`bool`): merge the adapter into the base weights; otherwise leave it out.
+    """
+    state = {plain_name(name): value for name, value in live.state_dict().items()}
+    if merge:
+        for name, layer in _merged_layers(live).items():
+            for key, value in layer.state_dict().items():
+                state[f"{name}.{key}"] = value
+    with torch.device("meta"), making_models():
+        plain = architecture._from_config(copy.deepcopy(live.config))
+    names = plain.state_dict().keys()
+    plain.load_state_dict({name: state[name] for name in names}, assign=True)
+    plain.tie_weights()
+    plain.generation_config = getattr(live, "generation_config", None)
+    return plain.eval()
+
+
+def save_adapter(space: PeftSpace, live: Any, folder: Path, base_model: str | None, revision: str | None) -> None:
+    """Write the live adapter, and trained heads, as an adapter that PEFT loads without hf_clamu.
+
+    Args:
+        space (`PeftSpace`): its shape.
+        live (`transformers.PreTrainedModel`): with the adapter inside.
+        folder (`Path`): an empty folder.
+        base_model (`str`, *optional*): Hub id or folder of the base model.
+        revision (`str`, *optional*): its commit.
+
+    Raises:
+        RecipeError: if layers share a part of the adapter, which PEFT writes from its own wrapper only.
+    """
+    from peft import get_peft_model_state_dict
+
+    own = live.state_dict()
+    names = {plain_name(name) for name in space.heads(live) if f".{ADAPTER_NAME}" not in name}
+    heads = {name: own[name] for name in names if name in own}
+    # PEFT has no module that is both trained and adapted: a head that is both is written with its adapter merged.
+    merged = {name: layer for name, layer in _merged_layers(live).items() if f"{name}.weight" in names}
+    for module, layer in merged.items():
+        heads |= {f"{module}.{key}": value for key, value in layer.state_dict().items()}
+    try:
+        adapter = get_peft_model_state_dict(live, adapter_name=ADAPTER_NAME, save_embedding_layers=False)
+    except (KeyError, ValueError) as error:
+        # It looks for what all layers share (VeRA's projections, VB-LoRA's bank) on a wrapper around the model.
+        raise RecipeError(
+            f"PEFT cannot write a {space.peft_type} adapter out of a model that it does not wrap: {error} Export "
+            "it merged into the base weights (merge=True)."
+        ) from error
+    adapter = {key: value for key, value in adapter.items() if not key.startswith(tuple(f"{m}." for m in merged))}
+    state = {**adapter, **heads}
+    tensors = {f"base_model.model.{name}": state[name].contiguous().clone() for name in sorted(state)}
+    config = copy.deepcopy(live.peft_config[ADAPTER_NAME])  # with what PEFT chose for this model
+    config.base_model_name_or_path, config.revision, config.inference_mode = base_model, revision, True
+    config.modules_to_save = sorted({name.rsplit(".", 1)[0].split(".")[0] for name in heads}) or None
+    if space.options.get("modules_to_save"):
+        config.modules_to_save = list(space.options["modules_to_save"])
+    if merged:
+        config.exclude_modules = _excluding(config.exclude_modules, sorted(merged))
+    config.save_pretrained(folder)
+    save_tensors(folder / MASK_NAME, tensors)
+
+
+def _merged_layers(live: Any) -> dict[str, Any]:
+    """Return the layers that an adapter is put into, by name, as copies with the adapter merged into their weights."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    found = {}
+    for name, module in live.named_modules():
+        if isinstance(module, BaseTunerLayer):
+            layer: Any = copy.deepcopy(module)
+            layer.merge()
+            found[name] = layer.get_base_layer()
+    return found
+
+
+def _excluding(excluded: Any, names: list[str]) -> Any:
+    """Return PEFT's `exclude_modules`, a list of names or a pattern, with more names."""
+    if isinstance(excluded, str):
+        return "|".join([f"(?:{excluded})", *map(re.escape, names)])
+    return sorted({*(excluded or ()), *names})
