@@ -26,7 +26,6 @@ from hf_clamu.exact.bitmask import (
 from hf_clamu.exact.digest import (
     canonical_json,
     digest_json,
-    digest_tensor,
     digest_tensors,
     sha256_file,
     sha256_files,
@@ -53,7 +52,6 @@ __all__ = [
     "canonical_json",
     "check_padding",
     "digest_json",
-    "digest_tensor",
     "digest_tensors",
     "encode_vector",
     "entries_per_pass",

@@ -15,7 +15,6 @@ from hf_clamu.exact.threads import SizedThreadPool
 __all__ = [
     "canonical_json",
     "digest_json",
-    "digest_tensor",
     "digest_tensors",
     "sha256_file",
     "sha256_files",
@@ -85,16 +84,6 @@ def value_digests(tensors: Mapping[str, torch.Tensor]) -> dict[str, bytes]:
         return {name: result() for name, result in results.items()}
 
 
-def digest_tensor(tensor: torch.Tensor) -> str:
-    """Return the SHA-256 of one tensor: dtype, shape and little-endian bytes.
-
-    Args:
-        tensor (`torch.Tensor` of any shape, dtype and device):
-            Strides and device do not show in the digest.
-    """
-    return digest_tensors({"": tensor})
-
-
 def digest_tensors(tensors: Mapping[str, torch.Tensor], digests: Mapping[str, bytes] | None = None) -> str:
     """Return the SHA-256 of named tensors, whatever the order of the mapping.
 
@@ -102,8 +91,8 @@ def digest_tensors(tensors: Mapping[str, torch.Tensor], digests: Mapping[str, by
     several at a time.
 
     Args:
-        tensors (*mapping* of `str` to `torch.Tensor` of any shape):
-            Names, dtypes, shapes and values all count.
+        tensors (*mapping* of `str` to `torch.Tensor` of any shape): names, dtypes, shapes and values (as little-endian
+            bytes) count; strides and devices do not.
         digests (*mapping* of `str` to `bytes`, *optional*): the `value_digest` of each, to avoid hashing twice.
 
     Example:

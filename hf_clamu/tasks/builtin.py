@@ -10,7 +10,6 @@ import ast
 import itertools
 import sysconfig
 import warnings
-from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ import numpy as np
 
 from hf_clamu.errors import RecipeError, TaskDataError
 from hf_clamu.exact.digest import canonical_json, sha256_hex
+from hf_clamu.tasks.partition.ranks import ranked, task_names
 
 __all__ = ["STDLIB_PACKAGES", "digits", "digits_public", "stdlib_public", "stdlib_text"]
 
@@ -191,14 +191,10 @@ def _docstring_rows() -> dict[int, list[str]]:
     return rows
 
 
-def _ranked(rows: Sequence[str], *salt: Any) -> list[str]:
-    return sorted(rows, key=lambda row: sha256_hex(canonical_json([*salt, row])))
-
-
 def _halves(rows: dict[int, list[str]], name: str) -> tuple[dict[int, list[str]], dict[int, list[str]]]:
-    ranked = {label: _ranked(rows[label], "public half", name) for label in sorted(rows)}
-    public = {label: row_ids[: len(row_ids) // 2] for label, row_ids in ranked.items()}
-    return public, {label: row_ids[len(row_ids) // 2 :] for label, row_ids in ranked.items()}
+    halved = {label: ranked(rows[label], "public half", name) for label in sorted(rows)}
+    public = {label: row_ids[: len(row_ids) // 2] for label, row_ids in halved.items()}
+    return public, {label: row_ids[len(row_ids) // 2 :] for label, row_ids in halved.items()}
 
 
 def _cut(
@@ -229,8 +225,8 @@ def _cut(
     for label, tasks in takers.items():
         if len(tasks) > len(rows[label]):
             raise RecipeError(f"num_tasks={num_tasks} is too many: label {label} has only {len(rows[label])} rows.")
-        ranked = _ranked(rows[label], "deal", seed)
+        order = ranked(rows[label], "deal", seed)
         for first, task in enumerate(tasks):
-            dealt[task] += ranked[first :: len(tasks)]
-    digits_of_id = max(2, len(str(num_tasks - 1)))
-    return [(f"{prefix}_{task:0{digits_of_id}d}", row) for task in dealt for row in dealt[task]]
+            dealt[task] += order[first :: len(tasks)]
+    names = task_names(prefix, num_tasks)
+    return [(names[task], row) for task in dealt for row in dealt[task]]

@@ -28,12 +28,10 @@ class Measurement:
         score (`float`): accuracy for classifiers (of labelled words within an example first, then over the examples);
             for language models the answer probability `P(a|q)^(1/|a|) = exp(-mean token loss)`, averaged over the
             examples. Both in [0, 1].
-        num_examples (`int`): examples measured.
     """
 
     loss: float
     score: float
-    num_examples: int
 
 
 def measure(live: LiveModel, examples: Sequence[Example], kind: str) -> Measurement:
@@ -49,7 +47,7 @@ def measure(live: LiveModel, examples: Sequence[Example], kind: str) -> Measurem
     losses, scores = losses_and_scores(live, examples, kind)
     # fsum rounds once, so the mean does not depend on how the examples were split.
     count = len(losses)
-    return Measurement(loss=math.fsum(losses) / count, score=math.fsum(scores) / count, num_examples=count)
+    return Measurement(loss=math.fsum(losses) / count, score=math.fsum(scores) / count)
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_clamu.exact import canonical_json, digest, digest_json, digest_tensor, digest_tensors, sha256_file, sha256_hex
+from hf_clamu.exact import canonical_json, digest, digest_json, digest_tensors, sha256_file, sha256_hex
 
 # name -> (tensor, name of its dtype, shape, little-endian bytes by hand)
 SAMPLES = {
@@ -36,6 +36,10 @@ GOLDEN = {
 GOLDEN_ALL = "f0675d0bea24363bb55489aef40b1ed12e37b1c3899bd5f0610971f1126f9d5a"
 GOLDEN_JSON = "8537721b9a4dba7de77b6975b1ab77b5b22aeb72b94a4f457779f131320db128"
 JSON_VALUE = {"b": [1, 2.5, None, True], "a": {"é": "x", "A": []}}
+
+
+def digest_tensor(tensor: torch.Tensor) -> str:
+    return digest_tensors({"": tensor})
 
 
 def by_hand(*parts: tuple[str, str, list[int], bytes]) -> str:
@@ -154,9 +158,9 @@ def test_swapped_values_show():
 def test_a_fresh_process_with_another_hash_seed_finds_the_same():
     program = (
         "import torch\n"
-        "from hf_clamu.exact import digest_json, digest_tensor, digest_tensors\n"
+        "from hf_clamu.exact import digest_json, digest_tensors\n"
         "names = list({'f32', 'x', 'yy', 'zzz', 'w1', 'w2'})\n"  # the order of a set follows the hash seed
-        "print(digest_tensor(torch.tensor([1.0, -0.0])))\n"
+        "print(digest_tensors({'': torch.tensor([1.0, -0.0])}))\n"
         "print(digest_tensors({name: torch.full((2,), len(name)) for name in names}))\n"
         "print(digest_json({name: len(name) for name in names}))\n"
     )

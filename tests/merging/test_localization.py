@@ -179,7 +179,7 @@ def test_tall_takes_the_smallest_of_the_best_lambdas(images, trainer_of, setting
 
     def measured(task_id: str) -> Measurement:
         calls.append(task_id)
-        return Measurement(loss=1.0, score=scores[(len(calls) - 1) // 6], num_examples=1)
+        return Measurement(loss=1.0, score=scores[(len(calls) - 1) // 6])
 
     monkeypatch.setattr(trainer, "measure_held_out", measured)
     _, masks = _localizer(trainer, delta, own, arguments).run()
@@ -252,7 +252,7 @@ def test_auto_prefers_score_then_loss_then_the_smaller_alpha(
     def measured(task_id: str) -> Measurement:
         calls.append(task_id)
         number = (len(calls) - 1) // 6
-        return Measurement(loss=losses[number], score=scores[number], num_examples=1)
+        return Measurement(loss=losses[number], score=scores[number])
 
     monkeypatch.setattr(trainer, "measure_held_out", measured)
     alpha, masks = _localizer(trainer, delta, own, arguments).run()
