@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -87,13 +87,7 @@ def run_demo(
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise RecipeError(f"{output} is there and not empty. Give a new folder (--output).")
     started = time.perf_counter()
-    output.mkdir(parents=True, exist_ok=True)
-    say("Cutting scikit-learn's digits into 48 data owners with two labels each")
-    write_data(output / "data")
-    say("Pretraining a small ViT on the public half")
-    _pretrain(output / "base")
-    (output / "recipe.yaml").write_text(RECIPE.format(folder=output.name), encoding="utf-8")
-    recipe = Recipe.load(output / "recipe.yaml")
+    recipe = _prepare(output, say)
 
     say("Finetuning each owner, merging, clustering, learning a mask per cluster")
     trainer = recipe.trainer(progress=progress)
@@ -102,49 +96,75 @@ def run_demo(
 
     say("Measuring on held-out examples, and what the other methods give on the same clusters")
     test = load_tasks({**recipe.data, "files": "data/test.jsonl"}, base_dir=output)
-    scores = _compare(trainer, model, test, progress)
+    result = _sizes(model) | _scores(_compare(trainer, model, test, progress))
 
     say(f"Forgetting {', '.join(_FORGOTTEN)}")
-    clock = time.perf_counter()
-    loaded = ClamuModel.from_pretrained(output / "model")
-    loaded.unmerge_task(_FORGOTTEN, receipt_dir=output / "receipts", progress=progress)
-    loaded.save_pretrained(output / "unmerged")
-    unmerge_seconds = time.perf_counter() - clock
+    unmerged, unmerge_seconds = _forget(output, progress)
     retained = test.without(_FORGOTTEN)
-    retained_accuracy = {
+    result["unmerged_tasks"] = list(_FORGOTTEN)
+    result["retained_accuracy"] = {
         "before": evaluate_model(model, retained).score,
-        "after": evaluate_model(loaded, retained).score,
+        "after": evaluate_model(unmerged, retained).score,
     }
 
     say("Building again without them, and comparing every byte")
-    clock = time.perf_counter()
-    without = ClamuTrainer(str(output / "base"), trainer.tasks.without(_FORGOTTEN), trainer.args, progress=progress)
-    without.train().save_pretrained(output / "rebuilt")
-    rebuild_seconds = time.perf_counter() - clock
+    rebuild_seconds = _rebuild(output, trainer, progress)
     report = compare_folders(output / "unmerged", output / "rebuilt")
-
-    result = {
-        "num_tasks": len(model.tasks),
-        "num_clusters": len(model.clusters),
-        "num_parameters": model.num_parameters(),
-        "accuracy": {name: found.score for name, found in scores.items()},
-        "alpha": {name: found.alpha for name, found in scores.items() if found.alpha is not None},
-        "storage_bytes": {name: found.storage_bytes for name, found in scores.items()},
-        "unmerged_tasks": list(_FORGOTTEN),
-        "retained_accuracy": retained_accuracy,
-        "identical": report.identical,
-        "files_compared": report.files_compared,
-        "seconds": {
-            "finetune": trainer.seconds["finetune"],
-            "localize": trainer.seconds["localize"],
-            "unmerge": unmerge_seconds,
-            "rebuild": rebuild_seconds,
-            "total": time.perf_counter() - started,
-        },
+    result |= {"identical": report.identical, "files_compared": report.files_compared}
+    result["seconds"] = {
+        "finetune": trainer.seconds["finetune"],
+        "localize": trainer.seconds["localize"],
+        "unmerge": unmerge_seconds,
+        "rebuild": rebuild_seconds,
+        "total": time.perf_counter() - started,
     }
     result["figures"] = _draw(output, result, model)
     result["seconds"]["total"] = time.perf_counter() - started
     return result
+
+
+def _prepare(output: Path, say: Callable[[str], None]) -> Recipe:
+    """Write the owners' rows, a pretrained base model and the recipe."""
+    output.mkdir(parents=True, exist_ok=True)
+    say("Cutting scikit-learn's digits into 48 data owners with two labels each")
+    write_data(output / "data")
+    say("Pretraining a small ViT on the public half")
+    _pretrain(output / "base")
+    (output / "recipe.yaml").write_text(RECIPE.format(folder=output.name), encoding="utf-8")
+    return Recipe.load(output / "recipe.yaml")
+
+
+def _sizes(model: Any) -> dict[str, Any]:
+    return {
+        "num_tasks": len(model.tasks),
+        "num_clusters": len(model.clusters),
+        "num_parameters": model.num_parameters(),
+    }
+
+
+def _scores(scores: Mapping[str, MethodScore]) -> dict[str, Any]:
+    return {
+        "accuracy": {name: method.score for name, method in scores.items()},
+        "alpha": {name: method.alpha for name, method in scores.items() if method.alpha is not None},
+        "storage_bytes": {name: method.storage_bytes for name, method in scores.items()},
+    }
+
+
+def _forget(output: Path, progress: Progress) -> tuple[Any, float]:
+    """Unmerge three owners from the saved model; return the result, and the seconds from loading to saving."""
+    started = time.perf_counter()
+    model = ClamuModel.from_pretrained(output / "model")
+    model.unmerge_task(_FORGOTTEN, receipt_dir=output / "receipts", progress=progress)
+    model.save_pretrained(output / "unmerged")
+    return model, time.perf_counter() - started
+
+
+def _rebuild(output: Path, trainer: ClamuTrainer, progress: Progress) -> float:
+    """Build from the other owners' rows alone; return the seconds that it takes."""
+    started = time.perf_counter()
+    without = ClamuTrainer(str(output / "base"), trainer.tasks.without(_FORGOTTEN), trainer.args, progress=progress)
+    without.train().save_pretrained(output / "rebuilt")
+    return time.perf_counter() - started
 
 
 def write_data(folder: Path) -> None:

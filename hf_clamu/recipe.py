@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_clamu.errors import RecipeError
+from hf_clamu.known_names import hint_for
 
 if TYPE_CHECKING:
     from hf_clamu.merging import ClamuArguments
@@ -98,9 +98,7 @@ class Recipe:
             raise RecipeError(f"{where} must be a mapping with base_model, data and arguments.")
         for key in values:
             if key not in _KEYS:
-                near = difflib.get_close_matches(str(key), _KEYS, n=1)
-                hint = f" Did you mean {near[0]!r}?" if near else f" Known ones: {', '.join(_KEYS)}."
-                raise RecipeError(f"{where} has the unknown key {key!r}.{hint}")
+                raise RecipeError(f"{where} has the unknown key {key!r}.{hint_for(key, _KEYS)}")
         for key in ("base_model", "data"):
             if not values.get(key):
                 raise RecipeError(f"{where} lacks {key!r}. It needs base_model and data, and may have arguments.")

@@ -77,7 +77,7 @@ def test_a_folder_beside_the_recipe(tiny, recipe, tmp_path):
         ("num_threads: 1", "num_threads: two", "num_threads"),
         ("finetune_steps: 2", "freeze: 3", "freeze"),
         ("finetune_steps: 2", "seed: 1.5", "seed must be a"),
-        ("  task_column: user", "  task_colum: user", "did you mean 'task_column'?"),
+        ("  task_column: user", "  task_colum: user", "Did you mean 'task_column'?"),
         ("  task_column: user", "  {}", "cannot be read as YAML"),
         ("tokenizer: bytes", "tokenizer: no/such/tokenizer", "The tokenizer 'no/such/tokenizer' could not be loaded"),
         ("tokenizer: bytes", "tokenizer: 5", "tokenizer must be a string"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Mapping
 from functools import partial
@@ -11,6 +10,7 @@ from typing import Any
 
 from hf_clamu.base_models.foreign import foreign_files, require_no_pointers
 from hf_clamu.errors import IncompatibleBaseError, RecipeError
+from hf_clamu.known_names import hint_for, nearest_name
 from hf_clamu.tasks import TaskSpec, traits_of
 
 __all__ = [
@@ -54,8 +54,7 @@ def config_of_mapping(values: Mapping[str, Any], labels: Mapping[str, Any]) -> A
     model_type = values.get("model_type")
     known = transformers.CONFIG_MAPPING.keys()
     if model_type not in known:
-        near = difflib.get_close_matches(str(model_type), list(known), n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
+        hint = hint_for(model_type, known, lists=False)
         raise RecipeError(f"base_model needs a model_type that transformers knows, got {model_type!r}.{hint}")
     kind = transformers.CONFIG_MAPPING[model_type]
     require_no_imports(values, kind, "base_model")
@@ -187,10 +186,10 @@ def refuse_misspelt(kind: Any, values: dict[str, Any]) -> None:
     for key in values:
         if key in own or key in generic or key in _OLD_CONFIG_KEYS:
             continue
-        near = difflib.get_close_matches(str(key), own, n=1, cutoff=_MISSPELT)
-        if near and not hasattr(kind(), str(key)):  # some attributes are only made with an object
+        nearest = nearest_name(key, own, likeness=_MISSPELT)
+        if nearest is not None and not hasattr(kind(), str(key)):  # some attributes are only made with an object
             raise RecipeError(
-                f"base_model has the unknown key {key!r}, which would have no effect. Did you mean {near[0]!r}?"
+                f"base_model has the unknown key {key!r}, which would have no effect. Did you mean {nearest!r}?"
             )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -10,6 +9,7 @@ from typing import Any
 
 from hf_clamu.errors import RecipeError
 from hf_clamu.exact import FixedPoint
+from hf_clamu.known_names import refuse_unknown_keys
 from hf_clamu.merging.clustering.arguments import ClusteringArguments
 from hf_clamu.merging.clustering.base import ClusteringMethod
 from hf_clamu.merging.clustering.registry import CLUSTERINGS
@@ -106,12 +106,8 @@ class ClamuArguments(FinetuningArguments, ClusteringArguments, LocalizationArgum
         Raises:
             RecipeError: if a name is unknown; the message names the nearest known one.
         """
-        known = [setting.name for setting in fields(cls)]
-        for name in values:
-            if name not in known:
-                near = difflib.get_close_matches(str(name), known, n=1)
-                hint = f" Did you mean {near[0]!r}?" if near else f" Known ones: {', '.join(sorted(known))}."
-                raise RecipeError(f"Unknown setting {name!r} in arguments.{hint}")
+        known = sorted(setting.name for setting in fields(cls))
+        refuse_unknown_keys(values, known, where="arguments", noun="setting")
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:

@@ -8,9 +8,10 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from hf_clamu.errors import RecipeError, TaskDataError
+from hf_clamu.known_names import refuse_unknown_keys
 from hf_clamu.tasks.builtin import STDLIB_PACKAGES, digits, stdlib_text
 from hf_clamu.tasks.dataset import TaskDataset
-from hf_clamu.tasks.spec import TaskSpec, refuse_unknown_keys
+from hf_clamu.tasks.spec import TaskSpec
 
 __all__ = ["DataFiles", "load_tasks"]
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 from hf_clamu.errors import RecipeError
+from hf_clamu.known_names import refuse_unknown_keys
 from hf_clamu.tasks.kinds import TaskKind, task_kinds, traits_of
 
-__all__ = ["TaskSpec", "infer_kind", "refuse_unknown_keys"]
+__all__ = ["TaskSpec", "infer_kind"]
 
 _PROMPT_SLOT = "{prompt}"
 _ALL_CONTENT_COLUMNS = (
@@ -189,16 +189,6 @@ def infer_kind(values: Mapping[str, Any]) -> TaskKind:
             return cast("TaskKind", traits.name)
     *most, last = (" + ".join(_ordered(traits.columns[0])) for traits in kinds if traits.shown_by)
     raise RecipeError(f"The columns tell no kind of task: give {', '.join(most)}, or {last}.")
-
-
-def refuse_unknown_keys(values: Mapping[str, Any], known: Iterable[str], *, where: str) -> None:
-    """Raise a `RecipeError` for the first unknown key, naming the nearest known one."""
-    known = list(known)
-    for key in values:
-        if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}."
-            raise RecipeError(f"Unknown key {key!r} in {where}: {hint}")
 
 
 def _ordered(names: frozenset[str]) -> list[str]:

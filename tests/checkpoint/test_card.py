@@ -83,7 +83,7 @@ def test_settings(tiny, tmp_path):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"licence": "mit"}, "did you mean 'license'"),
+        ({"licence": "mit"}, "Did you mean 'license'"),
         ({"license": 1}, "license must be a string"),
         ({"language": 3}, "language must be a list of strings"),
         ({"tags": [""]}, "tags must be a list of strings"),

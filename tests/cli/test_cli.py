@@ -425,7 +425,7 @@ RECIPES = {
     "no such model type": ("model_type: gpt2>model_type: gtp2", "Did you mean 'gpt2'?"),
     "no such tokenizer": ("tokenizer: bytes>tokenizer: nowhere", "'nowhere' could not be loaded"),
     "tokenizer of another type": ("tokenizer: bytes>tokenizer: 7", "must be a string"),
-    "data section": ("files: rows.jsonl>file: rows.jsonl", "did you mean 'files'?"),
+    "data section": ("files: rows.jsonl>file: rows.jsonl", "Did you mean 'files'?"),
 }
 
 

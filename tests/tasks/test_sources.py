@@ -75,11 +75,11 @@ def test_builtin_stdlib():
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ({"builtin": "digits", "file": "x"}, "Unknown key 'file' in the data section: did you mean 'files'"),
+        ({"builtin": "digits", "file": "x"}, "Unknown key 'file' in the data section. Did you mean 'files'"),
         ({"builtin": "digits", "files": "x.csv"}, "exactly one of .*; found builtin and files"),
         ({**COLUMNS}, "exactly one of .*; found none of them"),
         ({"builtin": "letters"}, "there are digits, stdlib"),
-        ({"builtin": "digits", "options": {"num_task": 3}}, "did you mean 'num_tasks'"),
+        ({"builtin": "digits", "options": {"num_task": 3}}, "Did you mean 'num_tasks'"),
         ({"builtin": "digits", "options": {"num_tasks": "3"}}, "num_tasks must be an integer"),
         ({"builtin": "digits", "split": "train"}, "'split' in the data section goes with 'dataset'"),
         ({"files": [], **COLUMNS}, "files must be a path or a list"),

@@ -40,7 +40,7 @@ def test_kind_follows_from_the_columns(columns, kind):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"text_colum": "x"}, "text_colum.*did you mean 'text_column'"),
+        ({"text_colum": "x"}, "text_colum.*Did you mean 'text_column'"),
         ({"task_column": None}, "task_column is missing"),
         ({"task_column": ""}, "task_column must be the name"),
         ({"label_column": None}, r"needs text_column \+ label_column.*found text_column"),

@@ -13,7 +13,6 @@ Three ways to merge, all of them exact unlearning:
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import enum
 import functools
 import json
@@ -24,6 +23,7 @@ from typing import Any
 from hf_clamu.checkpoint.checkpoint import Checkpoint
 from hf_clamu.errors import RecipeError
 from hf_clamu.exact import canonical_json
+from hf_clamu.known_names import hint_for
 
 __all__ = ["PEFT_MERGING", "PeftSpace"]
 
@@ -170,8 +170,7 @@ def _check_type(kind: Any) -> None:
 
     known = [str(getattr(name, "value", name)) for name in PEFT_TYPE_TO_CONFIG_MAPPING]
     if kind not in known:
-        near = difflib.get_close_matches(str(kind), known, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else f" Known ones: {', '.join(sorted(known))}."
+        hint = hint_for(kind, sorted(known))
         raise RecipeError(f"peft_config needs a peft_type that PEFT knows, got {kind!r}.{hint}")
     refused = kind in _REFUSED_TYPES or kind not in PEFT_TYPE_TO_TUNER_MAPPING
     if refused or issubclass(PEFT_TYPE_TO_CONFIG_MAPPING[kind], PromptLearningConfig):
@@ -188,9 +187,7 @@ def _make(kind: str, values: Mapping[str, Any]) -> Any:
     known = [field.name for field in dataclasses.fields(made)]
     for name in values:
         if name not in known:
-            near = difflib.get_close_matches(str(name), known, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise RecipeError(f"peft_config: {kind} has no setting {name!r}.{hint}")
+            raise RecipeError(f"peft_config: {kind} has no setting {name!r}.{hint_for(name, known, lists=False)}")
     try:
         return made(**values)
     except (ValueError, TypeError) as error:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from hf_clamu.errors import RecipeError
-from hf_clamu.tasks.spec import refuse_unknown_keys
+from hf_clamu.known_names import refuse_unknown_keys
 
 __all__ = ["CardSettings"]
 
