@@ -85,7 +85,7 @@ def run_demo(
     """
     output = Path(output)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise RecipeError(f"{output} is there and not empty. Give a new folder (--output).")
+        raise RecipeError(f"{output} already exists and is not empty. Give a new folder (--output).")
     started = time.perf_counter()
     recipe = _prepare(output, say)
 

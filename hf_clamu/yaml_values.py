@@ -1,4 +1,4 @@
-"""Values of YAML text that somebody else may have written: plain, bounded, and each key given once."""
+"""Reading YAML text that is not trusted: plain values, a bounded number of them, each key once."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MERGE_TAG = "tag:yaml.org,2002:merge"
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads 5e-5 as the number that everybody means by it; YAML 1.1 wants a point and a sign."""
+    """Reads 5e-5 as a number; YAML 1.1 wants a point and a sign."""
 
 
 _Loader.yaml_implicit_resolvers = {

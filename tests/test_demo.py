@@ -76,7 +76,7 @@ def test_the_text_says_how_well_the_others_are_served_after_the_forgetting():
 def test_the_demo_keeps_away_from_what_is_there(tmp_path):
     (tmp_path / "mine.txt").write_text("mine", encoding="utf-8")
     for place in (tmp_path, tmp_path / "mine.txt"):
-        with pytest.raises(RecipeError, match="is there and not empty"):
+        with pytest.raises(RecipeError, match="already exists and is not empty"):
             run_demo(place)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 

@@ -45,7 +45,7 @@ def emit(as_json: bool, payload: Mapping[str, Any], human: Callable[[], str]) ->
 def emit_error(as_json: bool, kind: str, message: str) -> None:
     """Print one readable line on stderr, and with `--json` an object on stdout."""
     line = " ".join(message.split())
-    if len(line) > _LONGEST_LINE:  # it quotes somebody's value
+    if len(line) > _LONGEST_LINE:  # it quotes a value of the user
         line = f"{line[: _LONGEST_LINE - 200]} … {line[-200:]}"
     who = "clamu" if int(os.environ.get("WORLD_SIZE", "1")) == 1 else f"clamu [process {os.environ.get('RANK')}]"
     _print(f"{who}: {line}", sys.stderr)
@@ -134,11 +134,9 @@ def require_empty_output(output: Path, *, overwrite: bool | None = None) -> None
         return
     if not overwrite:
         hint = "" if overwrite is None else ", or --overwrite to replace the model in it"
-        raise RecipeError(f"{output} is there and not empty. Give a new folder (--output){hint}.")
+        raise RecipeError(f"{output} already exists and is not empty. Give a new folder (--output){hint}.")
     if not is_saved_model(output):
-        raise RecipeError(
-            f"{output} holds no ClAMU model, so it is not ours to replace. Give a new folder (--output)."
-        )
+        raise RecipeError(f"{output} holds no ClAMU model, so it will not be replaced. Give a new folder (--output).")
 
 
 def is_saved_model(folder: Path) -> bool:

@@ -109,7 +109,7 @@ def test_two_processes_at_once_and_a_second_run(clamu, place, tiny):
     assert clamu("merge", *_local(1, 0), "--base", "base", *DATA_FREE, "--output", "three").code == 0
     assert tiny.digests(place / "one") == tiny.digests(place / "two") == tiny.digests(place / "three")
     refused = clamu("merge", *_local(1, 0), "--base", "base", *DATA_FREE, "--output", "three")
-    assert "three is there and not empty" in refused.error
+    assert "three already exists and is not empty" in refused.error
     assert clamu("merge", *_local(1, 0), "--base", "base", *DATA_FREE, "--output", "three", "--overwrite").code == 0
 
 

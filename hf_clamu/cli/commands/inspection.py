@@ -68,7 +68,7 @@ def _shortened(members: Sequence[str]) -> str:
 
 
 def verify(folder: ModelToChange, data: Data = None, checkpoint: Checkpoints = None, as_json: Json = False) -> None:
-    """Build anew from the data of the merged tasks and compare every byte; exit 0 if all are the same, else 1."""
+    """Rebuild from the data of the merged tasks and compare every byte; exit 0 if all are the same, 1 otherwise."""
     from hf_clamu.hub.pull import resolve_folder
     from hf_clamu.trainer import progress_bars
 
@@ -78,7 +78,7 @@ def verify(folder: ModelToChange, data: Data = None, checkpoint: Checkpoints = N
     except CheckpointFormatError as error:
         if not is_saved_model(resolve_folder(folder)):
             raise  # nothing was verified
-        emit_error(as_json, type(error).__name__, f"{folder} is no model that a build gives. {error}")
+        emit_error(as_json, type(error).__name__, f"{folder} is not a valid build. {error}")
         raise typer.Exit(1) from None
     try:
         report = model.verify(data=data, checkpoints=checkpoints_of(checkpoint or ()), progress=progress_bars)

@@ -27,6 +27,42 @@ if TYPE_CHECKING:
 
 __all__ = ["merge"]
 
+_LocalModels = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="CHECKPOINT",
+        help="Folder or Hub id of a local model, named as the task is or ID=FOLDER; or a folder of such folders.",
+        show_default=False,
+    ),
+]
+_Base = Annotated[
+    str | None,
+    typer.Option(help="Hub id or folder of the model that they were finetuned from.", show_default=False),
+]
+_Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of the base model.", show_default=False)]
+_Recipe = Annotated[
+    Path | None,
+    typer.Option(
+        help="YAML file with the tasks' data, settings and base model.", show_default=False, callback=before_recipe
+    ),
+]
+_Archive = Annotated[
+    str | None,
+    typer.Option(
+        help="Folder or private hf://ORG/NAME that keeps each task's vector, for requests without checkpoints.",
+        show_default=False,
+    ),
+]
+_Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        help="A setting, such as localization=tall or num_clusters=4; may be repeated.",
+        show_default=False,
+        callback=before_settings,
+    ),
+]
+
 
 @dataclass(frozen=True, kw_only=True)
 class _MergeOptions:
@@ -62,45 +98,14 @@ class _MergeOptions:
 
 
 def merge(
-    checkpoints: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="CHECKPOINT",
-            help="Folder or Hub id of a local model, named as the task is or ID=FOLDER; or a folder of such folders.",
-            show_default=False,
-        ),
-    ],
+    checkpoints: _LocalModels,
     output: NewModel,
-    base: Annotated[
-        str | None,
-        typer.Option(help="Hub id or folder of the model that they were finetuned from.", show_default=False),
-    ] = None,
-    revision: Annotated[
-        str | None, typer.Option(help="Branch, tag or commit of the base model.", show_default=False)
-    ] = None,
-    recipe: Annotated[
-        Path | None,
-        typer.Option(
-            help="YAML file with the tasks' data, settings and base model.", show_default=False, callback=before_recipe
-        ),
-    ] = None,
+    base: _Base = None,
+    revision: _Revision = None,
+    recipe: _Recipe = None,
     data: Data = None,
-    archive: Annotated[
-        str | None,
-        typer.Option(
-            help="Folder or private hf://ORG/NAME that keeps each task's vector, for requests without checkpoints.",
-            show_default=False,
-        ),
-    ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            help="A setting, such as localization=tall or num_clusters=4; may be repeated.",
-            show_default=False,
-            callback=before_settings,
-        ),
-    ] = None,
+    archive: _Archive = None,
+    settings: _Settings = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:

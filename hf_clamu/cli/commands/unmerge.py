@@ -37,29 +37,31 @@ if TYPE_CHECKING:
 
 __all__ = ["unmerge"]
 
+_Tasks = Annotated[list[str] | None, typer.Argument(metavar="TASK", help="Ids to forget.", show_default=False)]
+_Requests = Annotated[
+    Path | None,
+    typer.Option("--from", help='JSON lines of requests: {"id": "req-17", "task": "user_3"}.', show_default=False),
+]
+_OnMismatch = Annotated[
+    Literal["error", "rebuild", "localize"],
+    typer.Option(
+        help="If data, bits or environment differ from the ledger: stop, rebuild, or with --archive derive "
+        "clusters and masks here."
+    ),
+]
+
 
 def unmerge(
     folder: ModelToChange,
-    tasks: Annotated[
-        list[str] | None, typer.Argument(metavar="TASK", help="Ids to forget.", show_default=False)
-    ] = None,
-    requests: Annotated[
-        Path | None,
-        typer.Option("--from", help='JSON lines of requests: {"id": "req-17", "task": "user_3"}.', show_default=False),
-    ] = None,
+    tasks: _Tasks = None,
+    requests: _Requests = None,
     data: Data = None,
     checkpoint: Checkpoints = None,
     output: Output = None,
     erase_history: EraseHistory = None,
     receipts: Receipts = None,
     archive: Archive = None,
-    on_mismatch: Annotated[
-        Literal["error", "rebuild", "localize"],
-        typer.Option(
-            help="If data, bits or environment differ from the ledger: stop, build anew, or with --archive derive "
-            "clusters and masks here."
-        ),
-    ] = "error",
+    on_mismatch: _OnMismatch = "error",
     as_json: Json = False,
 ) -> None:
     """Forget tasks: what is left is byte for byte what a build without them gives.
