@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hf_clamu.base_models.adapters.space import PeftSpace
 from hf_clamu.base_models.loading import load_base
@@ -12,13 +12,17 @@ from hf_clamu.checkpoint.card.settings import CardSettings
 from hf_clamu.errors import RecipeError
 from hf_clamu.hub.archive import archive_at
 from hf_clamu.merging import ClamuArguments
-from hf_clamu.models.modeling_clamu import attach
+from hf_clamu.models.modeling_clamu import attach_in_place
+from hf_clamu.models.state import ModelContext
 from hf_clamu.operations.build import build
 from hf_clamu.operations.configuration import initial_config
 from hf_clamu.operations.context import RunContext, build_environment
 from hf_clamu.storage import Journal
 from hf_clamu.tasks import TaskDataset, require_known_words
 from hf_clamu.training import Progress, undisturbed
+
+if TYPE_CHECKING:
+    from hf_clamu.models.modeling_clamu import ClamuPreTrainedModel
 
 __all__ = ["ClamuTrainer", "progress_bars"]
 
@@ -107,7 +111,7 @@ class ClamuTrainer:
         self.seconds: dict[str, float] = {}
 
     @undisturbed()
-    def train(self) -> Any:
+    def train(self) -> ClamuPreTrainedModel:
         """Finetune, merge, cluster and localize, with all processes that a launcher started.
 
         Returns:
@@ -143,10 +147,9 @@ class ClamuTrainer:
         config = initial_config(base, self.tasks, self.args, self.card)
         built = build(context, config, fresh=base.fresh, source=self.tasks.source)
         self.seconds = built.seconds
-        model = attach(built.base, built.checkpoint, processor=base.processor, tasks=self.tasks)
-        model._attached.task_id_key = self.task_id_key
-        model._attached.journals = [] if self.journal is None else [self.journal]
-        return model
+        kept = ModelContext(processor=base.processor, tasks=self.tasks, task_id_key=self.task_id_key)
+        attach_in_place(built.base, built.checkpoint, kept, journal=self.journal)
+        return built.base  # type: ignore[no-any-return]
 
 
 def progress_bars(items: Any, description: str) -> Any:

@@ -236,7 +236,7 @@ def _api() -> str:
         if not inspect.isclass(value) or issubclass(value, Exception):
             continue
         rows = []
-        for member, found in vars(value).items():
+        for member, found in _own_members(value).items():
             found = getattr(found, "__func__", found)
             if member.startswith("_") or not (inspect.isfunction(found) or isinstance(found, property)):
                 continue
@@ -246,6 +246,12 @@ def _api() -> str:
         if rows:
             parts[-1] += "\n\n" + _table(("member", "what it is"), rows)
     return "\n\n".join(parts)
+
+
+def _own_members(value: type) -> dict[str, Any]:
+    """Return the members of a class, then those of the mixins that it joins."""
+    mixins = [kind for kind in reversed(value.__mro__) if kind.__module__.startswith("hf_clamu.models.mixins")]
+    return dict(item for kind in (value, *mixins) for item in vars(kind).items())
 
 
 def _parameters(function: Any) -> list[str]:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from hf_clamu.base_models.adapters.export import plain_model
 from hf_clamu.base_models.library_calls import suppress_load_report
 from hf_clamu.base_models.processors import save_processor
 from hf_clamu.base_models.saved import require_base
@@ -18,7 +19,7 @@ from hf_clamu.errors import CheckpointFormatError, SaveConflictError
 from hf_clamu.exact import canonical_json
 from hf_clamu.storage.replace import require_replaceable, staged_folder
 
-__all__ = ["require_unchanged", "save_checkpoint", "save_unserved"]
+__all__ = ["require_unchanged", "save_checkpoint", "save_plain", "save_unserved"]
 
 
 def save_checkpoint(
@@ -163,3 +164,20 @@ def save_unserved(
     """
     with suppress_load_report():
         save_checkpoint(target, checkpoint, processor, base.save_pretrained, overwrite=overwrite)
+
+
+def save_plain(model: Any, plain_class: Any, folder: Path, *, has_adapter: bool, merge: bool) -> None:
+    """Write the live weights as a plain transformers checkpoint.
+
+    Args:
+        model (`transformers.PreTrainedModel`): the live model.
+        plain_class (`type`): of the checkpoint.
+        folder (`Path`): of the checkpoint.
+        has_adapter (`bool`): the model has an adapter inside.
+        merge (`bool`): merge the adapter into the weights; otherwise leave it out.
+    """
+    with suppress_load_report():
+        if has_adapter:
+            plain_model(model, plain_class, merge=merge).save_pretrained(folder)
+        else:
+            plain_class.save_pretrained(model, folder)

@@ -46,7 +46,7 @@ def test_each_head_is_loaded_by_its_auto_class(kind, saved_kind, exported):
     plain = {cluster: head.from_pretrained(exported(kind, cluster)) for cluster in (None, 1)}
     for auto in (head, transformers.AutoModel):
         model = auto.from_pretrained(saved_kind(kind))
-        assert type(model).__mro__[2] is type(plain[None])
+        assert type(model).__bases__[1] is type(plain[None])
         assert isinstance(model, ClamuModel)
         assert not model.training
         assert _same_weights(model, plain[None])

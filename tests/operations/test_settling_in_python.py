@@ -31,7 +31,7 @@ options = {"archive": "archive"} if sys.argv[3] == "archive" else {}
 model.unmerge_task("user_1", data=Tiny.tasks("text"), journal_dir="j", receipt_dir="r", **options)
 model.save_pretrained("m" if sys.argv[4] == "m" else "elsewhere")
 """
-AFTER = "hf_clamu.models.modeling_clamu:finalize_changes"
+AFTER = "hf_clamu.models.state:finalize_changes"
 BEFORE = "hf_clamu.models.saving:write_checkpoint"
 
 

@@ -308,7 +308,7 @@ def test_an_interrupt_after_the_exchange_does_not_say_that_nothing_was_changed(f
 
 def test_an_error_after_the_exchange_says_so(fork, handed, tiny):
     work, _ = handed
-    ended = fork(work, *CHANGING["unmerge"], die_in="hf_clamu.models.modeling_clamu:finish_pending", by=-1).wait()
+    ended = fork(work, *CHANGING["unmerge"], die_in="hf_clamu.models.state:finish_pending", by=-1).wait()
     assert (ended.code, "The new model is in" in ended.err) == (2, True), ended.err
 
 

@@ -13,11 +13,11 @@ from recipes import write_work
 QUEUE = [{"id": "req-1", "task": "user_1"}, {"id": "req-2", "tasks": ["user_4", "user_6"]}]
 # Where a run dies, and whether the new model is at its place then.
 MOMENTS = {
-    "before the announcement": ("hf_clamu.models.modeling_clamu:record_pending", 0, False),
+    "before the announcement": ("hf_clamu.models.state:record_pending", 0, False),
     "before the model is written": ("hf_clamu.models.saving:write_checkpoint", 0, False),
     "before the exchange": ("hf_clamu.storage.replace:_exchange", 0, False),
     "before the old model goes": ("hf_clamu.storage.replace:_keep_name", 0, True),
-    "before the receipts": ("hf_clamu.models.modeling_clamu:finalize_changes", 0, True),
+    "before the receipts": ("hf_clamu.models.state:finalize_changes", 0, True),
     "between the receipts": ("hf_clamu.operations.lifecycle.recovery:write_receipt", 1, True),
     "before a receipt has its name": ("hf_clamu.operations.lifecycle.receipts:canonical_json", 1, True),
     "before the journal goes": ("hf_clamu.storage.journal:Journal.clear", 0, True),
@@ -114,7 +114,7 @@ def test_an_update(fork, work, trained, tiny, moment):
 @pytest.mark.parametrize(
     ("where", "calls", "left"),
     [
-        ("hf_clamu.models.modeling_clamu:finalize_changes", 0, 8),
+        ("hf_clamu.models.state:finalize_changes", 0, 8),
         ("hf_clamu.storage.archive:Archive.destroy", 1, 7),
         ("hf_clamu.operations.lifecycle.recovery:write_receipt", 0, 5),
     ],

@@ -163,10 +163,9 @@ class SharedDelta:
     @classmethod
     def of_clamu_model(cls, model: ClamuModel) -> SharedDelta:
         """Return the delta that a `ClamuModel` has attached; without an adapter it stays as it is now."""
-        attached = model._attached
-        config = model.clamu_config
-        num_weights = {name: steps.numel() for name, steps in attached.checkpoint.state.delta.items()}
-        return cls(config.delta_digest, config.alpha, num_weights, attached.switch, attached.switch.selected)
+        config, switch = model.clamu_config, model.merged.switch
+        num_weights = {name: steps.numel() for name, steps in model.merged.state.delta.items()}
+        return cls(config.delta_digest, config.alpha, num_weights, switch, switch.selected)
 
     @property
     def num_bytes(self) -> int:
@@ -192,7 +191,7 @@ class SharedDelta:
 
     def is_attached_to(self, model: Any) -> bool:
         """Whether the model still serves this delta; a `ClamuModel` gets another with every request."""
-        return not isinstance(model, ClamuModel) or model._attached.switch is self.switch
+        return not isinstance(model, ClamuModel) or model.merged.switch is self.switch
 
     def mask(self, bits: torch.Tensor) -> PackedMask:
         """Return an adapter's tensor as a mask over all parameters that take part."""

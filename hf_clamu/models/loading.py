@@ -1,0 +1,121 @@
+"""Loading what `save_pretrained` wrote: the files of a folder or a Hub repo, checked, and its base model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hf_clamu.base_models.saved import load_base_of, saved_processor
+from hf_clamu.checkpoint.checkpoint import Checkpoint
+from hf_clamu.checkpoint.reader import read_checkpoint
+from hf_clamu.hub.pull import download, is_repo_id
+from hf_clamu.models.state import ModelContext, Origin
+
+__all__ = ["HubOptions", "LoadedModel", "check_loading_options", "load_saved", "serving_dtype"]
+
+# What transformers' Auto classes and pipelines hand to every `from_pretrained`.
+_IGNORED_OPTIONS = (
+    *("config", "trust_remote_code", "code_revision", "adapter_kwargs", "use_safetensors", "low_cpu_mem_usage"),
+    *("proxies", "tokenizer", "commit_hash"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HubOptions:
+    """How files are fetched from the Hub; `ClamuModel.from_pretrained` explains the options."""
+
+    revision: str | None = None
+    token: str | bool | None = None
+    cache_dir: Any = None
+    local_files_only: bool = False
+    force_download: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedModel:
+    """A saved model that was read, before its weights are switched.
+
+    Args:
+        base (`transformers.PreTrainedModel`): holding the base weights.
+        checkpoint (`Checkpoint`): what is merged.
+        context (`ModelContext`): what goes with it.
+        digests (*mapping* of `str` to `bytes`): the SHA-256 of the parameters' values.
+    """
+
+    base: Any
+    checkpoint: Checkpoint
+    context: ModelContext
+    digests: Mapping[str, bytes] | None
+
+
+def load_saved(
+    name_or_path: str, options: HubOptions, *, attn_implementation: str | None, task_id_key: str | None
+) -> LoadedModel:
+    """Read a saved model and load its base model.
+
+    Args:
+        name_or_path (`str`): a folder, or a Hub id.
+        options (`HubOptions`): how files are fetched.
+        attn_implementation (`str`, *optional*): of the base architecture.
+        task_id_key (`str`, *optional*): the key of the ledger's task ids.
+
+    Raises:
+        CheckpointFormatError: if a file is missing, truncated, tampered with, or of a newer format.
+        HubError: if the repo cannot be downloaded.
+        IncompatibleBaseError: if the base model is not the one that was merged into.
+    """
+    shared: dict[str, Any] = {
+        "token": options.token,
+        "cache_dir": options.cache_dir,
+        "local_files_only": options.local_files_only,
+    }
+    origin = Origin(folder=Path(name_or_path))
+    if is_repo_id(name_or_path):
+        folder, commit = download(
+            name_or_path, revision=options.revision, force_download=options.force_download, **shared
+        )
+        revision = options.revision or "main"
+        origin = Origin(folder=folder, repo_id=name_or_path, commit=commit, revision=revision, token=options.token)
+    checkpoint = read_checkpoint(origin.folder)
+    if checkpoint.files is not None:
+        origin = replace(origin, ledgers={origin.folder.resolve(): checkpoint.files.digest})
+    base, digests = load_base_of(origin.folder, checkpoint, attn_implementation=attn_implementation, **shared)
+    processor = saved_processor(origin.folder, checkpoint)
+    context = ModelContext(processor=processor, origin=origin, task_id_key=task_id_key)
+    return LoadedModel(base=base, checkpoint=checkpoint, context=context, digests=digests)
+
+
+def check_loading_options(options: dict[str, Any]) -> None:
+    """Refuse options that `from_pretrained` does not know; what transformers hands to every model is let through.
+
+    Raises:
+        TypeError: if there is an unknown one.
+        ValueError: if `subfolder` is given.
+    """
+    if options.pop("subfolder", None):
+        raise ValueError("A saved ClAMU model is a folder or repo of its own: subfolder= cannot be given.")
+    unknown = sorted(
+        key
+        for key, value in options.items()
+        if key not in _IGNORED_OPTIONS and not key.startswith("_") and value is not None
+    )
+    if unknown:
+        raise TypeError(f"ClamuModel.from_pretrained does not know the option {unknown[0]!r}.")
+
+
+def serving_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
+    """Return the type to serve in; `None` is that of the build.
+
+    Raises:
+        ValueError: if it is no floating-point type.
+    """
+    if dtype is None or dtype == "auto":
+        return None
+    named = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
+    if not isinstance(named, torch.dtype) or not named.is_floating_point:
+        raise ValueError(f"dtype must be a floating-point type of torch, such as 'bfloat16', got {dtype!r}.")
+    return named

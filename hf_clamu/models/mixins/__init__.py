@@ -1,0 +1,7 @@
+"""What users call on a merged model, by concern; `ClamuModel` joins all of them. Each mixin builds on the one before.
+
+inspection.py  what is merged
+serving.py     which cluster the live weights serve, for one thread or many
+files.py       saving, pushing and exporting
+requests.py    forgetting, adding and updating tasks, and verifying
+"""

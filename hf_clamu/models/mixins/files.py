@@ -1,0 +1,209 @@
+"""The files of a live model: a saved model, a commit on the Hub, a plain checkpoint for other tools."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+
+from hf_clamu.base_models.adapters.export import plain_model, save_adapter
+from hf_clamu.base_models.processors import save_processor
+from hf_clamu.checkpoint.layout import BASE_FOLDER, LEDGER_NAME
+from hf_clamu.errors import WeightsChangedError
+from hf_clamu.hub.push import PushResult
+from hf_clamu.models.exporting import require_same_adapter, require_same_checkpoint
+from hf_clamu.models.mixins.serving import ServingMixin, holds_model
+from hf_clamu.models.pushing import PushOptions, push
+from hf_clamu.models.saving import require_unchanged, save_checkpoint, save_plain
+from hf_clamu.models.state import Origin
+from hf_clamu.storage.replace import staged_folder
+from hf_clamu.training import Workers
+
+__all__ = ["FilesMixin"]
+
+# What transformers' tools hand to every `save_pretrained`, and what decides nothing here: the weights are those that
+# are merged, in files of our own.
+_PUSH_OPTIONS = ("commit_message", "create_pr", "private", "repo_id", "revision", "token")
+_IGNORED_SAVE_OPTIONS = ("max_shard_size", "safe_serialization", "save_function", "save_peft_format", "state_dict")
+
+
+class FilesMixin(ServingMixin):
+    """Saving, pushing and exporting."""
+
+    # The class that the model had before tasks were merged into it; `clamu_class` sets it.
+    _plain_class: ClassVar[Any]
+
+    @holds_model
+    def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
+        """Save the merged model; an existing one at this place is replaced as a whole or not at all.
+
+        The same files are written whatever cluster is selected. Files of others in the folder are kept. Where several
+        processes work on a run, the main one writes.
+
+        Args:
+            save_directory (`str` or `Path`): the folder.
+            kwargs: of transformers' `save_pretrained`. `is_main_process=False` writes nothing; `push_to_hub=True`
+                pushes afterwards, with `repo_id` (by default the folder's name) and the other options of
+                `push_to_hub`. `overwrite=True` replaces any model that is in the folder, `overwrite=False` none; by
+                default one is replaced unless this model knows the folder and it was changed since.
+
+        Raises:
+            SaveConflictError: if something else was saved there since this model was loaded from it or saved to it;
+                nothing is overwritten.
+            WeightsChangedError: if the live weights were changed since the last switch. They are no merged model
+                then, and the base class's own `save_pretrained(model, folder)` saves them as a plain one. So they are
+                saved where transformers' `Trainer` asks for it, unless a merged model is at that place.
+        """
+        keep_origin, overwrite = kwargs.pop("keep_origin", False), kwargs.pop("overwrite", None)
+        is_main_process, push = kwargs.pop("is_main_process", True), kwargs.pop("push_to_hub", False)
+        push_options = {key: kwargs.pop(key) for key in _PUSH_OPTIONS if key in kwargs}
+        by_trainer = "state_dict" in kwargs  # which transformers' Trainer gives and nobody else needs to
+        odd = sorted(key for key, value in kwargs.items() if key not in _IGNORED_SAVE_OPTIONS and value is not None)
+        if odd:
+            raise TypeError(f"ClamuModel.save_pretrained does not know the option {odd[0]!r}.")
+        if not is_main_process or (not keep_origin and not Workers.current().is_main):
+            return
+        target = Path(save_directory)
+        merged, context = self.merged, self._live.context
+        try:
+            merged.switch.check(self._parameters_by_name())
+        except WeightsChangedError:
+            if not by_trainer or not merged.switch.is_consistent or (target / LEDGER_NAME).exists():
+                raise
+            self._save_plain(target, merge=True)
+            return
+        origin = context.origin or Origin(folder=target)
+        known = origin.ledgers.get(target.resolve())
+        require_unchanged(target, merged.checkpoint, known, overwrite)
+        if not keep_origin:
+            self._live.log.note_target(target)
+        digest = save_checkpoint(
+            target, merged.checkpoint, context.processor, self._write_base, known=known, overwrite=overwrite
+        )
+        if not keep_origin:
+            context.origin = origin.saved_to(target, digest)
+            self._live.log.finalize()
+        if push:
+            self.push_to_hub(**{"repo_id": target.name, **push_options})
+
+    @holds_model
+    def push_to_hub(
+        self,
+        repo_id: str | None = None,
+        *,
+        private: bool | None = None,
+        revision: str | None = None,
+        commit_message: str | None = None,
+        create_pr: bool = False,
+        token: str | bool | None = None,
+        erase_history: bool = False,
+    ) -> PushResult:
+        """Push the merged model as one commit; on the Hub, too, there is the old state or the new one.
+
+        Args:
+            repo_id (`str`, *optional*): by default the repo that the model came from.
+            private (`bool`, *optional*): for a new repo.
+            revision (`str`, *optional*): the branch; `"main"` by default.
+            commit_message (`str`, *optional*): by default says how many tasks are merged, and names none.
+            create_pr (`bool`): open a pull request instead.
+            token (`str` or `bool`, *optional*): by default the one that the model was loaded with.
+            erase_history (`bool`): then remove everything but the new state, as far as the Hub allows (see
+                `erase_history`); what still answers is in the result and in the last receipt. Cannot be undone.
+
+        Returns:
+            `PushResult`: the commit, and with `erase_history` the report.
+
+        Raises:
+            HubConflictError: if somebody pushed since this model was loaded; nothing is overwritten.
+            HubError: if the Hub refuses or cannot be reached; the old state goes on serving.
+        """
+        options = PushOptions(
+            repo_id=repo_id,
+            private=private,
+            revision=revision,
+            commit_message=commit_message,
+            create_pr=create_pr,
+            token=token,
+            erase_history=erase_history,
+        )
+        return push(self._live, options, self._write_copy)
+
+    @holds_model
+    def export(
+        self,
+        save_directory: str | os.PathLike[str],
+        *,
+        cluster: int | None = None,
+        task: str | None = None,
+        merge: bool = True,
+    ) -> None:
+        """Write a plain transformers checkpoint that any tool loads without hf_clamu.
+
+        Args:
+            save_directory (`str` or `Path`): a new or empty folder.
+            cluster (`int`, *optional*): the cluster to write; by default the global model.
+            task (`str`, *optional*): the cluster that serves this task.
+            merge (`bool`): where the model has a PEFT adapter inside, merge it into the base weights; `False` writes
+                the adapter alone, as PEFT loads it onto the base model.
+
+        Raises:
+            ExactnessError: if what was written, loaded as others will load it, does not answer as the live model; it
+                is removed then.
+            RecipeError: if PEFT cannot load the adapter without hf_clamu.
+        """
+        space = self.merged.space
+        if not merge and space is None:
+            raise ValueError("merge=False writes a PEFT adapter, but this model has none inside: leave it out.")
+        target = Path(save_directory)
+        if target.exists() and (not target.is_dir() or any(target.iterdir())):
+            raise FileExistsError(f"{target} is there and not empty. Export to a new folder.")
+        with self.serving(cluster, task=task), staged_folder(target) as stage:
+            if space is not None and not merge:
+                base = self.merged.checkpoint.base
+                save_adapter(space, self, stage, base.name_or_path or None, base.revision)
+                require_same_adapter(self, self._plain_class, self._plain_base_state(), stage)
+            else:
+                self._save_plain(stage, merge=True)
+                require_same_checkpoint(self, self._plain_class, stage, same_weights=space is None)
+            processor = self._live.context.processor
+            if processor is not None:
+                save_processor(processor, stage)
+
+    # -- inside --------------------------------------------------------------------------------------------------
+
+    def _write_copy(self, folder: Path) -> None:
+        """Save the merged model to a folder that is not its own."""
+        self.save_pretrained(folder, keep_origin=True)
+
+    def _write_base(self, folder: Path) -> None:
+        live: Any = self
+        if live.dtype != self.merged.checkpoint.base.torch_dtype:
+            self._copy_base(folder)
+            return
+        with self.held():
+            self.set_base()
+            self._save_plain(folder, merge=False)
+
+    def _copy_base(self, folder: Path) -> None:
+        """Take the embedded base model from where this model was loaded: the live weights were cast."""
+        saved = self._live.context.folder
+        if saved is None or not (saved / BASE_FOLDER).is_dir():
+            raise WeightsChangedError(
+                "The live weights were cast to another type and the saved model they came from is gone, so the base "
+                "model cannot be written. Load it again without dtype=, then save."
+            )
+        shutil.copytree(saved / BASE_FOLDER, folder)
+
+    def _save_plain(self, folder: Path, *, merge: bool) -> None:
+        has_adapter = self.merged.space is not None
+        save_plain(self, self._plain_class, folder, has_adapter=has_adapter, merge=merge)
+
+    def _plain_base_state(self) -> dict[str, torch.Tensor]:
+        """Return a copy of the weights of the base model without its adapter."""
+        with self.held():
+            self.set_base()
+            state = plain_model(self, self._plain_class, merge=False).state_dict()
+            return {name: value.clone() for name, value in state.items()}

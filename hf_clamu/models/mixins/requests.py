@@ -1,0 +1,307 @@
+"""Requests on a live model: forget, add and update tasks, and verify the result."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from hf_clamu.base_models.saved import clone_base
+from hf_clamu.checkpoint.comparison import VerificationReport
+from hf_clamu.models.mixins.files import FilesMixin
+from hf_clamu.models.mixins.serving import holds_model
+from hf_clamu.models.requesting import RequestOptions, find_local_models, log_change, open_request, recover_earlier
+from hf_clamu.models.state import MergedWeights
+from hf_clamu.models.verifying import verify
+from hf_clamu.operations.add import add
+from hf_clamu.operations.data import load_merged_tasks, with_ledger_ids
+from hf_clamu.operations.request import ChangeResult, Request, RequestKind, on_mismatch_of
+from hf_clamu.operations.unmerge import unmerge
+from hf_clamu.operations.update import update
+from hf_clamu.storage import Archive
+from hf_clamu.tasks import DataFiles, TaskDataset
+from hf_clamu.training import Progress, silent_progress, undisturbed
+
+__all__ = ["RequestsMixin"]
+
+_Changed = TypeVar("_Changed", bound="RequestsMixin")
+
+
+class RequestsMixin(FilesMixin):
+    """Changes of what is merged."""
+
+    @holds_model
+    def unmerge_task(
+        self: _Changed,
+        task_id: str | Sequence[str],
+        *,
+        data: TaskDataset | DataFiles | None = None,
+        checkpoints: Mapping[str, str | Path] | None = None,
+        on_mismatch: str = "error",
+        receipt_dir: str | Path | None = None,
+        journal_dir: str | Path | None = None,
+        archive: str | Path | Archive | None = None,
+        progress: Progress = silent_progress,
+    ) -> _Changed:
+        """Forget one task or many: the result is byte for byte a build without them.
+
+        Each named task is retrained alone, checked by digest and subtracted; clusters, scaling coefficient and masks
+        are derived from the retained tasks. Afterwards the global model is selected. Saving or pushing is a step of
+        its own.
+
+        Args:
+            task_id (`str` or *sequence* of `str`): the tasks to forget.
+            data (`TaskDataset`, `str` or `Path`, *optional*): the data of all merged tasks; by default what the
+                model was trained with in this process, or the source that its ledger names.
+            checkpoints (*mapping* of `str` to `str` or `Path`, *optional*): folders or Hub ids of local models that
+                were finetuned elsewhere (see `merge`), as they were merged: of the named tasks, and where TALL or EMR
+                masks are derived anew, of the retained ones, too.
+            on_mismatch (`str`): `"error"`, or `"rebuild"` to build anew from the retained tasks if data, bits or
+                environment differ from the ledger, or with an archive `"localize"` to derive clusters and masks in
+                this environment if it differs.
+            receipt_dir (`str` or `Path`, *optional*): writes the receipt there; it is in `receipts` anyway. With
+                `journal_dir` it is written when the change is saved.
+            journal_dir (`str` or `Path`, *optional*): a folder for what is finished, so that an interrupted request
+                goes on from there when it is repeated. It holds vectors of the named tasks, and the receipt, until
+                the next `save_pretrained` or `push_to_hub` removes it.
+            archive (`str` or `Path`, *optional*): a folder, or `"hf://ORG/NAME"`, that
+                `ClamuTrainer(archive_dir=...)` filled: the vectors are taken from there instead of retraining, so the
+                rows of the named tasks are not needed. The next `save_pretrained` or `push_to_hub` destroys them
+                there, and then receipts are written.
+            progress (`Progress`, *optional*): shows how far it is.
+
+        Returns:
+            `ClamuModel`: the model itself.
+
+        Raises:
+            TaskNotFoundError: if one is not merged.
+            DigestMismatchError: if data changed or the retrained bits differ; nothing is changed then.
+            ArchiveError: if the archive lacks a vector or holds another one; nothing is changed then.
+            EnvironmentMismatchError: if the environment differs; nothing is changed then.
+            TaskDataError: if data are missing.
+        """
+        options = RequestOptions.of(
+            data=data,
+            checkpoints=checkpoints,
+            receipt_dir=receipt_dir,
+            journal_dir=journal_dir,
+            archive=archive,
+            progress=progress,
+        )
+        return self._unmerge({None: task_id}, on_mismatch, options)
+
+    @holds_model
+    def unmerge_requests(
+        self: _Changed,
+        requests: Mapping[str, str | Sequence[str]],
+        *,
+        data: TaskDataset | DataFiles | None = None,
+        checkpoints: Mapping[str, str | Path] | None = None,
+        on_mismatch: str = "error",
+        receipt_dir: str | Path | None = None,
+        journal_dir: str | Path | None = None,
+        archive: str | Path | Archive | None = None,
+        progress: Progress = silent_progress,
+    ) -> _Changed:
+        """Carry out several requests to forget at once: the same bytes, one localization, and a receipt for each.
+
+        Args:
+            requests (*mapping* of `str` to `str` or *sequence* of `str`): the tasks that each request names, by what
+                the request is called. Its receipt has this name and commitments to these tasks alone.
+            data, checkpoints, on_mismatch, receipt_dir, journal_dir, archive, progress: as in `unmerge_task`.
+
+        Raises:
+            TaskNotFoundError: if a task of any request is not merged; nothing is changed then.
+        """
+        options = RequestOptions.of(
+            data=data,
+            checkpoints=checkpoints,
+            receipt_dir=receipt_dir,
+            journal_dir=journal_dir,
+            archive=archive,
+            progress=progress,
+        )
+        return self._unmerge(dict(requests), on_mismatch, options)
+
+    @undisturbed()
+    def _unmerge(
+        self: _Changed, requests: Mapping[Any, str | Sequence[str]], on_mismatch: str, options: RequestOptions
+    ) -> _Changed:
+        named = {
+            name: [self.ledger_id(one) for one in ([task_ids] if isinstance(task_ids, str) else task_ids)]
+            for name, task_ids in requests.items()
+        }
+        way_out = on_mismatch_of(on_mismatch, "unmerge")
+        if way_out == "localize" and options.archive is None:
+            raise ValueError("on_mismatch='localize' goes with an archive: without one, tasks are retrained here.")
+        ids = [task_id for task_ids in named.values() for task_id in task_ids]
+        if recover_earlier(self._live, "unmerge", ids, options):
+            return self
+        built = unmerge(self._open_request(options), ids, way_out)
+        return self._take_result("unmerge", named, built, options)
+
+    @holds_model
+    @undisturbed()
+    def add_task(
+        self: _Changed,
+        tasks: TaskDataset | None = None,
+        *,
+        checkpoints: Mapping[str, str | Path] | None = None,
+        data: TaskDataset | DataFiles | None = None,
+        receipt_dir: str | Path | None = None,
+        journal_dir: str | Path | None = None,
+        archive: str | Path | Archive | None = None,
+        progress: Progress = silent_progress,
+    ) -> _Changed:
+        """Merge more tasks: the result is byte for byte a build that had them from the start.
+
+        Args:
+            tasks (`TaskDataset`, *optional*): the new tasks, with the same columns, labels and template as the merged
+                ones. Without it the checkpoints of tasks that are not merged are added.
+            checkpoints (*mapping* of `str` to `str` or `Path`, *optional*): folders or Hub ids of local models that
+                were finetuned elsewhere: of new tasks, which are not finetuned then, and where TALL or EMR masks are
+                derived anew, of the merged ones, too.
+            data (`TaskDataset`, `str` or `Path`, *optional*): the data of the merged tasks, as in `unmerge_task`.
+            receipt_dir (`str` or `Path`, *optional*): as in `unmerge_task`.
+            journal_dir (`str` or `Path`, *optional*): as in `unmerge_task`.
+            archive (`str` or `Path`, *optional*): a folder or `"hf://ORG/NAME"` that gets the new vectors.
+            progress (`Progress`, *optional*): shows how far it is.
+
+        Raises:
+            TaskAlreadyMergedError: if one is merged already.
+            DigestMismatchError: if the data of a merged task has changed.
+            TaskDataError: if a folder is missing, or some tasks come with data and others without.
+        """
+        options = RequestOptions.of(
+            data=data,
+            checkpoints=checkpoints,
+            receipt_dir=receipt_dir,
+            journal_dir=journal_dir,
+            archive=archive,
+            progress=progress,
+        )
+        new = map(self.ledger_id, checkpoints or ()) if tasks is None else self.keyed_tasks(tasks).task_ids
+        if recover_earlier(self._live, "add", list(new), options):
+            return self
+        request = self._open_request(options, adds=True)
+        tasks = request.new_tasks() if tasks is None else tasks
+        built = add(request, tasks)
+        return self._take_result("add", {None: request.with_ledger_ids(tasks).task_ids}, built, options)
+
+    @holds_model
+    @undisturbed()
+    def update_task(
+        self: _Changed,
+        tasks: TaskDataset,
+        *,
+        data: TaskDataset | DataFiles | None = None,
+        checkpoints: Mapping[str, str | Path] | None = None,
+        on_mismatch: str = "error",
+        receipt_dir: str | Path | None = None,
+        journal_dir: str | Path | None = None,
+        archive: str | Path | Archive | None = None,
+        progress: Progress = silent_progress,
+    ) -> _Changed:
+        """Give merged tasks other data (some examples more, some less): the result is byte for byte a build with it.
+
+        The tasks are retrained on the data that was merged and subtracted, finetuned on the new data and added;
+        clusters, scaling coefficient and masks are derived once. A task whose data did not change is left out; if
+        none did, nothing happens and there is no receipt.
+
+        Args:
+            tasks (`TaskDataset`): all rows that the tasks are to have from now on.
+            data (`TaskDataset`, `str` or `Path`, *optional*): the data of all merged tasks as they were merged, as in
+                `unmerge_task`.
+            checkpoints (*mapping* of `str` to `str` or `Path`, *optional*): as in `unmerge_task`, of other tasks: one
+                that came from a checkpoint cannot be given other data.
+            on_mismatch (`str`): as in `unmerge_task`; with `"rebuild"` the old rows need not be there any more.
+            archive (`str` or `Path`, *optional*): the old vectors are taken from there, and the new ones go there.
+            receipt_dir, journal_dir, progress: as in `unmerge_task`.
+
+        Raises:
+            TaskNotFoundError: if one is not merged; `add_task` merges it.
+            DigestMismatchError: if the old data changed or the retrained bits differ; nothing is changed then.
+            TaskDataError: if the old data are missing.
+        """
+        way_out = on_mismatch_of(on_mismatch, "update")
+        options = RequestOptions.of(
+            data=data,
+            checkpoints=checkpoints,
+            receipt_dir=receipt_dir,
+            journal_dir=journal_dir,
+            archive=archive,
+            progress=progress,
+        )
+        recover_earlier(self._live, "update", (), options)
+        request = self._open_request(options)
+        new = request.changed_tasks(tasks)
+        if not len(new):
+            return self
+        built = update(request, new, way_out)
+        return self._take_result("update", {None: new.task_ids}, built, options)
+
+    def load_tasks(self, data: TaskDataset | DataFiles | None = None) -> TaskDataset:
+        """Return the tasks' data: given, at hand from training, or from the source that the ledger names.
+
+        Raises:
+            TaskDataError: if they are not to be found, or are cut into tasks in another way than the merged ones.
+        """
+        context = self._live.context
+        given = data if data is not None else context.tasks
+        return load_merged_tasks(self.merged.checkpoint, given, context.folder, context.task_id_key)
+
+    def keyed_tasks(self, tasks: TaskDataset) -> TaskDataset:
+        """Return data under the ids that the ledger has, keyed if it keeps keyed commitments."""
+        return with_ledger_ids(self.merged.checkpoint, tasks, self._live.context.task_id_key)
+
+    @holds_model
+    @undisturbed()
+    def verify(
+        self,
+        *,
+        data: TaskDataset | DataFiles | None = None,
+        checkpoints: Mapping[str, str | Path] | None = None,
+        progress: Progress = silent_progress,
+    ) -> VerificationReport:
+        """Build anew from the data of the merged tasks and compare every byte of the saved model.
+
+        Args:
+            data (`TaskDataset`, `str` or `Path`, *optional*): as in `unmerge_task`.
+            checkpoints (*mapping* of `str` to `str` or `Path`, *optional*): of all tasks that came from checkpoints.
+            progress (`Progress`, *optional*): shows how far it is.
+
+        Returns:
+            `VerificationReport`: whether every file is identical, and which are not.
+
+        Raises:
+            EnvironmentMismatchError: if a rebuild here cannot give the same bits.
+            DigestMismatchError: if the data of a merged task has changed.
+        """
+        options = RequestOptions(data=data, checkpoints=checkpoints, progress=progress)
+        return verify(self._open_request(options), self._write_copy)
+
+    # -- inside --------------------------------------------------------------------------------------------------
+
+    def _open_request(self, options: RequestOptions, *, adds: bool = False) -> Request:
+        local_models = find_local_models(self._live, options.checkpoints, adds=adds)
+        return open_request(self._live, options, self._fresh_base(), local_models)
+
+    def _fresh_base(self) -> Any:
+        """Return a base model of its own for a request to train on."""
+        with self.held():
+            self.set_base()
+            return clone_base(self, self.merged.checkpoint)
+
+    def _take_result(
+        self: _Changed,
+        kind: RequestKind,
+        requests: Mapping[str | None, Sequence[str]],
+        built: ChangeResult,
+        options: RequestOptions,
+    ) -> _Changed:
+        """Serve the new state from now on."""
+        log = log_change(self._live, kind, requests, built, options)
+        self.set_base()
+        merged = MergedWeights.on(self, built.checkpoint, guard=self.merged.switch.guard)
+        self._live.replace(merged, built.tasks_with_rows, log)
+        return self._serve_globally()

@@ -1,0 +1,90 @@
+"""Pushing a merged model to the Hub, and erasing what was there before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from hf_clamu.hub.erase import erase_history
+from hf_clamu.hub.push import PushResult, publish
+from hf_clamu.models.state import LiveState, Origin
+from hf_clamu.storage.staging import scratch_folder
+
+__all__ = ["PushOptions", "push"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PushOptions:
+    """What `ClamuModel.push_to_hub` is given; its docstring explains the options."""
+
+    repo_id: str | None = None
+    private: bool | None = None
+    revision: str | None = None
+    commit_message: str | None = None
+    create_pr: bool = False
+    token: str | bool | None = None
+    erase_history: bool = False
+
+
+def push(live: LiveState, options: PushOptions, write: Callable[[Path], None]) -> PushResult:
+    """Push a model as one commit; finish its unsaved changes, unless it is only a pull request.
+
+    Args:
+        live (`LiveState`): of the model.
+        options (`PushOptions`): where to, and how.
+        write (*callable*): writes the model into a folder.
+
+    Raises:
+        HubConflictError: if something else was pushed since the model was loaded; nothing is overwritten.
+        HubError: if the Hub refuses or cannot be reached.
+    """
+    before = live.context.origin
+    target = options.repo_id or (before.repo_id if before is not None else None)
+    if target is None:
+        raise ValueError("This model came from no Hub repo: give push_to_hub a repo_id, such as 'org/name'.")
+    if options.erase_history and options.create_pr:
+        raise ValueError("erase_history goes with a push to a branch, not with create_pr.")
+    token = live.context.token if options.token is None else options.token
+    with scratch_folder("push") as scratch:
+        folder = scratch / "model"
+        write(folder)
+        result = publish(
+            folder,
+            target,
+            token=token,
+            private=options.private,
+            revision=options.revision,
+            commit_message=options.commit_message or f"Upload a ClAMU model of {len(live.merged.state.records)} tasks",
+            create_pr=options.create_pr,
+            parent_commit=_known_commit(before, target, options.revision),
+        )
+    if options.create_pr:
+        return result
+    branch = options.revision or "main"
+    live.context.origin = Origin(
+        folder=Path(target) if before is None else before.folder,
+        repo_id=target,
+        commit=result.commit,
+        revision=branch,
+        token=token,
+        ledgers={} if before is None else before.ledgers,
+    )
+    try:
+        if options.erase_history:
+            old = before.commit if before is not None and before.repo_id == target else None
+            commits = () if old is None else (old,)
+            report = erase_history(target, token=token, keep_revision=branch, old_commits=commits)
+            live.context.origin = replace(live.context.origin, commit=report.kept_commit)
+            live.log.note_erasure(report.to_dict())
+            result = replace(result, commit=report.kept_commit, erasure=report)
+    finally:
+        live.log.finalize()
+    return result
+
+
+def _known_commit(origin: Origin | None, target: str, revision: str | None) -> str | None:
+    """Return the commit that a push must follow: what was pushed after it must not be overwritten unseen."""
+    if origin is None or origin.repo_id != target or revision not in (None, origin.revision):
+        return None
+    return origin.commit
