@@ -87,7 +87,7 @@ def weights_dtype(dtype: str) -> torch.dtype:
     """Return the type that a recipe names.
 
     Raises:
-        RecipeError: if it is none that weights can have.
+        RecipeError: if weights cannot have it.
     """
     if dtype not in ("float32", "bfloat16"):
         raise RecipeError(f"dtype must be 'float32' or 'bfloat16', got {dtype!r}.")

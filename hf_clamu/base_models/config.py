@@ -23,11 +23,11 @@ __all__ = [
     "require_same_labels",
 ]
 
-# From this likeness on, a key of a configuration is a misspelling; "num_layers" is so near to "n_layer".
+# Similarity above which an unknown configuration key is reported as a typo; "num_layers" is so near to "n_layer".
 _MISSPELT = 0.82
-# Nearer to another than that, but what older releases wrote.
+# More similar than that to another key, but written by older releases.
 _OLD_CONFIG_KEYS = ("sep_token_id", "static_position_embeddings")
-# Of a published config.json: the head and the type of weights are decided here, and where it came from is over.
+# Left out of a published config.json: the head and the type of weights are decided here, its origin is irrelevant.
 _NOT_OF_A_NEW_MODEL = (
     *("num_labels", "id2label", "label2id", "problem_type", "dtype", "torch_dtype"),
     *("architectures", "auto_map", "transformers_version", "_name_or_path", "_commit_hash"),

@@ -1,4 +1,4 @@
-"""Where other libraries read files of others: whatever they raise becomes one sentence of ours.
+"""Where other libraries read foreign files: whatever they raise becomes one sentence of ours.
 
 They raise nearly everything: `OSError`, `ValueError`, `KeyError`, `ImportError`, `RecursionError`, `UnpicklingError`,
 `SafetensorError`, and tokenizers a bare `Exception`.

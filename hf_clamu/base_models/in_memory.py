@@ -1,4 +1,4 @@
-"""A base model that is given in memory: made again from its own configuration and weights, or refused."""
+"""A base model that is given in memory: rebuilt from its own configuration and weights, or refused."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def rebuilt(model: Any, architecture: Any, settings: Mapping[str, Any]) -> Any:
     Args:
         model (`transformers.PreTrainedModel`): the model.
         architecture (*type*): its class in transformers.
-        settings (*mapping*): what the configuration has to say besides.
+        settings (*mapping*): what is set in the configuration.
 
     Raises:
         IncompatibleBaseError: if they make another model, or none.

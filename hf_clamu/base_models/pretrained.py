@@ -34,7 +34,7 @@ def load_pretrained(
         auto (*type*): one of transformers' Auto classes.
         name (`str`): a Hub id or a folder.
         labels (*mapping*): `num_labels` and the names, for a classification head.
-        settings (*mapping*): what the configuration has to say besides.
+        settings (*mapping*): what is set in the configuration.
         source (*mapping*): `revision`, `token` and `cache_dir`.
 
     Returns:
@@ -56,13 +56,14 @@ def load_pretrained(
             config=config,
             dtype=torch.float32,
             output_loading_info=True,
-            # Ours to judge, key by key: transformers' permission is for the whole model.
+            # Checked below, key by key: transformers' permission is for the whole model.
             ignore_mismatched_sizes=True,
             trust_remote_code=False,
             **source,
         )
     mismatched = {entry if isinstance(entry, str) else entry[0] for entry in info["mismatched_keys"]}
-    _require_pretrained(name, model, set(info["missing_keys"]), mismatched, bool(labels), stated)
+    _require_shapes(name, model, mismatched, may_resize=bool(labels))
+    _require_pretrained(name, model, set(info["missing_keys"]), stated)
     _require_all_layers(name, model, info["unexpected_keys"])
     require_same_positions(model, stated.pad_token_id if hasattr(stated, "pad_token_id") else None)
     state = model.state_dict()
@@ -80,15 +81,18 @@ def _is_head(model: Any, key: str) -> bool:
     return head is not None and any(key == f"{name}.weight" for name, one in model.named_modules() if one is head)
 
 
-def _require_pretrained(
-    name: str, model: Any, missing: set[str], mismatched: set[str], may_resize: bool, stated: Any
-) -> None:
+def _require_shapes(name: str, model: Any, mismatched: set[str], *, may_resize: bool) -> None:
+    """Check that all weights have the shapes of the configuration; a new head may have another."""
     odd = sorted(key for key in mismatched if not (may_resize and _is_head(model, key)))
     if odd:
         raise IncompatibleBaseError(
             f"The base model {name!r} has {_listed(odd)} in another shape than its config.json says, and would be "
             "random there. Mend config.json (vocabulary, positions, sizes), or take an undamaged copy."
         )
+
+
+def _require_pretrained(name: str, model: Any, missing: set[str], stated: Any) -> None:
+    """Check that only a head, or what was never pretrained, is drawn at random."""
     saved = _keys_of_saved_class(stated)
     if saved is None:
         absent = sorted(key for key in missing if not _is_head(model, key))
@@ -112,7 +116,7 @@ def _keys_of_saved_class(stated: Any) -> set[str] | None:
             try:
                 with torch.device("meta"), making_models():
                     empty = kind._from_config(stated)
-            except Exception:  # it only was a better judge
+            except Exception:  # without it, the names alone decide
                 return None
             return {_below_prefix(empty, key) for key in empty.state_dict()}
     return None

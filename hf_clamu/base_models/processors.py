@@ -1,6 +1,6 @@
-"""Tokenizers and image processors: loading them without code of theirs, and writing them byte for byte the same.
+"""Tokenizers and image processors: loading them without running their code, and writing them byte for byte the same.
 
-That a model has none and that the one it has cannot be loaded are two answers: the first is `None`, the second raises.
+A model without one gives `None`; one that cannot be loaded raises.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _TEXT_FILES = (
 def load_processor(
     name: str, kind: str, *, revision: str | None = None, token: str | None = None, cache_dir: str | None = None
 ) -> Any:
-    """Load the tokenizer or image processor of a model; `None` where there is none.
+    """Load the tokenizer or image processor of a model; `None` if it has none.
 
     Args:
         name (`str`): a Hub id or a folder.
@@ -96,11 +96,11 @@ def _knows_no_word(tokenizer: Any) -> bool:
 
 
 def save_processor(processor: Any, folder: Path) -> None:
-    """Write a tokenizer or image processor; how it was loaded and last called does not show in the bytes."""
+    """Write a tokenizer or image processor; the bytes do not depend on how it was loaded or last called."""
     backend = getattr(processor, "backend_tokenizer", None)
     if backend is not None:
-        # A fast tokenizer keeps the truncation and padding of its last call, sets them anew at the next one, and
-        # would write them into tokenizer.json.
+        # A fast tokenizer keeps the truncation and padding of its last call and would write them into tokenizer.json;
+        # its next call sets them again.
         backend.no_truncation()
         backend.no_padding()
     processor.save_pretrained(folder)

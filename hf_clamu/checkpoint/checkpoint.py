@@ -98,7 +98,7 @@ class Checkpoint:
 
     @property
     def stored_task_masks(self) -> tuple[dict[str, torch.Tensor], ...]:
-        """The task masks that are stored beside the cluster masks: none where these are the same."""
+        """The task masks that are stored besides the cluster masks; empty if they are the same masks."""
         return () if self.state.has_mask_per_task else self.state.task_masks
 
     @property

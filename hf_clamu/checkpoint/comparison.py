@@ -17,7 +17,7 @@ class VerificationReport:
 
     Args:
         identical (`bool`): every file is there in both, with the same bytes.
-        files_compared (`int`): files of the first folder and the second together, each name once.
+        files_compared (`int`): names of files in either folder.
         differences (*tuple* of `str`): names of files that differ or are in one folder only.
         additional (*tuple* of `str`): those of `differences` that a build does not write, such as notes of yours.
         seconds (`float`): how long building and comparing took.
@@ -42,17 +42,17 @@ def compare_folders(ours: Path, rebuilt: Path, *, seconds: float = 0.0) -> Verif
 
     Args:
         ours (`Path`): the saved model.
-        rebuilt (`Path`): the model built anew.
+        rebuilt (`Path`): the same model, rebuilt.
         seconds (`float`): goes into the report.
     """
-    left, right = _digests(ours), _digests(rebuilt)
-    names = sorted(left.keys() | right.keys())
-    odd = tuple(name for name in names if left.get(name) != right.get(name))
+    saved, expected = _digests(ours), _digests(rebuilt)
+    names = sorted(saved.keys() | expected.keys())
+    differences = tuple(name for name in names if saved.get(name) != expected.get(name))
     return VerificationReport(
-        identical=not odd,
+        identical=not differences,
         files_compared=len(names),
-        differences=odd,
-        additional=tuple(name for name in odd if name not in right),
+        differences=differences,
+        additional=tuple(name for name in differences if name not in expected),
         seconds=seconds,
     )
 

@@ -34,7 +34,7 @@ class ClamuConfig(PreTrainedConfig):
         task_ids (`str`): `"plain"`, or `"hmac-sha256"` if the ids in the ledger are keyed commitments.
         peft_config (*dict*, *optional*): the PEFT adapter that tasks are finetuned through, if there is one.
         peft_merging (`str`, *optional*): how it is merged, see `ClamuTrainer`.
-        card (*dict*, *optional*): what the model card shows beside, see `CardSettings`.
+        card (*dict*, *optional*): what the model card shows besides, see `CardSettings`.
     """
 
     model_type = "clamu"
@@ -60,11 +60,11 @@ class ClamuConfig(PreTrainedConfig):
         # Tools ask the configuration for the labels before they load a model.
         if self.id2label is None and self.base_config is not None:
             self.id2label, self.label2id = (self.base_config.get(key) for key in ("id2label", "label2id"))
-        settle: Any = super().__post_init__
-        settle(**kwargs)
+        post_init: Any = super().__post_init__
+        post_init(**kwargs)
 
     def to_file_dict(self) -> dict[str, Any]:
-        """Return what `config.json` holds: nothing but our own fields, so that the same model gives the same bytes."""
+        """Return what `config.json` holds: only our own fields, so that the same model gives the same bytes."""
         return {
             "model_type": self.model_type,
             "architectures": [self.architecture],

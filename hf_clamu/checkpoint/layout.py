@@ -1,7 +1,7 @@
 """The files of a saved model: one table of their names, and of what becomes of them.
 
-Reader, writer, push and cleaning ask this table, so that they agree on what is ours. Everything that it does not name
-belongs to others: it is neither read nor deleted.
+Reader, writer, push and cleaning use this table, so that they agree on which files are ours. A file that it does not
+name belongs to the user: it is neither read nor deleted.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ __all__ = [
     "TASK_MASKS_FOLDER",
     "VECTORS_NAME",
     "WEIGHTS_INDEX_NAME",
+    "WEIGHTS_NAME",
     "FileRule",
     "files_of",
     "is_ours",
@@ -44,7 +45,7 @@ __all__ = [
 CONFIG_NAME = "config.json"
 LEDGER_NAME = "ledger.json"
 CARD_NAME = "README.md"
-DELTA_NAME = "model.safetensors"
+DELTA_NAME = "model.safetensors"  # the name that transformers and the Hub look for
 FRESH_NAME = "base_init.safetensors"
 VECTORS_NAME = "features.safetensors"
 MASKS_FOLDER = "masks"
@@ -53,6 +54,7 @@ BASE_FOLDER = "base_model"
 MASK_CONFIG_NAME = "adapter_config.json"
 MASK_NAME = "adapter_model.safetensors"
 # Of a plain checkpoint of transformers, such as the embedded base model.
+WEIGHTS_NAME = "model.safetensors"
 GENERATION_CONFIG_NAME = "generation_config.json"
 WEIGHTS_INDEX_NAME = "model.safetensors.index.json"
 
@@ -78,11 +80,11 @@ class FileRule:
 
     Args:
         names (*tuple* of `str`): regular expressions of the whole name inside the model's folder.
-        writer (`str`): who writes them: `"model"` and `"processor"` go into each saved model, `"base"` where the base
-            model is embedded; `"nobody"` writes them any more, or ever did.
-        is_listed (`bool`): the ledger names each with its digest. One that is there and not listed is refused: it
+        writer (`str`): what writes them: `"model"` and `"processor"` are part of each saved model, `"base"` only if
+            the base model is embedded; `"nobody"` writes them today.
+        is_listed (`bool`): the ledger names each with its digest. A file that exists and is not listed is refused: it
             would be read as a part of the model.
-        is_ours (`bool`): it goes when another model takes its place, here and on the Hub.
+        is_ours (`bool`): it is deleted when another model takes its place, here and on the Hub.
     """
 
     names: tuple[str, ...]
@@ -130,12 +132,12 @@ _FOLDERS = (MASKS_FOLDER, TASK_MASKS_FOLDER, BASE_FOLDER, "additional_chat_templ
 
 
 def rule_of(name: str) -> FileRule | None:
-    """Return the row for a name inside a saved model's folder; `None` for files of others."""
+    """Return the row for a name inside a saved model's folder; `None` for files of the user."""
     return next((rule for rule in TABLE if rule.matches(name)), None)
 
 
 def is_ours(name: str) -> bool:
-    """Whether a file goes when another model takes the place of the one that it belongs to."""
+    """Whether a file is deleted when another model replaces the one that it belongs to."""
     rule = rule_of(name)
     return rule is not None and rule.is_ours
 
@@ -196,7 +198,7 @@ def require_data_names(names: Iterable[object]) -> None:
 
 
 def refuse_unlisted(folder: Path, listed: Iterable[str]) -> None:
-    """Check that a folder has no file that would be read as a part of the model and is not.
+    """Check that a folder has no file that would be read as a part of the model but is not listed.
 
     Raises:
         CheckpointFormatError: naming the file.

@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-# Bytes, and lists and objects inside one another: more than any model has, and no more than Python can bear.
+# Bytes, and depth of nested lists and objects: more than any model needs, and within what Python can parse.
 _LARGEST_JSON = 2**30
 _DEEPEST_JSON = 64
 
@@ -157,7 +157,7 @@ def read_ledger(folder: Path) -> dict[str, Any]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object with suspicion: it may be huge, nested without end, or no JSON at all.
+    """Read a JSON object with suspicion: it may be huge, deeply nested, or no JSON at all.
 
     Raises:
         CheckpointFormatError: if the file is missing or holds something else.
@@ -193,7 +193,7 @@ def _is_braced(path: Path) -> bool:
 
 
 def _depth(value: Any) -> int:
-    """Return how deep lists and objects are inside one another."""
+    """Return how deeply lists and objects are nested."""
     level, depth = [value] if isinstance(value, dict | list) else [], 0
     while level and depth <= _DEEPEST_JSON:
         level = [

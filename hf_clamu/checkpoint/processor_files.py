@@ -1,4 +1,4 @@
-"""The one form of a processor's files: how a tokenizer was loaded and last called does not show in their bytes."""
+"""One form for a processor's files: their bytes do not depend on how a tokenizer was loaded or last called."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hf_clamu.exact import canonical_json
 
 __all__ = ["normalized_bytes"]
 
-# What from_pretrained notes of its own call, and releases of libraries.
+# What from_pretrained records of its own call, and releases of libraries.
 _VOLATILE_PROCESSOR_KEYS = (
     "_commit_hash",
     "is_local",
@@ -28,7 +28,7 @@ def normalized_bytes(path: Path) -> bytes:
         path (`Path`): the file, perhaps of the processor's own `save_pretrained`.
 
     Raises:
-        ValueError: if it is none.
+        ValueError: if it is not such a file.
     """
     if path.name == "tokenizer.json":
         from tokenizers import Tokenizer

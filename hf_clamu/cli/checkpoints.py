@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from hf_clamu.checkpoint.layout import CONFIG_NAME
 from hf_clamu.errors import TaskDataError
 
 __all__ = ["checkpoints_of"]
@@ -46,4 +47,4 @@ def _expanded(word: str) -> dict[str, str]:
 def _is_parent(word: str) -> bool:
     """Whether a word names a folder that holds no checkpoint but folders of them."""
     folder = Path(word)
-    return folder.is_dir() and not (folder / "config.json").exists() and any(folder.glob("*/config.json"))
+    return folder.is_dir() and not (folder / CONFIG_NAME).exists() and any(folder.glob(f"*/{CONFIG_NAME}"))

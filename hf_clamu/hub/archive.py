@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, overload
 
+from hf_clamu.checkpoint.layout import CARD_NAME
 from hf_clamu.errors import ArchiveError, HubError
 from hf_clamu.hub.erase import erase_history
 from hf_clamu.hub.errors import translate_hub_errors
@@ -20,7 +21,7 @@ __all__ = ["HubArchive", "archive_at", "is_on_hub"]
 
 _SCHEME = "hf://"
 # What the Hub itself puts into a repository, or its owner to explain it.
-_OTHERS = (".gitattributes", "README.md")
+_OTHERS = (".gitattributes", CARD_NAME)
 _FILES_IN_A_COMMIT = 500
 
 
@@ -41,7 +42,7 @@ def archive_at(place: str | Path | Archive | None, *, retains_forgotten: bool = 
         retains_forgotten (`bool`): keep the vectors of forgotten tasks, for another copy of the model that has them.
 
     Raises:
-        ArchiveError: if it looks like a place on the Hub and is none.
+        ArchiveError: if it looks like a repository on the Hub but is not written as one.
     """
     if place is None or isinstance(place, Archive):
         return place
@@ -56,8 +57,8 @@ class HubArchive(Archive):
     """A private repository of its own, with the files that a folder would have.
 
     Vectors are written into a folder of this machine, below the home of `huggingface_hub`, and uploaded at the end of
-    a run; what is read comes alone and is destroyed here after it. Whoever is logged in (`hf auth login`, `HF_TOKEN`)
-    must be allowed to write. One run at a time.
+    a run; what is read comes alone and is destroyed here after it. The token in use (`hf auth login`, `HF_TOKEN`)
+    must allow writing. One run at a time.
 
     Args:
         repo_id (`str`): `ORG/NAME`.
@@ -79,11 +80,11 @@ class HubArchive(Archive):
 
     @property
     def uri(self) -> str:
-        """Where it is, as another process finds it again."""
+        """Where it is, as another process can open it."""
         return _SCHEME + self.repo_id
 
     def open(self, *, may_create: bool) -> None:
-        """Check that the repository is private and nothing else than an archive.
+        """Check that the repository is private and holds nothing but an archive.
 
         Raises:
             HubError: if it is public, holds other files, is missing and may not be made, or cannot be reached.

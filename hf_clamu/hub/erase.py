@@ -29,7 +29,7 @@ _NEVER_CHECKED = (
 
 @dataclass(frozen=True, kw_only=True)
 class ErasureReport:
-    """What an erasure did, what still answers, and what nobody checked.
+    """What an erasure did, what still answers, and what was not checked.
 
     Args:
         repo_id (`str`): the repository.
@@ -76,7 +76,7 @@ def erase_history(
 
     Push the new state first. Tags and other branches are deleted, the remaining branches squashed, LFS objects that no
     ref needs any more deleted for good, and old revisions removed from the local cache; then every old address is
-    tried. None of this can be undone. Nobody should push meanwhile.
+    tried. None of this can be undone. Do not push meanwhile.
 
     Args:
         repo_id (`str`): the repository.

@@ -46,7 +46,7 @@ def download(
         revision (`str`, *optional*): branch, tag or commit; `"main"` by default.
         token (`str` or `bool`, *optional*): by default the one that `hf auth login` saved.
         cache_dir (`str` or `Path`, *optional*): of huggingface_hub.
-        local_files_only (`bool`): take what the cache holds and ask nobody; so does `HF_HUB_OFFLINE=1`.
+        local_files_only (`bool`): take what the cache holds without asking the Hub; so does `HF_HUB_OFFLINE=1`.
         force_download (`bool`): fetch files that the cache holds, too: the way out of a damaged cache.
 
     Returns:

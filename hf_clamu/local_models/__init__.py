@@ -1,1 +1,7 @@
-"""Local models that were finetuned elsewhere: plain checkpoints, read tensor by tensor."""
+"""Local models that were finetuned elsewhere.
+
+local_models.py      reading them, one after the other, as task vectors
+plain_checkpoint.py  a checkpoint of transformers: its files, and whether it fits a base model
+model_names.py       what a model and its checkpoints call their tensors
+likeness.py          whether settings and processors are the base model's
+"""

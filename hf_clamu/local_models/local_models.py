@@ -17,7 +17,8 @@ from hf_clamu.errors import FixedPointOverflowError, IncompatibleBaseError, Task
 from hf_clamu.exact import FixedPoint, TaskVector, digest_json, encode_vector, sha256_file
 from hf_clamu.hub.pull import download, is_repo_id
 from hf_clamu.local_models.likeness import other_processor
-from hf_clamu.local_models.plain_checkpoint import ModelNames, PlainCheckpoint, open_tensors
+from hf_clamu.local_models.model_names import ModelNames
+from hf_clamu.local_models.plain_checkpoint import PlainCheckpoint, open_tensors
 from hf_clamu.training import Workspace
 
 __all__ = ["LocalModels", "require_named"]
@@ -208,8 +209,8 @@ def _one_of_each(names: ModelNames, own_names: Mapping[str, str]) -> dict[str, s
     """Return which tensors of a checkpoint are read, and the parameters that they are; of tied ones one."""
     found: dict[str, str] = {}
     for name, own in sorted(own_names.items(), key=lambda item: (item[1] in names.aliases, item)):
-        if names.own(own) in names.parameters and names.own(own) not in found:
-            found[names.own(own)] = name
+        if names.first_name(own) in names.parameters and names.first_name(own) not in found:
+            found[names.first_name(own)] = name
     return {name: own for own, name in found.items()}
 
 
@@ -221,7 +222,7 @@ def _require_ties(
     for name, own in own_names.items():
         if own not in names.aliases or name in chosen:
             continue
-        other = first[names.own(own)]
+        other = first[names.first_name(own)]
         with open_tensors(checkpoint.files[other]) as one, open_tensors(checkpoint.files[name]) as two:
             same = torch.equal(one.get_tensor(other), two.get_tensor(name))
         if not same:

@@ -6,117 +6,46 @@ Headers are read and no tensor is loaded; no code of a checkpoint runs.
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 
 from hf_clamu.base_models.foreign import foreign_files, require_no_pointers
 from hf_clamu.base_models.processors import has_processor_files, load_processor
+from hf_clamu.checkpoint.layout import CONFIG_NAME, MASK_CONFIG_NAME, WEIGHTS_INDEX_NAME, WEIGHTS_NAME
 from hf_clamu.checkpoint.ledger import read_json
 from hf_clamu.errors import CheckpointFormatError, IncompatibleBaseError
 from hf_clamu.local_models.likeness import other_setting
+from hf_clamu.local_models.model_names import ModelNames
+from hf_clamu.storage import opened_tensors
 
-__all__ = ["ModelNames", "PlainCheckpoint", "open_tensors"]
+__all__ = ["PlainCheckpoint", "open_tensors"]
 
-_CONFIG = "config.json"
-_WEIGHTS = "model.safetensors"
-_INDEX = "model.safetensors.index.json"
 _FLOATS = ("F64", "F32", "F16", "BF16")
 
 
-def open_tensors(path: Path) -> Any:
-    """Map a safetensors file.
+@contextmanager
+def open_tensors(path: Path) -> Iterator[Any]:
+    """Map a safetensors file while a block reads from it.
 
     Raises:
         CheckpointFormatError: if it is missing or damaged.
     """
-    try:
-        return safe_open(path, framework="pt")
-    except FileNotFoundError:
-        raise CheckpointFormatError(f"{path} is missing. Take an undamaged copy of the checkpoint.") from None
-    except (OSError, ValueError, SafetensorError) as error:
-        raise CheckpointFormatError(
-            f"{path} cannot be read as safetensors ({error}). Take an undamaged copy of the checkpoint."
-        ) from error
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ModelNames:
-    """What a live model calls its tensors; its checkpoints may call them otherwise.
-
-    Args:
-        model (`transformers.PreTrainedModel`): the model.
-        parameters (*dict* of `str` to `torch.nn.Parameter`): each once, by its name.
-        aliases (*dict* of `str` to `str`): other names of tied parameters.
-        buffers (*dict* of `str` to `torch.Tensor`): what is saved beside parameters.
-        computed (*frozenset* of `str`): buffers that are computed anew at each load.
-    """
-
-    model: Any
-    parameters: dict[str, torch.nn.Parameter]
-    aliases: dict[str, str]
-    buffers: dict[str, torch.Tensor]
-    computed: frozenset[str]
-
-    @classmethod
-    def of(cls, model: Any) -> ModelNames:
-        """Read them from a live model."""
-        parameters = dict(model.named_parameters())
-        first = {id(parameter): name for name, parameter in parameters.items()}
-        every = dict(model.named_parameters(remove_duplicate=False))
-        saved, buffers = model.state_dict().keys(), dict(model.named_buffers())
-        return cls(
-            model=model,
-            parameters=parameters,
-            aliases={name: first[id(one)] for name, one in every.items() if name not in parameters},
-            buffers={name: buffer for name, buffer in buffers.items() if name in saved},
-            computed=frozenset(name for name in buffers if name not in saved),
-        )
-
-    def own(self, name: str) -> str:
-        """Return the first name of a tied parameter, or the name itself."""
-        return self.aliases.get(name, name)
-
-    def knows(self, name: str) -> bool:
-        """Whether the model has such a parameter or saved buffer."""
-        return name in self.parameters or name in self.aliases or name in self.buffers
-
-    def of_stored(self, stored: Iterable[str]) -> tuple[dict[str, str], list[str]]:
-        """Return what the model calls the tensors of a checkpoint, as transformers finds it when it loads one.
-
-        Args:
-            stored (*iterable* of `str`): names in the checkpoint.
-
-        Returns:
-            *dict* of `str` to `str`, *list* of `str`: names of the model by those of the checkpoint, without what
-            transformers passes over; and those whose tensors it would compute from others.
-        """
-        from transformers.conversion_mapping import get_model_conversion_mapping
-        from transformers.core_model_loading import WeightConverter, WeightRenaming, dot_natural_key, rename_source_key
-
-        # Made anew each time: some rules remember what they have seen.
-        rules = get_model_conversion_mapping(self.model)
-        renamings = [rule for rule in rules if isinstance(rule, WeightRenaming)]
-        converters = [rule for rule in rules if isinstance(rule, WeightConverter)]
-        known = dict.fromkeys([*self.parameters, *self.aliases, *self.buffers], True)
-        prefix, patterns = self.model.base_model_prefix, self.model._keys_to_ignore_on_load_unexpected or ()
-        found: dict[str, str] = {}
-        converted = []
-        for name in sorted(stored, key=dot_natural_key):
-            own, converter = rename_source_key(name, renamings, converters, prefix, known)
-            if own not in known and name in known:
-                own, converter = name, None
-            if converter is not None:
-                converted.append(name)
-            elif own in known or not (own in self.computed or any(re.search(pattern, own) for pattern in patterns)):
-                found[name] = own
-        return found, converted
+    with ExitStack() as stack:
+        try:
+            file = stack.enter_context(opened_tensors(path))
+        except FileNotFoundError:
+            raise CheckpointFormatError(f"{path} is missing. Take an undamaged copy of the checkpoint.") from None
+        except (OSError, ValueError) as error:
+            raise CheckpointFormatError(
+                f"{path} cannot be read as safetensors ({error}). Take an undamaged copy of the checkpoint."
+            ) from error
+        yield file
 
 
 @dataclass(frozen=True)
@@ -136,15 +65,15 @@ class PlainCheckpoint:
         """The configuration as it is written.
 
         Raises:
-            CheckpointFormatError: if there is none, or the folder holds something else than a plain checkpoint.
+            CheckpointFormatError: if there is none, or the folder does not hold a plain checkpoint.
         """
-        path = self.folder / _CONFIG
+        path = self.folder / CONFIG_NAME
         if not path.is_file():
             found = (
                 "holds a PEFT adapter and no whole model. Merge it into its base model first (merge_and_unload), and "
                 "save that."
-                if (self.folder / "adapter_config.json").is_file()
-                else f"has no {_CONFIG}. Expected a checkpoint that transformers' save_pretrained wrote."
+                if (self.folder / MASK_CONFIG_NAME).is_file()
+                else f"has no {CONFIG_NAME}. Expected a checkpoint that transformers' save_pretrained wrote."
             )
             raise CheckpointFormatError(f"Task {self.task_id!r}: {self.folder} {found}")
         values = read_json(path)
@@ -185,31 +114,36 @@ class PlainCheckpoint:
             CheckpointFormatError: if a file is missing or damaged.
         """
         require_no_pointers(self.folder, self._refused)
-        if (self.folder / _WEIGHTS).is_file():
-            with open_tensors(self.folder / _WEIGHTS) as file:
-                return dict.fromkeys(sorted(file.keys()), self.folder / _WEIGHTS)
-        if (self.folder / _INDEX).is_file():
+        if (self.folder / WEIGHTS_NAME).is_file():
+            with open_tensors(self.folder / WEIGHTS_NAME) as file:
+                return dict.fromkeys(sorted(file.keys()), self.folder / WEIGHTS_NAME)
+        if (self.folder / WEIGHTS_INDEX_NAME).is_file():
             return self._sharded()
         others = [path.name for path in sorted(self.folder.glob("*.bin"))]
         raise CheckpointFormatError(
-            f"Task {self.task_id!r}: {self.folder} has neither {_WEIGHTS} nor {_INDEX}"
+            f"Task {self.task_id!r}: {self.folder} has neither {WEIGHTS_NAME} nor {WEIGHTS_INDEX_NAME}"
             + (f" (only {others[0]}, which can run code)" if others else "")
             + ". Save the checkpoint with transformers' save_pretrained."
         )
 
     def _sharded(self) -> dict[str, Path]:
-        index = read_json(self.folder / _INDEX).get("weight_map")
+        index = read_json(self.folder / WEIGHTS_INDEX_NAME).get("weight_map")
         if not isinstance(index, dict) or not all(isinstance(name, str) for name in index.values()):
-            raise CheckpointFormatError(f"{self.folder / _INDEX} has no weight_map. Take an undamaged copy.")
+            raise CheckpointFormatError(
+                f"{self.folder / WEIGHTS_INDEX_NAME} has no weight_map. Take an undamaged copy."
+            )
         for shard in sorted(set(index.values())):
             if Path(shard).name != shard:
-                raise CheckpointFormatError(f"{self.folder / _INDEX} names {shard!r}, which is outside the folder.")
+                raise CheckpointFormatError(
+                    f"{self.folder / WEIGHTS_INDEX_NAME} names {shard!r}, which is outside the folder."
+                )
             with open_tensors(self.folder / shard) as file:
                 present = set(file.keys())
             absent = sorted(name for name, other in index.items() if other == shard and name not in present)
             if absent:
                 raise CheckpointFormatError(
-                    f"{self.folder / shard} lacks {absent[0]!r}, which {_INDEX} says is in it. Take an undamaged copy."
+                    f"{self.folder / shard} lacks {absent[0]!r}, which {WEIGHTS_INDEX_NAME} says is in it. Take an "
+                    "undamaged copy."
                 )
         return {name: self.folder / index[name] for name in sorted(index)}
 
@@ -244,18 +178,27 @@ class PlainCheckpoint:
             CheckpointFormatError: if a file is missing or damaged.
             IncompatibleBaseError: if architecture, names, shapes or types differ.
         """
+        self._check_config(architecture, names.model.config, config)
+        model_names = self.own_names(names)
+        for path, stored in self.by_file:
+            with open_tensors(path) as file:
+                for name in stored:
+                    expected = names.parameters.get(names.first_name(model_names.get(name, "")))
+                    if expected is not None:
+                        self._check_header(path, name, file.get_slice(name), expected)
+
+    def _check_config(self, architecture: str, base: Any, config: Mapping[str, Any]) -> None:
+        where = f"Task {self.task_id!r}: {self.folder / CONFIG_NAME}"
         kinds = self.architectures or ["model of no named class"]
         if architecture not in kinds:
             raise IncompatibleBaseError(
-                f"Task {self.task_id!r}: {self.folder / _CONFIG} says that the checkpoint is a {kinds[0]}, but the "
-                f"base model is loaded as a {architecture}. Local models must be of one architecture, with the same "
-                "head."
+                f"{where} says that the checkpoint is a {kinds[0]}, but the base model is loaded as a {architecture}. "
+                "Local models must be of one architecture, with the same head."
             )
-        base = names.model.config
         if self.config.get("model_type", base.model_type) != base.model_type:
             raise IncompatibleBaseError(
-                f"Task {self.task_id!r}: {self.folder / _CONFIG} has model_type = {self.config['model_type']!r}, the "
-                f"base model has {base.model_type!r}. Merge models that were finetuned from this base."
+                f"{where} has model_type = {self.config['model_type']!r}, the base model has {base.model_type!r}. "
+                "Merge models that were finetuned from this base."
             )
         with foreign_files(self._refused):
             stated = type(base).from_dict(dict(self.config)).to_dict()
@@ -263,18 +206,11 @@ class PlainCheckpoint:
             json.loads(json.dumps(stated, default=str)), json.loads(json.dumps(config, default=str))
         )
         if difference is not None:
-            key, found, expected = difference
+            key, stored, expected = difference
             raise IncompatibleBaseError(
-                f"Task {self.task_id!r}: {self.folder / _CONFIG} has {key} = {found!r}, the base model has "
-                f"{expected!r}. Merge models that were finetuned from this base."
+                f"{where} has {key} = {stored!r}, the base model has {expected!r}. Merge models that were finetuned "
+                "from this base."
             )
-        own = self.own_names(names)
-        for path, found in self.by_file:
-            with open_tensors(path) as file:
-                for name in found:
-                    expected = names.parameters.get(names.own(own.get(name, "")))
-                    if expected is not None:
-                        self._check_header(path, name, file.get_slice(name), expected)
 
     def _check_header(self, path: Path, name: str, found: Any, expected: torch.Tensor) -> None:
         shape = tuple(found.get_shape())
@@ -303,7 +239,7 @@ class PlainCheckpoint:
                 f"tensors of a checkpoint, such as {converted[0]!r}. Checkpoints of this architecture cannot be "
                 "merged; finetune its tasks here."
             )
-        present = set(map(names.own, own.values()))
+        present = set(map(names.first_name, own.values()))
         absent = [name for name in names.parameters if name not in present]
         if absent:
             where = ", ".join(path.name for path in sorted(set(self.files.values()))[:2])

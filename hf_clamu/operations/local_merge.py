@@ -11,6 +11,7 @@ import transformers
 from hf_clamu.base_models.identity import BaseModel
 from hf_clamu.base_models.loading import load_base
 from hf_clamu.checkpoint.card.settings import CardSettings
+from hf_clamu.checkpoint.layout import CONFIG_NAME
 from hf_clamu.errors import IncompatibleBaseError, TaskDataError
 from hf_clamu.local_models.local_models import LocalModels, require_named
 from hf_clamu.merging import WITHOUT_DATA, ClamuArguments, require_finetuning, require_no_data
@@ -187,7 +188,7 @@ def _kind_of(architecture: str) -> str | None:
 def _other_labels(
     local_models: LocalModels, task_id: str, found: list[str], expected: list[str], whose: str
 ) -> IncompatibleBaseError:
-    path = local_models[task_id].folder / "config.json"
+    path = local_models[task_id].folder / CONFIG_NAME
     return IncompatibleBaseError(
         f"Task {task_id!r}: {path} has the labels {', '.join(found)} (id2label), "
         f"{whose} has {', '.join(expected)}. Merge models with the same labels in the same order, named alike."

@@ -27,6 +27,10 @@ __all__ = ["ARCHIVE_SUFFIX", "Archive", "is_archive_name", "scratch_of"]
 ARCHIVE_SUFFIX = ".safetensors"
 _VERSION = "1"
 _KEY = "clamu_archive"
+_WAYS_OUT = (
+    "Nothing was changed. Bring back an undamaged file, leave the archive out to retrain the task, or rebuild from "
+    "the retained tasks (on_mismatch='rebuild', --on-mismatch rebuild)."
+)
 
 
 class Archive:
@@ -43,7 +47,7 @@ class Archive:
 
     @property
     def uri(self) -> str:
-        """Where it is, as another process finds it again."""
+        """Where it is: a folder, or `hf://ORG/NAME`, as another process can open it."""
         return str(self.folder.absolute())
 
     def open(self, *, may_create: bool) -> None:
@@ -58,7 +62,7 @@ class Archive:
 
     @contextmanager
     def fetched(self, name: str) -> Iterator[Path]:
-        """Give the path of a file while it is read; there is none at it if the archive lacks the file."""
+        """Give the path of a file while it is read; the path does not exist if the archive has no such file."""
         yield self.folder / name
 
     @staticmethod
@@ -104,34 +108,22 @@ class Archive:
             ArchiveError: if the file is missing, damaged, or holds other bits.
         """
         name = self.file_name(task_id, vector_digest)
+        where = f"{self.uri}/{name}"
         with self.fetched(name) as path:
-            return self._read(path, f"{self.uri}/{name}", task_id, vector_digest, bounds, shapes)
-
-    def _read(
-        self,
-        path: Path,
-        where: str,
-        task_id: str,
-        vector_digest: str,
-        bounds: Mapping[str, int],
-        shapes: Mapping[str, torch.Size],
-    ) -> TaskVector:
-        ways_out = (
-            "Nothing was changed. Bring back an undamaged file, leave the archive out to retrain the task, or rebuild "
-            "from the retained tasks (on_mismatch='rebuild', --on-mismatch rebuild)."
-        )
-        if not path.is_file():
-            raise ArchiveError(f"The archive has no vector of task {task_id!r} as it was merged ({where}). {ways_out}")
-        try:
-            vector = TaskVector.of(_decoded(path, bounds, shapes))
-        except (OSError, KeyError, ValueError, TypeError, zlib.error) as error:
-            raise ArchiveError(
-                f"The vector of task {task_id!r} in {where} is damaged ({error}). {ways_out}"
-            ) from error
+            if not path.is_file():
+                raise ArchiveError(
+                    f"The archive has no vector of task {task_id!r} as it was merged ({where}). {_WAYS_OUT}"
+                )
+            try:
+                vector = TaskVector.of(_decoded(path, bounds, shapes))
+            except (OSError, KeyError, ValueError, TypeError, zlib.error) as error:
+                raise ArchiveError(
+                    f"The vector of task {task_id!r} in {where} is damaged ({error}). {_WAYS_OUT}"
+                ) from error
         if vector.digest != vector_digest or vector.bounds != dict(bounds):
             raise ArchiveError(
                 f"The vector of task {task_id!r} in {where} is not the one that was merged: its SHA-256 is "
-                f"{vector.digest[:16]}…, the ledger says {vector_digest[:16]}…. {ways_out}"
+                f"{vector.digest[:16]}…, the ledger says {vector_digest[:16]}…. {_WAYS_OUT}"
             )
         return vector
 

@@ -1,7 +1,7 @@
 """Files of our own beside a model: private, and there as a whole or not at all.
 
-Nothing here follows a symbolic link. Whoever hands somebody a model can hand them what lies beside it, too, and a link
-there would lead out of the folder that was named.
+Nothing here follows a symbolic link. A model from elsewhere may come with files beside it, and a link among them would
+lead out of the folder that was named.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ __all__ = [
 
 
 def private_folder(folder: Path, what: str) -> None:
-    """Make a folder that its owner alone can read; one that is there is made so.
+    """Make a folder that only its owner can read; an existing one gets these rights.
 
     Args:
-        folder (`Path`): parents are made, too, with the rights that they would get anyway.
+        folder (`Path`): its parents are made with the usual rights.
         what (`str`): what it is for, for the message.
 
     Raises:
@@ -56,7 +56,7 @@ def is_plain_file(path: Path) -> bool:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file that its owner alone can read; it is there as a whole or not at all, whatever fails.
+    """Write a file that only its owner can read, as a whole or not at all.
 
     Raises:
         OSError: if it cannot be written; then the file is as it was.
@@ -103,10 +103,10 @@ def sync_folder(folder: Path) -> None:
 
 
 def parse_json(data: str | bytes) -> Any:
-    """Return a JSON value that somebody else may have written.
+    """Return a JSON value of untrusted origin.
 
     Raises:
-        ValueError: if it is none: nested too deeply, with a key twice, NaN, or text that UTF-8 cannot hold, too.
+        ValueError: if it is no JSON, nested too deeply, or has a key twice, NaN, or text that UTF-8 cannot hold.
     """
     try:
         value = json.loads(data, object_pairs_hook=_object, parse_constant=_no_constant)

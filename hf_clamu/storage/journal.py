@@ -88,12 +88,11 @@ class Journal:
     def locked(self) -> Iterator[None]:
         """Keep other runs out while a block runs; the lock goes with the process, however it ends.
 
-        A block that runs inside another one of the same thread and folder is let in. If the journal is empty at the
-        end, its folder goes.
+        Re-entrant within a thread. If the journal is empty at the end, its folder is deleted.
 
         Raises:
             RecipeError: if there is a link or a file at the place of the folder.
-            RunInProgressError: if somebody else holds it.
+            RunInProgressError: if another run holds it.
         """
         if self.folder.is_symlink() or self.folder.exists():
             self.make()
@@ -106,7 +105,7 @@ class Journal:
                         self.folder.rmdir()
 
     def open(self, run: str) -> None:
-        """Say which run the journal is for; parts of other runs are left alone and not used.
+        """Name the run that the journal is for; parts of other runs are neither used nor deleted.
 
         Args:
             run (`str`): digest of everything that the bits depend on besides the tasks' data.
@@ -135,8 +134,8 @@ class Journal:
             entries (*mapping*): JSON-able values by task or cluster.
             tensors (*mapping* of `str` to `torch.Tensor`): contiguous, on the CPU.
             is_timed (`bool`): `is_due` counts the time from this write.
-            is_sum (`bool`): the tensors are sums of vectors, which are overwritten before they are deleted. Nobody may
-                have the tensors of the part by then.
+            is_sum (`bool`): the tensors are sums of vectors, which are overwritten before they are deleted. The
+                tensors of the part must not be in use by then.
 
         Raises:
             OSError: if it cannot be written; earlier parts are as they were.
@@ -216,7 +215,7 @@ class Journal:
             sync_folder(self.folder)
 
     def clear(self, *, keep_note: bool = False) -> None:
-        """Delete everything, or all but the note: the result is saved, or nobody wants it any more.
+        """Delete everything, or all but the note, once the result is saved or abandoned.
 
         Sums of vectors are overwritten before, as far as a file system lets one.
         """
@@ -230,7 +229,7 @@ class Journal:
         # The note last: if this is interrupted, the next run still knows what is to be cleared.
         if not keep_note:
             self.forget_note()
-        with contextlib.suppress(OSError):  # somebody else's files are in it
+        with contextlib.suppress(OSError):  # it holds files of the user
             self.folder.rmdir()
 
     def _is_there(self) -> bool:

@@ -1,8 +1,8 @@
-"""One run at a time on an output: a file beside it that the run has locked, and that goes when the run is through.
+"""One run at a time on an output: a file beside it that the run locks, and deletes when it ends.
 
-The file may go although others wait for it: whoever locks a file looks whether it is still the one at its place, and
-only who holds it takes it away. Its content is the last word of a run: which command has just brought what to its
-place. A run that is killed leaves it behind, until the very last thing that it does.
+The file may be deleted while other processes wait for it: a process that locks a file checks that it is still the one
+at its path, and only the holder deletes it. Its content says which command has just saved what. A run that is killed
+leaves it behind, up to its last step.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ class FileLock:
 
     @contextmanager
     def held(self) -> Iterator[bool]:
-        """Keep everybody else out while a block runs; a block inside another one of the same thread is let in.
+        """Keep other runs out while a block runs; re-entrant within a thread.
 
         Yields:
             `bool`: whether this is the outermost block.
 
         Raises:
-            RunInProgressError: if somebody else holds it.
+            RunInProgressError: if another run holds it.
         """
         key = (os.getpid(), threading.get_ident(), self.path)
         if key in _held:
@@ -66,7 +66,7 @@ class FileLock:
             yield True
         finally:
             descriptor, _ = _held.pop(key)
-            # While it is still locked: nobody else may take it away, and whoever opened it sees that it is gone.
+            # While it is still locked: a process that has opened it meanwhile sees that it is gone.
             self._remove(descriptor)
 
     def say(self, value: Any) -> None:

@@ -2,8 +2,8 @@
 
 On Linux the new folder is exchanged with the old one by one rename. Where that cannot be (a mount point, the working
 directory, a file system or another system without that call, a parent that may not be written to), the new files are
-complete in a stage inside the folder before the first of them is moved, and a marker says so: whoever comes next
-finishes what a killed process began.
+complete in a stage inside the folder before the first of them is moved, and a marker says so: the next process
+finishes what a killed one began.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def require_replaceable(target: Path) -> None:
 
 
 def remove_abandoned(target: Path) -> None:
-    """Delete what writers that were killed left beside a folder, and finish what they began inside it.
+    """Delete what killed writers left beside a folder, and finish what they began inside it.
 
     It may be the old model, with everything that was to be forgotten: a writer can be killed after the exchange.
 

@@ -1,7 +1,7 @@
 """Folders in which a model is written before it comes to its place, and what becomes of those of killed processes.
 
 A stage is a hidden folder with a name of our form, a marker file and a lock that goes with its process. All three
-together tell that it is ours and that nobody works in it any more: only then is it deleted.
+together tell that it is ours and that no process uses it: only then is it deleted.
 """
 
 from __future__ import annotations
@@ -154,7 +154,7 @@ def abandoned(parent: Path, is_meant: Callable[[str], bool]) -> Iterator[tuple[P
 
 
 def _note(folder: Path) -> dict[str, Any] | None:
-    """Return what a marker says; None if the folder is none of ours. One that is empty was only just made."""
+    """Return what a marker says; None if the folder is not ours. An empty folder was just made."""
     marker = folder / _MARKER
     try:
         if not any(folder.iterdir()):

@@ -68,7 +68,7 @@ def insert_adapter(space: PeftSpace, model: Any, run_seed: int) -> Any:
 def add_adapter(space: PeftSpace, model: Any, run_seed: int) -> tuple[PeftSpace, dict[str, torch.Tensor]]:
     """Put the adapter into a base model and mark what is trained.
 
-    Beside the adapter that is `modules_to_save`; unless it is given, the head of a classifier. With `"product"`
+    Besides the adapter, that is `modules_to_save`, or the head of a classifier if it is not given. With `"product"`
     the model stays as it is, and the weights that the adapter would change are marked.
 
     Args:

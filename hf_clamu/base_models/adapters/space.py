@@ -130,7 +130,7 @@ class PeftSpace:
         return _make(self.peft_type, {k: v for k, v in self.options.items() if k != "modules_to_save"})
 
     def heads(self, model: Any) -> set[str]:
-        """Return the parameters that are trained beside the adapter: `modules_to_save`, or a classifier's head.
+        """Return the parameters that are trained besides the adapter: `modules_to_save`, or a classifier's head.
 
         Args:
             model (`transformers.PreTrainedModel`): the base model.

@@ -14,7 +14,7 @@ __all__ = ["CardSettings"]
 
 @dataclass(frozen=True, kw_only=True)
 class CardSettings:
-    """What the model card shows beside what the ledger says.
+    """What the model card shows besides what the ledger says.
 
     Raises:
         RecipeError: if a value is of the wrong kind.
@@ -32,7 +32,7 @@ class CardSettings:
         for name in ("language", "datasets", "tags"):
             value = getattr(self, name)
             value = (value,) if isinstance(value, str) else value
-            if not isinstance(value, (list, tuple)) or not all(isinstance(one, str) and one for one in value):
+            if not isinstance(value, (list, tuple)) or not all(isinstance(entry, str) and entry for entry in value):
                 raise RecipeError(f"card: {name} must be a list of strings, got {value!r}.")
             object.__setattr__(self, name, tuple(value))
         if not isinstance(self.license, (str, type(None))):

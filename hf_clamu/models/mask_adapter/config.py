@@ -11,6 +11,7 @@ from typing import Any
 
 from peft import PeftConfig
 
+from hf_clamu.checkpoint.layout import MASK_CONFIG_NAME
 from hf_clamu.exact import canonical_json
 from hf_clamu.models.mask_adapter.delta import DeltaSource
 
@@ -138,7 +139,7 @@ class ClamuMaskConfig(PeftConfig):
         if values["auto_mapping"] is None and noted is not None:
             # The class by its public name: modules move, and a ClamuModel's class is not importable by its name.
             values["auto_mapping"] = {"base_model_class": noted["base_model_class"], "parent_library": "transformers"}
-        (folder / "adapter_config.json").write_bytes(canonical_json(values))
+        (folder / MASK_CONFIG_NAME).write_bytes(canonical_json(values))
 
 
 def _public(name: str | None) -> str | None:
