@@ -42,25 +42,25 @@ def score_clusters(
 
     def measured(number: str) -> dict[str, list[float]]:
         members = held_out[int(number)]
-        found = {}
+        scores = {}
         trainer.workspace.reset()
-        found["base"] = [trainer.measure_held_out(task_id).score for task_id in members]
+        scores["base"] = [trainer.measure_held_out(task_id).score for task_id in members]
         trainer.load_masked(delta, alpha, None)
-        found["global"] = [trainer.measure_held_out(task_id).score for task_id in members]
+        scores["global"] = [trainer.measure_held_out(task_id).score for task_id in members]
         if masks:
             trainer.load_masked(delta, alpha, masks[int(number)])
-            found["own"] = [trainer.measure_held_out(task_id).score for task_id in members]
-        return found
+            scores["own"] = [trainer.measure_held_out(task_id).score for task_id in members]
+        return scores
 
     by_cluster = map_shared(trainer, "scores", [str(number) for number in range(len(clusters))], measured)
     names = ("base", "global", "own") if masks else ("base", "global")
-    scores = {name: [found[name] for found in by_cluster.values()] for name in names}
+    by_name = {name: [scores[name] for scores in by_cluster.values()] for name in names}
     return {
         "num_tasks": sum(map(len, held_out)),
         "num_examples": sum(len(trainer.encoded(task_id).validation) for members in held_out for task_id in members),
-        "mean": {name: fmean([score for part in found for score in part]) for name, found in scores.items()},
+        "mean": {name: fmean([score for part in parts for score in part]) for name, parts in by_name.items()},
         "clusters": [
-            {name: fmean(found[number]) for name, found in scores.items()} if members else None
+            {name: fmean(parts[number]) for name, parts in by_name.items()} if members else None
             for number, members in enumerate(held_out)
         ],
     }

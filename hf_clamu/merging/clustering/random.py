@@ -22,4 +22,4 @@ class RandomClustering(ClusteringMethod):
         def rank(task_id: str) -> tuple[int, str]:
             return derive_seed(inputs.run_seed, "random-cluster", task_id), task_id
 
-        return {task_id: place % count for place, task_id in enumerate(sorted(inputs.task_ids, key=rank))}
+        return {task_id: index % count for index, task_id in enumerate(sorted(inputs.task_ids, key=rank))}
