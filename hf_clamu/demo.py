@@ -228,6 +228,6 @@ def _draw(output: Path, result: dict[str, Any], model: Any) -> list[str]:
         import matplotlib  # noqa: F401
     except ImportError:
         return []
-    from hf_clamu.figures import draw_demo
+    from hf_clamu.evaluation.figures import draw_demo
 
     return draw_demo(output / "figures", result, model)

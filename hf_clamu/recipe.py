@@ -189,9 +189,9 @@ class Recipe:
         if self.tokenizer == "bytes":
             return byte_tokenizer()
         name = str(self.folder / self.tokenizer) if (self.folder / self.tokenizer).is_dir() else self.tokenizer
-        found = load_processor(name, kind)
-        if found is None:
+        processor = load_processor(name, kind)
+        if processor is None:
             raise RecipeError(
                 f"The tokenizer {self.tokenizer!r} could not be loaded. Give a Hub id, a folder or 'bytes'."
             )
-        return found
+        return processor

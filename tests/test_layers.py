@@ -35,7 +35,7 @@ _LAYERS: tuple[tuple[str, ...], ...] = (
     ("operations",),
     ("models",),
     ("serving",),
-    ("evaluation", "figures", "prediction", "trainer"),
+    ("evaluation", "prediction", "trainer"),
     ("recipe",),
     ("demo", "planning"),
     ("cli", "__main__"),

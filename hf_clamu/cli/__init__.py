@@ -9,7 +9,6 @@ changes       the stations that unmerge, add and update share
 builds        what train and merge print
 checkpoints   how a command line names checkpoints that were finetuned elsewhere
 output        results on stdout, everything else on stderr
-prompts       questions to the user
 interruption  what to say where a command is stopped
 faults        exit codes and sentences for exceptions
 """

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import typer
+
 from hf_clamu.cli.interruption import expect_result
 from hf_clamu.cli.models import load_model
 from hf_clamu.cli.output import is_main_process, note, require_empty_output
-from hf_clamu.cli.prompts import wants_erasure
 
 if TYPE_CHECKING:
     from hf_clamu.operations.lifecycle.target import ModelTarget
@@ -81,9 +83,20 @@ def save_change(target: ModelTarget, model: Any, options: ChangeOptions) -> None
     erase_history = False
     if is_main_process():
         if target.is_on_hub:
-            erase_history = wants_erasure(options.erase_history, target.source)
+            erase_history = _wants_erasure(options.erase_history, target.source)
         expect_result(target.source if target.is_on_hub else Path(target.name).resolve())
     target.save(model, erase_history=erase_history)
+
+
+def _wants_erasure(chosen: bool | None, repo_id: str) -> bool:
+    """Return whether the history of a repo is to be erased: as chosen, or as answered."""
+    if chosen is not None:
+        return chosen
+    if sys.stdin.isatty():
+        question = f"Old commits of {repo_id} still hold the forgotten tasks. Erase its history for good?"
+        return typer.confirm(question, default=False, err=True)
+    note(f"Old commits of {repo_id} still hold the forgotten tasks: clamu erase {repo_id} removes them for good.")
+    return False
 
 
 def receipt_values(target: ModelTarget, receipt: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 report      a model's scores per task, per cluster and over all tasks
 comparison  what other methods give on the same clusters
 evaluators  `evaluate`'s evaluators, made to take pipelines of transformers 5
+figures     drawings of the demo's results
 metrics     `evaluate`'s metrics, as classes that need no network
 """
 

@@ -25,9 +25,9 @@ class _TakesPipelines:
     def prepare_pipeline(
         self, model_or_pipeline: Any, tokenizer: Any = None, feature_extractor: Any = None, device: Any = None
     ) -> Any:
-        found = getattr(model_or_pipeline, "task", None)
-        if found != self.task:
-            raise RecipeError(f"Expected a pipeline for {self.task!r}, found {found or type(model_or_pipeline)!r}.")
+        task = getattr(model_or_pipeline, "task", None)
+        if task != self.task:
+            raise RecipeError(f"Expected a pipeline for {self.task!r}, found {task or type(model_or_pipeline)!r}.")
         return model_or_pipeline
 
 
@@ -62,8 +62,8 @@ class _WordsEvaluator(_TakesPipelines, evaluate.TokenClassificationEvaluator):  
         """Return numbers of tags beside the right ones."""
         # Where no token of a word is left there is nothing to compare; training does not count it either.
         pairs = [
-            [(self._label_mapping[tag], right) for tag, right in zip(found, tags, strict=True) if tag is not None]
-            for found, tags in zip(predictions, self._references, strict=True)
+            [(self._label_mapping[tag], right) for tag, right in zip(predicted, tags, strict=True) if tag is not None]
+            for predicted, tags in zip(predictions, self._references, strict=True)
         ]
         return {
             "predictions": [[tag for tag, _ in example] for example in pairs],

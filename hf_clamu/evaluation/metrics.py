@@ -83,7 +83,7 @@ class Accuracy(_InMemory):
 
         if not isinstance(references[0], list):
             return {"accuracy": float(accuracy_score(references, predictions))}
-        shares = [accuracy_score(right, found) for right, found in zip(references, predictions, strict=True)]
+        shares = [accuracy_score(right, predicted) for right, predicted in zip(references, predictions, strict=True)]
         return {"accuracy": math.fsum(shares) / len(shares)}
 
 

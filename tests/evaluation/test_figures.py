@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hf_clamu.figures import draw_demo
+from hf_clamu.evaluation.figures import draw_demo
 
 
 def test_both_axes_of_the_clusters_name_themselves(tiny, tmp_path, monkeypatch):
