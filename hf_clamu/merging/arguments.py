@@ -33,10 +33,11 @@ class ClamuArguments(FinetuningArguments, ClusteringArguments, LocalizationArgum
     The fields are those of the stages: finetuning (`finetune_steps`, `learning_rate`, `batch_size`, ...), clustering
     (`num_clusters`, `clustering`), localization (`localization`, `scaling`, `mask_steps`, `mask_batch_size`), the
     integer grid (`fraction_bits`) and what is measured for the card (`score_validation`).
-    `ClamuArguments.describe()` returns each with its meaning.
+    `ClamuArguments.describe()` returns each with its meaning. `localization` and `clustering` may be any registered
+    method (`register_localization`, `register_clustering`).
 
     Raises:
-        RecipeError: if a value is out of range.
+        RecipeError: if a value is out of range or names no registered method.
 
     Example:
 
