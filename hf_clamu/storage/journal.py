@@ -188,8 +188,8 @@ class Journal:
         """
         private_folder(self.folder, "a journal")
 
-    def note(self, value: Any) -> None:
-        """Keep one JSON-able value, which `noted` returns until the journal is cleared."""
+    def write_note(self, value: Any) -> None:
+        """Keep one JSON-able value, which `read_note` returns until the journal is cleared."""
         self.make()
         write_atomically(self.folder / _NOTE_NAME, canonical_json(value))
 
@@ -198,7 +198,7 @@ class Journal:
         """Whether anything was noted, even if it cannot be read."""
         return self._is_there() and (self.folder / _NOTE_NAME).exists()
 
-    def noted(self) -> Any:
+    def read_note(self) -> Any:
         """Return what was noted last; None if nothing was, or nothing that can be read."""
         path = self.folder / _NOTE_NAME
         try:
@@ -208,7 +208,7 @@ class Journal:
         except (OSError, ValueError):
             return None
 
-    def forget_note(self) -> None:
+    def delete_note(self) -> None:
         """Delete what was noted, and nothing else."""
         if self._is_there():
             (self.folder / _NOTE_NAME).unlink(missing_ok=True)
@@ -228,7 +228,7 @@ class Journal:
                 _delete(path)
         # The note last: if this is interrupted, the next run still knows what is to be cleared.
         if not keep_note:
-            self.forget_note()
+            self.delete_note()
         with contextlib.suppress(OSError):  # it holds files of the user
             self.folder.rmdir()
 

@@ -69,7 +69,7 @@ class FileLock:
             # While it is still locked: a process that has opened it meanwhile sees that it is gone.
             self._remove(descriptor)
 
-    def say(self, value: Any) -> None:
+    def write_message(self, value: Any) -> None:
         """Keep a JSON-able value in the file, for the next run if this one is killed; the lock must be held."""
         descriptor, _ = _held[os.getpid(), threading.get_ident(), self.path]
         data = canonical_json({"value": value, "digest": digest_json(value)})
@@ -80,7 +80,7 @@ class FileLock:
         os.fsync(descriptor)
         sync_folder(self.path.parent)
 
-    def said(self) -> Any:
+    def read_message(self) -> Any:
         """Return what was kept by this run or one that was killed; None if nothing was. The lock must be held."""
         descriptor, _ = _held[os.getpid(), threading.get_ident(), self.path]
         os.lseek(descriptor, 0, os.SEEK_SET)

@@ -70,11 +70,11 @@ def staged_folder(
     target.parent.mkdir(parents=True, exist_ok=True)
     remove_abandoned(target)
     remove_scratch()
-    parent, name = (target, STAGE_INSIDE) if _stays(target) else (target.parent, target.name)
+    parent, name = (target, STAGE_INSIDE) if _keeps_its_folder(target) else (target.parent, target.name)
     try:
         with new_stage(parent, name) as stage:
             yield stage.model
-            _bring(stage, target, is_ours, guard)
+            _put_in_place(stage, target, is_ours, guard)
     except (SafetensorError, TensorFileError) as error:
         # A full disk, mostly; the caller need not know which library noticed.
         raise OSError(f"{target} could not be written: {error.__cause__ or error}") from error
@@ -88,7 +88,7 @@ def require_replaceable(target: Path) -> None:
         OSError: if nothing can be written there.
     """
     target = _resolved(target)
-    parent = target if target.is_dir() and _stays(target) else target.parent
+    parent = target if target.is_dir() and _keeps_its_folder(target) else target.parent
     while not parent.exists():
         parent = parent.parent
     if not parent.is_dir():
@@ -155,7 +155,7 @@ def _resolved(target: Path) -> Path:
     return target
 
 
-def _stays(target: Path) -> bool:
+def _keeps_its_folder(target: Path) -> bool:
     """Whether a folder cannot or should not be renamed: something holds on to the folder itself."""
     if not target.is_dir():
         return False
@@ -169,7 +169,9 @@ def _stays(target: Path) -> bool:
     return here == target or target in here.parents
 
 
-def _bring(stage: Stage, target: Path, is_ours: Callable[[str], bool], guard: Callable[[Path], None] | None) -> None:
+def _put_in_place(
+    stage: Stage, target: Path, is_ours: Callable[[str], bool], guard: Callable[[Path], None] | None
+) -> None:
     inherit_rights(stage.model, target if target.is_dir() else None, is_ours)
     sync_tree(stage.model)
     while True:
@@ -192,7 +194,7 @@ def _bring(stage: Stage, target: Path, is_ours: Callable[[str], bool], guard: Ca
                     shutil.copytree(stage.model, inside.model, symlinks=True)
                     sync_tree(inside.model)
                     _replace_inside(inside, target, is_ours)
-        _keep_name(target)
+        _sync_name(target)
         return
 
 
@@ -259,6 +261,6 @@ def _replace_inside(stage: Stage, target: Path, is_ours: Callable[[str], bool]) 
     move_files_in(stage.model, target, goes)
 
 
-def _keep_name(target: Path) -> None:
+def _sync_name(target: Path) -> None:
     """Bring to the disk which folder is at a place, before the old one is deleted."""
     sync_folder(target.parent)

@@ -19,8 +19,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from hf_clamu import CheckpointFormatError, ClamuError, ClamuModel, IncompatibleBaseError
-from hf_clamu.checkpoint import checkpoint as checkpoint_module
 from hf_clamu.exact import canonical_json, digest_tensors
+from hf_clamu.storage import tensors as tensors_module
 
 LAYOUT = [
     "README.md",
@@ -354,7 +354,7 @@ def test_unknown_architecture(tiny, folder):
 def test_a_full_disk_in_the_middle_changes_nothing(tiny, folder, model, monkeypatch, call):
     before = tiny.digests(folder)
     model.unmerge_task("user_1", data=tiny.tasks("text"))
-    write = checkpoint_module.save_file
+    write = tensors_module.save_file
     calls = []
 
     def fails(tensors, path, metadata):
@@ -364,7 +364,7 @@ def test_a_full_disk_in_the_middle_changes_nothing(tiny, folder, model, monkeypa
             raise OSError(errno.ENOSPC, "No space left on device")
         write(tensors, path, metadata=metadata)
 
-    monkeypatch.setattr(checkpoint_module, "save_file", fails)
+    monkeypatch.setattr(tensors_module, "save_file", fails)
     with pytest.raises(OSError, match="No space left") as caught:
         model.save_pretrained(folder)
     assert caught.value.errno == errno.ENOSPC
@@ -418,7 +418,7 @@ def test_an_interrupt_leaves_no_stage(tiny, folder, model, monkeypatch):
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(checkpoint_module, "save_file", interrupted)
+    monkeypatch.setattr(tensors_module, "save_file", interrupted)
     with pytest.raises(KeyboardInterrupt):
         model.save_pretrained(folder)
     assert tiny.digests(folder) == before

@@ -295,7 +295,7 @@ def test_an_interrupt_after_the_exchange_does_not_say_that_nothing_was_changed(f
     command = CHANGING[command]
     before = tiny.digests(work / "m")
     (work / "emr.yaml").replace(work / "clamu.yaml")  # another model, so that it can be seen
-    where = "hf_clamu.storage.replace:_keep_name"
+    where = "hf_clamu.storage.replace:_sync_name"
     ended = fork(work, *command, die_in=where, by=signal.SIGINT).wait()
     assert ended.code == 130
     assert tiny.digests(work / "m") != before
@@ -318,7 +318,7 @@ def test_an_error_after_the_exchange_says_so(fork, handed, tiny):
 @pytest.mark.parametrize(
     "where",
     [
-        "hf_clamu.storage.replace:_keep_name",
+        "hf_clamu.storage.replace:_sync_name",
         "hf_clamu.storage.journal:Journal.clear",
         "hf_clamu.storage.locking:FileLock._remove",
     ],

@@ -16,7 +16,7 @@ MOMENTS = {
     "before the announcement": ("hf_clamu.models.state:record_pending", 0, False),
     "before the model is written": ("hf_clamu.models.saving:write_checkpoint", 0, False),
     "before the exchange": ("hf_clamu.storage.replace:_exchange", 0, False),
-    "before the old model goes": ("hf_clamu.storage.replace:_keep_name", 0, True),
+    "before the old model goes": ("hf_clamu.storage.replace:_sync_name", 0, True),
     "before the receipts": ("hf_clamu.models.state:finalize_changes", 0, True),
     "between the receipts": ("hf_clamu.operations.lifecycle.recovery:write_receipt", 1, True),
     "before a receipt has its name": ("hf_clamu.operations.lifecycle.receipts:canonical_json", 1, True),
@@ -205,7 +205,7 @@ def test_a_model_that_is_moved_before_it_is_settled(fork, work, tiny):
 
 def test_a_build_that_replaced_a_model_and_died(fork, work, tiny):
     command = ("train", "emr.yaml", "--output", "out", "--overwrite")
-    assert fork(work, *command, die_in="hf_clamu.storage.replace:_keep_name").wait().code == -signal.SIGKILL
+    assert fork(work, *command, die_in="hf_clamu.storage.replace:_sync_name").wait().code == -signal.SIGKILL
     new = tiny.digests(work / "out")
     assert [path.suffix for path in work.iterdir() if path.name.startswith(".out.")].count(".new") == 1
     assert fork(work, *command).wait().code == 0

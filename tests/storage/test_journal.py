@@ -44,7 +44,7 @@ def test_nobody_else_can_read_it(journal):
     old = os.umask(0)
     try:
         with journal.locked():
-            journal.note({"salt": "1"})
+            journal.write_note({"salt": "1"})
             part = journal.write("sum", {"a": 1}, SUM)
             lock = journal.folder.with_name("journal.lock")
             modes = [_mode(path) for path in (journal.folder, part.path, journal.folder / "note.json", lock)]
@@ -55,7 +55,7 @@ def test_nobody_else_can_read_it(journal):
 
 def test_a_folder_that_others_could_read_is_closed(journal):
     journal.folder.mkdir(mode=0o755)
-    journal.note({})
+    journal.write_note({})
     assert _mode(journal.folder) == 0o700
 
 
@@ -66,11 +66,15 @@ def test_a_link_is_not_followed(journal, tmp_path):
         (victim / name).write_text("{}", encoding="utf-8")
     before = {path.name: path.read_bytes() for path in victim.iterdir()}
     journal.folder.symlink_to(victim)
-    assert journal.noted() is None
+    assert journal.read_note() is None
     assert journal.parts("sum") == []
     journal.clear()
-    journal.forget_note()
-    for act in (lambda: journal.note({}), lambda: journal.write("sum", {}, SUM), lambda: journal.locked().__enter__()):
+    journal.delete_note()
+    for act in (
+        lambda: journal.write_note({}),
+        lambda: journal.write("sum", {}, SUM),
+        lambda: journal.locked().__enter__(),
+    ):
         with pytest.raises(RecipeError, match="is a symbolic link"):
             act()
     assert {path.name: path.read_bytes() for path in victim.iterdir()} == before
@@ -84,7 +88,7 @@ def test_links_inside_are_not_followed(journal, tmp_path):
     for name in ("a.part", "b.sum.part", ".part.c", ".note.json.partial"):
         (journal.folder / name).symlink_to(victim / "file")
     (journal.folder / ".part.d").symlink_to(victim / "inner")
-    journal.note({"a": 1})
+    journal.write_note({"a": 1})
     journal.clear()
     assert not journal.folder.exists()
     assert (victim / "file").read_text(encoding="utf-8") == "kept"
@@ -139,7 +143,7 @@ DEEP = "[" * 100_000 + "]" * 100_000
 def test_a_note_that_nobody_here_wrote(journal, text):
     journal.make()
     (journal.folder / "note.json").write_text(text, encoding="utf-8")
-    assert journal.noted() is None
+    assert journal.read_note() is None
 
 
 # -- the lock --------------------------------------------------------------------------------------------------------
@@ -162,7 +166,7 @@ def tell(name):
 try:
     if who == "A":
         with journal.locked():
-            journal.note({"a": 1})
+            journal.write_note({"a": 1})
             tell("A is in")
             wait("B was refused")
             journal.clear()
@@ -272,16 +276,16 @@ def test_the_last_word_of_a_run_that_was_killed(tmp_path):
         "import os, signal, sys; from pathlib import Path; from hf_clamu.storage import Journal\n"
         "j = Journal(Path(sys.argv[1]))\n"
         "with j.locked():\n"
-        "    j.lock.say({'command': 'x' * 10})\n"
-        "    j.lock.say({'command': 'y'})\n"
+        "    j.lock.write_message({'command': 'x' * 10})\n"
+        "    j.lock.write_message({'command': 'y'})\n"
         "    os.kill(os.getpid(), signal.SIGKILL)"
     )
     journal = Journal(tmp_path / "journal")
     assert _run(code, journal.folder).returncode == -9
     with journal.locked():
-        assert journal.lock.said() == {"command": "y"}
+        assert journal.lock.read_message() == {"command": "y"}
     with journal.locked():
-        assert journal.lock.said() is None
+        assert journal.lock.read_message() is None
     (tmp_path / "journal.lock").write_text(DEEP, encoding="utf-8")
     with journal.locked():
-        assert journal.lock.said() is None
+        assert journal.lock.read_message() is None

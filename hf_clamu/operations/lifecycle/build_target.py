@@ -44,7 +44,7 @@ class BuildTarget:
         workers = Workers.current()
         summary = None
         if workers.is_main and (self.output / LEDGER_NAME).is_file():
-            announced = self.journal.lock.said()
+            announced = self.journal.lock.read_message()
             if isinstance(announced, Mapping) and announced.get("command") == self.command:
                 checkpoint = read_checkpoint(self.output)
                 if checkpoint.state_digest == announced.get("state"):
@@ -56,7 +56,7 @@ class BuildTarget:
     def announce(self, state_digest: str) -> None:
         """Note which state this command is about to save, for a run that repeats it."""
         if Workers.current().is_main:
-            self.journal.lock.say({"command": self.command, "state": state_digest})
+            self.journal.lock.write_message({"command": self.command, "state": state_digest})
 
     def close(self) -> None:
         """Clear the journal: the main process has saved the model."""

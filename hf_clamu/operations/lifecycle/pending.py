@@ -87,7 +87,7 @@ def replace_pending(journal: Journal, changes: Iterable[Change], place: Path | N
         folders = {name: _relative(getattr(change, name), journal.folder) for name in _FOLDERS}
         noted.append({**asdict(change), **folders})
     at = None if place is None else _relative(str(place.resolve()), journal.folder)
-    journal.note({"changes": noted, "place": at})
+    journal.write_note({"changes": noted, "place": at})
 
 
 def remove_pending(journal: Journal, changes: Sequence[Change]) -> None:
@@ -96,7 +96,7 @@ def remove_pending(journal: Journal, changes: Sequence[Change]) -> None:
     if left:
         replace_pending(journal, left)
     else:
-        journal.forget_note()
+        journal.delete_note()
 
 
 def finish_pending(journal: Journal, changes: Sequence[Change] = ()) -> None:
@@ -116,7 +116,7 @@ def read_pending(journal: Journal, say: Callable[[str], object] = lambda text: N
     """
     if not journal.has_note:
         return []
-    noted = journal.noted()
+    noted = journal.read_note()
     try:
         if not isinstance(noted, dict) or not isinstance(noted["changes"], list):
             raise ValueError
@@ -128,7 +128,7 @@ def read_pending(journal: Journal, say: Callable[[str], object] = lambda text: N
 
 def pending_target(journal: Journal) -> Path | None:
     """Return the folder that the announced changes were about to be saved to, where that is known."""
-    noted = journal.noted()
+    noted = journal.read_note()
     place = noted.get("place") if isinstance(noted, dict) else None
     if not isinstance(place, str) or "\0" in place:
         return None

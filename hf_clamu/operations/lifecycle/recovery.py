@@ -151,7 +151,7 @@ def recover_pending(
         done = {change.key for change in changes} - {change.key for change in left}
         finish_pending(journal, [change for change in changes if change.key in done])
     elif not (left or ours):
-        journal.forget_note()
+        journal.delete_note()
     return result
 
 
