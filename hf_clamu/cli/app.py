@@ -28,7 +28,20 @@ __all__ = ["app", "main"]
 
 # In the order of `clamu --help`.
 _COMMANDS: tuple[Callable[..., None], ...] = (
-    *(demo, info, predict, evaluate, export, verify, unmerge, add, update, train, plan, merge, push, erase),
+    demo,
+    info,
+    predict,
+    evaluate,
+    export,
+    verify,
+    unmerge,
+    add,
+    update,
+    train,
+    plan,
+    merge,
+    push,
+    erase,
 )
 
 app = typer.Typer(

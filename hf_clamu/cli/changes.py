@@ -16,6 +16,7 @@ from hf_clamu.cli.models import load_model
 from hf_clamu.cli.output import is_main_process, note, require_empty_output
 
 if TYPE_CHECKING:
+    from hf_clamu.models.modeling_clamu import ClamuModel
     from hf_clamu.operations.lifecycle.target import ModelTarget
 
 __all__ = [
@@ -59,7 +60,7 @@ def open_change(options: ChangeOptions) -> AbstractContextManager[ModelTarget]:
     )
 
 
-def load_to_change(target: ModelTarget) -> Any:
+def load_to_change(target: ModelTarget) -> ClamuModel:
     """Load the model to change, or the result if an earlier run had saved it."""
     if target.has_result:
         return load_model(target.name)
@@ -78,7 +79,7 @@ def require_writable(target: ModelTarget) -> None:
         require_replaceable(target.receipts)
 
 
-def save_change(target: ModelTarget, model: Any, options: ChangeOptions) -> None:
+def save_change(target: ModelTarget, model: ClamuModel, options: ChangeOptions) -> None:
     """Save a changed model, and ask first whether the history of a Hub id is to be erased."""
     erase_history = False
     if is_main_process():

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from hf_clamu.cli.output import is_main_process, note
 from hf_clamu.errors import RecipeError
 
+if TYPE_CHECKING:
+    from hf_clamu.models.modeling_clamu import ClamuModel
+
 __all__ = ["load_model", "open_model", "refuse_cluster_and_task", "report_pending", "task_id_key"]
 
 
-def open_model(folder: str) -> Any:
+def open_model(folder: str) -> ClamuModel:
     """Load a model for a command that only reads it; what a run that died has left there stays as it is."""
     report_pending(Path(folder))
     return load_model(folder)
 
 
-def load_model(folder: str) -> Any:
+def load_model(folder: str) -> ClamuModel:
     """Load a model from a folder or a Hub id, with the key of its task ids if the environment has it."""
     from hf_clamu.models.modeling_clamu import ClamuModel
 

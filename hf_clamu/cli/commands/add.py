@@ -35,6 +35,7 @@ from hf_clamu.cli.output import emit, is_main_process, note, quieten
 from hf_clamu.errors import RecipeError
 
 if TYPE_CHECKING:
+    from hf_clamu.models.modeling_clamu import ClamuModel
     from hf_clamu.operations.lifecycle.target import ModelTarget
     from hf_clamu.tasks import TaskDataset
 
@@ -143,23 +144,23 @@ def update(
     _report(target, model, "Updated", as_json)
 
 
-def _new_tasks(model: Any, new: Sequence[Path], tasks: Sequence[str] | None) -> TaskDataset:
+def _new_tasks(model: ClamuModel, new: Sequence[Path], tasks: Sequence[str] | None) -> TaskDataset:
     """Return the tasks of files of new rows, or those of them that are named."""
     return _named(model, model.load_tasks(new), tasks)
 
 
-def _tasks_of_checkpoints(model: Any, folders: Mapping[str, str], tasks: Sequence[str] | None) -> TaskDataset:
+def _tasks_of_checkpoints(model: ClamuModel, folders: Mapping[str, str], tasks: Sequence[str] | None) -> TaskDataset:
     """Return the tasks, without rows, of which there are checkpoints, or those of them that are named."""
     from hf_clamu.tasks import TaskDataset, TaskSpec
 
     config = model.clamu_config
     offered = TaskDataset.without_rows(
-        TaskSpec.from_dict(config.task_spec), map(model.ledger_id, folders), keyed=config.task_ids != "plain"
+        TaskSpec.from_dict(config.task_spec or {}), map(model.ledger_id, folders), keyed=config.task_ids != "plain"
     )
     return _named(model, offered, tasks)
 
 
-def _named(model: Any, offered: TaskDataset, tasks: Sequence[str] | None) -> TaskDataset:
+def _named(model: ClamuModel, offered: TaskDataset, tasks: Sequence[str] | None) -> TaskDataset:
     return offered.select(list(map(model.ledger_id, tasks))) if tasks else offered
 
 
@@ -170,12 +171,12 @@ def _share(wanted: list[str]) -> list[str]:
     return list(Workers.current().gather(wanted)[0])
 
 
-def _save_if_changed(target: ModelTarget, model: Any, options: ChangeOptions) -> None:
+def _save_if_changed(target: ModelTarget, model: ClamuModel, options: ChangeOptions) -> None:
     if model.receipts:
         save_change(target, model, options)
 
 
-def _report(target: ModelTarget, model: Any, verb: str, as_json: bool) -> None:
+def _report(target: ModelTarget, model: ClamuModel, verb: str, as_json: bool) -> None:
     if not is_main_process():
         return
     if not model.receipts:

@@ -51,7 +51,7 @@ def predict(
         raise RecipeError("Give either inputs or --data FILE.")
     quieten()
     model = open_model(folder)
-    spec = TaskSpec.from_dict(model.clamu_config.task_spec)
+    spec = TaskSpec.from_dict(model.clamu_config.task_spec or {})
     rows = list(read_files(data, spec, partial=True)[0]) if data else [_row(spec, value) for value in inputs or ()]
     answers = predict_rows(model, rows, cluster=cluster, task=task, fallback=fallback, max_new_tokens=max_new_tokens)
     unchosen = sum(cluster is None and task is None and row.get(spec.task_column) is None for row in rows)

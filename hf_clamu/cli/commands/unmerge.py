@@ -32,6 +32,7 @@ from hf_clamu.cli.output import emit, is_main_process, note, quieten, table
 from hf_clamu.errors import RecipeError, TaskNotFoundError
 
 if TYPE_CHECKING:
+    from hf_clamu.models.modeling_clamu import ClamuModel
     from hf_clamu.operations.lifecycle.queue import ForgetRequest, TriagedRequest
     from hf_clamu.operations.lifecycle.target import ModelTarget
 
@@ -110,7 +111,7 @@ def _parse(tasks: Sequence[str] | None, requests: Path | None) -> list[ForgetReq
     return [ForgetRequest(tasks=tuple(dict.fromkeys(tasks or ())))] if requests is None else read_requests(requests)
 
 
-def _triage(target: ModelTarget, model: Any, asked: Sequence[ForgetRequest]) -> list[TriagedRequest]:
+def _triage(target: ModelTarget, model: ClamuModel, asked: Sequence[ForgetRequest]) -> list[TriagedRequest]:
     """Say which requests are open, done or impossible; of several processes the main one, which recovered, does."""
     from hf_clamu.operations.lifecycle.queue import ForgetRequest, triage
 
@@ -136,7 +137,7 @@ def _share_open(statuses: Sequence[TriagedRequest]) -> dict[str | None, list[str
     return dict(wanted)
 
 
-def _warn_of_near_ids(model: Any, wanted: Mapping[str | None, Sequence[str]]) -> None:
+def _warn_of_near_ids(model: ClamuModel, wanted: Mapping[str | None, Sequence[str]]) -> None:
     """Say that tasks stay whose ids look like those that are forgotten, and name none of them."""
     from hf_clamu.tasks.near_names import near_names
 
@@ -150,15 +151,18 @@ def _warn_of_near_ids(model: Any, wanted: Mapping[str | None, Sequence[str]]) ->
         )
 
 
-def _subtract(model: Any, wanted: Mapping[str | None, list[str]], options: Mapping[str, Any]) -> None:
+def _subtract(model: ClamuModel, wanted: Mapping[str | None, list[str]], options: Mapping[str, Any]) -> None:
     """Take the tasks out of the model, and derive clusters and masks from the others."""
-    if None in wanted:
-        model.unmerge_task(wanted[None], **options)
+    requests = {name: task_ids for name, task_ids in wanted.items() if name is not None}
+    if requests:
+        model.unmerge_requests(requests, **options)
     else:
-        model.unmerge_requests(wanted, **options)
+        model.unmerge_task(wanted[None], **options)
 
 
-def _report(target: ModelTarget, model: Any, asked: ForgetRequest, status: TriagedRequest, as_json: bool) -> None:
+def _report(
+    target: ModelTarget, model: ClamuModel, asked: ForgetRequest, status: TriagedRequest, as_json: bool
+) -> None:
     """Print what became of the tasks that the command line names."""
     values: dict[str, Any] = {"status": "done already", "output": target.name}
     if status.status == "open":
@@ -182,7 +186,7 @@ def _text(names: str, values: Mapping[str, Any]) -> str:
     return "\n".join([f"{head}{values['output']}.", *receipt_lines(values)])
 
 
-def _report_queue(target: ModelTarget, model: Any, statuses: Sequence[TriagedRequest], as_json: bool) -> None:
+def _report_queue(target: ModelTarget, model: ClamuModel, statuses: Sequence[TriagedRequest], as_json: bool) -> None:
     """Print what became of each request of a file; exit with 2 if one failed."""
     made = {receipt["id"]: receipt for receipt in model.receipts if "id" in receipt}
     entries = []
