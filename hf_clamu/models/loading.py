@@ -26,13 +26,21 @@ _IGNORED_OPTIONS = (
 
 @dataclass(frozen=True, kw_only=True)
 class HubOptions:
-    """How files are fetched from the Hub; `ClamuModel.from_pretrained` explains the options."""
+    """How files are fetched from the Hub, see `ClamuModel.from_pretrained`.
+
+    Args:
+        revision (`str`, *optional*): branch, tag or commit.
+        token (`str` or `bool`, *optional*): for private repos.
+        cache_dir (`str` or `Path`, *optional*): of huggingface_hub.
+        offline (`bool`): do not look at the Hub.
+        forced (`bool`): fetch files although the cache holds them.
+    """
 
     revision: str | None = None
     token: str | bool | None = None
     cache_dir: Any = None
-    local_files_only: bool = False
-    force_download: bool = False
+    offline: bool = False
+    forced: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,13 +79,11 @@ def load_saved(
     shared: dict[str, Any] = {
         "token": options.token,
         "cache_dir": options.cache_dir,
-        "local_files_only": options.local_files_only,
+        "local_files_only": options.offline,
     }
     origin = Origin(folder=Path(name_or_path))
     if is_repo_id(name_or_path):
-        folder, commit = download(
-            name_or_path, revision=options.revision, force_download=options.force_download, **shared
-        )
+        folder, commit = download(name_or_path, revision=options.revision, force_download=options.forced, **shared)
         revision = options.revision or "main"
         origin = Origin(folder=folder, repo_id=name_or_path, commit=commit, revision=revision, token=options.token)
     checkpoint = read_checkpoint(origin.folder)

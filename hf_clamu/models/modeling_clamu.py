@@ -98,24 +98,16 @@ class ClamuModel(RequestsMixin):
             IncompatibleBaseError: if the base model is not the one that was merged into.
             TaskNotFoundError: if no such task is merged.
         """
-        if dtype is None:
-            dtype = kwargs.pop("torch_dtype", None)  # its older name, which transformers still takes
+        # torch_dtype is the older name of dtype, which transformers still takes.
+        serves_in = serving_dtype(kwargs.pop("torch_dtype", None) if dtype is None else dtype)
         check_loading_options(kwargs)
         options = HubOptions(
-            revision=revision,
-            token=token,
-            cache_dir=cache_dir,
-            local_files_only=local_files_only,
-            force_download=force_download,
+            revision=revision, token=token, cache_dir=cache_dir, offline=local_files_only, forced=force_download
         )
-        loaded = load_saved(
-            str(pretrained_model_name_or_path),
-            options,
-            attn_implementation=attn_implementation,
-            task_id_key=task_id_key,
-        )
+        name = str(pretrained_model_name_or_path)
+        loaded = load_saved(name, options, attn_implementation=attn_implementation, task_id_key=task_id_key)
         model = loaded.base
-        attach_in_place(model, loaded.checkpoint, loaded.context, dtype=serving_dtype(dtype), digests=loaded.digests)
+        attach_in_place(model, loaded.checkpoint, loaded.context, dtype=serves_in, digests=loaded.digests)
         move_to_device_map(model, device_map)
         if cluster is not None or task is not None:
             model.set_cluster(cluster, task=task)
@@ -153,16 +145,9 @@ class ClamuModel(RequestsMixin):
                 default is `clustering="task_vectors", localization="emr"`.
             tasks (`TaskDataset`, *optional*): the data of the tasks, for learned masks, clusters of features and
                 held-out scores. Tasks without a checkpoint take no part.
-            processing_class (*optional*): tokenizer or image processor; by default the base model's own.
-            revision (`str`, *optional*): branch, tag or commit of the base model on the Hub.
-            token (`str` or `bool`, *optional*): for private repos.
-            cache_dir (`str` or `Path`, *optional*): of huggingface_hub.
-            task_id_key (`str`, *optional*): a secret that keys the ids in the ledger, as in `ClamuTrainer`.
-            card (`CardSettings` or *dict*, *optional*): as in `ClamuTrainer`.
-            journal_dir (`str` or `Path`, *optional*): as in `ClamuTrainer`.
-            archive_dir (`str` or `Path`, *optional*): as in `ClamuTrainer`; requests with the archive do not need the
-                checkpoints again.
-            progress (`Progress`, *optional*): shows how far it is.
+            processing_class, revision, task_id_key, card, journal_dir, archive_dir, progress: as in `ClamuTrainer`.
+                Requests with the archive do not need the checkpoints again.
+            token, cache_dir: as in `from_pretrained`.
 
         Returns:
             `ClamuModel`: the global model selected.
@@ -170,12 +155,9 @@ class ClamuModel(RequestsMixin):
         Raises:
             CheckpointFormatError: if a file of a checkpoint is missing or damaged.
             FixedPointOverflowError: if a weight is NaN or infinite; the message names the task.
-            IncompatibleBaseError: if a checkpoint has another architecture, other tensors or other shapes than the
-                base; the message names file and parameter.
-            RecipeError: if a setting looks at data, and there are none.
-            TaskDataError: if a folder, or the data of a task, is missing.
+            IncompatibleBaseError: if a checkpoint does not fit the base; the message names file and parameter.
+            RecipeError, TaskDataError: if a setting looks at data that are not given, or a folder or data are missing.
         """
-        journal = None if journal_dir is None else Journal(Path(journal_dir))
         start = LocalMerge(
             base=base,
             checkpoints=checkpoints,
@@ -188,6 +170,7 @@ class ClamuModel(RequestsMixin):
             task_id_key=task_id_key,
             card=card if isinstance(card, CardSettings) else CardSettings.from_dict(card or {}),
         )
+        journal = None if journal_dir is None else Journal(Path(journal_dir))
         built, loaded = start.run(journal, archive_at(archive_dir), progress)
         context = ModelContext(processor=loaded.processor, tasks=built.tasks_with_rows, task_id_key=task_id_key)
         attach_in_place(built.base, built.checkpoint, context, journal=journal)

@@ -158,7 +158,14 @@ class SharedDelta:
         num_weights = {name: steps.numel() for name, steps in delta.items()}
         # The place as it was named, not the commit: after a request the repo has another delta, and masks that were
         # saved with this one must be refused, not served from the old commit.
-        return cls(digest, config["alpha"], num_weights, switch, NO_WEIGHTS, source)
+        return cls(
+            digest=digest,
+            alpha=config["alpha"],
+            num_weights=num_weights,
+            switch=switch,
+            rest=NO_WEIGHTS,
+            source=source,
+        )
 
     @classmethod
     def of_clamu_model(cls, model: ClamuModel) -> SharedDelta:

@@ -120,20 +120,12 @@ def recover_pending(
     own = {change.key for change in ours}
     changes = [change for change in read_pending(journal, result.to_do.append) if change.key not in own]
     states = {*states, *filter(None, [saved_state_digest(pending_target(journal))])}
-    is_known = True
-    for chain in _chains([change for change in changes if not change.is_saved]):
-        saved = [number for number, change in enumerate(chain) if change.after in states]
-        if saved:
-            result.changes += chain[: saved[-1] + 1]
-        elif not states <= {chain[0].before}:
-            # Somebody else changed the model since: whether by way of these changes, nobody can tell.
-            is_known = False
-            folder = receipt_dir or journal.folder.resolve().parent
-            for receipt in (receipt for change in chain for receipt in change.receipts):
-                path = write_receipt(folder, receipt, ending=".unsettled")
-                result.to_do.append(
-                    f"Whether the request of {receipt['time']} was carried out cannot be told; see {path}."
-                )
+    open_changes = [change for change in changes if not change.is_saved]
+    result.changes, unknown = _saved_and_unknown(open_changes, states)
+    # Something else changed the model since: whether by way of these changes, nobody can tell.
+    for receipt in (receipt for change in unknown for receipt in change.receipts):
+        path = write_receipt(receipt_dir or journal.folder.resolve().parent, receipt, ending=".unsettled")
+        result.to_do.append(f"Whether the request of {receipt['time']} was carried out cannot be told; see {path}.")
     left, written = [], 0
     for change in [*(change for change in changes if change.is_saved), *result.changes]:
         rest, count = _finish(change, merged, receipt_dir, archive, result)
@@ -147,12 +139,24 @@ def recover_pending(
         return result
     if left or ours:
         replace_pending(journal, [*left, *ours])
-    if result.changes or not is_known:
+    if result.changes or unknown:
         done = {change.key for change in changes} - {change.key for change in left}
         finish_pending(journal, [change for change in changes if change.key in done])
     elif not (left or ours):
         journal.delete_note()
     return result
+
+
+def _saved_and_unknown(changes: Iterable[Change], states: Collection[str]) -> tuple[list[Change], list[Change]]:
+    """Return the changes that led to one of these states, and those of which that cannot be told."""
+    saved, unknown = [], []
+    for chain in _chains(changes):
+        reached = [number for number, change in enumerate(chain) if change.after in states]
+        if reached:
+            saved += chain[: reached[-1] + 1]
+        elif not set(states) <= {chain[0].before}:
+            unknown += chain
+    return saved, unknown
 
 
 def _chains(changes: Iterable[Change]) -> list[list[Change]]:
