@@ -1,6 +1,6 @@
 """The docs do what they say: snippets run, commands parse, links lead somewhere, generated tables are up to date.
 
-`CLAMU_WRITE_DOCS=1 pytest tests/test_docs.py` writes the generated tables of docs/reference.md anew.
+`CLAMU_WRITE_DOCS=1 pytest tests/test_docs.py -k generated` rewrites the generated tables of docs/reference.md.
 """
 
 from __future__ import annotations
@@ -24,8 +24,13 @@ import hf_clamu
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 REFERENCE = ROOT / "docs" / "reference.md"
+ARCHITECTURE = ROOT / "docs" / "architecture.md"
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```", flags=re.MULTILINE | re.DOTALL)
 _SKIP = re.compile(r"<!-- skip: (.+?) -->\s*\Z")
+
+
+def _page_id(page: Path) -> str:
+    return str(page.relative_to(ROOT))
 
 
 def _blocks(page: Path) -> Iterator[tuple[str, str, str]]:
@@ -39,10 +44,10 @@ def _blocks(page: Path) -> Iterator[tuple[str, str, str]]:
 @pytest.mark.parametrize(
     "name",
     [
-        *("quickstart.md", "concepts.md", "how-to.md", "reference.md", "file-format.md", "compatibility.md"),
-        *("scaling.md", "paper.md"),
+        *("quickstart.md", "concepts.md", "reference.md", "file-format.md", "compatibility.md", "troubleshooting.md"),
+        *("architecture.md", "scaling.md", "paper.md", "how-to/README.md", "how-to/train.md", "how-to/methods.md"),
+        *("how-to/serve.md", "how-to/forget.md", "how-to/hub.md", "how-to/merge-checkpoints.md"),
     ],
-    ids=lambda name: name,
 )
 def test_pages_exist(name):
     assert ROOT / "docs" / name in PAGES
@@ -85,7 +90,7 @@ def _by_task(dataset: Any) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=_page_id)
 def test_snippets_run(page, demo_folder, tmp_path, monkeypatch, capsys):
     import shutil
 
@@ -146,7 +151,7 @@ def test_commands_parse(page, line):
 # -- links -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=_page_id)
 def test_links_lead_somewhere(page):
     text = _FENCE.sub("", page.read_text(encoding="utf-8"))
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
@@ -173,6 +178,8 @@ def _settings(kind: Any, meaning: dict[str, str]) -> str:
     rows = []
     for field in fields(kind):
         default = "required" if field.default is MISSING else f"`{json.dumps(field.default)}`"
+        # Recipes and `TaskDataset.from_dataset` leave the kind of task to the columns.
+        default = "by columns" if field.name == "kind" else default
         rows.append((f"`{field.name}`", default, meaning[field.name]))
     return _table(("name", "default", "meaning"), rows)
 
@@ -197,7 +204,7 @@ def _cli() -> str:
                 words += [] if is_option else [f"[{shown}{many}]"]
                 default = "" if parameter.default in (None, False) else f"`{parameter.default}`"
             rows.append((f"`{shown}{_choices(kind)}`", default, info.help))
-        parts.append(f"### {callback.__name__}\n\n{callback.__doc__.strip()} `{' '.join(words)}`\n\n")
+        parts.append(f"### {callback.__name__}\n\n{inspect.cleandoc(callback.__doc__)}\n\n`{' '.join(words)}`\n\n")
         parts[-1] += _table(("argument", "default", "meaning"), rows)
     return "\n\n".join(parts)
 
@@ -311,3 +318,30 @@ def test_names_in_code_that_the_docs_import_exist():
         for module, names in re.findall(r"^from (hf_clamu[\w.]*) import (.+)$", page.read_text(), flags=re.MULTILINE):
             for name in names.split(","):
                 assert hasattr(importlib.import_module(module), name.strip().split(" as ")[0]), f"{page.name}: {name}"
+
+
+# -- errors and architecture -----------------------------------------------------------------------------------------
+
+
+def test_every_error_has_a_section_with_its_way_out():
+    from hf_clamu import errors
+
+    text = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    sections = re.split(r"^### ", text, flags=re.MULTILINE)[1:]
+    headings = [section.split("\n")[0] for section in sections]
+    assert headings == list(errors.__all__)
+    for heading, section in zip(headings, sections, strict=True):
+        assert "**Cause.**" in section, heading
+        assert "**Way out.**" in section, heading
+
+
+def test_the_architecture_page_names_files_that_exist():
+    paths = re.findall(r"`((?:hf_clamu|tests|docs|examples)/[\w/.-]*)`", ARCHITECTURE.read_text(encoding="utf-8"))
+    assert len(paths) > 40
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+
+
+def test_the_architecture_page_names_every_layer():
+    text = ARCHITECTURE.read_text(encoding="utf-8")
+    folders = [folder.name for folder in (ROOT / "hf_clamu").iterdir() if (folder / "__init__.py").is_file()]
+    assert [name for name in folders if f"`hf_clamu/{name}/`" not in text] == []
