@@ -99,7 +99,7 @@ def _loaded(model: Any, options: Mapping[str, Any]) -> Any:
 
 def _inner(pipeline_task: str, model: Any, options: dict[str, Any]) -> Any:
     """Make the transformers pipeline, which encodes as the recipe did."""
-    spec = TaskSpec.from_dict(model.clamu_config.task_spec or {})
+    spec = model.merged.checkpoint.task_spec
     traits = traits_of(spec.kind)
     pipeline_task = TASK_ALIASES.get(pipeline_task, pipeline_task)
     # Pipelines of no head, such as feature-extraction, work with any.

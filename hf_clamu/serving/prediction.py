@@ -54,7 +54,7 @@ def predict(
     require_one_choice(cluster, task)
     answers: list[dict[str, Any]] = [{} for _ in rows]
     with model.held():
-        spec = TaskSpec.from_dict(model.clamu_config.task_spec)
+        spec = model.merged.checkpoint.task_spec
         if cluster is None and task is None:
             routes = [_route_of_row(model, spec, index, row, fallback) for index, row in enumerate(rows)]
         else:

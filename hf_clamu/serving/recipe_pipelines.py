@@ -152,7 +152,7 @@ def recipe_pipeline(model: Any) -> Any:
     Returns:
         `transformers.Pipeline`: takes what the recipe's rows hold.
     """
-    traits = traits_of(model.clamu_config.task_spec["kind"])
+    traits = traits_of(model.merged.checkpoint.task_spec.kind)
     make, task = _PIPELINES[traits.reads], traits.pipeline
     if traits.reads == "image":
         # transformers puts images into batches only where a processor says how.
@@ -169,7 +169,7 @@ def recipe_tokenizer(model: Any) -> Any:
     Args:
         model (`ClamuModel`): of texts or words.
     """
-    spec = TaskSpec.from_dict(model.clamu_config.task_spec or {})
+    spec = model.merged.checkpoint.task_spec
     tokenizer = copy.deepcopy(model.processor)
     if tokenizer is not None:
         tokenizer.padding_side = "left" if traits_of(spec.kind).labels == "next_tokens" else "right"
@@ -188,7 +188,7 @@ def _encoded(pipe: Any, column: str, value: Any, processor: Any, *, label: Any =
         processor (*tokenizer or image processor*, *optional*): of the pipeline.
         label (*optional*): labels that come back among the tensors.
     """
-    spec = TaskSpec.from_dict(pipe.model.clamu_config.task_spec)
+    spec = pipe.model.merged.checkpoint.task_spec
     encode = example_encoder(spec, processor, ModelLimits.of(pipe.model))
     example = encode({str(getattr(spec, column)): value}, 0 if label is None else label)
     if label is None:

@@ -151,12 +151,10 @@ def _new_tasks(model: ClamuModel, new: Sequence[Path], tasks: Sequence[str] | No
 
 def _tasks_of_checkpoints(model: ClamuModel, folders: Mapping[str, str], tasks: Sequence[str] | None) -> TaskDataset:
     """Return the tasks, without rows, of which there are checkpoints, or those of them that are named."""
-    from hf_clamu.tasks import TaskDataset, TaskSpec
+    from hf_clamu.tasks import TaskDataset
 
-    config = model.clamu_config
-    offered = TaskDataset.without_rows(
-        TaskSpec.from_dict(config.task_spec or {}), map(model.ledger_id, folders), keyed=config.task_ids != "plain"
-    )
+    merged = model.merged.checkpoint
+    offered = TaskDataset.without_rows(merged.task_spec, map(model.ledger_id, folders), keyed=merged.has_keyed_ids)
     return _named(model, offered, tasks)
 
 

@@ -43,7 +43,6 @@ def predict(
 ) -> None:
     """Predict inputs or rows; a row that names its task is served by that task's cluster."""
     from hf_clamu.serving.prediction import predict as predict_rows
-    from hf_clamu.tasks import TaskSpec
     from hf_clamu.tasks.reading.files import read_files
 
     refuse_cluster_and_task(cluster, task)
@@ -51,7 +50,7 @@ def predict(
         raise RecipeError("Give either inputs or --data FILE.")
     quieten()
     model = open_model(folder)
-    spec = TaskSpec.from_dict(model.clamu_config.task_spec or {})
+    spec = model.merged.checkpoint.task_spec
     rows = list(read_files(data, spec, partial=True)[0]) if data else [_row(spec, value) for value in inputs or ()]
     answers = predict_rows(model, rows, cluster=cluster, task=task, fallback=fallback, max_new_tokens=max_new_tokens)
     unchosen = sum(cluster is None and task is None and row.get(spec.task_column) is None for row in rows)
