@@ -16,7 +16,7 @@ from hf_clamu.base_models.casting import weights_dtype
 from hf_clamu.base_models.loading import empty_model
 from hf_clamu.base_models.processors import load_processor
 from hf_clamu.exact import packed_size
-from hf_clamu.merging import candidate_alphas
+from hf_clamu.merging import ClamuArguments, candidate_alphas
 from hf_clamu.recipe import Recipe
 from hf_clamu.tasks import DataFiles, ModelLimits, TaskDataset, traits_of
 from hf_clamu.training import trainable_names
@@ -90,13 +90,7 @@ def estimate_build(
     """
     arguments = recipe.clamu_arguments()
     tasks = recipe.tasks(data)
-    base, space = recipe.base(), PeftSpace.of(recipe.peft_config, recipe.peft_merging)
-    if space is not None and arguments.has_fixed_signs:
-        space.require_fixed_signs(arguments.localization)
-    model = empty_model(base, tasks.spec, num_labels=tasks.num_labels, revision=recipe.revision)
-    if space is not None:
-        with torch.device("meta"):
-            add_adapter(space, model, arguments.seed)
+    base, model = recipe.base(), _model_to_train(recipe, arguments, tasks)
     sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
     trained = [sizes[name] for name in trainable_names(model, arguments.freeze)]
     count = num_tasks or len(tasks)
@@ -124,6 +118,18 @@ def estimate_build(
         scratch_bytes=num_processes * sums + 4 * part + masks,
         seconds=_seconds(_Work(recipe, tasks, model, num_tasks=count, num_clusters=clusters), num_processes, tokens),
     )
+
+
+def _model_to_train(recipe: Recipe, arguments: ClamuArguments, tasks: TaskDataset) -> Any:
+    """Return the model that trains, with its adapter inside and without memory for its weights."""
+    space = PeftSpace.of(recipe.peft_config, recipe.peft_merging)
+    if space is not None and arguments.has_fixed_signs:
+        space.require_fixed_signs(arguments.localization)
+    model = empty_model(recipe.base(), tasks.spec, num_labels=tasks.num_labels, revision=recipe.revision)
+    if space is not None:
+        with torch.device("meta"):
+            add_adapter(space, model, arguments.seed)
+    return model
 
 
 @dataclass(frozen=True)
