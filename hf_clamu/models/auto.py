@@ -72,7 +72,7 @@ def _take_over(base: Any, given: ClamuConfig) -> None:
     labels = changed.get("id2label", {})
     if labels and len(labels) != base.num_labels:
         raise IncompatibleBaseError(
-            f"The saved model has {base.num_labels} labels and its head is not made anew for {len(labels)}: leave "
+            f"The saved model has {base.num_labels} labels and its head is not made again for {len(labels)}: leave "
             "num_labels= and id2label= out."
         )
     for key, value in changed.items():

@@ -228,7 +228,7 @@ class RequestLog:
         self.unsaved, self.journals = [], []
 
     def note_erasure(self, report: Mapping[str, Any]) -> None:
-        """Add a report on an erased history to the receipts that are not written yet, or else to the last one."""
+        """Add a report on an erased history to the receipts that are not written yet, otherwise to the last one."""
         unsaved = [receipt for change in self.unsaved for receipt in change.receipts]
         for receipt in unsaved:
             receipt["erasure"] = dict(report)

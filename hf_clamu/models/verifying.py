@@ -37,7 +37,7 @@ def verify(request: Request, write: Callable[[Path], None]) -> VerificationRepor
         raise EnvironmentMismatchError(
             "Clusters and masks of this model were derived in another environment than its task vectors "
             "(on_mismatch='localize'), so no build in one environment gives its bytes. A request that is carried "
-            "out here derives them anew."
+            "out here derives them again."
         )
     task_ids = request.checkpoint.state.task_ids
     request.require_data(task_ids)

@@ -171,7 +171,7 @@ def _spec_of(local_models: LocalModels) -> TaskSpec:
             raise _other_labels(local_models, task_id, labels, found[1], f"task {first!r}")
     assert found is not None, "there is a checkpoint"
     kind, labels = found
-    # Evaluation and prediction read data later; until then nobody has named the columns.
+    # Evaluation and prediction read data later; until then the columns have no names.
     columns = traits_of(kind).usual_columns
     return TaskSpec.from_dict({"kind": kind, "task_column": "task", "label_names": labels or None, **columns})
 

@@ -141,8 +141,8 @@ def test_the_configuration_may_be_given(saved_text):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"num_labels": 2}, IncompatibleBaseError, "has 3 labels and its head is not made anew for 2"),
-        ({"id2label": {0: "a"}}, IncompatibleBaseError, "has 3 labels and its head is not made anew for 1"),
+        ({"num_labels": 2}, IncompatibleBaseError, "has 3 labels and its head is not made again for 2"),
+        ({"id2label": {0: "a"}}, IncompatibleBaseError, "has 3 labels and its head is not made again for 1"),
         ({"quantization_config": {"load_in_8bit": True}}, TypeError, "the option 'quantization_config'"),
         ({"vocab_size": 9}, TypeError, "the option 'vocab_size'"),
         ({"dtype": "int8"}, ValueError, "floating-point type"),

@@ -49,7 +49,7 @@ class DeltaSource:
         """Return the local path of a file, downloaded if need be; `None` if the saved model has none of that name.
 
         Raises:
-            HubError: if it cannot be fetched, so that nobody knows.
+            HubError: if it cannot be fetched, so that it is not known.
             CheckpointFormatError: if there is no such place.
         """
         if not self.on_hub:
@@ -146,7 +146,7 @@ class SharedDelta:
         digest = digest_tensors(delta)
         if digest != config["delta_digest"]:
             raise CheckpointFormatError(f"{path} is not the delta that {CONFIG_NAME} names. Take an undamaged copy.")
-        _settle_base(model, config, _read_fresh(pinned, model, config))
+        _restore_base(model, config, _read_fresh(pinned, model, config))
         parameters = dict(model.named_parameters())
         missing = sorted(delta.keys() - parameters.keys())
         if missing:
@@ -238,7 +238,7 @@ def _read_fresh(source: DeltaSource, model: Any, config: Mapping[str, Any]) -> d
     return {} if path is None else read_tensor_file(path)
 
 
-def _settle_base(model: Any, config: Mapping[str, Any], fresh: Mapping[str, torch.Tensor]) -> None:
+def _restore_base(model: Any, config: Mapping[str, Any], fresh: Mapping[str, torch.Tensor]) -> None:
     """Give the model the recorded values of parameters that its checkpoint lacks, and prove that it is `M0`."""
     own = model.state_dict()
     odd = [name for name, value in fresh.items() if name not in own or own[name].shape != value.shape]

@@ -117,7 +117,7 @@ class FilesMixin(ServingMixin):
             `PushResult`: the commit, and with `erase_history` the report.
 
         Raises:
-            HubConflictError: if somebody pushed since this model was loaded; nothing is overwritten.
+            HubConflictError: if something was pushed since this model was loaded; nothing is overwritten.
             HubError: if the Hub refuses or cannot be reached; the old state goes on serving.
         """
         options = PushOptions(

@@ -55,8 +55,8 @@ class RequestsMixin(FilesMixin):
                 model was trained with in this process, or the source that its ledger names.
             checkpoints (*mapping* of `str` to `str` or `Path`, *optional*): folders or Hub ids of local models that
                 were finetuned elsewhere (see `merge`), as they were merged: of the named tasks, and where TALL or EMR
-                masks are derived anew, of the retained ones, too.
-            on_mismatch (`str`): `"error"`, or `"rebuild"` to build anew from the retained tasks if data, bits or
+                masks are derived again, of the retained ones, too.
+            on_mismatch (`str`): `"error"`, or `"rebuild"` to rebuild from the retained tasks if data, bits or
                 environment differ from the ledger, or with an archive `"localize"` to derive clusters and masks in
                 this environment if it differs.
             receipt_dir (`str` or `Path`, *optional*): writes the receipt there; it is in `receipts` anyway. With
@@ -160,7 +160,7 @@ class RequestsMixin(FilesMixin):
                 ones. Without it the checkpoints of tasks that are not merged are added.
             checkpoints (*mapping* of `str` to `str` or `Path`, *optional*): folders or Hub ids of local models that
                 were finetuned elsewhere: of new tasks, which are not finetuned then, and where TALL or EMR masks are
-                derived anew, of the merged ones, too.
+                derived again, of the merged ones, too.
             data (`TaskDataset`, `str` or `Path`, *optional*): the data of the merged tasks, as in `unmerge_task`.
             receipt_dir (`str` or `Path`, *optional*): as in `unmerge_task`.
             journal_dir (`str` or `Path`, *optional*): as in `unmerge_task`.
@@ -263,7 +263,7 @@ class RequestsMixin(FilesMixin):
         checkpoints: Mapping[str, str | Path] | None = None,
         progress: Progress = silent_progress,
     ) -> VerificationReport:
-        """Build anew from the data of the merged tasks and compare every byte of the saved model.
+        """Build again from the data of the merged tasks and compare every byte of the saved model.
 
         Args:
             data (`TaskDataset`, `str` or `Path`, *optional*): as in `unmerge_task`.

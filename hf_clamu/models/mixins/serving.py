@@ -125,7 +125,7 @@ class ServingMixin(InspectionMixin):
 
     def __deepcopy__(self: _Served, memo: dict[int, Any]) -> _Served:
         live: Any = self
-        with self.merged.switch.guard.lock:  # of weights that nobody switches meanwhile
+        with self.merged.switch.guard.lock:  # no thread may switch the weights meanwhile
             made: Any = type(self).__new__(type(self))
             memo[id(self)] = made
             made.__setstate__(copy.deepcopy(live.__getstate__(), memo))

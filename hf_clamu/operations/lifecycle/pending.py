@@ -100,7 +100,7 @@ def remove_pending(journal: Journal, changes: Sequence[Change]) -> None:
 
 
 def finish_pending(journal: Journal, changes: Sequence[Change] = ()) -> None:
-    """Clear a journal of which these changes are done; what else it announces stays announced."""
+    """Clear a journal after these changes are done; other changes that it announces stay announced."""
     left = _others(read_pending(journal), changes)
     if left:
         replace_pending(journal, left)
@@ -141,7 +141,7 @@ def _others(changes: Iterable[Change], known: Iterable[Change]) -> list[Change]:
 
 
 def _change(values: Mapping[str, Any], journal: Path) -> Change:
-    """Return a change that somebody noted, if every field of it is what it must be.
+    """Return a change from a note, if every field is valid.
 
     Raises:
         KeyError, TypeError, ValueError: if one is not.

@@ -83,7 +83,7 @@ def saved_state_digest(folder: Path | None) -> str | None:
 def needs_recovery(
     journal: Journal, ours: Iterable[Change], receipt_dir: str | Path | None, archive: Archive | None
 ) -> bool:
-    """Whether a journal announces changes other than those of this process that may be settled now."""
+    """Whether a journal announces changes of other processes that can be finished now."""
     own = {change.key for change in ours}
     theirs = [change for change in read_pending(journal) if change.key not in own]
     # What is known to be saved waits for its archive, or for a folder for its receipt.
@@ -106,7 +106,7 @@ def recover_pending(
     announced. What was not saved is dropped, and the rest of the journal is there to go on from.
 
     Args:
-        journal (`Journal`): beside the model; nobody else may work on it meanwhile.
+        journal (`Journal`): beside the model; no other process may work on it meanwhile.
         states (*collection* of `str`): state digests of the model wherever it was to be saved.
         merged (*collection* of `str`): names of archive files of the tasks that it has, which are never destroyed.
         receipt_dir (`Path`, *optional*): where receipts are written.
