@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import builtins
+import collections
 import importlib
 import inspect
 import json
@@ -85,6 +86,23 @@ def test_imports_point_down(path):
             pytest.fail(f"{path.name} imports from the root, which imports everything: name the module")
         other = _layer(module)
         assert other == layer or _RANKS[other] < _RANKS[layer], f"{_module(path)} imports {module}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=_module)
+def test_files_classes_and_functions_are_short(path):
+    text = path.read_text(encoding="utf-8")
+    assert text.count("\n") <= 350
+    for node in ast.walk(ast.parse(text)):
+        limit = 300 if isinstance(node, ast.ClassDef) else 60
+        if isinstance(node, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+            assert node.end_lineno - node.lineno < limit, (
+                f"{path.name}:{node.lineno} {node.name} has over {limit} lines"
+            )
+
+
+def test_folders_are_small():
+    sizes = collections.Counter(path.parent for path in FILES)
+    assert {str(folder): size for folder, size in sizes.items() if size > 12} == {}
 
 
 def _circles(graph: dict[str, set[str]]) -> list[set[str]]:
