@@ -13,7 +13,7 @@ from hf_clamu.merging.addition import add_and_derive
 from hf_clamu.merging.arguments import ClamuArguments
 from hf_clamu.merging.derivation import derive
 from hf_clamu.merging.recovery import subtract_tasks
-from hf_clamu.merging.requirements import check_data, deriving_reads_data, require_local_models
+from hf_clamu.merging.requirements import check_data, deriving_reads_data, require_recoverable
 from hf_clamu.merging.state import MergedState, PartialState, require_merged
 from hf_clamu.tasks import TaskDataset
 from hf_clamu.training import TaskTrainer
@@ -61,7 +61,7 @@ def add_tasks(
         check_data(state, state.task_ids, trainer.tasks, trainer.encoded)
     keys = {task_id: record.cluster_key for task_id, record in state.records.items()}
     keys |= {task_id: trainer.tasks.cluster_key(task_id) for task_id in task_ids}
-    require_local_models(trainer, arguments, state.records, (), keys)
+    require_recoverable(trainer, arguments, state.records, (), keys)
     return add_and_derive(PartialState.of(state), sorted(set(task_ids)), trainer, arguments)
 
 
@@ -115,7 +115,7 @@ def _check_retained(
     require_merged(leaving, state.records)
     retained = [task_id for task_id in state.task_ids if task_id not in set(leaving)]
     keys = {task_id: state.records[task_id].cluster_key for task_id in retained}
-    require_local_models(trainer, arguments, state.records, leaving, keys)
+    require_recoverable(trainer, arguments, state.records, leaving, keys)
     if deriving_reads_data(state, arguments):
         check_data(state, retained, trainer.tasks, trainer.encoded)
     return retained

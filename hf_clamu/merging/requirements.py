@@ -27,7 +27,7 @@ __all__ = [
     "missing_checkpoints_error",
     "require_finetuning",
     "require_keys",
-    "require_local_models",
+    "require_recoverable",
     "require_no_data",
     "with_rows",
 ]
@@ -176,14 +176,17 @@ def require_keys(keys: Mapping[str, str | None], arguments: ClamuArguments) -> N
         )
 
 
-def require_local_models(
+def require_recoverable(
     trainer: TaskTrainer,
     arguments: ClamuArguments,
     records: Mapping[str, TaskRecord],
     leaving: Iterable[str],
     after: Mapping[str, str | None],
 ) -> None:
-    """Check that local models that have to be read again are given, unless an archive has their vectors.
+    """Check, before anything is trained, that vectors that are needed again can be recovered.
+
+    With an archive it must have those of all tasks whose local models are not given. Without one, the local models of
+    tasks that came from checkpoints must be given; the others are retrained.
 
     Args:
         trainer (`TaskTrainer`): knows those that are given.
@@ -193,10 +196,9 @@ def require_local_models(
         after (*mapping* of `str` to `str` or `None`): the tasks after the change, with the data's own cluster of each.
 
     Raises:
+        ArchiveError: naming the first task whose vector the archive lacks.
         TaskDataError: naming the first task whose folder is missing.
     """
-    if trainer.archive is not None:
-        return
     reasons: dict[str, str] = {}
     # The mask of a single cluster needs no vector but the merged delta.
     num_clusters = arguments.clustering_method.num_clusters(arguments.num_clusters, len(after), after.values())
@@ -204,8 +206,12 @@ def require_local_models(
         staying = [task_id for task_id in after if task_id in records]
         reasons |= dict.fromkeys(staying, f"to derive the {arguments.localization} masks again")
     reasons |= dict.fromkeys(leaving, "to be subtracted")
-    needed = [task_id for task_id in sorted(reasons) if records[task_id].from_checkpoint]
-    absent = [task_id for task_id in needed if not trainer.is_local(task_id)]
+    read_again = [task_id for task_id in sorted(reasons) if not trainer.is_local(task_id)]
+    if trainer.archive is not None:
+        for task_id in read_again:
+            trainer.archive.require(task_id, records[task_id].vector_digest)
+        return
+    absent = [task_id for task_id in read_again if records[task_id].from_checkpoint]
     if absent:
         raise missing_checkpoints_error(absent, reasons[absent[0]])
 

@@ -93,6 +93,20 @@ class Archive:
         """Whether there is a file for a task's vector."""
         return (self.folder / self.file_name(task_id, vector_digest)).is_file()
 
+    def require(self, task_id: str, vector_digest: str) -> None:
+        """Check that there is a file for a task's vector.
+
+        Raises:
+            ArchiveError: if there is none.
+        """
+        if not self.holds(task_id, vector_digest):
+            raise self._missing(task_id, self.file_name(task_id, vector_digest))
+
+    def _missing(self, task_id: str, name: str) -> ArchiveError:
+        return ArchiveError(
+            f"The archive has no vector of task {task_id!r} as it was merged ({self.uri}/{name}). {_WAYS_OUT}"
+        )
+
     def read(
         self, task_id: str, vector_digest: str, bounds: Mapping[str, int], shapes: Mapping[str, torch.Size]
     ) -> TaskVector:
@@ -111,9 +125,7 @@ class Archive:
         where = f"{self.uri}/{name}"
         with self.fetched(name) as path:
             if not path.is_file():
-                raise ArchiveError(
-                    f"The archive has no vector of task {task_id!r} as it was merged ({where}). {_WAYS_OUT}"
-                )
+                raise self._missing(task_id, name)
             try:
                 vector = TaskVector.of(_decoded(path, bounds, shapes))
             except (OSError, KeyError, ValueError, TypeError, zlib.error) as error:

@@ -25,7 +25,7 @@ from hf_clamu.merging import (
     require_no_data,
 )
 from hf_clamu.merging.addition import early_clusters
-from hf_clamu.merging.requirements import require_local_models
+from hf_clamu.merging.requirements import require_recoverable
 
 # Whether: it is derived from data; it must have data; other environments may differ with data, and without; vectors
 # of the retained are needed; tasks are finetuned under fixed signs.
@@ -126,11 +126,14 @@ def test_local_models_are_read_again_where_vectors_are_needed(localization, clus
         trainer = SimpleNamespace(archive=None, is_local=set(given).__contains__)
         if is_missing:
             with pytest.raises(TaskDataError, match="which have to be read again"):
-                require_local_models(trainer, arguments, records, leaving, after)
+                require_recoverable(trainer, arguments, records, leaving, after)
         else:
-            require_local_models(trainer, arguments, records, leaving, after)
-        trainer.archive = object()
-        require_local_models(trainer, arguments, records, leaving, after)
+            require_recoverable(trainer, arguments, records, leaving, after)
+        asked = []
+        trainer.archive = SimpleNamespace(require=lambda task_id, digest, asked=asked: asked.append(task_id))
+        require_recoverable(trainer, arguments, records, leaving, after)
+        assert bool(asked) == is_missing
+        assert set(asked).isdisjoint(given)
 
 
 @pytest.mark.parametrize(("localization", "clustering"), list(itertools.product(BY_LOCALIZATION, BY_CLUSTERING)))

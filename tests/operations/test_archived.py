@@ -6,6 +6,7 @@ import json
 import shutil
 
 import pytest
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from hf_clamu import (
     ArchiveError,
@@ -280,3 +281,21 @@ def test_what_retraining_would_notice_is_noticed_for_the_retained(tiny, archived
     model, archive = opened()
     with pytest.raises(DigestMismatchError, match="data of task 'user_2'"):
         model.unmerge_task("user_1", data=_with_a_row_less(tiny, "user_2"), archive=archive)
+
+
+def test_a_vector_that_masks_need_and_the_archive_lacks_is_missed_before_training(tiny, opened):
+    # TALL masks need the vectors of all tasks. One that was added without the archive has none there.
+    tasks = tiny.tasks("text")
+    model, archive = opened(localization="tall")
+    (archive / _name(model, "user_1")).unlink()
+    model.unmerge_task("user_2", data=tasks)
+    before = model.state_digest()
+    steps = []
+    hook = register_optimizer_step_pre_hook(lambda *_: steps.append(1))
+    try:
+        with pytest.raises(ArchiveError, match=r"no vector of task 'user_1' as it was merged"):
+            model.add_task(tasks.select("user_2"), data=tasks, archive=archive)
+    finally:
+        hook.remove()
+    assert steps == []
+    assert model.state_digest() == before
