@@ -7,7 +7,7 @@
     │ ├ DigestMismatchError              data or retrained bits differ from what the ledger recorded
     │ ├ EnvironmentMismatchError         libraries, device or switches differ from the recorded fingerprint
     │ ├ StaleMaskError                   a mask was made for another merged delta
-    │ └ WeightsChangedError              live weights were changed by somebody else
+    │ └ WeightsChangedError              live weights were changed by other code
     ├ TaskNotFoundError (LookupError)    no merged task has this id
     ├ ClusterNotFoundError (LookupError) the model has no cluster of this number
     ├ TaskAlreadyMergedError (ValueError)
@@ -16,7 +16,7 @@
     ├ IncompatibleBaseError (ValueError) the base model is not the one that was merged into
     ├ CheckpointFormatError (ValueError) a saved model is missing, truncated, tampered with or too new
     ├ HubError                           the Hub refused a request or could not be reached
-    │ └ HubConflictError                 somebody else pushed in between, so nothing was overwritten
+    │ └ HubConflictError                 another push came in between, so nothing was overwritten
     ├ SaveConflictError                  the folder holds another state than the one that was loaded from it
     ├ RunInProgressError                 another run works on the same output
     └ WorkerError                        another process of the run failed
@@ -61,7 +61,7 @@ class ExactnessError(ClamuError):
 class FixedPointOverflowError(ExactnessError):
     """A value is NaN, infinite, or does not fit the integer grid."""
 
-    #: The parameter that has it, where it is one's.
+    #: The parameter that has the value, if it is known.
     parameter: str | None = None
 
 

@@ -115,7 +115,7 @@ class ClamuTrainer:
         """Finetune, merge, cluster and localize, with all processes that a launcher started.
 
         Returns:
-            `ClamuModel`: the global model selected, with the data at hand for later requests.
+            `ClamuModel`: the global model selected; it keeps the data for later requests.
 
         Raises:
             IncompatibleBaseError: if the base model cannot be loaded or does not fit the tasks.

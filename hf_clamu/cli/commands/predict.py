@@ -63,7 +63,7 @@ def predict(
         named = [{"row": number, "task": row.get(spec.task_column)} for number, row in enumerate(rows)]
         answers = [{**head, **answer} for head, answer in zip(named, answers, strict=True)]
     elif spec.image_column is not None and model.processor is None:
-        note("The model has no image processor: pixels are taken as the files have them, as a rule from 0 to 255.")
+        note("The model has no image processor: pixels are taken as the files have them, usually from 0 to 255.")
     heads = [""] * len(rows) if not data else [_row_head(spec, *numbered) for numbered in enumerate(rows)]
     lines = (f"{head}{_answer_text(answer)}" for head, answer in zip(heads, answers, strict=True))
     emit(as_json, {"predictions": answers}, lambda: "\n".join(lines))

@@ -241,10 +241,10 @@ class RequestsMixin(FilesMixin):
         return self._take_result("update", {None: new.task_ids}, built, options)
 
     def load_tasks(self, data: TaskDataset | DataFiles | None = None) -> TaskDataset:
-        """Return the tasks' data: given, at hand from training, or from the source that the ledger names.
+        """Return the tasks' data: given here, kept from training, or from the source that the ledger names.
 
         Raises:
-            TaskDataError: if they are not to be found, or are cut into tasks in another way than the merged ones.
+            TaskDataError: if they are not found, or use another task specification than the merged ones.
         """
         context = self._live.context
         given = data if data is not None else context.tasks

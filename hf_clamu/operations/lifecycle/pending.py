@@ -1,7 +1,7 @@
 """Changes that are announced beside a model before it is replaced, so that a process that dies loses no receipt.
 
 The announcement is a file that anybody may have put beside a model. It is taken as a whole or not at all, and it names
-nothing that is destroyed or written: archives and folders of receipts are those that the command at hand names.
+nothing that is destroyed or written: archives and folders of receipts are those that the present command names.
 """
 
 from __future__ import annotations
