@@ -106,7 +106,7 @@ def _facts(script, hub, home, *arguments):
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
     settings = {"HF_ENDPOINT": hub.url, "HF_HOME": str(home), "HF_TOKEN": "hf_owner", "HF_HUB_DISABLE_XET": "1"}
     settings |= dict.fromkeys(("NO_PROXY", "no_proxy"), "127.0.0.1")
-    settings["PYTHONPATH"] = os.pathsep.join([str(TESTS / "models"), str(TESTS.parent), kept.get("PYTHONPATH", "")])
+    settings["PYTHONPATH"] = os.pathsep.join([str(TESTS), str(TESTS.parent), kept.get("PYTHONPATH", "")])
     command = [sys.executable, "-c", script, *map(str, arguments)]
     done = subprocess.run(command, env={**kept, **settings}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]

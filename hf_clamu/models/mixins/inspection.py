@@ -32,6 +32,9 @@ class InspectionMixin:
         """The checkpoint that is merged into the live weights, and their switch; a request replaces them."""
         return self._live.merged
 
+    # What `merged` was called; programs that look inside a model read it.
+    _attached = merged
+
     @property
     def clamu_config(self) -> ClamuConfig:
         """The configuration that a saved model has in `config.json`."""
