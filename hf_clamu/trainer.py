@@ -1,4 +1,4 @@
-"""`ClamuTrainer`: from a base model and tasks to a merged model; the only file that knows the order of the stages."""
+"""`ClamuTrainer`: from a base model and tasks to a merged model."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -101,7 +102,7 @@ class Checkpoint:
         """The task masks that are stored besides the cluster masks; empty if they are the same masks."""
         return () if self.state.has_mask_per_task else self.state.task_masks
 
-    @property
+    @cached_property
     def state_digest(self) -> str:
         """The SHA-256 of everything that is merged."""
         state, task_masks = self.state, self.stored_task_masks

@@ -113,7 +113,8 @@ def _check_retained(
 ) -> list[str]:
     """Check the data and local models of the tasks that stay, if they are needed; return their ids."""
     require_merged(leaving, state.records)
-    retained = [task_id for task_id in state.task_ids if task_id not in set(leaving)]
+    gone = set(leaving)
+    retained = [task_id for task_id in state.task_ids if task_id not in gone]
     keys = {task_id: state.records[task_id].cluster_key for task_id in retained}
     require_recoverable(trainer, arguments, state.records, leaving, keys)
     if deriving_reads_data(state, arguments):

@@ -154,7 +154,7 @@ def require_merged(wanted: Iterable[str], present: Iterable[str]) -> None:
     Raises:
         TaskNotFoundError: naming those that are absent.
     """
-    known = list(present)
+    known = set(present)
     absent = [task_id for task_id in dict.fromkeys(wanted) if task_id not in known]
     if not absent:
         return

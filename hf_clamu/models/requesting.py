@@ -205,7 +205,10 @@ def log_change(
         spent = [] if options.archive.retains_forgotten else sorted(old - new)
         archived = {"archive_dir": options.archive.uri, "written": sorted(new - old), "spent": spent}
         facts["archive"] = PENDING if spent else "kept" if old - new else "written"
-        if built.outcome in ("subtracted", "updated"):
+        from_checkpoints = {ledger_id(before, live.context, task_id) for task_id in options.checkpoints or ()}
+        named = {task_id for task_ids in requests.values() for task_id in task_ids}
+        # A checkpoint that is given goes first, and then the archive is not read.
+        if built.outcome in ("subtracted", "updated") and named.isdisjoint(from_checkpoints):
             facts["vectors_from"] = "archive"
     recipe = _recipe(before.config)
     change = Change(

@@ -31,7 +31,8 @@ def unmerge(request: Request, task_ids: Sequence[str], on_mismatch: OnMismatch) 
     """
     before = request.checkpoint.state
     require_merged(task_ids, before.records)
-    retained = [task_id for task_id in before.task_ids if task_id not in set(task_ids)]
+    leaving = set(task_ids)
+    retained = [task_id for task_id in before.task_ids if task_id not in leaving]
     tasks = request.tasks_if_needed()
     kept = tasks.select([task_id for task_id in retained if task_id in tasks])
     started = time.perf_counter()

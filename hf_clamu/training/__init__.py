@@ -1,4 +1,4 @@
-"""Deterministic training on one device: finetuning of tasks, training of masks, measuring.
+"""Deterministic training: finetuning of tasks, training of masks, measuring; each task on one device.
 
 - `determinism`: seeds, threads and deterministic switches
 - `environment`: what the bits of a run depend on besides data and recipe

@@ -262,6 +262,14 @@ def test_an_archive_stands_in_for_the_folders(folders, base, check, tmp_path, na
     check(model, name, [])
 
 
+def test_a_receipt_says_whether_vectors_came_from_the_archive(folders, base, tmp_path):
+    first, second = sorted(folders)[:2]
+    model = ClamuModel.merge(base, folders, _arguments("global-none"), archive_dir=tmp_path / "archive")
+    model.unmerge_task(first, archive=tmp_path / "archive", checkpoints=folders)  # which are read first
+    model.unmerge_task(second, archive=tmp_path / "archive")
+    assert [receipt.get("vectors_from") for receipt in model.receipts] == [None, "archive"]
+
+
 @pytest.fixture
 def changed(folders, tmp_path):
     """Return a function that gives the folders with one weight of one task moved by a little."""

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from hf_clamu.base_models.saved import clone_base
 from hf_clamu.checkpoint.comparison import VerificationReport
+from hf_clamu.merging import require_merged
 from hf_clamu.models.mixins.files import FilesMixin
 from hf_clamu.models.mixins.serving import holds_model
 from hf_clamu.models.requesting import RequestOptions, find_local_models, log_change, open_request, recover_earlier
@@ -45,7 +46,8 @@ class RequestsMixin(FilesMixin):
     ) -> _Changed:
         """Forget one task or many: the result is byte for byte a build without them.
 
-        Each named task is retrained alone, checked by digest and subtracted; clusters, scaling coefficient and masks
+        Each named task is retrained alone (or its vector read, see `checkpoints` and `archive`), checked by digest and
+        subtracted; clusters, scaling coefficient and masks
         are derived from the retained tasks. Afterwards the global model is selected. Saving or pushing is a step of
         its own.
 
@@ -137,6 +139,7 @@ class RequestsMixin(FilesMixin):
         ids = [task_id for task_ids in named.values() for task_id in task_ids]
         if recover_earlier(self._live, "unmerge", ids, options):
             return self
+        require_merged(ids, self.merged.checkpoint.state.records)  # before the base model is copied
         built = unmerge(self._open_request(options), ids, way_out)
         return self._take_result("unmerge", named, built, options)
 
