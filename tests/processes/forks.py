@@ -54,6 +54,8 @@ def _run(request: dict) -> None:
         os.chdir(request["cwd"])
         os.environ |= request.get("env", {})
         tempfile.tempdir = None  # it is looked up once
+        # Whoever started the tests may have it ignored, as shells do for what runs in the background.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         if request.get("die_in"):
             _plant(*request["die_in"].split(":"), request["calls"], request["by"])
         if request.get("script"):
