@@ -303,7 +303,8 @@ def test_a_keyboard_interrupt_lets_others_serve(model):
     asker = _Asker(model)
     base = _digest(model.set_base())
 
-    def serve():
+    def serve(delay):
+        signal.setitimer(signal.ITIMER_REAL, delay)  # in here: on a slow machine it rings at once
         while True:
             asker.by_serving(0)
             asker.by_serving(1)
@@ -312,8 +313,7 @@ def test_a_keyboard_interrupt_lets_others_serve(model):
         signal.signal(signal.SIGALRM, signal.default_int_handler)
         try:
             with pytest.raises(KeyboardInterrupt):
-                signal.setitimer(signal.ITIMER_REAL, delay)  # in here: on a slow machine it rings at once
-                serve()
+                serve(delay)
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, signal.SIG_DFL)
