@@ -39,9 +39,7 @@ def verify(request: Request, write: Callable[[Path], None]) -> VerificationRepor
             "(on_mismatch='localize'), so no build in one environment gives its bytes. A request that is carried "
             "out here derives them again."
         )
-    task_ids = request.checkpoint.state.task_ids
-    request.require_data(task_ids)
-    built = rebuild(request, request.tasks().select(task_ids), backwards=True)
+    built = rebuild(request, request.unchanged_tasks(), backwards=True)
     workers = Workers.current()
     with workers.watched():
         report = _compared(request, built, write).to_dict() if workers.is_main else {}

@@ -145,14 +145,15 @@ class Request:
         if self.checkpoint.environment is not None:
             self.environment.require(self.checkpoint.environment)
 
-    def require_data(self, task_ids: Sequence[str]) -> None:
-        """Check that the data of merged tasks are those that were merged.
+    def unchanged_tasks(self) -> TaskDataset:
+        """Return the data of the merged tasks, checked to be those that were merged.
 
         Raises:
             DigestMismatchError: naming the first task whose data changed.
         """
-        tasks = self.tasks()
-        check_data(self.checkpoint.state, task_ids, tasks, lambda task_id: tasks.encode(task_id, self.processor))
+        tasks, state = self.tasks(), self.checkpoint.state
+        check_data(state, state.task_ids, tasks, lambda task_id: tasks.encode(task_id, self.processor))
+        return tasks.select(state.task_ids)
 
     def tasks(self) -> TaskDataset:
         """Return the data of the merged tasks; their ids alone if they were merged without data."""

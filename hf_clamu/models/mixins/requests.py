@@ -47,9 +47,8 @@ class RequestsMixin(FilesMixin):
         """Forget one task or many: the result is byte for byte a build without them.
 
         Each named task is retrained alone (or its vector read, see `checkpoints` and `archive`), checked by digest and
-        subtracted; clusters, scaling coefficient and masks
-        are derived from the retained tasks. Afterwards the global model is selected. Saving or pushing is a step of
-        its own.
+        subtracted; clusters, scaling coefficient and masks are derived from the retained tasks. Afterwards the global
+        model is selected. Saving or pushing is a step of its own.
 
         Args:
             task_id (`str` or *sequence* of `str`): the tasks to forget.
