@@ -4,6 +4,7 @@
     ├ ExactnessError                     the promise "byte for byte" could not be kept, so nothing was changed
     │ ├ FixedPointOverflowError          a value is NaN, infinite or outside the integer range
     │ ├ ArchiveError                     an archive lacks a vector, or holds another one than was merged
+    │ ├ SnapshotError                    a snapshot lacks the rows of a task, or they cannot be read
     │ ├ DigestMismatchError              data or retrained bits differ from what the ledger recorded
     │ ├ EnvironmentMismatchError         libraries, device or switches differ from the recorded fingerprint
     │ ├ StaleMaskError                   a mask was made for another merged delta
@@ -31,6 +32,7 @@ __all__ = [
     "ExactnessError",
     "FixedPointOverflowError",
     "ArchiveError",
+    "SnapshotError",
     "DigestMismatchError",
     "EnvironmentMismatchError",
     "StaleMaskError",
@@ -67,6 +69,10 @@ class FixedPointOverflowError(ExactnessError):
 
 class ArchiveError(ExactnessError):
     """An archive of task vectors lacks one, or holds another one than was merged."""
+
+
+class SnapshotError(ExactnessError):
+    """A snapshot lacks the rows of a task, they are not those that were merged, or its key is missing or wrong."""
 
 
 class DigestMismatchError(ExactnessError):

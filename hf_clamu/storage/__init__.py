@@ -10,20 +10,25 @@ replace.py    replacing a folder as a whole
 locking.py    one run at a time on an output
 journal.py    what a run has finished, for the next start
 archive.py    integer task vectors that spare a request the retraining
+snapshot/     encoded rows that spare a request the original data
 """
 
 from hf_clamu.storage.archive import ARCHIVE_SUFFIX, Archive, is_archive_name, scratch_of
 from hf_clamu.storage.destroy import destroy_folder
 from hf_clamu.storage.durable import is_plain_file, parse_json, write_atomically
 from hf_clamu.storage.journal import Journal, Part
+from hf_clamu.storage.snapshot import KEY_VARIABLE, Snapshot, environment_key, snapshot_beside
 from hf_clamu.storage.tensors import opened_tensors, read_tensors, save_tensors
 
 __all__ = [
     "ARCHIVE_SUFFIX",
     "Archive",
     "Journal",
+    "KEY_VARIABLE",
     "Part",
+    "Snapshot",
     "destroy_folder",
+    "environment_key",
     "is_archive_name",
     "is_plain_file",
     "opened_tensors",
@@ -31,5 +36,6 @@ __all__ = [
     "read_tensors",
     "save_tensors",
     "scratch_of",
+    "snapshot_beside",
     "write_atomically",
 ]

@@ -9,6 +9,7 @@
 - `sources`: the data section of a recipe
 - `builtin`: data sets that need no download
 - `limits`: what a model can take
+- `stored`: tasks of which the encoded examples are kept
 - `near_names`: ids and labels that differ by a slip
 - `vocabulary`: whether a tokenizer knows the words
 """
@@ -21,6 +22,7 @@ from hf_clamu.tasks.limits import ModelLimits
 from hf_clamu.tasks.partition import PartitionReport, partition_by_column, partition_by_labels, partition_uniform
 from hf_clamu.tasks.sources import DataFiles, load_tasks
 from hf_clamu.tasks.spec import TaskSpec
+from hf_clamu.tasks.stored import StoredTask, pack, unpack
 from hf_clamu.tasks.vocabulary import require_known_words
 
 __all__ = [
@@ -40,6 +42,9 @@ __all__ = [
     "load_tasks",
     "DataFiles",
     "require_known_words",
+    "StoredTask",
+    "pack",
+    "unpack",
     "PartitionReport",
     "partition_by_column",
     "partition_by_labels",

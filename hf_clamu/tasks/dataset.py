@@ -22,6 +22,7 @@ from hf_clamu.tasks.reading.given import open_splits
 from hf_clamu.tasks.reading.labels import with_label_names
 from hf_clamu.tasks.reading.task_rows import TaskRows, group_by_task
 from hf_clamu.tasks.spec import TaskSpec
+from hf_clamu.tasks.stored import StoredTask
 
 __all__ = ["TaskDataset", "keyed_id"]
 
@@ -62,7 +63,12 @@ class TaskDataset:
     """
 
     def __init__(
-        self, spec: TaskSpec, tasks: Mapping[str, TaskRows], source: Mapping[str, Any] | None, *, keyed: bool = False
+        self,
+        spec: TaskSpec,
+        tasks: Mapping[str, TaskRows | StoredTask],
+        source: Mapping[str, Any] | None,
+        *,
+        keyed: bool = False,
     ) -> None:
         self.spec = spec
         self.is_keyed = keyed
@@ -131,13 +137,20 @@ class TaskDataset:
     @property
     def has_rows(self) -> bool:
         """Whether the tasks have rows; of `without_rows` none has."""
-        return any(task.train is not None for task in self._tasks.values())
+        return any(isinstance(task, StoredTask) or task.train is not None for task in self._tasks.values())
+
+    def is_stored(self, task_id: str) -> bool:
+        """Return whether a task came as encoded examples, so that `encode` gives them and `rows` has none."""
+        return isinstance(self._task(task_id), StoredTask)
 
     @property
     def origin(self) -> str:
         """Where the rows came from, in words: the names of the files, or that they were given."""
         names: dict[str, None] = {}
         for task in self._tasks.values():
+            if isinstance(task, StoredTask):
+                names[task.origin] = None
+                continue
             for part in task.parts:
                 names.update(dict.fromkeys(name for name, _ in part.split.files))
         return ", ".join(names) or "the data given"
@@ -166,11 +179,16 @@ class TaskDataset:
 
     def num_examples(self, task_id: str) -> int:
         """Return how many rows a task has, training and validation together."""
-        return sum(len(part.rows) for part in self._task(task_id).parts)
+        task = self._task(task_id)
+        if isinstance(task, StoredTask):
+            return task.num_train + task.num_validation
+        return sum(len(part.rows) for part in task.parts)
 
     def has_validation(self, task_id: str) -> bool:
         """Return whether some of a task's examples are kept out of training; nothing is encoded for it."""
         task = self._task(task_id)
+        if isinstance(task, StoredTask):
+            return task.num_validation > 0
         if task.train is None or task.validation is not None:
             return task.validation is not None and len(task.validation.rows) > 0
         return validation_count(len(task.train.rows), self.spec.validation_fraction) > 0
@@ -233,6 +251,8 @@ class TaskDataset:
         """
         if self.is_keyed:
             raise TaskDataError("These tasks are keyed already; key the tasks with plain ids.")
+        if any(map(self.is_stored, self)):  # their validation examples were chosen under the plain ids
+            raise TaskDataError("These tasks come as encoded examples, so their ids stay as they are.")
         tasks = {keyed_id(key, task_id): task for task_id, task in self._tasks.items()}
         return TaskDataset(self.spec, tasks, self.source, keyed=True)
 
@@ -252,6 +272,8 @@ class TaskDataset:
             TaskDataError: if a row cannot be encoded; the message names task, column and row.
         """
         task = self._task(task_id)
+        if isinstance(task, StoredTask):
+            return task.read()
         if task.train is None:
             return EncodedTask(task_id=task_id, train=(), validation=(), digest=None)
         encoded = [encode_rows(self.spec, task_id, part, processor, limits) for part in task.parts]
@@ -279,7 +301,7 @@ class TaskDataset:
         from datasets import concatenate_datasets
 
         task = self._task(task_id)
-        if task.train is None:
+        if isinstance(task, StoredTask) or task.train is None:
             raise TaskDataError(f"Task {task_id!r} came without rows.")
         encoded = [encode_rows(self.spec, task_id, part, processor) for part in task.parts]
         # Rows are numbered through both parts, as they stand in the result before it is put in order.
@@ -291,7 +313,7 @@ class TaskDataset:
             [row for _, row in chosen]
         )
 
-    def _task(self, task_id: str) -> TaskRows:
+    def _task(self, task_id: str) -> TaskRows | StoredTask:
         if task_id in self._tasks:
             return self._tasks[task_id]
         # Near ids are not suggested, as in `require_merged`: they are those of other owners.
