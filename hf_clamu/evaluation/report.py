@@ -15,9 +15,9 @@ from hf_clamu.evaluation.evaluators import evaluator
 from hf_clamu.evaluation.metrics import Accuracy, AnswerProbability, MacroF1
 from hf_clamu.serving.recipe_pipelines import recipe_pipeline
 from hf_clamu.serving.routing import select_route
-from hf_clamu.tasks import TaskDataset, traits_of
+from hf_clamu.tasks import Example, TaskDataset, traits_of
 from hf_clamu.tasks.encoding import padding_id
-from hf_clamu.training import LiveModel, Progress, losses_and_scores, silent_progress
+from hf_clamu.training import LiveModel, Progress, label_predictions, losses_and_scores, silent_progress
 
 __all__ = ["EvaluationReport", "Summary", "evaluate_model"]
 
@@ -173,27 +173,40 @@ def _summaries(tasks: Iterable[Mapping[str, float]]) -> dict[str, Summary]:
     return {name: Summary.of(row[name] for row in rows) for name in rows[0]}
 
 
+def _examples(tasks: TaskDataset, task_id: str, processor: Any, split: Split) -> tuple[Example, ...]:
+    encoded = tasks.encode(task_id, processor)
+    parts = {"train": encoded.train, "validation": encoded.validation}
+    return parts.get(split, (*encoded.train, *encoded.validation))
+
+
 class _Labels:
     """Measures a classifier by its pipeline."""
 
     def __init__(self, model: Any, tasks: TaskDataset, split: Split) -> None:
         spec = tasks.spec
         self._tasks, self._split, self._processor = tasks, split, model.processor
+        self._live = LiveModel(model, device=model.device, pad_token_id=padding_id(model.processor))
         self._evaluator = evaluator(traits_of(spec.kind).pipeline)
+        self._metric = evaluate.combine([Accuracy(), MacroF1()])
         self._settings = {
             "model_or_pipeline": recipe_pipeline(model),
-            "metric": evaluate.combine([Accuracy(), MacroF1()]),
+            "metric": self._metric,
             "input_column": spec.image_column or spec.tokens_column or spec.text_column,
             "label_column": spec.label_column or spec.tags_column,
             "label_mapping": model.config.label2id,
         }
 
     def __call__(self, task_id: str) -> tuple[dict[str, float], int] | None:
-        rows = self._tasks.rows(task_id, self._processor, self._split)
-        if len(rows) == 0:
-            return None
-        scores = self._evaluator.compute(data=rows, **self._settings)
-        return {name: float(scores[name]) for name in ("accuracy", "macro_f1")}, len(rows)
+        if self._tasks.is_stored(task_id):  # there are no rows for a pipeline
+            examples = _examples(self._tasks, task_id, self._processor, self._split)
+            predictions, references = label_predictions(self._live, examples, self._tasks.spec.kind)
+            count = len(examples)
+            scores = self._metric.compute(predictions=predictions, references=references) if count else {}
+        else:
+            rows = self._tasks.rows(task_id, self._processor, self._split)
+            count = len(rows)
+            scores = self._evaluator.compute(data=rows, **self._settings) if count else {}
+        return ({name: float(scores[name]) for name in ("accuracy", "macro_f1")}, count) if count else None
 
 
 class _Answers:
@@ -205,9 +218,7 @@ class _Answers:
         self._metric = AnswerProbability()
 
     def __call__(self, task_id: str) -> tuple[dict[str, float], int] | None:
-        encoded = self._tasks.encode(task_id, self._processor)
-        parts = {"train": encoded.train, "validation": encoded.validation}
-        examples = parts.get(self._split, (*encoded.train, *encoded.validation))
+        examples = _examples(self._tasks, task_id, self._processor, self._split)
         if not examples:
             return None
         losses, _ = losses_and_scores(self._live, examples, self._tasks.spec.kind)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from hf_clamu.tasks import Example, traits_of
 from hf_clamu.training.batching import chunks
 from hf_clamu.training.workspace import LiveModel
 
-__all__ = ["Measurement", "losses_and_scores", "measure", "task_feature"]
+__all__ = ["Measurement", "label_predictions", "losses_and_scores", "measure", "task_feature"]
 
 EVALUATION_BATCH = 64
 
@@ -59,15 +59,10 @@ def losses_and_scores(live: LiveModel, examples: Sequence[Example], kind: str) -
         examples (*sequence* of `Example`): any number.
         kind (`str`): of the tasks; it tells what their labels mean.
     """
-    live.model.eval()
     traits = traits_of(kind)
     losses: list[float] = []
     scores: list[float] = []
-    for part in chunks(examples, EVALUATION_BATCH):
-        batch = live.batch(part)
-        # A decoder reads the labels, shifted by one; every other model only needs its inputs.
-        labels_B = batch["labels"] if traits.labels == "decoder" else batch.pop("labels")
-        logits = live.forward(batch).logits.float()
+    for logits, labels_B in _answers(live, examples, kind):
         if traits.labels == "example":
             losses += torch.nn.functional.cross_entropy(logits, labels_B, reduction="none").tolist()
             scores += (logits.argmax(-1) == labels_B).float().tolist()
@@ -85,6 +80,40 @@ def losses_and_scores(live: LiveModel, examples: Sequence[Example], kind: str) -
         else:
             scores += torch.exp(-loss_B).tolist()
     return losses, scores
+
+
+@torch.no_grad()
+def label_predictions(live: LiveModel, examples: Sequence[Example], kind: str) -> tuple[list[Any], list[Any]]:
+    """Return what a classifier answers, and what is right: a number for each example, or for each word of each.
+
+    Args:
+        live (`LiveModel`): the model.
+        examples (*sequence* of `Example`): any number.
+        kind (`str`): of the tasks, which have labels.
+    """
+    predictions: list[Any] = []
+    references: list[Any] = []
+    for logits, labels_B in _answers(live, examples, kind):
+        found_B = logits.argmax(-1)
+        if traits_of(kind).labels == "example":
+            predictions += found_B.tolist()
+            references += labels_B.tolist()
+            continue
+        for found_L, labels_L in zip(found_B, labels_B, strict=True):
+            is_word_L = labels_L != -100
+            predictions.append(found_L[is_word_L].tolist())
+            references.append(labels_L[is_word_L].tolist())
+    return predictions, references
+
+
+def _answers(live: LiveModel, examples: Sequence[Example], kind: str) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Yield logits (float32) and labels of one batch after the other."""
+    live.model.eval()
+    for part in chunks(examples, EVALUATION_BATCH):
+        batch = live.batch(part)
+        # A decoder reads the labels, shifted by one; every other model only needs its inputs.
+        labels_B = batch["labels"] if traits_of(kind).labels == "decoder" else batch.pop("labels")
+        yield live.forward(batch).logits.float(), labels_B
 
 
 @torch.no_grad()
