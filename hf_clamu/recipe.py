@@ -28,6 +28,7 @@ _KEYS = (
     "peft_merging",
     "card",
     "archive",
+    "snapshot",
 )
 
 
@@ -49,6 +50,7 @@ class Recipe:
         card (*dict*): licence, languages, tags and more for the model card, see `CardSettings`.
         archive (`str`, *optional*): a folder (relative to the recipe) or `hf://ORG/NAME` for the integer vectors of
             the tasks, see `ClamuTrainer`.
+        snapshot (`bool`): keep the encoded rows of the tasks beside the model, see `ClamuTrainer`.
         folder (`Path`): relative paths start here.
 
     Raises:
@@ -72,6 +74,7 @@ class Recipe:
     peft_merging: str | None = None
     card: dict[str, Any] = field(default_factory=dict)
     archive: str | None = None
+    snapshot: bool = False
     folder: Path = Path()
 
     @classmethod
@@ -110,6 +113,8 @@ class Recipe:
         for key in ("data", "arguments", "peft_config", "card"):
             if not isinstance(values.get(key) or {}, Mapping):
                 raise RecipeError(f"{where}: {key} must be a mapping, got {values[key]!r}.")
+        if not isinstance(values.get("snapshot", False), bool):
+            raise RecipeError(f"{where}: snapshot must be true or false, got {values['snapshot']!r}.")
         base = values["base_model"]
         return cls(
             base_model=base if isinstance(base, str) else dict(base),
@@ -122,6 +127,7 @@ class Recipe:
             peft_merging=values.get("peft_merging"),
             card=dict(values.get("card") or {}),
             archive=values.get("archive"),
+            snapshot=values.get("snapshot", False),
             folder=folder or Path(),
         )
 
@@ -153,7 +159,7 @@ class Recipe:
             peft_config=self.peft_config,
             peft_merging=self.peft_merging,
             card=self.card,
-            **{"archive_dir": self.archive_place(), **options},
+            **{"archive_dir": self.archive_place(), "snapshot": self.snapshot, **options},
         )
 
     def archive_place(self) -> str | Path | None:

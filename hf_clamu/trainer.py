@@ -17,7 +17,7 @@ from hf_clamu.models.state import ModelContext
 from hf_clamu.operations.build import build
 from hf_clamu.operations.configuration import initial_config
 from hf_clamu.operations.context import RunContext, build_environment
-from hf_clamu.storage import Journal
+from hf_clamu.storage import Journal, environment_key
 from hf_clamu.tasks import TaskDataset, require_known_words
 from hf_clamu.training import Progress, undisturbed
 
@@ -61,6 +61,10 @@ class ClamuTrainer:
             that keeps the integer vector of each task, so that requests need not retrain it
             (`unmerge_task(..., archive=...)`). It is not part of the model, which is the same without it; keep it
             private.
+        snapshot (`bool`): keep the encoded rows of each task in the private folder `NAME.snapshot` beside the saved
+            model, from its first `save_pretrained` on, so that requests need no other data. It is not part of the
+            model and never pushed; a forgotten task's rows are destroyed with it. With the environment variable
+            `CLAMU_SNAPSHOT_KEY` it is encrypted.
         progress (`Progress`, *optional*): shows how far it is; by default bars on stderr.
 
     Example:
@@ -88,6 +92,7 @@ class ClamuTrainer:
         card: CardSettings | Mapping[str, Any] | None = None,
         journal_dir: str | Path | None = None,
         archive_dir: str | Path | None = None,
+        snapshot: bool = False,
         progress: Progress | None = None,
     ) -> None:
         if not isinstance(tasks, TaskDataset):
@@ -107,6 +112,9 @@ class ClamuTrainer:
         self.card = card if isinstance(card, CardSettings) else CardSettings.from_dict(card or {})
         self.journal = None if journal_dir is None else Journal(Path(journal_dir))
         self.archive = archive_at(archive_dir)
+        if snapshot:
+            environment_key()  # a key that cannot be used should show before anything is trained
+        self.snapshot = snapshot
         self.progress: Progress = progress or progress_bars
         self.seconds: dict[str, float] = {}
 
@@ -147,7 +155,12 @@ class ClamuTrainer:
         config = initial_config(base, self.tasks, self.args, self.card)
         built = build(context, config, fresh=base.fresh, source=self.tasks.source)
         self.seconds = built.seconds
-        kept = ModelContext(processor=base.processor, tasks=self.tasks, task_id_key=self.task_id_key)
+        kept = ModelContext(
+            processor=base.processor,
+            tasks=self.tasks,
+            task_id_key=self.task_id_key,
+            keeps_snapshot=self.snapshot,
+        )
         attach_in_place(built.base, built.checkpoint, kept, journal=self.journal)
         return built.base  # type: ignore[no-any-return]
 

@@ -11,7 +11,7 @@ from hf_clamu.errors import HubError
 from hf_clamu.hub.errors import client_errors, is_unreachable, reason_of, translate_hub_errors
 from hf_clamu.hub.repository import TIMEOUT_SECONDS
 
-__all__ = ["download", "is_repo_id", "require_reachable", "resolve_folder"]
+__all__ = ["download", "is_repo_id", "place_of_repo", "require_reachable", "resolve_folder"]
 
 # What a pull brings; the ledger decides what is a part of the model.
 _SAFE_PATTERNS = (*(f"*{suffix}" for suffix in DATA_SUFFIXES), CARD_NAME)
@@ -20,6 +20,11 @@ _SAFE_PATTERNS = (*(f"*{suffix}" for suffix in DATA_SUFFIXES), CARD_NAME)
 def is_repo_id(name: str) -> bool:
     """Whether a name that is no folder here can be a Hub id: `org/name`."""
     return name.count("/") == 1 and not name.startswith((".", "/", "~")) and not Path(name).exists()
+
+
+def place_of_repo(repo_id: str) -> Path:
+    """Return the place in the working directory that stands for a model on the Hub: what goes with it is beside it."""
+    return Path(repo_id.replace("/", "--"))
 
 
 def resolve_folder(name: str) -> Path:

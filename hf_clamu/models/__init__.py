@@ -6,6 +6,7 @@ state.py           what a live model knows of its merging
 loading.py         reading a saved model and its base
 saving.py          writing a saved model, or a plain checkpoint
 pushing.py         pushing to the Hub
+keeping.py         the rows beside it, kept before a save and destroyed after it
 exporting.py       proof that an export answers as the live model does
 requesting.py      from a caller's options to a request, and from its result to a receipt
 verifying.py       building again, and comparing every byte

@@ -7,7 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hf_clamu.hub.erase import erase_history
+from hf_clamu.hub.pull import place_of_repo
 from hf_clamu.hub.push import PushResult, publish
+from hf_clamu.models.keeping import rows_kept
 from hf_clamu.models.state import LiveState, Origin
 from hf_clamu.storage.staging import scratch_folder
 
@@ -46,7 +48,7 @@ def push(live: LiveState, options: PushOptions, write: Callable[[Path], None]) -
     if options.erase_history and options.create_pr:
         raise ValueError("erase_history goes with a push to a branch, not with create_pr.")
     token = live.context.token if options.token is None else options.token
-    with scratch_folder("push") as scratch:
+    with rows_kept(live, _replaced_place(before, target, options), starts=False), scratch_folder("push") as scratch:
         folder = scratch / "model"
         write(folder)
         result = publish(
@@ -85,6 +87,16 @@ def push(live: LiveState, options: PushOptions, write: Callable[[Path], None]) -
 
 def _known_commit(origin: Origin | None, target: str, revision: str | None) -> str | None:
     """Return the commit that a push must follow: what was pushed after it must not be overwritten unseen."""
-    if origin is None or origin.repo_id != target or revision not in (None, origin.revision):
+    return origin.commit if origin is not None and _goes_back(origin, target, revision) else None
+
+
+def _goes_back(origin: Origin, target: str, revision: str | None) -> bool:
+    """Whether a push goes to the branch that a model came from."""
+    return origin.repo_id == target and revision in (None, origin.revision)
+
+
+def _replaced_place(origin: Origin | None, target: str, options: PushOptions) -> Path | None:
+    """Return the place whose snapshot goes with what a push replaces; other branches and pull requests have none."""
+    if origin is None or options.create_pr or not _goes_back(origin, target, options.revision):
         return None
-    return origin.commit
+    return place_of_repo(target)

@@ -18,6 +18,7 @@ from hf_clamu.operations.lifecycle.pending import Change, archived_names
 from hf_clamu.operations.lifecycle.receipts import PENDING, make_receipt, salted_ids
 from hf_clamu.operations.lifecycle.recovery import needs_recovery, recover_pending
 from hf_clamu.operations.request import ChangeResult, Request, RequestKind
+from hf_clamu.operations.snapshots import snapshot_names
 from hf_clamu.storage import Archive, Journal
 from hf_clamu.tasks import DataFiles, TaskDataset, keyed_id
 from hf_clamu.training import Progress, Workers, silent_progress
@@ -127,6 +128,7 @@ def open_request(live: LiveState, options: RequestOptions, base: Any, local_mode
         journal=options.journal,
         archive=options.archive,
         local_models=local_models,
+        snapshot=context.snapshot,
         progress=options.progress,
     )
 
@@ -210,6 +212,9 @@ def log_change(
         # A checkpoint that is given goes first, and then the archive is not read.
         if built.outcome in ("subtracted", "updated") and named.isdisjoint(from_checkpoints):
             facts["vectors_from"] = "archive"
+    if live.context.snapshot is not None:
+        rows_before, rows_after = (snapshot_names(one.state.records) for one in (before, after))
+        facts["snapshot"] = PENDING if set(rows_before.values()) - set(rows_after.values()) else "written"
     recipe = _recipe(before.config)
     change = Change(
         **facts["digests"],

@@ -16,11 +16,12 @@ from hf_clamu.checkpoint.checkpoint import Checkpoint
 from hf_clamu.errors import ClusterNotFoundError
 from hf_clamu.exact import ALL_WEIGHTS, PackedMask, WeightSwitch
 from hf_clamu.exact.guard import Guard
+from hf_clamu.hub.pull import place_of_repo
 from hf_clamu.merging import MergedState
 from hf_clamu.operations.lifecycle.pending import Change, finish_pending, record_pending, remove_pending
-from hf_clamu.operations.lifecycle.receipts import amend_receipt
+from hf_clamu.operations.lifecycle.receipts import PENDING, amend_receipt
 from hf_clamu.operations.lifecycle.recovery import finalize_changes
-from hf_clamu.storage import Journal
+from hf_clamu.storage import Journal, Snapshot, snapshot_beside
 from hf_clamu.tasks import TaskDataset
 
 __all__ = ["LiveState", "MergedWeights", "ModelContext", "Origin", "RequestLog"]
@@ -136,6 +137,7 @@ class ModelContext:
         origin (`Origin`, *optional*): where it was loaded from or saved to.
         task_id_key (`str`, *optional*): the key of the ledger's task ids.
         base_name (`str`): what the base model was called.
+        keeps_snapshot (`bool`): the rows of its tasks are kept wherever it is saved.
     """
 
     processor: Any = None
@@ -143,12 +145,34 @@ class ModelContext:
     origin: Origin | None = None
     task_id_key: str | None = None
     base_name: str = ""
+    keeps_snapshot: bool = False
     _shown_processor: Any = field(default=None, repr=False)
 
     @property
     def folder(self) -> Path | None:
         """The folder that it was loaded from or last saved to."""
         return None if self.origin is None else self.origin.folder
+
+    @property
+    def snapshot(self) -> Snapshot | None:
+        """The rows that are kept beside its folder; for a Hub id, in the working directory as `ORG--NAME.snapshot`."""
+        if self.origin is None:
+            return None
+        places = [self.origin.folder]
+        if self.origin.repo_id is not None:
+            places.append(place_of_repo(self.origin.repo_id))
+        snapshots = (Snapshot(snapshot_beside(place)) for place in places)
+        return next((snapshot for snapshot in snapshots if snapshot.is_there), None)
+
+    def require_room_for_rows(self) -> None:
+        """Check, before new tasks are trained on, that their rows can be added to the snapshot if there is one.
+
+        Raises:
+            SnapshotError: if it is encrypted and its key is missing.
+        """
+        snapshot = self.snapshot
+        if snapshot is not None:
+            snapshot.require_writable()
 
     @property
     def token(self) -> str | bool | None:
@@ -194,7 +218,8 @@ class RequestLog:
         unsaved, journals = [*self.unsaved, change], self.journals
         if journal is not None:
             journals = [*(other for other in journals if other.folder != journal.folder), journal]
-        waits = bool(journals) or change.archive_dir is not None
+        keeps_rows = any("snapshot" in receipt for receipt in change.receipts)
+        waits = bool(journals) or change.archive_dir is not None or keeps_rows
         if is_main:
             if journals:
                 record_pending(journals[-1], unsaved)
@@ -214,6 +239,16 @@ class RequestLog:
         """Take over the receipts of a request that an earlier process saved."""
         self.receipts = [*self.receipts, *receipts]
         self.receipt_dirs = [*self.receipt_dirs, *[receipt_dir] * len(receipts)]
+
+    def settle_snapshot(self, *, is_replaced: bool) -> None:
+        """Say in the receipts that wait for a save whether it destroys the rows of tasks that left.
+
+        Args:
+            is_replaced (`bool`): the model that had them is replaced, and so it is; otherwise it goes on having them.
+        """
+        for receipt in (receipt for change in self.unsaved for receipt in change.receipts):
+            if receipt.get("snapshot") in (PENDING, "kept"):
+                receipt["snapshot"] = PENDING if is_replaced else "kept"
 
     def note_target(self, folder: Path) -> None:
         """Record where the unsaved changes are about to be saved: a process that dies cannot say it any more."""

@@ -9,5 +9,6 @@ request.py        what a request is given, what it checks first, and what it ans
 context.py        what a change runs on
 configuration.py  the configuration of the result
 data.py           the data of merged tasks
+snapshots.py      their rows in a snapshot: kept before a save, destroyed after it
 lifecycle/        queue of requests, pending changes, receipts, recovery after a crash
 """

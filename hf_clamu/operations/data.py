@@ -6,15 +6,21 @@ from pathlib import Path
 
 from hf_clamu.checkpoint.checkpoint import Checkpoint
 from hf_clamu.errors import TaskDataError
+from hf_clamu.operations.snapshots import snapshot_tasks
+from hf_clamu.storage import Snapshot
 from hf_clamu.tasks import DataFiles, TaskDataset, load_tasks
 
 __all__ = ["load_merged_tasks", "with_ledger_ids"]
 
 
 def load_merged_tasks(
-    checkpoint: Checkpoint, data: TaskDataset | DataFiles | None, origin: Path | None, task_id_key: str | None = None
+    checkpoint: Checkpoint,
+    data: TaskDataset | DataFiles | None,
+    origin: Path | None,
+    task_id_key: str | None = None,
+    snapshot: Snapshot | None = None,
 ) -> TaskDataset:
-    """Return the tasks' data: given, or from the source that the ledger names.
+    """Return the tasks' data: given, from a snapshot, or from the source that the ledger names.
 
     Args:
         checkpoint (`Checkpoint`): the merged model.
@@ -22,10 +28,13 @@ def load_merged_tasks(
         origin (`Path`, *optional*): the saved model's folder; files are looked for beside it, then in the working
             directory.
         task_id_key (`str`, *optional*): the key of the ledger's task ids, if they are keyed.
+        snapshot (`Snapshot`, *optional*): of the model.
 
     Raises:
         TaskDataError: if they are not found, or are cut into tasks in another way.
     """
+    if data is None and snapshot is not None:
+        return snapshot_tasks(checkpoint, snapshot)
     expected = checkpoint.task_spec.to_dict()
     tasks = data if isinstance(data, TaskDataset) else _load_files(checkpoint, data, origin)
     given = tasks.spec.to_dict()

@@ -11,7 +11,13 @@ import torch
 
 from hf_clamu.base_models.adapters.space import PeftSpace
 from hf_clamu.checkpoint.checkpoint import Checkpoint
-from hf_clamu.errors import ArchiveError, DigestMismatchError, EnvironmentMismatchError, TaskDataError
+from hf_clamu.errors import (
+    ArchiveError,
+    DigestMismatchError,
+    EnvironmentMismatchError,
+    SnapshotError,
+    TaskDataError,
+)
 from hf_clamu.local_models.local_models import LocalModels
 from hf_clamu.merging import (
     ClamuArguments,
@@ -25,7 +31,7 @@ from hf_clamu.merging import (
 from hf_clamu.operations.configuration import refreshed_config
 from hf_clamu.operations.context import RunContext
 from hf_clamu.operations.data import load_merged_tasks, with_ledger_ids
-from hf_clamu.storage import Archive, Journal
+from hf_clamu.storage import Archive, Journal, Snapshot
 from hf_clamu.tasks import DataFiles, TaskDataset
 from hf_clamu.training import Environment, Progress, Workers, silent_progress
 
@@ -36,7 +42,7 @@ RequestKind = Literal["unmerge", "add", "update"]
 Outcome = Literal["subtracted", "added", "updated", "rebuilt"]
 OnMismatch = Literal["error", "rebuild", "localize"]
 # What a rebuild is the way out of.
-MISMATCHES = (ArchiveError, DigestMismatchError, EnvironmentMismatchError)
+MISMATCHES = (ArchiveError, SnapshotError, DigestMismatchError, EnvironmentMismatchError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +97,7 @@ class Request:
         journal (`Journal`, *optional*): keeps what is finished, for another start.
         archive (`Archive`, *optional*): has the vectors of the merged tasks.
         local_models (`LocalModels`, *optional*): those that were finetuned elsewhere, under the ledger's ids.
+        snapshot (`Snapshot`, *optional*): has the rows of the merged tasks, if no data are given.
         progress (`Progress`): shows how far it is.
     """
 
@@ -103,6 +110,7 @@ class Request:
     journal: Journal | None = None
     archive: Archive | None = None
     local_models: LocalModels | None = None
+    snapshot: Snapshot | None = None
     progress: Progress = silent_progress
 
     @property
@@ -162,7 +170,7 @@ class Request:
             return TaskDataset.without_rows(self.checkpoint.task_spec, records, keyed=self.checkpoint.has_keyed_ids)
         if not records and self.data is None:
             return self._no_tasks()
-        return load_merged_tasks(self.checkpoint, self.data, self.origin, self.task_id_key)
+        return load_merged_tasks(self.checkpoint, self.data, self.origin, self.task_id_key, self.snapshot)
 
     def tasks_if_needed(self, new: TaskDataset | None = None) -> TaskDataset:
         """Return the data of the merged tasks, or no tasks if the data are neither found nor needed.

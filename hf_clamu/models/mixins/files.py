@@ -15,6 +15,7 @@ from hf_clamu.checkpoint.layout import BASE_FOLDER, LEDGER_NAME
 from hf_clamu.errors import WeightsChangedError
 from hf_clamu.hub.push import PushResult
 from hf_clamu.models.exporting import require_same_adapter, require_same_checkpoint
+from hf_clamu.models.keeping import rows_kept
 from hf_clamu.models.mixins.serving import ServingMixin, holds_model
 from hf_clamu.models.pushing import PushOptions, push
 from hf_clamu.models.saving import require_unchanged, save_checkpoint, save_plain
@@ -41,7 +42,8 @@ class FilesMixin(ServingMixin):
         """Save the merged model; an existing one at this place is replaced as a whole or not at all.
 
         The same files are written whatever cluster is selected. Files of others in the folder are kept. Where several
-        processes work on a run, the main one writes.
+        processes work on a run, the main one writes. If the model has a snapshot (see `ClamuTrainer`), there is one
+        beside the new folder, too.
 
         Args:
             save_directory (`str` or `Path`): the folder.
@@ -53,6 +55,7 @@ class FilesMixin(ServingMixin):
         Raises:
             SaveConflictError: if something else was saved there since this model was loaded from it or saved to it;
                 nothing is overwritten.
+            SnapshotError: if the model has a snapshot, and rows for it or its key are missing; nothing is written.
             WeightsChangedError: if the live weights were changed since the last switch. They are no merged model
                 then, and the base class's own `save_pretrained(model, folder)` saves them as a plain one. So they are
                 saved where transformers' `Trainer` asks for it, unless a merged model is at that place.
@@ -78,13 +81,18 @@ class FilesMixin(ServingMixin):
         origin = context.origin or Origin(folder=target)
         known = origin.ledgers.get(target.resolve())
         require_unchanged(target, merged.checkpoint, known, overwrite)
-        if not keep_origin:
-            self._live.log.note_target(target)
-        digest = save_checkpoint(
-            target, merged.checkpoint, context.processor, self._write_base, known=known, overwrite=overwrite
-        )
-        if not keep_origin:
-            context.origin = origin.saved_to(target, digest)
+
+        def save() -> str:
+            return save_checkpoint(
+                target, merged.checkpoint, context.processor, self._write_base, known=known, overwrite=overwrite
+            )
+
+        if keep_origin:
+            save()
+        else:
+            with rows_kept(self._live, target):
+                self._live.log.note_target(target)
+                context.origin = origin.saved_to(target, save())
             self._live.log.finalize()
         if push:
             self.push_to_hub(**{"repo_id": target.name, **push_options})

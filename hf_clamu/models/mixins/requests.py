@@ -185,6 +185,7 @@ class RequestsMixin(FilesMixin):
         new = map(self.ledger_id, checkpoints or ()) if tasks is None else self.keyed_tasks(tasks).task_ids
         if recover_earlier(self._live, "add", list(new), options):
             return self
+        self._live.context.require_room_for_rows()
         request = self._open_request(options, adds=True)
         tasks = request.new_tasks() if tasks is None else tasks
         built = add(request, tasks)
@@ -235,6 +236,7 @@ class RequestsMixin(FilesMixin):
             progress=progress,
         )
         recover_earlier(self._live, "update", (), options)
+        self._live.context.require_room_for_rows()
         request = self._open_request(options)
         new = request.changed_tasks(tasks)
         if not len(new):
@@ -243,14 +245,17 @@ class RequestsMixin(FilesMixin):
         return self._take_result("update", {None: new.task_ids}, built, options)
 
     def load_tasks(self, data: TaskDataset | DataFiles | None = None) -> TaskDataset:
-        """Return the tasks' data: given here, kept from training, or from the source that the ledger names.
+        """Return the tasks' data: given, kept from training, in the snapshot, or from the ledger's source.
+
+        A snapshot has encoded examples: `encode` gives them, and there are no rows.
 
         Raises:
             TaskDataError: if they are not found, or use another task specification than the merged ones.
         """
         context = self._live.context
         given = data if data is not None else context.tasks
-        return load_merged_tasks(self.merged.checkpoint, given, context.folder, context.task_id_key)
+        checkpoint, snapshot = self.merged.checkpoint, context.snapshot
+        return load_merged_tasks(checkpoint, given, context.folder, context.task_id_key, snapshot)
 
     def keyed_tasks(self, tasks: TaskDataset) -> TaskDataset:
         """Return data under the ids that the ledger has, keyed if it keeps keyed commitments."""

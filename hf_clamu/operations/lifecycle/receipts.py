@@ -33,7 +33,7 @@ __all__ = [
     "write_receipt",
 ]
 
-# What a receipt says of archived vectors that are not destroyed yet.
+# What a receipt says of archived vectors, or rows of a snapshot, that are not destroyed yet.
 PENDING = "to be destroyed"
 _PRIVATE = "private"
 # By how many tasks the model changes for each that is named.
@@ -194,6 +194,7 @@ _CHECKS: dict[str, Callable[[Any], bool]] = {
     "seconds": lambda value: isinstance(value, dict) and all(type(one) in (int, float) for one in value.values()),
     "vectors_from": lambda value: value == "archive",
     "archive": lambda value: value in (PENDING, "destroyed", "kept", "written"),
+    "snapshot": lambda value: value in (PENDING, "destroyed", "kept", "written"),
     "erasure": lambda value: isinstance(value, dict),
     _PRIVATE: lambda value: _has(
         value, ("salts",), lambda salts: isinstance(salts, dict) and all(map(_is_salt, salts.values()))

@@ -54,8 +54,7 @@ def finalize_changes(changes: Sequence[Change]) -> None:
             _destroy(archive_at(place), list(names))
     for change in changes:
         for receipt in change.receipts:
-            if receipt.get("archive") == PENDING:
-                receipt["archive"] = "destroyed"
+            receipt.update({name: "destroyed" for name in ("archive", "snapshot") if receipt.get(name) == PENDING})
             if change.receipt_dir is not None:
                 write_receipt(Path(change.receipt_dir), receipt)
 
