@@ -27,6 +27,11 @@ Each message says what was expected, what was found, and what to do.
 
 from __future__ import annotations
 
+import contextlib
+import os
+import sys
+import warnings
+
 __all__ = [
     "ClamuError",
     "ExactnessError",
@@ -142,3 +147,12 @@ class WorkerError(ClamuError):
 def first_line(error: BaseException) -> str:
     """Return the first line that an error of another library says, or its kind if it says nothing."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def warn_caller(message: str) -> None:
+    """Warn of something at the line outside of this package that has led to it."""
+    package = os.path.dirname(__file__)
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and frame.f_code.co_filename.startswith((package, contextlib.__file__)):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, stacklevel=level - 1)

@@ -90,7 +90,7 @@ class ClamuTrainer:
         peft_config: Any = None,
         peft_merging: str | None = None,
         card: CardSettings | Mapping[str, Any] | None = None,
-        journal_dir: str | Path | None = None,
+        journal_dir: str | Path | Journal | None = None,
         archive_dir: str | Path | None = None,
         snapshot: bool = False,
         progress: Progress | None = None,
@@ -110,7 +110,7 @@ class ClamuTrainer:
         if self.space is not None and self.args.has_fixed_signs:
             self.space.require_fixed_signs(self.args.localization)
         self.card = card if isinstance(card, CardSettings) else CardSettings.from_dict(card or {})
-        self.journal = None if journal_dir is None else Journal(Path(journal_dir))
+        self.journal = Journal.at(journal_dir)
         self.archive = archive_at(archive_dir)
         if snapshot:
             environment_key()  # a key that cannot be used should show before anything is trained

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from hf_clamu.checkpoint.layout import LEDGER_NAME
 from hf_clamu.errors import CheckpointFormatError
@@ -23,6 +24,7 @@ __all__ = [
     "read_json",
     "read_ledger",
     "records_of",
+    "require_sealed",
     "sealed",
 ]
 
@@ -144,6 +146,20 @@ def read_ledger(folder: Path) -> dict[str, Any]:
     """
     path = folder / LEDGER_NAME
     ledger = read_json(path)
+    require_sealed(path, ledger)
+    return ledger
+
+
+def require_sealed(path: Path, ledger: Mapping[str, Any]) -> None:
+    """Check that a ledger has the digest of its own content.
+
+    Args:
+        path (`Path`): where it was read, for the message.
+        ledger (*mapping*): its content.
+
+    Raises:
+        CheckpointFormatError: if it was changed.
+    """
     content = {key: value for key, value in ledger.items() if key != "digest"}
     try:
         digest = digest_json(content)
@@ -153,7 +169,6 @@ def read_ledger(folder: Path) -> dict[str, Any]:
         raise CheckpointFormatError(
             f"{path} was changed after it was written (its own digest does not match). Take an undamaged copy."
         )
-    return ledger
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -167,9 +182,10 @@ def read_json(path: Path) -> dict[str, Any]:
             f"{path} is missing. Expected a folder that ClamuModel.save_pretrained or `clamu train` wrote."
         )
     try:
-        if path.stat().st_size > _LARGEST_JSON or not _is_braced(path):
-            raise ValueError("it is no JSON object, or too large for one")
-        value = json.loads(path.read_bytes(), parse_constant=_refuse_constant)
+        with path.open("rb") as file:
+            if path.stat().st_size > _LARGEST_JSON or not _is_braced(file):
+                raise ValueError("it is no JSON object, or too large for one")
+            value = json.loads(file.read(), parse_constant=_refuse_constant)
         depth = _depth(value)
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointFormatError(f"{path} cannot be read as JSON ({error}). Take an undamaged copy.") from error
@@ -184,12 +200,13 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is no JSON")
 
 
-def _is_braced(path: Path) -> bool:
+def _is_braced(file: BinaryIO) -> bool:
     """Whether a file starts and ends as a JSON object does; one with a hole at its end does not."""
-    with path.open("rb") as file:
-        start = file.read(64)
-        file.seek(max(0, path.stat().st_size - 64))
-        return start.lstrip()[:1] in (b"{", b"[") and file.read().rstrip()[-1:] in (b"}", b"]")
+    start = file.read(64)
+    file.seek(max(0, file.seek(0, os.SEEK_END) - 64))
+    end = file.read()
+    file.seek(0)
+    return start.lstrip()[:1] in (b"{", b"[") and end.rstrip()[-1:] in (b"}", b"]")
 
 
 def _depth(value: Any) -> int:

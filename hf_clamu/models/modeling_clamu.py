@@ -128,7 +128,7 @@ class ClamuModel(RequestsMixin):
         cache_dir: str | os.PathLike[str] | None = None,
         task_id_key: str | None = None,
         card: CardSettings | Mapping[str, Any] | None = None,
-        journal_dir: str | Path | None = None,
+        journal_dir: str | Path | Journal | None = None,
         archive_dir: str | Path | None = None,
         progress: Progress = silent_progress,
     ) -> ClamuPreTrainedModel:
@@ -170,7 +170,7 @@ class ClamuModel(RequestsMixin):
             task_id_key=task_id_key,
             card=card if isinstance(card, CardSettings) else CardSettings.from_dict(card or {}),
         )
-        journal = None if journal_dir is None else Journal(Path(journal_dir))
+        journal = Journal.at(journal_dir)
         built, loaded = start.run(journal, archive_at(archive_dir), progress)
         context = ModelContext(processor=loaded.processor, tasks=built.tasks_with_rows, task_id_key=task_id_key)
         attach_in_place(built.base, built.checkpoint, context, journal=journal)

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from hf_clamu.checkpoint.checkpoint import Checkpoint
 from hf_clamu.checkpoint.configuration_clamu import ClamuConfig
-from hf_clamu.errors import TaskDataError, TaskNotFoundError
-from hf_clamu.hub.archive import archive_at
+from hf_clamu.errors import TaskDataError, TaskNotFoundError, warn_caller
 from hf_clamu.local_models.local_models import LocalModels, require_named
 from hf_clamu.models.state import LiveState, ModelContext, RequestLog
 from hf_clamu.operations.lifecycle.pending import Change, archived_names
 from hf_clamu.operations.lifecycle.receipts import PENDING, make_receipt, salted_ids
-from hf_clamu.operations.lifecycle.recovery import needs_recovery, recover_pending
+from hf_clamu.operations.lifecycle.request_files import RequestFiles
 from hf_clamu.operations.request import ChangeResult, Request, RequestKind
 from hf_clamu.operations.snapshots import snapshot_names
-from hf_clamu.storage import Archive, Journal
 from hf_clamu.tasks import DataFiles, TaskDataset, keyed_id
 from hf_clamu.training import Progress, Workers, silent_progress
 
-__all__ = ["RequestOptions", "find_local_models", "ledger_id", "log_change", "open_request", "recover_earlier"]
+__all__ = ["RequestOptions", "cover", "find_local_models", "ledger_id", "log_change", "make_request", "opened"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,31 +30,8 @@ class RequestOptions:
 
     data: TaskDataset | DataFiles | None = None
     checkpoints: Mapping[str, str | Path] | None = None
-    receipt_dir: Path | None = None
-    journal: Journal | None = None
-    archive: Archive | None = None
+    files: RequestFiles = field(default_factory=RequestFiles)
     progress: Progress = silent_progress
-
-    @classmethod
-    def of(
-        cls,
-        *,
-        data: TaskDataset | DataFiles | None,
-        checkpoints: Mapping[str, str | Path] | None,
-        receipt_dir: str | Path | None,
-        journal_dir: str | Path | None,
-        archive: str | Path | Archive | None,
-        progress: Progress,
-    ) -> RequestOptions:
-        """Take over what a caller gave."""
-        return cls(
-            data=data,
-            checkpoints=checkpoints,
-            receipt_dir=None if receipt_dir is None else Path(receipt_dir),
-            journal=None if journal_dir is None else Journal(Path(journal_dir)),
-            archive=archive_at(archive),
-            progress=progress,
-        )
 
 
 def ledger_id(checkpoint: Checkpoint, context: ModelContext, task_id: str) -> str:
@@ -103,75 +78,84 @@ def find_local_models(
     return LocalModels.find(given, token=live.context.token)
 
 
-def open_request(live: LiveState, options: RequestOptions, base: Any, local_models: LocalModels | None) -> Request:
+def make_request(
+    live: LiveState, options: RequestOptions, copy_base: Callable[[], Any], *, adds: bool = False
+) -> Request:
     """Return a request on the present state.
 
     Args:
         live (`LiveState`): of the model.
         options (`RequestOptions`): what the caller gave.
-        base (`transformers.PreTrainedModel`): a base model of its own to train on.
-        local_models (`LocalModels`, *optional*): from `find_local_models`.
+        copy_base (*callable*): makes a base model (`transformers.PreTrainedModel`) to train on.
+        adds (`bool`): local models of tasks that are not merged count, too.
 
     Raises:
-        IncompatibleBaseError: if a local model does not fit the base.
+        TaskDataError: if the folder of a local model is missing.
     """
-    checkpoint, context = live.merged.checkpoint, live.context
-    if local_models is not None:
-        local_models.check(base, checkpoint.task_spec.kind, context.processor)
+    context = live.context
     return Request(
-        checkpoint=checkpoint,
-        base=base,
+        checkpoint=live.merged.checkpoint,
+        copy_base=copy_base,
         processor=context.processor,
         data=options.data if options.data is not None else context.tasks,
         origin=context.folder,
         task_id_key=context.task_id_key,
-        journal=options.journal,
-        archive=options.archive,
-        local_models=local_models,
+        journal=options.files.journal,
+        archive=options.files.archive,
+        local_models=find_local_models(live, options.checkpoints, adds=adds),
         snapshot=context.snapshot,
         progress=options.progress,
     )
 
 
-def recover_earlier(live: LiveState, kind: RequestKind, task_ids: Sequence[str], options: RequestOptions) -> bool:
-    """Finish what an earlier process recorded in the journal before it died; return whether it was this very request.
+@contextmanager
+def opened(live: LiveState, files: RequestFiles) -> Iterator[list[dict[str, Any]]]:
+    """Lock the journal of a request, and finish what an earlier process announced in it before it died.
+
+    What a command has opened is locked and recovered already.
 
     Args:
         live (`LiveState`): of the model.
-        kind (`str`): of the request that is asked for now.
-        task_ids (*sequence* of `str`): its tasks, under the ledger's ids.
-        options (`RequestOptions`): what the caller gave.
+        files (`RequestFiles`): of the request.
+
+    Yields:
+        *list* of *dict*: the receipts of changes that turned out to be saved, and have led to the present state.
+
+    Raises:
+        RunInProgressError: if another run holds the journal.
     """
-    if options.journal is None:
-        return False
+    if files.journal is None or files.is_open:
+        yield []
+        return
     workers = Workers.current()
-    with workers.watched():
-        receipts = _recovered_receipts(live, options.journal, options) if workers.is_main else []
-        receipts = workers.gather(receipts)[0]
-    live.log.add_recovered(receipts, options.receipt_dir)
-    done = {one for receipt in receipts if receipt["request"] == kind for one in salted_ids(receipt) or ()}
-    return bool(task_ids) and done.issuperset(task_ids)
+    with workers.watched(), files.journal.locked(is_main=workers.is_main):
+        receipts: list[dict[str, Any]] = workers.gather(_recovered(live, files) if workers.is_main else [])[0]
+        live.log.add_recovered(receipts, files.receipts)
+        yield receipts
 
 
-def _recovered_receipts(live: LiveState, journal: Journal, options: RequestOptions) -> list[dict[str, Any]]:
-    ours, archive = live.log.unsaved, options.archive
-    if not needs_recovery(journal, ours, options.receipt_dir, archive):
+def _recovered(live: LiveState, files: RequestFiles) -> list[dict[str, Any]]:
+    if files.journal is None or not files.journal.has_note:
         return []
     checkpoint = live.merged.checkpoint
-    with journal.locked():
-        recovery = recover_pending(
-            journal,
-            {checkpoint.state_digest},
-            merged=archived_names(checkpoint.state),
-            receipt_dir=options.receipt_dir,
-            archive=None if archive is None or archive.retains_forgotten else archive,
-            ours=ours,
-        )
+    recovery = files.recover(checkpoint, live.log.unsaved)
     for line in recovery.to_do:
-        warnings.warn(line, stacklevel=5)
+        warn_caller(line)
     if not recovery.changes or recovery.changes[-1].after != checkpoint.state_digest:
         return []  # another folder has them
     return [receipt for change in recovery.changes for receipt in change.receipts]
+
+
+def cover(receipts: Sequence[Mapping[str, Any]], kind: RequestKind, task_ids: Sequence[str]) -> bool:
+    """Whether receipts say that this very request was carried out.
+
+    Args:
+        receipts (*sequence* of *mapping*): of changes that an earlier process made.
+        kind (`str`): of the request that is asked for now.
+        task_ids (*sequence* of `str`): its tasks, under the ledger's ids.
+    """
+    done = {one for receipt in receipts if receipt["request"] == kind for one in salted_ids(receipt) or ()}
+    return bool(task_ids) and done.issuperset(task_ids)
 
 
 def log_change(
@@ -179,7 +163,7 @@ def log_change(
     kind: RequestKind,
     requests: Mapping[str | None, Sequence[str]],
     built: ChangeResult,
-    options: RequestOptions,
+    files: RequestFiles,
 ) -> RequestLog:
     """Make the receipts of a change, and return the model's log with it.
 
@@ -188,9 +172,9 @@ def log_change(
         kind (`str`): of the requests.
         requests (*mapping* of `str` to *sequence* of `str`): the tasks of each request, by what it is called.
         built (`ChangeResult`): the new state.
-        options (`RequestOptions`): what the caller gave.
+        files (`RequestFiles`): of the request.
     """
-    before, after = live.merged.checkpoint, built.checkpoint
+    before, after, archive = live.merged.checkpoint, built.checkpoint, files.archive
     facts: dict[str, Any] = {
         "digests": {"before": before.state_digest, "after": after.state_digest},
         "environment": None if after.environment is None else after.environment.to_dict(),
@@ -201,17 +185,14 @@ def log_change(
     }
     if after.localized_in is not None:
         facts["localized_in"] = after.localized_in.to_dict()
+    if built.vectors_from is not None:
+        facts["vectors_from"] = built.vectors_from
     archived: dict[str, Any] = {}
-    if options.archive is not None:
+    if archive is not None:
         old, new = archived_names(before.state), archived_names(after.state)
-        spent = [] if options.archive.retains_forgotten else sorted(old - new)
-        archived = {"archive_dir": options.archive.uri, "written": sorted(new - old), "spent": spent}
+        spent = [] if archive.retains_forgotten else sorted(old - new)
+        archived = {"archive_dir": archive.uri, "written": sorted(new - old), "spent": spent}
         facts["archive"] = PENDING if spent else "kept" if old - new else "written"
-        from_checkpoints = {ledger_id(before, live.context, task_id) for task_id in options.checkpoints or ()}
-        named = {task_id for task_ids in requests.values() for task_id in task_ids}
-        # A checkpoint that is given goes first, and then the archive is not read.
-        if built.outcome in ("subtracted", "updated") and named.isdisjoint(from_checkpoints):
-            facts["vectors_from"] = "archive"
     if live.context.snapshot is not None:
         rows_before, rows_after = (snapshot_names(one.state.records) for one in (before, after))
         facts["snapshot"] = PENDING if set(rows_before.values()) - set(rows_after.values()) else "written"
@@ -222,10 +203,10 @@ def log_change(
             make_receipt(kind, task_ids, recipe=recipe, facts=facts, request_id=name)
             for name, task_ids in requests.items()
         ],
-        receipt_dir=None if options.receipt_dir is None else str(options.receipt_dir.absolute()),
+        receipt_dir=None if files.receipts is None else str(files.receipts.absolute()),
         **archived,
     )
-    return live.log.with_change(change, options.journal, is_main=Workers.current().is_main)
+    return live.log.with_change(change, files.journal, is_main=Workers.current().is_main)
 
 
 def _recipe(config: ClamuConfig) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,115 +13,122 @@ from hf_clamu.base_models.processors import save_processor
 from hf_clamu.base_models.saved import require_base
 from hf_clamu.checkpoint.checkpoint import Checkpoint
 from hf_clamu.checkpoint.layout import BASE_FOLDER, CONFIG_NAME, GENERATION_CONFIG_NAME, LEDGER_NAME, is_ours
-from hf_clamu.checkpoint.ledger import ledger_digest, listed_files, read_ledger
+from hf_clamu.checkpoint.ledger import ledger_digest, listed_files, read_json, require_sealed
 from hf_clamu.checkpoint.reader import read_checkpoint
 from hf_clamu.checkpoint.writer import write_checkpoint
 from hf_clamu.errors import CheckpointFormatError, SaveConflictError
 from hf_clamu.exact import canonical_json
 from hf_clamu.storage.replace import require_replaceable, staged_folder
 
-__all__ = ["require_unchanged", "save_checkpoint", "save_plain", "save_unserved"]
+__all__ = ["SavePlace", "save_checkpoint", "save_plain", "save_unserved"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SavePlace:
+    """A folder that a model may be saved to; `checked` looks at what is there.
+
+    Args:
+        folder (`Path`): the folder. Files of others in it are kept.
+        known (`str`, *optional*): the digest of the ledger that was last seen there.
+        overwrite (`bool`, *optional*): `True` replaces any model, `False` none but the same; by default one that is
+            known, or any if none is.
+        listed (*frozenset* of `str`): files of the model that is there; a processor may have names of its own.
+    """
+
+    folder: Path
+    known: str | None
+    overwrite: bool | None
+    listed: frozenset[str]
+
+    @classmethod
+    def checked(
+        cls, folder: Path, checkpoint: Checkpoint, *, known: str | None = None, overwrite: bool | None = None
+    ) -> SavePlace:
+        """Check that a save undoes nothing that something else saved, before anything is written.
+
+        Args:
+            folder (`Path`): the folder.
+            checkpoint (`Checkpoint`): what is to be saved.
+            known (`str`, *optional*): as above.
+            overwrite (`bool`, *optional*): as above.
+
+        Raises:
+            SaveConflictError: if another model is there, which may not be replaced.
+            FileExistsError: if the folder holds files but no ClAMU model.
+            OSError: if nothing can be written there.
+        """
+        require_replaceable(folder)
+        found = _ledger_at(folder)
+        place = cls(folder=folder, known=known, overwrite=overwrite, listed=_listed(folder, found, known))
+        if place.forbids(found) and not _holds(folder, checkpoint):
+            raise place.conflict()
+        return place
+
+    def forbids(self, ledger: Mapping[str, Any] | None) -> bool:
+        """Whether a model with this ledger, found in the folder, may not be replaced by another one."""
+        if ledger is None or self.overwrite:
+            return False
+        return self.overwrite is False or (self.known is not None and ledger.get("digest") != self.known)
+
+    def guard(self, stage: Path) -> None:
+        """Check once more, just before a new folder comes to its place: writing takes a while."""
+        found = _ledger_at(self.folder)
+        if found is not None and self.forbids(found) and found.get("digest") != ledger_digest(stage):
+            raise self.conflict()
+
+    def conflict(self) -> SaveConflictError:
+        """Return the error for another model at this place."""
+        return SaveConflictError(
+            f"{self.folder} holds another state than the one that this model was loaded from or last saved as there: "
+            "something else was saved in between, and saving would undo it. Nothing was overwritten. Load it again "
+            "and repeat the request, save to another folder, or replace it with overwrite=True (`clamu train "
+            "--overwrite`)."
+        )
 
 
 def save_checkpoint(
-    target: Path,
-    checkpoint: Checkpoint,
-    processor: Any,
-    write_base: Callable[[Path], object],
-    *,
-    known: str | None = None,
-    overwrite: bool | None = None,
+    place: SavePlace, checkpoint: Checkpoint, processor: Any, write_base: Callable[[Path], object]
 ) -> str:
     """Write a merged model; an existing one at this place is replaced as a whole or not at all.
 
     Args:
-        target (`Path`): the folder. Files of others in it are kept.
+        place (`SavePlace`): where to.
         checkpoint (`Checkpoint`): what is merged.
         processor (*optional*): tokenizer or image processor to save with it.
         write_base (*callable*): writes the base model into a folder, if it goes with the merged one.
-        known (`str`, *optional*): the digest of the ledger that was last seen at this place.
-        overwrite (`bool`, *optional*): `True` replaces any model, `False` none but the same; by default one that is
-            known, or any if none is.
 
     Returns:
         `str`: the digest of the ledger that is there now.
 
     Raises:
-        SaveConflictError: if another model is there, which may not be replaced; it was not touched.
+        SaveConflictError: if another model came there meanwhile, which may not be replaced; it was not touched.
         WeightsChangedError: if the base model that was to be written is not the one that was merged into.
         OSError: if something cannot be written; then the folder is as it was.
     """
-    config = checkpoint.config
-
-    def write_others(folder: Path) -> None:
+    with staged_folder(place.folder, lambda name: is_ours(name) or name in place.listed, place.guard) as stage:
         if processor is not None:
-            save_processor(processor, folder)
-        if not checkpoint.base.embedded:
-            return
-        base = folder / BASE_FOLDER
-        write_base(base)
-        with suppress_load_report():
-            require_base(base, checkpoint)
-        # transformers writes its own release and whatever was set on the live objects; the recorded configuration
-        # does not change from one process to the next.
-        (base / CONFIG_NAME).write_bytes(canonical_json(config.base_config))
-        (base / GENERATION_CONFIG_NAME).unlink(missing_ok=True)
-        if config.generation_config is not None:
-            (base / GENERATION_CONFIG_NAME).write_bytes(canonical_json(config.generation_config))
-
-    def guard(stage: Path) -> None:
-        if _is_other(target, known, overwrite) and _ledger_at(target) != ledger_digest(stage):
-            raise _conflict(target)
-
-    require_replaceable(target)
-    require_unchanged(target, checkpoint, known, overwrite)  # first: writing takes a while
-    listed = _listed_at(target)
-    with staged_folder(target, lambda name: is_ours(name) or name in listed, guard) as stage:
-        write_others(stage)
+            save_processor(processor, stage)
+        if checkpoint.base.embedded:
+            _write_base(stage / BASE_FOLDER, checkpoint, write_base)
         return write_checkpoint(stage, checkpoint)
 
 
-def require_unchanged(target: Path, checkpoint: Checkpoint, known: str | None, overwrite: bool | None) -> None:
-    """Check that a save undoes nothing that something else saved.
-
-    Args:
-        target (`Path`): the folder to save to.
-        checkpoint (`Checkpoint`): what is to be saved.
-        known (`str`, *optional*): the digest of the ledger that was last seen there.
-        overwrite (`bool`, *optional*): as in `save_checkpoint`.
-
-    Raises:
-        SaveConflictError: if another model is there, which may not be replaced.
-        FileExistsError: if the folder holds files but no ClAMU model.
-    """
-    if not _is_other(target, known, overwrite):
-        return
-    try:
-        is_same = read_checkpoint(target).state_digest == checkpoint.state_digest
-    except CheckpointFormatError:
-        is_same = False
-    if not is_same:
-        raise _conflict(target)
+def _write_base(folder: Path, checkpoint: Checkpoint, write_base: Callable[[Path], object]) -> None:
+    """Write the base model, and prove that it loads as the one that was merged into."""
+    config = checkpoint.config
+    write_base(folder)
+    with suppress_load_report():
+        require_base(folder, checkpoint)
+    # transformers writes its own release and whatever was set on the live objects; the recorded configuration does not
+    # change from one process to the next.
+    (folder / CONFIG_NAME).write_bytes(canonical_json(config.base_config))
+    (folder / GENERATION_CONFIG_NAME).unlink(missing_ok=True)
+    if config.generation_config is not None:
+        (folder / GENERATION_CONFIG_NAME).write_bytes(canonical_json(config.generation_config))
 
 
-def _is_other(target: Path, known: str | None, overwrite: bool | None) -> bool:
-    """Whether there is a model at a place that may not be replaced, unless it is the one to be saved."""
-    found = _ledger_at(target)
-    if found is None or overwrite:
-        return False
-    return overwrite is False or (known is not None and found != known)
-
-
-def _conflict(target: Path) -> SaveConflictError:
-    return SaveConflictError(
-        f"{target} holds another state than the one that this model was loaded from or last saved as there: something "
-        "else was saved in between, and saving would undo it. Nothing was overwritten. Load it again and repeat the "
-        "request, save to another folder, or replace it with overwrite=True (`clamu train --overwrite`)."
-    )
-
-
-def _ledger_at(folder: Path) -> str | None:
-    """Return the digest of the ledger at a place; None if nothing is there.
+def _ledger_at(folder: Path) -> dict[str, Any] | None:
+    """Return the ledger at a place, an empty one if it is damaged; None if nothing is there.
 
     Raises:
         FileExistsError: if the folder holds files but no ClAMU model: it is not ours to replace.
@@ -133,17 +141,27 @@ def _ledger_at(folder: Path) -> str | None:
             f"{folder} holds other files ({', '.join(sorted(visible)[:3])}) and no ClAMU model. Give a new folder."
         )
     try:
-        return ledger_digest(folder) if visible else None
+        return read_json(folder / LEDGER_NAME) if visible else None
     except CheckpointFormatError:
-        return "damaged"
+        return {}
 
 
-def _listed_at(folder: Path) -> set[str]:
-    """Return the files of the model at a place: processors may have some under names of their own."""
+def _listed(folder: Path, ledger: Mapping[str, Any] | None, known: str | None) -> frozenset[str]:
+    """Return the files that a ledger lists, if it was not changed since it was written."""
     try:
-        return set(listed_files(folder, read_ledger(folder)))
+        if ledger is not None and ledger.get("digest") != known:  # what is known was checked when it was read
+            require_sealed(folder / LEDGER_NAME, ledger)
+        return frozenset(() if ledger is None else listed_files(folder, ledger))
     except CheckpointFormatError:
-        return set()
+        return frozenset()
+
+
+def _holds(folder: Path, checkpoint: Checkpoint) -> bool:
+    """Whether a folder holds this very state."""
+    try:
+        return read_checkpoint(folder).state_digest == checkpoint.state_digest
+    except CheckpointFormatError:
+        return False
 
 
 def save_unserved(
@@ -156,14 +174,15 @@ def save_unserved(
         checkpoint (`Checkpoint`): what is merged.
         base (`transformers.PreTrainedModel`): holding the base weights, without an adapter inside.
         processor (*optional*): tokenizer or image processor to save with it.
-        overwrite (`bool`, *optional*): as in `save_checkpoint`.
+        overwrite (`bool`, *optional*): as in `SavePlace`.
 
     Raises:
         SaveConflictError: if another model is there, and `overwrite` is `False`.
         OSError: if something cannot be written; then the folder is as it was.
     """
     with suppress_load_report():
-        save_checkpoint(target, checkpoint, processor, base.save_pretrained, overwrite=overwrite)
+        place = SavePlace.checked(target, checkpoint, overwrite=overwrite)
+        save_checkpoint(place, checkpoint, processor, base.save_pretrained)
 
 
 def save_plain(model: Any, plain_class: Any, folder: Path, *, has_adapter: bool, merge: bool) -> None:

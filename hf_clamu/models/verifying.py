@@ -11,7 +11,7 @@ from hf_clamu.checkpoint.checkpoint import Checkpoint
 from hf_clamu.checkpoint.comparison import VerificationReport, compare_folders
 from hf_clamu.checkpoint.reader import read_checkpoint
 from hf_clamu.errors import EnvironmentMismatchError
-from hf_clamu.models.saving import save_checkpoint, save_plain
+from hf_clamu.models.saving import SavePlace, save_checkpoint, save_plain
 from hf_clamu.operations.build import rebuild
 from hf_clamu.operations.request import ChangeResult, Request
 from hf_clamu.storage.staging import scratch_folder
@@ -62,7 +62,8 @@ def _compared(request: Request, built: ChangeResult, write: Callable[[Path], Non
 
     with scratch_folder("verify") as scratch:
         rebuilt = scratch / "rebuilt"
-        save_checkpoint(rebuilt, built.checkpoint, request.processor, write_base)
+        place = SavePlace.checked(rebuilt, built.checkpoint)
+        save_checkpoint(place, built.checkpoint, request.processor, write_base)
         ours = request.origin
         if ours is None or not _holds(ours, request.checkpoint):
             ours = scratch / "ours"

@@ -17,7 +17,7 @@ def add(request: Request, new: TaskDataset) -> ChangeResult:
 
     Args:
         request (`Request`): on the model before.
-        new (`TaskDataset`): the tasks to add.
+        new (`TaskDataset`): the tasks to add, under the ledger's ids.
 
     Raises:
         TaskAlreadyMergedError: if one is merged already.
@@ -25,7 +25,6 @@ def add(request: Request, new: TaskDataset) -> ChangeResult:
         EnvironmentMismatchError: if this environment is not that of the build.
     """
     before = request.checkpoint.state
-    new = request.with_ledger_ids(new)
     for task_id in new.task_ids:
         if task_id in before.records:
             raise TaskAlreadyMergedError(
@@ -51,4 +50,4 @@ def add(request: Request, new: TaskDataset) -> ChangeResult:
         lambda trainer: add_tasks(before, new.task_ids, trainer, request.arguments), adds=True
     )
     seconds["total"] = time.perf_counter() - started
-    return request.answer("added", state, tasks, seconds)
+    return request.answer("added", state, tasks=tasks, seconds=seconds)

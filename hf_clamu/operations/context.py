@@ -72,8 +72,8 @@ class RunContext:
         with workers.watched(), contextlib.ExitStack() as stack:
             key = "" if self.journal is None and workers.size == 1 else self._key()
             if self.journal is not None:
-                if workers.is_main:
-                    stack.enter_context(self.journal.locked())
+                if not self.journal.is_locked:  # a request has locked it before it looked at what is merged
+                    stack.enter_context(self.journal.locked(is_main=workers.is_main))
                 self.journal.open(key)
             if self.archive is not None and workers.is_main:
                 self.archive.open(may_create=adds)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -15,6 +16,7 @@ from hf_clamu.errors import (
     ArchiveError,
     DigestMismatchError,
     EnvironmentMismatchError,
+    RecipeError,
     SnapshotError,
     TaskDataError,
 )
@@ -55,6 +57,7 @@ class ChangeResult:
         tasks (`TaskDataset`, *optional*): data of the tasks that are merged now; None if they were not needed.
         outcome (`str`): `"subtracted"`, `"added"`, `"updated"` or `"rebuilt"`.
         seconds (*dict* of `str` to `float`): durations.
+        vectors_from (`str`, *optional*): `"archive"` if the vectors that were subtracted were read from there.
     """
 
     checkpoint: Checkpoint
@@ -62,6 +65,7 @@ class ChangeResult:
     tasks: TaskDataset | None
     outcome: Outcome
     seconds: dict[str, float]
+    vectors_from: Literal["archive"] | None = None
 
     @property
     def tasks_with_rows(self) -> TaskDataset | None:
@@ -69,15 +73,26 @@ class ChangeResult:
         return self.tasks if self.tasks is not None and self.tasks.has_rows else None
 
 
-def on_mismatch_of(value: str, kind: Literal["unmerge", "update"]) -> OnMismatch:
+def on_mismatch_of(value: str, kind: Literal["unmerge", "update"], *, has_archive: bool) -> OnMismatch:
     """Check what a caller wants done on a mismatch.
 
+    Args:
+        value (`str`): what the caller gave.
+        kind (`str`): of the request.
+        has_archive (`bool`): an archive is given, too.
+
     Raises:
+        RecipeError: if it needs an archive, and none is given.
         ValueError: if requests of this kind know no such way out.
     """
     known = [way for way in get_args(OnMismatch) if kind == "unmerge" or way != "localize"]
     for way in known:
         if value == way:
+            if way == "localize" and not has_archive:
+                raise RecipeError(
+                    "on_mismatch='localize' goes with an archive (--on-mismatch localize goes with --archive): "
+                    "without one, tasks are retrained here."
+                )
             return way  # type: ignore[no-any-return]
     names = f"{', '.join(map(repr, known[:-1]))} or {known[-1]!r}"
     raise ValueError(f"on_mismatch must be {names}, got {value!r}.")
@@ -89,7 +104,7 @@ class Request:
 
     Args:
         checkpoint (`Checkpoint`): the merged model before.
-        base (`transformers.PreTrainedModel`): a base model of its own to train on.
+        copy_base (*callable*): makes a base model (`transformers.PreTrainedModel`) for this request to train on.
         processor (*optional*): tokenizer or image processor.
         data (`TaskDataset`, `str`, `Path` or *list* of them, *optional*): the tasks' data, or files of them.
         origin (`Path`, *optional*): the saved model's folder; data files are looked for beside it.
@@ -102,7 +117,7 @@ class Request:
     """
 
     checkpoint: Checkpoint
-    base: Any
+    copy_base: Callable[[], Any]
     processor: Any
     data: TaskDataset | DataFiles | None
     origin: Path | None
@@ -118,7 +133,19 @@ class Request:
         """The settings of the build."""
         return self.checkpoint.arguments
 
-    @property
+    @cached_property
+    def base(self) -> Any:
+        """A base model of its own to train on, made when something is trained, and fitting the local models.
+
+        Raises:
+            IncompatibleBaseError: if a local model does not fit it.
+        """
+        base = self.copy_base()
+        if self.local_models is not None:
+            self.local_models.check(base, self.checkpoint.task_spec.kind, self.processor)
+        return base
+
+    @cached_property
     def environment(self) -> Environment:
         """The environment that a request would run in: the threads are those of the build."""
         recorded = self.checkpoint.environment
@@ -233,8 +260,10 @@ class Request:
         self,
         outcome: Outcome,
         state: MergedState,
+        *,
         tasks: TaskDataset | None,
         seconds: dict[str, float],
+        subtracted: Sequence[str] = (),
         localized_in: Environment | None = None,
     ) -> ChangeResult:
         """Return the result of a change that was not a rebuild.
@@ -244,6 +273,7 @@ class Request:
             state (`MergedState`): the new one.
             tasks (`TaskDataset`, *optional*): data of the tasks that are merged now.
             seconds (*dict* of `str` to `float`): durations.
+            subtracted (*sequence* of `str`): the tasks whose vectors were recovered and subtracted.
             localized_in (`Environment`, *optional*): where clusters and masks were derived, if not where the vectors
                 were computed.
         """
@@ -258,4 +288,14 @@ class Request:
             fresh=before.fresh,
             localized_in=localized_in,
         )
-        return ChangeResult(checkpoint=checkpoint, base=self.base, tasks=tasks, outcome=outcome, seconds=seconds)
+        # A local model that is given goes first, and then the archive is not read.
+        local = self.local_models or ()
+        is_archived = self.archive is not None and not any(task_id in local for task_id in subtracted)
+        return ChangeResult(
+            checkpoint=checkpoint,
+            base=self.base,
+            tasks=tasks,
+            outcome=outcome,
+            seconds=seconds,
+            vectors_from="archive" if subtracted and is_archived else None,
+        )

@@ -49,7 +49,9 @@ def unmerge(request: Request, task_ids: Sequence[str], on_mismatch: OnMismatch) 
         return rebuild(request, with_rows(tasks, retained))
     seconds["total"] = time.perf_counter() - started
     kept_data = kept if len(kept) or request.archive is None else None
-    return request.answer("subtracted", state, kept_data, seconds, localized_in)
+    return request.answer(
+        "subtracted", state, tasks=kept_data, seconds=seconds, subtracted=task_ids, localized_in=localized_in
+    )
 
 
 def _environment_of_masks(request: Request, retained: Sequence[str], on_mismatch: OnMismatch) -> Environment | None:

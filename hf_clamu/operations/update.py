@@ -48,4 +48,4 @@ def update(request: Request, new: TaskDataset, on_mismatch: OnMismatch) -> Chang
             raise
         return rebuild(request, with_rows(old, others).merged_with(new))
     seconds["total"] = time.perf_counter() - started
-    return request.answer("updated", state, tasks, seconds)
+    return request.answer("updated", state, tasks=tasks, seconds=seconds, subtracted=new.task_ids)

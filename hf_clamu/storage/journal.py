@@ -78,6 +78,17 @@ class Journal:
         self.interval = _default_interval() if interval is None else interval
         self._run = ""
         self._last, self._took = time.monotonic(), 0.0
+        self._is_locked = False
+
+    @classmethod
+    def at(cls, place: str | Path | Journal | None) -> Journal | None:
+        """Return the journal in a folder; a `Journal`, which may be locked already, is returned as it is."""
+        return cls(Path(place)) if isinstance(place, str | Path) else place
+
+    @property
+    def is_locked(self) -> bool:
+        """Whether this run has locked it through this object, in whichever of its processes."""
+        return self._is_locked
 
     @property
     def lock(self) -> FileLock:
@@ -85,15 +96,28 @@ class Journal:
         return FileLock(self.folder.with_name(f"{self.folder.name}.lock"))
 
     @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self, *, is_main: bool = True) -> Iterator[None]:
         """Keep other runs out while a block runs; the lock goes with the process, however it ends.
 
         Re-entrant within a thread. If the journal is empty at the end, its folder is deleted.
+
+        Args:
+            is_main (`bool`): of several processes of a run the main one takes the lock, for all of them.
 
         Raises:
             RecipeError: if there is a link or a file at the place of the folder.
             RunInProgressError: if another run holds it.
         """
+        before = self._is_locked
+        with self._kept_alone() if is_main else contextlib.nullcontext():
+            self._is_locked = True
+            try:
+                yield
+            finally:
+                self._is_locked = before
+
+    @contextlib.contextmanager
+    def _kept_alone(self) -> Iterator[None]:
         if self.folder.is_symlink() or self.folder.exists():
             self.make()
         with self.lock.held() as is_outermost:

@@ -8,15 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hf_clamu.cli.changes import (
-    ChangeOptions,
-    load_to_change,
-    open_change,
-    receipt_lines,
-    receipt_values,
-    require_writable,
-    save_change,
-)
+from hf_clamu.cli.changes import OpenChange, open_change, receipt_lines
 from hf_clamu.cli.checkpoints import checkpoints_of
 from hf_clamu.cli.options import (
     Archive,
@@ -31,12 +23,11 @@ from hf_clamu.cli.options import (
     Output,
     Receipts,
 )
-from hf_clamu.cli.output import emit, is_main_process, note, quieten
+from hf_clamu.cli.output import emit, is_main_process, note
 from hf_clamu.errors import RecipeError
 
 if TYPE_CHECKING:
     from hf_clamu.models.modeling_clamu import ClamuModel
-    from hf_clamu.operations.lifecycle.target import ModelTarget
     from hf_clamu.tasks import TaskDataset
 
 __all__ = ["add", "update"]
@@ -66,33 +57,28 @@ def add(
     from hf_clamu.operations.lifecycle.queue import added_before
     from hf_clamu.trainer import progress_bars
 
-    options = ChangeOptions(
-        folder=folder, output=output, receipts=receipts, archive=archive, erase_history=erase_history, as_json=as_json
-    )
     if not new and not checkpoint:
         raise RecipeError("Give the new rows (--new FILE), or checkpoints (--checkpoint ID=FOLDER).")
     folders = checkpoints_of(checkpoint or ())
-    quieten()
-    with open_change(options) as target:
-        model = load_to_change(target)
+    with open_change(folder, output=output, receipts=receipts, archive=archive, erase_history=erase_history) as change:
+        model = change.model
         offered = _new_tasks(model, new, tasks) if new else _tasks_of_checkpoints(model, folders, tasks)
         done = set(model.tasks)
         if tasks and new:  # a named task that was merged by another command is an error
-            done &= added_before(target.history(model))
+            done &= added_before(change.target.history(model))
         wanted = _share([task_id for task_id in offered.task_ids if task_id not in done])
         if wanted:
-            require_writable(target)
+            change.require_writable()
+            present = {*wanted, *model.tasks}
             model.add_task(
                 offered.select(wanted),
-                checkpoints={
-                    name: folders[name] for name in folders if model.ledger_id(name) in {*wanted, *model.tasks}
-                },
+                checkpoints={name: folders[name] for name in folders if model.ledger_id(name) in present},
                 data=data,
                 progress=progress_bars,
-                **target.options(),
+                **change.target.options(),
             )
-        _save_if_changed(target, model, options)
-    _report(target, model, "Added", as_json)
+        _save_if_changed(change)
+    _report(change, "Added", as_json)
 
 
 def update(
@@ -117,13 +103,9 @@ def update(
     """
     from hf_clamu.trainer import progress_bars
 
-    options = ChangeOptions(
-        folder=folder, output=output, receipts=receipts, archive=archive, erase_history=erase_history, as_json=as_json
-    )
     folders = checkpoints_of(checkpoint or ())
-    quieten()
-    with open_change(options) as target:
-        model = load_to_change(target)
+    with open_change(folder, output=output, receipts=receipts, archive=archive, erase_history=erase_history) as change:
+        model = change.model
         offered = _new_tasks(model, new, tasks)
         wanted = [task_id for task_id in offered.task_ids if tasks or task_id in model.tasks]
         if len(wanted) < len(offered):
@@ -131,17 +113,17 @@ def update(
             note(f"{len(offered) - len(wanted)} tasks of {names} are not merged and left out: clamu add merges them.")
         wanted = _share(wanted)
         if wanted:
-            require_writable(target)
+            change.require_writable()
             model.update_task(
                 offered.select(wanted),
                 data=data,
                 checkpoints=folders,
                 on_mismatch=on_mismatch,
                 progress=progress_bars,
-                **target.options(),
+                **change.target.options(),
             )
-        _save_if_changed(target, model, options)
-    _report(target, model, "Updated", as_json)
+        _save_if_changed(change)
+    _report(change, "Updated", as_json)
 
 
 def _new_tasks(model: ClamuModel, new: Sequence[Path], tasks: Sequence[str] | None) -> TaskDataset:
@@ -169,19 +151,20 @@ def _share(wanted: list[str]) -> list[str]:
     return list(Workers.current().gather(wanted)[0])
 
 
-def _save_if_changed(target: ModelTarget, model: ClamuModel, options: ChangeOptions) -> None:
-    if model.receipts:
-        save_change(target, model, options)
+def _save_if_changed(change: OpenChange) -> None:
+    if change.model.receipts:
+        change.save()
 
 
-def _report(target: ModelTarget, model: ClamuModel, verb: str, as_json: bool) -> None:
+def _report(change: OpenChange, verb: str, as_json: bool) -> None:
     if not is_main_process():
         return
+    model, name = change.model, change.target.name
     if not model.receipts:
-        values: dict[str, Any] = {"status": "nothing to do", "output": target.name}
-        emit(as_json, values, lambda: f"Nothing to do: {target.name} has these tasks with these rows.")
+        values: dict[str, Any] = {"status": "nothing to do", "output": name}
+        emit(as_json, values, lambda: f"Nothing to do: {name} has these tasks with these rows.")
         return
-    values = {"status": verb.lower(), "output": target.name, **receipt_values(target, model.receipts[-1])}
+    values = {"status": verb.lower(), "output": name, **change.receipt_values(model.receipts[-1])}
     names = ", ".join(sorted(values["receipt"]["private"]["salts"]))
-    head = f"{verb} {names}; {target.name} has {len(model.tasks)} tasks now."
+    head = f"{verb} {names}; {name} has {len(model.tasks)} tasks now."
     emit(as_json, values, lambda: "\n".join([head, *receipt_lines(values)]))

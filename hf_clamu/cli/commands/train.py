@@ -51,7 +51,7 @@ def train(
         require_empty_output(output, overwrite=overwrite)
         quieten()
         key = task_id_key()
-        trainer = loaded.trainer(data, task_id_key=key, journal_dir=target.journal.folder, archive_dir=archive_dir)
+        trainer = loaded.trainer(data, task_id_key=key, journal_dir=target.journal, archive_dir=archive_dir)
         if without:
             trainer.tasks = trainer.tasks.without([keyed_id(key, one) if key else one for one in without])
         model = trainer.train()

@@ -1,4 +1,4 @@
-"""`clamu unmerge`: parse, open, load, triage, subtract, save, report."""
+"""`clamu unmerge`: parse, open, plan, subtract, save, report."""
 
 from __future__ import annotations
 
@@ -8,15 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from hf_clamu.cli.changes import (
-    ChangeOptions,
-    load_to_change,
-    open_change,
-    receipt_lines,
-    receipt_values,
-    require_writable,
-    save_change,
-)
+from hf_clamu.cli.changes import OpenChange, open_change, receipt_lines
 from hf_clamu.cli.checkpoints import checkpoints_of
 from hf_clamu.cli.options import (
     Archive,
@@ -28,13 +20,12 @@ from hf_clamu.cli.options import (
     Output,
     Receipts,
 )
-from hf_clamu.cli.output import emit, is_main_process, note, quieten, table
+from hf_clamu.cli.output import emit, is_main_process, note, table
 from hf_clamu.errors import RecipeError, TaskNotFoundError
 
 if TYPE_CHECKING:
     from hf_clamu.models.modeling_clamu import ClamuModel
     from hf_clamu.operations.lifecycle.queue import ForgetRequest, TriagedRequest
-    from hf_clamu.operations.lifecycle.target import ModelTarget
 
 __all__ = ["unmerge"]
 
@@ -70,36 +61,25 @@ def unmerge(
     A folder is replaced as a whole; a Hub id gets one commit. Requests that are done already are recognised by their
     receipts.
     """
+    from hf_clamu.operations.request import on_mismatch_of
     from hf_clamu.trainer import progress_bars
 
-    options = ChangeOptions(
-        folder=folder,
-        output=output,
-        receipts=receipts,
-        archive=archive,
-        erase_history=erase_history,
-        as_json=as_json,
-    )
     asked = _parse(tasks, requests)
-    if on_mismatch == "localize" and archive is None:
-        raise RecipeError("--on-mismatch localize goes with --archive: without one, tasks are retrained here.")
-    inputs: dict[str, Any] = {"data": data, "checkpoints": checkpoints_of(checkpoint or ())}
-    quieten()
-    with open_change(options) as target:
-        model = load_to_change(target)
-        statuses = _triage(target, model, asked)
+    way_out = on_mismatch_of(on_mismatch, "unmerge", has_archive=archive is not None)
+    options: dict[str, Any] = {"data": data, "checkpoints": checkpoints_of(checkpoint or ()), "on_mismatch": way_out}
+    with open_change(folder, output=output, receipts=receipts, archive=archive, erase_history=erase_history) as change:
+        statuses = _triage(change, asked)
         wanted = _share_open(statuses)
-        _warn_of_near_ids(model, wanted)
+        _warn_of_near_ids(change.model, wanted)
         if wanted:
-            require_writable(target)
-            more = {"on_mismatch": on_mismatch, "progress": progress_bars}
-            _subtract(model, wanted, {**inputs, **more, **target.options()})
-            save_change(target, model, options)
+            change.require_writable()
+            _subtract(change, wanted, {**options, "progress": progress_bars})
+            change.save()
     if is_main_process():
         if requests is None:
-            _report(target, model, asked[0], statuses[0], as_json)
+            _report(change, asked[0], statuses[0], as_json)
         else:
-            _report_queue(target, model, statuses, as_json)
+            _report_queue(change, statuses, as_json)
 
 
 def _parse(tasks: Sequence[str] | None, requests: Path | None) -> list[ForgetRequest]:
@@ -111,14 +91,15 @@ def _parse(tasks: Sequence[str] | None, requests: Path | None) -> list[ForgetReq
     return [ForgetRequest(tasks=tuple(dict.fromkeys(tasks or ())))] if requests is None else read_requests(requests)
 
 
-def _triage(target: ModelTarget, model: ClamuModel, asked: Sequence[ForgetRequest]) -> list[TriagedRequest]:
+def _triage(change: OpenChange, asked: Sequence[ForgetRequest]) -> list[TriagedRequest]:
     """Say which requests are open, done or impossible; of several processes the main one, which recovered, does."""
     from hf_clamu.operations.lifecycle.queue import ForgetRequest, triage
 
     if not is_main_process():
         return []
+    model = change.model
     in_ledger = [ForgetRequest(name=one.name, tasks=tuple(map(model.ledger_id, one.tasks))) for one in asked]
-    return triage(in_ledger, model.tasks, target.history(model))
+    return triage(in_ledger, model.tasks, change.target.history(model))
 
 
 def _share_open(statuses: Sequence[TriagedRequest]) -> dict[str | None, list[str]]:
@@ -151,22 +132,21 @@ def _warn_of_near_ids(model: ClamuModel, wanted: Mapping[str | None, Sequence[st
         )
 
 
-def _subtract(model: ClamuModel, wanted: Mapping[str | None, list[str]], options: Mapping[str, Any]) -> None:
+def _subtract(change: OpenChange, wanted: Mapping[str | None, list[str]], options: Mapping[str, Any]) -> None:
     """Take the tasks out of the model, and derive clusters and masks from the others."""
     requests = {name: task_ids for name, task_ids in wanted.items() if name is not None}
+    options = {**options, **change.target.options()}
     if requests:
-        model.unmerge_requests(requests, **options)
+        change.model.unmerge_requests(requests, **options)
     else:
-        model.unmerge_task(wanted[None], **options)
+        change.model.unmerge_task(wanted[None], **options)
 
 
-def _report(
-    target: ModelTarget, model: ClamuModel, asked: ForgetRequest, status: TriagedRequest, as_json: bool
-) -> None:
+def _report(change: OpenChange, asked: ForgetRequest, status: TriagedRequest, as_json: bool) -> None:
     """Print what became of the tasks that the command line names."""
-    values: dict[str, Any] = {"status": "done already", "output": target.name}
+    values: dict[str, Any] = {"status": "done already", "output": change.target.name}
     if status.status == "open":
-        values |= {"status": "forgotten", **receipt_values(target, model.receipts[-1])}
+        values |= {"status": "forgotten", **change.receipt_values(change.model.receipts[-1])}
     else:
         values["receipt_files"] = list(map(str, status.receipts))
     ids = list(zip(asked.tasks, status.request.tasks, strict=True))
@@ -186,15 +166,16 @@ def _text(names: str, values: Mapping[str, Any]) -> str:
     return "\n".join([f"{head}{values['output']}.", *receipt_lines(values)])
 
 
-def _report_queue(target: ModelTarget, model: ClamuModel, statuses: Sequence[TriagedRequest], as_json: bool) -> None:
+def _report_queue(change: OpenChange, statuses: Sequence[TriagedRequest], as_json: bool) -> None:
     """Print what became of each request of a file; exit with 2 if one failed."""
+    model = change.model
     made = {receipt["id"]: receipt for receipt in model.receipts if "id" in receipt}
     entries = []
     for status in statuses:
         request = status.request
         entry: dict[str, Any] = {"id": request.name, "tasks": list(request.tasks)}
         if status.status == "open":
-            receipt_file = receipt_values(target, made[request.name])["receipt_file"]
+            receipt_file = change.receipt_values(made[request.name])["receipt_file"]
             entry |= {"status": "forgotten", "receipt_file": receipt_file}
         elif status.status == "done":
             entry |= {"status": "done already", "receipt_file": str(status.receipts[0])}
@@ -203,7 +184,7 @@ def _report_queue(target: ModelTarget, model: ClamuModel, statuses: Sequence[Tri
         else:
             entry |= {"status": "failed", "error": status.problem}
         entries.append(entry)
-    values = {"output": target.name, "num_tasks": len(model.tasks), "requests": entries}
+    values = {"output": change.target.name, "num_tasks": len(model.tasks), "requests": entries}
     emit(as_json, values, lambda: _queue_text(values))
     if any(status.status == "failed" for status in statuses):
         raise typer.Exit(2)

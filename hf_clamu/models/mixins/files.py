@@ -18,7 +18,7 @@ from hf_clamu.models.exporting import require_same_adapter, require_same_checkpo
 from hf_clamu.models.keeping import rows_kept
 from hf_clamu.models.mixins.serving import ServingMixin, holds_model
 from hf_clamu.models.pushing import PushOptions, push
-from hf_clamu.models.saving import require_unchanged, save_checkpoint, save_plain
+from hf_clamu.models.saving import SavePlace, save_checkpoint, save_plain
 from hf_clamu.models.state import Origin
 from hf_clamu.storage.replace import staged_folder
 from hf_clamu.training import Workers
@@ -80,19 +80,14 @@ class FilesMixin(ServingMixin):
             return
         origin = context.origin or Origin(folder=target)
         known = origin.ledgers.get(target.resolve())
-        require_unchanged(target, merged.checkpoint, known, overwrite)
-
-        def save() -> str:
-            return save_checkpoint(
-                target, merged.checkpoint, context.processor, self._write_base, known=known, overwrite=overwrite
-            )
-
+        place = SavePlace.checked(target, merged.checkpoint, known=known, overwrite=overwrite)
+        parts = (merged.checkpoint, context.processor, self._write_base)
         if keep_origin:
-            save()
+            save_checkpoint(place, *parts)
         else:
             with rows_kept(self._live, target):
                 self._live.log.note_target(target)
-                context.origin = origin.saved_to(target, save())
+                context.origin = origin.saved_to(target, save_checkpoint(place, *parts))
             self._live.log.finalize()
         if push:
             self.push_to_hub(**{"repo_id": target.name, **push_options})

@@ -8,18 +8,18 @@ from typing import Any, TypeVar
 
 from hf_clamu.base_models.saved import clone_base
 from hf_clamu.checkpoint.comparison import VerificationReport
-from hf_clamu.merging import require_merged
 from hf_clamu.models.mixins.files import FilesMixin
 from hf_clamu.models.mixins.serving import holds_model
-from hf_clamu.models.requesting import RequestOptions, find_local_models, log_change, open_request, recover_earlier
+from hf_clamu.models.requesting import RequestOptions, cover, log_change, make_request, opened
 from hf_clamu.models.state import MergedWeights
 from hf_clamu.models.verifying import verify
 from hf_clamu.operations.add import add
 from hf_clamu.operations.data import load_merged_tasks, with_ledger_ids
+from hf_clamu.operations.lifecycle.request_files import RequestFiles
 from hf_clamu.operations.request import ChangeResult, Request, RequestKind, on_mismatch_of
 from hf_clamu.operations.unmerge import unmerge
 from hf_clamu.operations.update import update
-from hf_clamu.storage import Archive
+from hf_clamu.storage import Archive, Journal
 from hf_clamu.tasks import DataFiles, TaskDataset
 from hf_clamu.training import Progress, silent_progress, undisturbed
 
@@ -40,7 +40,7 @@ class RequestsMixin(FilesMixin):
         checkpoints: Mapping[str, str | Path] | None = None,
         on_mismatch: str = "error",
         receipt_dir: str | Path | None = None,
-        journal_dir: str | Path | None = None,
+        journal_dir: str | Path | Journal | None = None,
         archive: str | Path | Archive | None = None,
         progress: Progress = silent_progress,
     ) -> _Changed:
@@ -64,7 +64,8 @@ class RequestsMixin(FilesMixin):
                 `journal_dir` it is written when the change is saved.
             journal_dir (`str` or `Path`, *optional*): a folder for what is finished, so that an interrupted request
                 goes on from there when it is repeated. It holds vectors of the named tasks, and the receipt, until
-                the next `save_pretrained` or `push_to_hub` removes it.
+                the next `save_pretrained` or `push_to_hub` removes it. (A command gives the `Journal` that it has
+                opened.)
             archive (`str` or `Path`, *optional*): a folder, or `"hf://ORG/NAME"`, that
                 `ClamuTrainer(archive_dir=...)` filled: the vectors are taken from there instead of retraining, so the
                 rows of the named tasks are not needed. The next `save_pretrained` or `push_to_hub` destroys them
@@ -81,14 +82,8 @@ class RequestsMixin(FilesMixin):
             EnvironmentMismatchError: if the environment differs; nothing is changed then.
             TaskDataError: if data are missing.
         """
-        options = RequestOptions.of(
-            data=data,
-            checkpoints=checkpoints,
-            receipt_dir=receipt_dir,
-            journal_dir=journal_dir,
-            archive=archive,
-            progress=progress,
-        )
+        files = RequestFiles.of(journal_dir, receipt_dir, archive)
+        options = RequestOptions(data=data, checkpoints=checkpoints, files=files, progress=progress)
         return self._unmerge({None: task_id}, on_mismatch, options)
 
     @holds_model
@@ -100,7 +95,7 @@ class RequestsMixin(FilesMixin):
         checkpoints: Mapping[str, str | Path] | None = None,
         on_mismatch: str = "error",
         receipt_dir: str | Path | None = None,
-        journal_dir: str | Path | None = None,
+        journal_dir: str | Path | Journal | None = None,
         archive: str | Path | Archive | None = None,
         progress: Progress = silent_progress,
     ) -> _Changed:
@@ -114,14 +109,8 @@ class RequestsMixin(FilesMixin):
         Raises:
             TaskNotFoundError: if a task of any request is not merged; nothing is changed then.
         """
-        options = RequestOptions.of(
-            data=data,
-            checkpoints=checkpoints,
-            receipt_dir=receipt_dir,
-            journal_dir=journal_dir,
-            archive=archive,
-            progress=progress,
-        )
+        files = RequestFiles.of(journal_dir, receipt_dir, archive)
+        options = RequestOptions(data=data, checkpoints=checkpoints, files=files, progress=progress)
         return self._unmerge(dict(requests), on_mismatch, options)
 
     @undisturbed()
@@ -132,15 +121,13 @@ class RequestsMixin(FilesMixin):
             name: [self.ledger_id(one) for one in ([task_ids] if isinstance(task_ids, str) else task_ids)]
             for name, task_ids in requests.items()
         }
-        way_out = on_mismatch_of(on_mismatch, "unmerge")
-        if way_out == "localize" and options.archive is None:
-            raise ValueError("on_mismatch='localize' goes with an archive: without one, tasks are retrained here.")
+        way_out = on_mismatch_of(on_mismatch, "unmerge", has_archive=options.files.archive is not None)
         ids = [task_id for task_ids in named.values() for task_id in task_ids]
-        if recover_earlier(self._live, "unmerge", ids, options):
-            return self
-        require_merged(ids, self.merged.checkpoint.state.records)  # before the base model is copied
-        built = unmerge(self._open_request(options), ids, way_out)
-        return self._take_result("unmerge", named, built, options)
+        with opened(self._live, options.files) as earlier:
+            if cover(earlier, "unmerge", ids):
+                return self
+            result = unmerge(self._request(options), ids, way_out)
+            return self._take_result("unmerge", named, result, options.files)
 
     @holds_model
     @undisturbed()
@@ -151,7 +138,7 @@ class RequestsMixin(FilesMixin):
         checkpoints: Mapping[str, str | Path] | None = None,
         data: TaskDataset | DataFiles | None = None,
         receipt_dir: str | Path | None = None,
-        journal_dir: str | Path | None = None,
+        journal_dir: str | Path | Journal | None = None,
         archive: str | Path | Archive | None = None,
         progress: Progress = silent_progress,
     ) -> _Changed:
@@ -174,22 +161,17 @@ class RequestsMixin(FilesMixin):
             DigestMismatchError: if the data of a merged task has changed.
             TaskDataError: if a folder is missing, or some tasks come with data and others without.
         """
-        options = RequestOptions.of(
-            data=data,
-            checkpoints=checkpoints,
-            receipt_dir=receipt_dir,
-            journal_dir=journal_dir,
-            archive=archive,
-            progress=progress,
-        )
+        files = RequestFiles.of(journal_dir, receipt_dir, archive)
+        options = RequestOptions(data=data, checkpoints=checkpoints, files=files, progress=progress)
         new = map(self.ledger_id, checkpoints or ()) if tasks is None else self.keyed_tasks(tasks).task_ids
-        if recover_earlier(self._live, "add", list(new), options):
-            return self
-        self._live.context.require_room_for_rows()
-        request = self._open_request(options, adds=True)
-        tasks = request.new_tasks() if tasks is None else tasks
-        built = add(request, tasks)
-        return self._take_result("add", {None: request.with_ledger_ids(tasks).task_ids}, built, options)
+        with opened(self._live, options.files) as earlier:
+            if cover(earlier, "add", list(new)):
+                return self
+            self._live.context.require_room_for_rows()
+            request = self._request(options, adds=True)
+            added = request.new_tasks() if tasks is None else request.with_ledger_ids(tasks)
+            result = add(request, added)
+            return self._take_result("add", {None: added.task_ids}, result, options.files)
 
     @holds_model
     @undisturbed()
@@ -201,7 +183,7 @@ class RequestsMixin(FilesMixin):
         checkpoints: Mapping[str, str | Path] | None = None,
         on_mismatch: str = "error",
         receipt_dir: str | Path | None = None,
-        journal_dir: str | Path | None = None,
+        journal_dir: str | Path | Journal | None = None,
         archive: str | Path | Archive | None = None,
         progress: Progress = silent_progress,
     ) -> _Changed:
@@ -226,23 +208,17 @@ class RequestsMixin(FilesMixin):
             DigestMismatchError: if the old data changed or the retrained bits differ; nothing is changed then.
             TaskDataError: if the old data are missing.
         """
-        way_out = on_mismatch_of(on_mismatch, "update")
-        options = RequestOptions.of(
-            data=data,
-            checkpoints=checkpoints,
-            receipt_dir=receipt_dir,
-            journal_dir=journal_dir,
-            archive=archive,
-            progress=progress,
-        )
-        recover_earlier(self._live, "update", (), options)
-        self._live.context.require_room_for_rows()
-        request = self._open_request(options)
-        new = request.changed_tasks(tasks)
-        if not len(new):
-            return self
-        built = update(request, new, way_out)
-        return self._take_result("update", {None: new.task_ids}, built, options)
+        files = RequestFiles.of(journal_dir, receipt_dir, archive)
+        options = RequestOptions(data=data, checkpoints=checkpoints, files=files, progress=progress)
+        way_out = on_mismatch_of(on_mismatch, "update", has_archive=files.archive is not None)
+        with opened(self._live, files):
+            self._live.context.require_room_for_rows()
+            request = self._request(options)
+            new = request.changed_tasks(tasks)
+            if not len(new):
+                return self
+            result = update(request, new, way_out)
+            return self._take_result("update", {None: new.task_ids}, result, files)
 
     def load_tasks(self, data: TaskDataset | DataFiles | None = None) -> TaskDataset:
         """Return the tasks' data: given, kept from training, in the snapshot, or from the ledger's source.
@@ -285,13 +261,12 @@ class RequestsMixin(FilesMixin):
             DigestMismatchError: if the data of a merged task has changed.
         """
         options = RequestOptions(data=data, checkpoints=checkpoints, progress=progress)
-        return verify(self._open_request(options), self._write_copy)
+        return verify(self._request(options), self._write_copy)
 
     # -- inside --------------------------------------------------------------------------------------------------
 
-    def _open_request(self, options: RequestOptions, *, adds: bool = False) -> Request:
-        local_models = find_local_models(self._live, options.checkpoints, adds=adds)
-        return open_request(self._live, options, self._fresh_base(), local_models)
+    def _request(self, options: RequestOptions, *, adds: bool = False) -> Request:
+        return make_request(self._live, options, self._fresh_base, adds=adds)
 
     def _fresh_base(self) -> Any:
         """Return a base model of its own for a request to train on."""
@@ -304,10 +279,10 @@ class RequestsMixin(FilesMixin):
         kind: RequestKind,
         requests: Mapping[str | None, Sequence[str]],
         built: ChangeResult,
-        options: RequestOptions,
+        files: RequestFiles,
     ) -> _Changed:
-        """Serve the new state from now on."""
-        log = log_change(self._live, kind, requests, built, options)
+        """Serve the new state from now on; its receipts say which requests led to it."""
+        log = log_change(self._live, kind, requests, built, files)
         self.set_base()
         merged = MergedWeights.on(self, built.checkpoint, guard=self.merged.switch.guard)
         self._live.replace(merged, built.tasks_with_rows, log)

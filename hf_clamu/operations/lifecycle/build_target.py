@@ -14,6 +14,7 @@ from hf_clamu.checkpoint.reader import read_checkpoint
 from hf_clamu.exact import digest_json
 from hf_clamu.hub.archive import archive_at
 from hf_clamu.operations.lifecycle.pending import finish_pending
+from hf_clamu.operations.lifecycle.request_files import RequestFiles
 from hf_clamu.operations.lifecycle.target import Say, locked_journal, receipts_beside, recover_target
 from hf_clamu.storage import Journal
 from hf_clamu.training import Workers
@@ -90,5 +91,6 @@ def open_build(output: Path, *, command: Any, archive: str | Path | None, say: S
     workers = Workers.current()
     with workers.watched(), locked_journal(output) as journal:
         if workers.is_main:
-            recover_target(journal, output, receipts_beside(output), archive_at(archive), say)
+            files = RequestFiles(journal=journal, receipts=receipts_beside(output), archive=archive_at(archive))
+            recover_target(files, output, say)
         yield BuildTarget(output=output, journal=journal, command=digest_json(command))

@@ -17,7 +17,7 @@ from hf_clamu.operations.lifecycle.pending import Change, finish_pending, pendin
 from hf_clamu.operations.lifecycle.receipts import PENDING, amend_receipt, write_receipt
 from hf_clamu.storage import Archive, Journal
 
-__all__ = ["Recovery", "finalize_changes", "needs_recovery", "recover_pending", "saved_state_digest"]
+__all__ = ["Recovery", "finalize_changes", "recover_pending", "saved_state_digest"]
 
 
 @dataclass(kw_only=True)
@@ -77,16 +77,6 @@ def saved_state_digest(folder: Path | None) -> str | None:
         return read_checkpoint(folder).state_digest
     except (ClamuError, OSError):
         return None
-
-
-def needs_recovery(
-    journal: Journal, ours: Iterable[Change], receipt_dir: str | Path | None, archive: Archive | None
-) -> bool:
-    """Whether a journal announces changes of other processes that can be finished now."""
-    own = {change.key for change in ours}
-    theirs = [change for change in read_pending(journal) if change.key not in own]
-    # What is known to be saved waits for its archive, or for a folder for its receipt.
-    return any(not one.is_saved or (archive if one.spent else receipt_dir) is not None for one in theirs)
 
 
 def recover_pending(

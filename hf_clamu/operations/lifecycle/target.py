@@ -12,10 +12,11 @@ from hf_clamu.checkpoint.layout import LEDGER_NAME
 from hf_clamu.checkpoint.reader import read_checkpoint
 from hf_clamu.hub.archive import archive_at
 from hf_clamu.hub.pull import resolve_folder
-from hf_clamu.operations.lifecycle.pending import archived_names, read_pending
+from hf_clamu.operations.lifecycle.pending import read_pending
 from hf_clamu.operations.lifecycle.receipts import lineage, read_receipts, require_no_link
-from hf_clamu.operations.lifecycle.recovery import recover_pending, saved_state_digest
-from hf_clamu.storage import Archive, Journal
+from hf_clamu.operations.lifecycle.recovery import saved_state_digest
+from hf_clamu.operations.lifecycle.request_files import RequestFiles
+from hf_clamu.storage import Journal
 from hf_clamu.storage.replace import remove_abandoned, require_replaceable
 from hf_clamu.storage.staging import hidden_name
 from hf_clamu.training import Workers
@@ -41,16 +42,14 @@ class ModelTarget:
         source (`str`): folder or Hub id that is read.
         output (`Path`, *optional*): written instead of the source.
         receipts (`Path`): folder of the receipts.
-        journal (`Journal`): keeps what is finished.
-        archive (`Archive`, *optional*): of the task vectors.
+        files (`RequestFiles`): open: locked and recovered.
         has_result (`bool`): an earlier run with this target left its result and its receipts.
     """
 
     source: str
     output: Path | None
     receipts: Path
-    journal: Journal
-    archive: Archive | None
+    files: RequestFiles
     has_result: bool
 
     @property
@@ -65,7 +64,8 @@ class ModelTarget:
 
     def options(self) -> dict[str, Any]:
         """Return the arguments that every request on this model takes."""
-        return {"journal_dir": self.journal.folder, "receipt_dir": self.receipts, "archive": self.archive}
+        files = self.files
+        return {"journal_dir": files.journal, "receipt_dir": files.receipts, "archive": files.archive}
 
     def save(self, model: Any, *, erase_history: bool = False) -> None:
         """Save a changed model: a folder is replaced as a whole, a Hub id gets one commit.
@@ -86,8 +86,8 @@ class ModelTarget:
                 model.save_pretrained(self.name, overwrite=False if is_new else None)
         # Each machine has a journal, and none is cleared before the model is saved.
         workers.meet()
-        if not workers.is_main:
-            self.journal.clear(keep_note=True)
+        if not workers.is_main and self.files.journal is not None:
+            self.files.journal.clear(keep_note=True)
 
     def history(self, model: Any) -> Mapping[Path, Mapping[str, Any]]:
         """Return the receipts that led to a model, the last ones first."""
@@ -121,21 +121,11 @@ def open_target(
     opened_archive = archive_at(archive, retains_forgotten=output is not None)
     workers = Workers.current()
     with workers.watched(), locked_journal(folder) as journal:
-        has_result = False
+        files, has_result = RequestFiles(journal=journal, receipts=receipts, archive=opened_archive), False
         if workers.is_main:
-            location = folder if output is not None or is_folder else source
-            has_result = recover_target(
-                journal, location, receipts, None if output is not None else opened_archive, say
-            )
+            has_result = recover_target(files, folder if output is not None or is_folder else source, say)
             has_result = has_result or (output is not None and _came_from(source, output, receipts))
-        yield ModelTarget(
-            source=source,
-            output=output,
-            receipts=receipts,
-            journal=journal,
-            archive=opened_archive,
-            has_result=has_result,
-        )
+        yield ModelTarget(source=source, output=output, receipts=receipts, files=files, has_result=has_result)
 
 
 @contextmanager
@@ -148,10 +138,7 @@ def locked_journal(folder: Path) -> Iterator[Journal]:
     # First: the journal and its lock go beside the folder.
     require_replaceable(folder)
     journal = Journal(journal_beside(folder))
-    if not Workers.current().is_main:
-        yield journal
-        return
-    with journal.locked():
+    with journal.locked(is_main=Workers.current().is_main):
         yield journal
 
 
@@ -167,30 +154,22 @@ def receipts_beside(folder: Path) -> Path:
     return folder.absolute().parent / "receipts"
 
 
-def recover_target(journal: Journal, location: Path | str, receipts: Path, archive: Archive | None, say: Say) -> bool:
+def recover_target(files: RequestFiles, location: Path | str, say: Say) -> bool:
     """Finish the changes that a run announced before it died; return whether they turned out to be saved.
 
     Args:
-        journal (`Journal`): of the model, locked.
+        files (`RequestFiles`): of the model; its journal is locked.
         location (`Path` or `str`): folder or Hub id of the model.
-        receipts (`Path`): folder of the receipts.
-        archive (`Archive`, *optional*): from which vectors of forgotten tasks are removed.
         say (*callable*): receives lines about what was done and what is left to do.
     """
     if isinstance(location, Path):
         remove_abandoned(location)  # the old model, too, if the writer died just after the exchange
-    if not read_pending(journal, say):
+    if files.journal is None or not read_pending(files.journal, say):
         return False
-    require_no_link(receipts)
+    if files.receipts is not None:
+        require_no_link(files.receipts)
     folder = resolve_folder(location) if isinstance(location, str) else location
-    checkpoint = read_checkpoint(folder) if (folder / LEDGER_NAME).is_file() else None
-    recovery = recover_pending(
-        journal,
-        set() if checkpoint is None else {checkpoint.state_digest},
-        merged=set() if checkpoint is None else archived_names(checkpoint.state),
-        receipt_dir=receipts,
-        archive=archive,
-    )
+    recovery = files.recover(read_checkpoint(folder) if (folder / LEDGER_NAME).is_file() else None)
     for line in (*recovery.done, *recovery.to_do):
         say(line)
     return bool(recovery.changes)
