@@ -121,7 +121,7 @@ def audit(repo: str) -> None:
     old = json.loads(Path("old.json").read_text(encoding="utf-8"))
     kept = {file.lfs.sha256 for file in HfApi().list_repo_tree(repo, recursive=True) if getattr(file, "lfs", None)}
     dead = [path for path, oid in old["objects"].items() if oid not in kept]
-    check("the merged delta and the masks are other ones now", "model.safetensors" in dead and len(dead) > 2)
+    check("the merged delta and the masks are other ones now", "delta.safetensors" in dead and len(dead) > 2)
     gone = [answer(old["urls"][path])[0] for path in dead]
     check(f"the first commit answers {sorted(set(gone))} for them", set(gone) == {404})
     gone = [answer(old["stored"][path])[0] for path in dead]

@@ -66,7 +66,7 @@ def reference(folder, cluster):
     `cluster` is a number, "global" for all of delta, or None for M0.
     """
     config = json.loads((folder / "config.json").read_bytes())
-    delta = load_file(folder / "model.safetensors")
+    delta = load_file(folder / "delta.safetensors")
     base = dict(base_of(folder).named_parameters())
     assert base.keys() == delta.keys()
     if isinstance(cluster, int):

@@ -86,7 +86,7 @@ def test_a_forgotten_task_shows_in_the_bytes(tiny, built, kind):
     # Without this, equal digests could mean that no task ever leaves a trace.
     first = _forgotten(tiny, kind, "one")
     before, after = tiny.digests(built(kind)), tiny.digests(built(kind, first))
-    for name in ("config.json", "model.safetensors", "features.safetensors", "ledger.json"):
+    for name in ("config.json", "delta.safetensors", "features.safetensors", "ledger.json"):
         assert before[name] != after[name]
 
 

@@ -29,12 +29,14 @@ class SavedFiles:
     """What was found in the folder that a checkpoint was read from.
 
     Args:
+        format_version (`int`): in which the files are written.
         digest (`str`): the ledger's own digest, which covers everything but the model card.
         entries (*mapping* of `str` to `FileEntry`): the files that the ledger lists, by name.
         rewritten (*frozenset* of `str`): those that their tokenizer's or image processor's own `save_pretrained` has
             written again: other bytes, the same content.
     """
 
+    format_version: int
     digest: str
     entries: Mapping[str, FileEntry]
     rewritten: frozenset[str]

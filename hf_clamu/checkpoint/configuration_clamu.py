@@ -2,13 +2,66 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig
 
-__all__ = ["FORMAT_VERSION", "ClamuConfig"]
+from hf_clamu.errors import CheckpointFormatError
 
-FORMAT_VERSION = 1
+__all__ = ["FORMAT_VERSION", "ClamuConfig", "current_entries", "format_version"]
+
+FORMAT_VERSION = 2
+
+# What entries and settings that a version lacks stand for: the behaviour of its time, whatever the defaults are today.
+_LACKING_ENTRIES: dict[int, dict[str, Any]] = {1: {}}
+_LACKING_SETTINGS: dict[int, dict[str, Any]] = {1: {}}
+
+# A class of transformers that is asked for a saved model looks for weights in the file that this entry names, and
+# raises an error that shows it.
+_WEIGHTS_ENTRY = "transformers_weights"
+_NO_WEIGHTS = (
+    "none, this is a ClAMU model: load it with hf_clamu.ClamuModel.from_pretrained, or after `import hf_clamu` with "
+    "an Auto class or pipeline of transformers; `clamu export` makes a plain checkpoint of it"
+)
+
+
+def format_version(values: Mapping[str, Any], path: object) -> int:
+    """Return the version that a `config.json` or a ledger is written in.
+
+    Args:
+        values (*mapping*): its content.
+        path (`Path`): for the message.
+
+    Raises:
+        CheckpointFormatError: if this release does not know it.
+    """
+    version = values.get("format_version")
+    if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
+        raise CheckpointFormatError(
+            f"{path} has format version {version!r}, this release reads up to {FORMAT_VERSION}. Upgrade hf_clamu."
+        )
+    return version
+
+
+def current_entries(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the entries of a `config.json` as the present format has them, whichever version wrote them.
+
+    This is the one place that knows what older versions lack.
+
+    Args:
+        values (*mapping*): the content of a `config.json`; it stays as it is.
+    """
+    version = values.get("format_version")
+    entries = {key: value for key, value in values.items() if key != _WEIGHTS_ENTRY}
+    if type(version) is not int or not 1 <= version < FORMAT_VERSION:
+        return entries
+    arguments = values.get("arguments")
+    for older in range(version, FORMAT_VERSION):
+        entries = {**_LACKING_ENTRIES[older], **entries}
+        if isinstance(arguments, dict):
+            arguments = {**_LACKING_SETTINGS[older], **arguments}
+    return {**entries, "arguments": arguments, "format_version": FORMAT_VERSION}
 
 
 class ClamuConfig(PreTrainedConfig):
@@ -56,7 +109,15 @@ class ClamuConfig(PreTrainedConfig):
     peft_merging: str | None = None
     card: dict[str, Any] | None = None
 
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """Make a configuration of the content of a `config.json`, of any version, as transformers does."""
+        made: Any = super().from_dict(current_entries(config_dict), **kwargs)
+        return made
+
     def __post_init__(self, **kwargs: Any) -> None:
+        if isinstance(self.base_config, dict):
+            self.base_config = {key: value for key, value in self.base_config.items() if key != _WEIGHTS_ENTRY}
         # Tools ask the configuration for the labels before they load a model.
         if self.id2label is None and self.base_config is not None:
             self.id2label, self.label2id = (self.base_config.get(key) for key in ("id2label", "label2id"))
@@ -71,7 +132,8 @@ class ClamuConfig(PreTrainedConfig):
             "format_version": self.format_version,
             "architecture": self.architecture,
             "base_model": self.base_model,
-            "base_config": self.base_config,
+            # transformers may take this for the configuration of the whole model.
+            "base_config": None if self.base_config is None else {**self.base_config, _WEIGHTS_ENTRY: _NO_WEIGHTS},
             "generation_config": self.generation_config,
             "arguments": self.arguments,
             "task_spec": self.task_spec,
@@ -84,6 +146,7 @@ class ClamuConfig(PreTrainedConfig):
             "peft_config": self.peft_config,
             "peft_merging": self.peft_merging,
             "card": self.card,
+            _WEIGHTS_ENTRY: _NO_WEIGHTS,
         }
 
 

@@ -32,6 +32,7 @@ __all__ = [
     "WEIGHTS_INDEX_NAME",
     "WEIGHTS_NAME",
     "FileRule",
+    "delta_name",
     "files_of",
     "is_ours",
     "is_processor_file",
@@ -45,7 +46,8 @@ __all__ = [
 CONFIG_NAME = "config.json"
 LEDGER_NAME = "ledger.json"
 CARD_NAME = "README.md"
-DELTA_NAME = "model.safetensors"  # the name that transformers and the Hub look for
+# Not the name that transformers looks for: it would take the integers for weights.
+DELTA_NAME = "delta.safetensors"
 FRESH_NAME = "base_init.safetensors"
 VECTORS_NAME = "features.safetensors"
 MASKS_FOLDER = "masks"
@@ -53,7 +55,7 @@ TASK_MASKS_FOLDER = "task_masks"
 BASE_FOLDER = "base_model"
 MASK_CONFIG_NAME = "adapter_config.json"
 MASK_NAME = "adapter_model.safetensors"
-# Of a plain checkpoint of transformers, such as the embedded base model.
+# Of a plain checkpoint of transformers, such as the embedded base model; in format 1 the delta had this name.
 WEIGHTS_NAME = "model.safetensors"
 GENERATION_CONFIG_NAME = "generation_config.json"
 WEIGHTS_INDEX_NAME = "model.safetensors.index.json"
@@ -109,6 +111,8 @@ TABLE: tuple[FileRule, ...] = (
     # `verify` compares the card, and people edit it; the ledger cannot list itself.
     FileRule(names=_plain(CARD_NAME, LEDGER_NAME), writer="model", is_listed=False),
     FileRule(names=_plain(CONFIG_NAME, DELTA_NAME, FRESH_NAME, VECTORS_NAME), writer="model"),
+    # The delta of format 1. Where it is left over in a newer model's folder, transformers would take it for weights.
+    FileRule(names=_plain(WEIGHTS_NAME), writer="model"),
     FileRule(names=(rf"{MASKS_FOLDER}/cluster_\d+/adapter_(config\.json|model\.safetensors)",), writer="model"),
     FileRule(names=(rf"{TASK_MASKS_FOLDER}/task_\d+\.safetensors",), writer="model"),
     FileRule(names=tuple(name if "[" in name else re.escape(name) for name in _PROCESSOR_FILES), writer="processor"),
@@ -146,6 +150,11 @@ def is_processor_file(name: str) -> bool:
     """Whether a file belongs to a tokenizer or image processor."""
     rule = rule_of(name)
     return rule is not None and rule.writer == "processor"
+
+
+def delta_name(format_version: object) -> str:
+    """Return the name of the merged delta in a saved model of a format version."""
+    return WEIGHTS_NAME if format_version == 1 else DELTA_NAME
 
 
 def mask_folder(cluster: int) -> str:

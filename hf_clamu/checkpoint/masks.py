@@ -9,12 +9,20 @@ import torch
 from hf_clamu.errors import CheckpointFormatError
 from hf_clamu.exact import packed_size
 
-__all__ = ["MASK_KEY", "TASK_MASK_KEY", "join_mask", "split_mask"]
+__all__ = ["EMBEDDED_BASE", "MASK_KEY", "REQUIRED_IMPORT", "TASK_MASK_KEY", "join_mask", "split_mask"]
 
 # PEFT's layout of an adapter: the model inside PeftModel, the side module, the parameter that holds the mask. One
 # tensor and not one per weight: PEFT walks over all tensors of all adapters at each load.
 MASK_KEY = "base_model.model.clamu_adapters.clamu_mask"
 TASK_MASK_KEY = "mask"
+
+# In adapter_config.json. PEFT and transformers look for the base model by its name: this one is no name on the Hub, so
+# that they ask nobody for it, and show it.
+EMBEDDED_BASE = (
+    "none: the base model is in base_model/ of the saved ClAMU model, load it from there and give it to "
+    "PeftModel.from_pretrained"
+)
+REQUIRED_IMPORT = "hf_clamu"
 
 
 def join_mask(mask: Mapping[str, torch.Tensor]) -> torch.Tensor:

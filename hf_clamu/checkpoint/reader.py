@@ -10,16 +10,16 @@ from typing import Any
 import torch
 
 from hf_clamu.checkpoint.checkpoint import VECTORS_KEY, Checkpoint, SavedFiles
-from hf_clamu.checkpoint.configuration_clamu import FORMAT_VERSION, ClamuConfig
+from hf_clamu.checkpoint.configuration_clamu import ClamuConfig, current_entries, format_version
 from hf_clamu.checkpoint.layout import (
     BASE_FOLDER,
     CONFIG_NAME,
-    DELTA_NAME,
     FRESH_NAME,
     LEDGER_NAME,
     MASK_NAME,
     VECTORS_NAME,
     WEIGHTS_INDEX_NAME,
+    delta_name,
     is_processor_file,
     mask_folder,
     refuse_unlisted,
@@ -58,19 +58,14 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         raise CheckpointFormatError(f"{folder} is not a folder. Expected a saved ClAMU model.")
     values = _read_config(folder)
     ledger = read_ledger(folder)
-    for name, version in ((CONFIG_NAME, values.get("format_version")), (LEDGER_NAME, ledger.get("format_version"))):
-        if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
-            raise CheckpointFormatError(
-                f"{folder / name} has format version {version!r}, this release reads up to {FORMAT_VERSION}. Upgrade "
-                "hf_clamu."
-            )
+    version = _format_version(folder, values, ledger)
     listed = listed_files(folder, ledger)
     rewritten = _check_files(folder, listed)
     records, clusters = records_of(ledger)
     parsed = _parse_config(values, len(records), len(clusters))
     if parsed.base.embedded:
         _check_base_index(folder, listed)
-    delta = _read_delta(folder, ledger, parsed.config, records)
+    delta = _read_delta(folder / delta_name(version), ledger, parsed.config, records)
     masks, task_masks = _read_masks(folder, parsed.arguments, clusters, records, delta)
     has_vectors = VECTORS_NAME in listed
     state = MergedState(
@@ -92,7 +87,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         source=ledger.get("source"),
         fresh=fresh,
         localized_in=localized_in,
-        files=SavedFiles(digest=str(ledger["digest"]), entries=listed, rewritten=rewritten),
+        files=SavedFiles(format_version=version, digest=str(ledger["digest"]), entries=listed, rewritten=rewritten),
         parsed=parsed,
     )
 
@@ -126,9 +121,22 @@ def _read_config(folder: Path) -> dict[str, Any]:
     return values
 
 
+def _format_version(folder: Path, values: Mapping[str, Any], ledger: Mapping[str, Any]) -> int:
+    """Return the version of a saved model's files."""
+    version, of_ledger = format_version(values, folder / CONFIG_NAME), format_version(ledger, folder / LEDGER_NAME)
+    if version != of_ledger:
+        raise CheckpointFormatError(
+            f"{folder} mixes files of two models: {CONFIG_NAME} has format version {version}, {LEDGER_NAME} "
+            f"{of_ledger}. Take an undamaged copy."
+        )
+    return version
+
+
 def _parse_config(values: Mapping[str, Any], num_tasks: int, num_clusters: int) -> ParsedConfig:
     """Return the configuration that a file holds, if a model can be made of it."""
-    found = {key: value for key, value in values.items() if key not in ("model_type", "architectures")}
+    found = current_entries(values)
+    for key in ("model_type", "architectures"):
+        found.pop(key, None)
     expected = ClamuConfig().to_file_dict()
     unknown = sorted(found.keys() - expected.keys())
     if unknown:
@@ -242,13 +250,13 @@ def _check_base_index(folder: Path, listed: Collection[str]) -> None:
 
 
 def _read_delta(
-    folder: Path, ledger: Mapping[str, Any], config: ClamuConfig, records: Mapping[str, TaskRecord]
+    path: Path, ledger: Mapping[str, Any], config: ClamuConfig, records: Mapping[str, TaskRecord]
 ) -> dict[str, torch.Tensor]:
-    delta = read_tensor_file(folder / DELTA_NAME)
+    delta = read_tensor_file(path)
     # Hashed once as a file and once as tensors: the file's digest proves every byte of it, the tensors' digest is what
     # mask adapters and receipts name.
     if sorted(delta) != ledger["parameters"] or digest_tensors(delta) != config.delta_digest:
-        raise CheckpointFormatError(f"{folder / DELTA_NAME} is not the delta that {CONFIG_NAME} names.")
+        raise CheckpointFormatError(f"{path} is not the delta that {CONFIG_NAME} names.")
     _check_bounds(delta, records)
     return delta
 

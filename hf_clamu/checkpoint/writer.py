@@ -24,7 +24,7 @@ from hf_clamu.checkpoint.layout import (
     task_mask_name,
 )
 from hf_clamu.checkpoint.ledger import ledger_entries, sealed
-from hf_clamu.checkpoint.masks import MASK_KEY, TASK_MASK_KEY, join_mask
+from hf_clamu.checkpoint.masks import EMBEDDED_BASE, MASK_KEY, REQUIRED_IMPORT, TASK_MASK_KEY, join_mask
 from hf_clamu.exact import canonical_json, digest_tensors, sha256_files
 from hf_clamu.storage import save_tensors
 
@@ -77,13 +77,14 @@ def _mask_config(checkpoint: Checkpoint, cluster: int, mask_digest: str) -> dict
         "peft_type": "CLAMU_MASK",
         # AutoPeftModel loads the base model with this class.
         "auto_mapping": {"base_model_class": checkpoint.config.architecture, "parent_library": "transformers"},
-        "base_model_name_or_path": base.name_or_path or None,
+        "base_model_name_or_path": base.name_or_path or EMBEDDED_BASE,
         "revision": base.revision,
         "cluster": cluster,
         "delta_digest": checkpoint.config.delta_digest,
         "mask_digest": mask_digest,
         "alpha": checkpoint.state.alpha,
         "inference_mode": True,
+        "requires_import": REQUIRED_IMPORT,
     }
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from hf_clamu.base_models.adapters.space import PeftSpace
 from hf_clamu.checkpoint.checkpoint import Checkpoint
 from hf_clamu.checkpoint.comparison import VerificationReport, compare_folders
+from hf_clamu.checkpoint.configuration_clamu import FORMAT_VERSION
 from hf_clamu.checkpoint.reader import read_checkpoint
 from hf_clamu.errors import EnvironmentMismatchError
 from hf_clamu.models.saving import SavePlace, save_checkpoint, save_plain
@@ -72,5 +73,9 @@ def _compared(request: Request, built: ChangeResult, write: Callable[[Path], Non
 
 
 def _holds(folder: Path, checkpoint: Checkpoint) -> bool:
-    """Whether a folder holds this state (it may have been saved before the last request)."""
-    return folder.is_dir() and read_checkpoint(folder).state_digest == checkpoint.state_digest
+    """Whether a folder holds this state, in the files of today; it may have been saved before the last request."""
+    if not folder.is_dir():
+        return False
+    found = read_checkpoint(folder)
+    is_current = found.files is not None and found.files.format_version == FORMAT_VERSION
+    return is_current and found.state_digest == checkpoint.state_digest

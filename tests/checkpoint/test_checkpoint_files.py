@@ -19,6 +19,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from hf_clamu import CheckpointFormatError, ClamuError, ClamuModel, IncompatibleBaseError
+from hf_clamu.checkpoint.masks import EMBEDDED_BASE
 from hf_clamu.exact import canonical_json, digest_tensors
 from hf_clamu.storage import tensors as tensors_module
 
@@ -27,6 +28,7 @@ LAYOUT = [
     "base_model/config.json",
     "base_model/model.safetensors",
     "config.json",
+    "delta.safetensors",
     "features.safetensors",
     "ledger.json",
     "masks/cluster_000/adapter_config.json",
@@ -35,7 +37,6 @@ LAYOUT = [
     "masks/cluster_001/adapter_model.safetensors",
     "masks/cluster_002/adapter_config.json",
     "masks/cluster_002/adapter_model.safetensors",
-    "model.safetensors",
     "tokenizer.json",
     "tokenizer_config.json",
 ]
@@ -61,14 +62,14 @@ def test_layout_of_a_global_image_model(tiny, tmp_path):
         "base_model/config.json",
         "base_model/model.safetensors",
         "config.json",
+        "delta.safetensors",
         "ledger.json",
-        "model.safetensors",
     ]
 
 
 def test_tensors(saved_text, model):
     names = sorted(name for name, _ in model.named_parameters())
-    delta = load_file(saved_text / "model.safetensors")
+    delta = load_file(saved_text / "delta.safetensors")
     assert sorted(delta) == names
     for name, parameter in model.named_parameters():
         assert delta[name].shape == parameter.shape
@@ -105,13 +106,14 @@ def test_mask_config(saved_text):
     assert found == {
         "peft_type": "CLAMU_MASK",
         "auto_mapping": {"base_model_class": "GPT2ForSequenceClassification", "parent_library": "transformers"},
-        "base_model_name_or_path": None,
+        "base_model_name_or_path": EMBEDDED_BASE,
         "revision": None,
         "cluster": 1,
         "delta_digest": config["delta_digest"],
         "mask_digest": digest_tensors(load_file(saved_text / "masks/cluster_001/adapter_model.safetensors")),
         "alpha": config["alpha"],
         "inference_mode": True,
+        "requires_import": "hf_clamu",
     }
     assert config["alpha"] == 4.0 / 5
 
@@ -209,15 +211,15 @@ def _edit(folder, name, change):
     (folder / name).write_bytes(canonical_json(values))
 
 
-@pytest.mark.parametrize("version", [2, 99, "1", None, True])
+@pytest.mark.parametrize("version", [3, 99, "1", None, True])
 def test_other_format_version(tiny, folder, version):
     _edit(folder, "config.json", lambda values: values.update(format_version=version))
     tiny.reseal(folder)
-    _load_fails(folder, "format version .* reads up to 1")
+    _load_fails(folder, "format version .* reads up to 2")
 
 
 def test_newer_ledger(tiny, folder):
-    tiny.reseal(folder, format_version=2)
+    tiny.reseal(folder, format_version=3)
     _load_fails(folder, "format version")
 
 

@@ -144,7 +144,7 @@ def test_each_file_of_every_kind_of_model_has_a_row(saved_kind):
 
 def test_a_sparse_file_is_refused_by_its_size(folder):
     """64 GiB of zeros take no room, and hours to hash."""
-    with (folder / "model.safetensors").open("r+b") as file:
+    with (folder / "delta.safetensors").open("r+b") as file:
         file.truncate(2**36)
     with pytest.raises(CheckpointFormatError, match="68719476736 bytes, the ledger says"):
         ClamuModel.from_pretrained(folder)

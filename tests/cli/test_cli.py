@@ -365,11 +365,11 @@ def test_verify_names_files_that_no_build_writes(clamu, work):
 
 
 def test_verify_finds_tampered_weights_not_identical(clamu, work):
-    weights = work / "text" / "model.safetensors"
+    weights = work / "text" / "delta.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
     found = clamu("verify", "text", "--json")
     assert (found.code, found.json["error"]["type"]) == (1, "CheckpointFormatError")
-    assert "model.safetensors" in found.error
+    assert "delta.safetensors" in found.error
     assert clamu("predict", "text", "a").code == 2
     (work / "text" / "ledger.json").unlink()
     assert clamu("verify", "text").code == 2
@@ -571,10 +571,10 @@ def test_wrong_use(clamu, muddle, monkeypatch, line, tiny):
 
 
 def test_a_damaged_model_is_named(clamu, work):
-    path = work / "text" / "model.safetensors"
+    path = work / "text" / "delta.safetensors"
     path.write_bytes(path.read_bytes()[:-1])
     # To verify, a damaged model is an answer: it is not what a build gives.
     for arguments, code in ((["info", "text"], 2), (["verify", "text"], 1), (["unmerge", "text", "user_0"], 2)):
         found = clamu(*arguments, "--json")
         assert (found.code, found.json["error"]["type"]) == (code, "CheckpointFormatError")
-        assert "model.safetensors" in found.error
+        assert "delta.safetensors" in found.error

@@ -39,7 +39,7 @@ def test_the_round_trip(tmp_path):
 
 def test_what_does_not_hold_is_said(double, tmp_path):
     local = dict.fromkeys(("NO_PROXY", "no_proxy"), "127.0.0.1")
-    double.arm("resolve", "status", status=404, path="*/model.safetensors")
+    double.arm("resolve", "status", status=404, path="*/delta.safetensors")
     done = _run(tmp_path, HF_ENDPOINT=double.url, HF_TOKEN="hf_owner", **local)
     assert done.returncode == 1
     assert done.stdout.splitlines()[-1] == "FAIL the first push answers with all its weights"

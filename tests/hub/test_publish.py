@@ -37,7 +37,7 @@ def write_folder(folder: Path, files: dict[str, bytes]) -> Path:
 OLD = {
     "README.md": b"---\nlicense: mit\n---\n# Old\n",
     "config.json": b"{}",
-    "model.safetensors": b"old weights" * 99,
+    "delta.safetensors": b"old weights" * 99,
     "masks/cluster_000/adapter_config.json": b"{}",
     "masks/cluster_000/adapter_model.safetensors": b"mask 0" * 9,
     "masks/cluster_001/adapter_config.json": b"{}",
@@ -45,7 +45,7 @@ OLD = {
 }
 NEW = {
     **{name: data for name, data in OLD.items() if "cluster_001" not in name},
-    "model.safetensors": b"new weights" * 99,
+    "delta.safetensors": b"new weights" * 99,
 }
 
 
@@ -95,7 +95,8 @@ def test_an_update_replaces_adds_and_deletes_in_one_commit(double, push, folders
     theirs = {"notes.md": b"mine", "figures/a.png": b"\0png", "vae/model.safetensors": b"of others"}
     theirs_too = {"adapter.safetensors.txt": b"x", "pytorch_model.bin": b"\0old", "my_lora.safetensors": b"mine"}
     theirs_too |= {"masks/mine.txt": b"mine", "base_model/notes.md": b"mine"}
-    ours = {"model-00001-of-00002.safetensors": b"shard", "base_model/model.safetensors": b"embedded"}
+    ours = {"model.safetensors": b"delta of format 1", "model-00001-of-00002.safetensors": b"shard"}
+    ours |= {"base_model/model.safetensors": b"embedded"}
     seen = double.push(REPO, {**theirs, **theirs_too, **ours})
     made = push(folders[1], parent_commit=seen)
     assert double.repos[REPO].commits[made["commit"]].parents == [seen]
@@ -122,7 +123,7 @@ def test_only_the_files_of_the_model_are_pushed(double, push, folders):
 @pytest.mark.parametrize("damage", ["changed", "missing", "no ledger"])
 def test_a_damaged_folder_is_not_pushed(double, push, folders, damage):
     if damage == "changed":
-        (folders[0] / "model.safetensors").write_bytes(b"other")
+        (folders[0] / "delta.safetensors").write_bytes(b"other")
     else:
         (folders[0] / ("config.json" if damage == "missing" else "ledger.json")).unlink()
     with pytest.raises(ClientError, match=r"was changed|is missing") as caught:
@@ -134,14 +135,14 @@ def test_a_damaged_folder_is_not_pushed(double, push, folders, damage):
 def test_branches_are_made_and_kept_apart(double, push, folders):
     push(folders[0])
     push(folders[1], revision="forgotten/one")
-    assert _served(double)["model.safetensors"] == OLD["model.safetensors"]
-    assert _served(double, "forgotten/one")["model.safetensors"] == NEW["model.safetensors"]
+    assert _served(double)["delta.safetensors"] == OLD["delta.safetensors"]
+    assert _served(double, "forgotten/one")["delta.safetensors"] == NEW["delta.safetensors"]
     assert "masks/cluster_001/adapter_config.json" not in _served(double, "forgotten/one")
 
 
 def test_a_stale_push_overwrites_nothing_and_names_both_commits(double, push, folders):
     seen = push(folders[0])["commit"]
-    theirs = double.push(REPO, {"model.safetensors": b"theirs"})
+    theirs = double.push(REPO, {"delta.safetensors": b"theirs"})
     with pytest.raises(ClientError, match="Pull and unmerge again") as caught:
         push(folders[1], parent_commit=seen)
     assert caught.value.kinds[:3] == ["HubConflictError", "HubError", "ClamuError"]
@@ -159,7 +160,7 @@ def test_a_push_that_is_overtaken_on_its_way_overwrites_nothing(client, double, 
     client.send(f"push.publish(Path({str(folders[1])!r}), {REPO!r}, token={OWNER!r})")
     while double.count("preupload") == num_preuploads:
         threading.Event().wait(0.01)
-    theirs = double.push(REPO, {"model.safetensors": b"theirs"})
+    theirs = double.push(REPO, {"delta.safetensors": b"theirs"})
     with pytest.raises(ClientError, match=seen) as caught:
         client.receive()
     assert caught.value.kinds[0] == "HubConflictError"
@@ -172,7 +173,7 @@ def test_a_lost_answer_is_looked_up_and_not_pushed_again(double, push, folders, 
     double.arm("commit", "lost", status=status)
     made = push(folders[1])
     assert made["commit"] == _head(double)
-    assert _served(double)["model.safetensors"] == NEW["model.safetensors"]
+    assert _served(double)["delta.safetensors"] == NEW["delta.safetensors"]
     assert len(double.repos[REPO].history(_head(double))) == 3
     assert double.count("commit") == 2
 
@@ -219,7 +220,7 @@ def test_a_failed_push_leaves_the_old_state(double, push, folders, kind, fault):
     assert "\n" not in str(caught.value)
     assert "Traceback" not in str(caught.value)
     assert _head(double) == seen
-    assert _served(double)["model.safetensors"] == OLD["model.safetensors"]
+    assert _served(double)["delta.safetensors"] == OLD["delta.safetensors"]
     assert push(folders[1], parent_commit=seen)["commit"] == _head(double)
 
 
@@ -238,7 +239,7 @@ def test_a_cache_is_no_way_out_for_what_is_written(client, double, push, folders
 def test_a_dropped_upload_is_sent_again(double, push, folders):
     double.arm("lfs_put", "drop")
     push(folders[0])
-    assert _served(double)["model.safetensors"] == OLD["model.safetensors"]
+    assert _served(double)["delta.safetensors"] == OLD["delta.safetensors"]
 
 
 def test_a_pull_request_leaves_the_branch_alone(double, push, folders):
@@ -246,7 +247,7 @@ def test_a_pull_request_leaves_the_branch_alone(double, push, folders):
     made = push(folders[1], token=OTHER, create_pr=True)
     assert made["pr_url"] == f"{double.url}/{REPO}/discussions/1"
     assert _head(double) == seen
-    assert _served(double, "refs/pr/1")["model.safetensors"] == NEW["model.safetensors"]
+    assert _served(double, "refs/pr/1")["delta.safetensors"] == NEW["delta.safetensors"]
     assert double.repos[REPO].pull_requests["refs/pr/1"] == made["commit"]
     double.arm("commit", "lost")
     again = push(folders[1], token=OTHER, create_pr=True)
@@ -283,7 +284,7 @@ def test_pushing_where_one_may_not_is_one_sentence(push, folders, token, message
 def test_a_gitignore_on_the_hub_does_not_thin_out_the_model(double, push, folders):
     push(folders[0])
     seen = double.push(REPO, {".gitignore": b"*.safetensors\n"})
-    with pytest.raises(ClientError, match=r"\.gitignore of owner/model shuts out masks/"):
+    with pytest.raises(ClientError, match=r"\.gitignore of owner/model shuts out delta"):
         push(folders[1])
     assert _head(double) == seen
 
@@ -330,7 +331,7 @@ def test_only_data_is_pulled(double, push, pull, folders):
 
 def test_a_corrupted_download_is_noticed_and_mended(double, push, pull, saved_models):
     push(saved_models[0])
-    oid = double.repos[REPO].read("model.safetensors").lfs
+    oid = double.repos[REPO].read("delta.safetensors").lfs
     double.arm("storage", "corrupt", path=f"*{oid}")
     found, commit = pull()
     with pytest.raises(CheckpointFormatError, match=r"model\.safetensors has SHA-256"):

@@ -58,7 +58,7 @@ def test_unmerged_is_built_without(tiny, train, saved, name, tmp_path):
     unmerged = tiny.digests(tmp_path / "unmerged")
     assert len(unmerged) >= 12
     assert unmerged == tiny.digests(tmp_path / "without")
-    assert unmerged["model.safetensors"] != tiny.digests(saved(name))["model.safetensors"]
+    assert unmerged["delta.safetensors"] != tiny.digests(saved(name))["delta.safetensors"]
 
 
 @pytest.mark.matrix("architectures", row="{name}", column="export")

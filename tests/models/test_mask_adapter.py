@@ -310,7 +310,7 @@ def test_two_hundred_adapters_cost_their_bits_alone(name, saved, references, tmp
     folder = shutil.copytree(saved(name), tmp_path / "model")
     model = _peft(folder, 0, "first")
     # The delta is loaded once: from here on it need not be there.
-    (folder / "model.safetensors").unlink()
+    (folder / "delta.safetensors").unlink()
     (folder / "config.json").unlink()
     layer = model.base_model.model.clamu_adapters
     delta, switch, parameters = layer.delta, layer.delta.switch, len(list(model.named_parameters()))
@@ -451,7 +451,7 @@ def test_the_delta_of_a_repo_is_looked_for_beside_its_masks(saved, tmp_path, off
     config = ClamuMaskConfig.from_pretrained("org/clamu", subfolder="masks/cluster_001", cache_dir=tmp_path)
     source = config.delta_source.pinned()
     assert (source.name_or_path, source.revision, source.subfolder) == ("org/clamu", commit, "")
-    assert source.file("model.safetensors").read_bytes() == (saved("bert") / "model.safetensors").read_bytes()
+    assert source.file("delta.safetensors").read_bytes() == (saved("bert") / "delta.safetensors").read_bytes()
     with pytest.raises(HubError, match=r"org/none.* could not be downloaded"):
         attach_delta(base_of(saved("bert")), "org/none", cache_dir=tmp_path)
     with pytest.raises(CheckpointFormatError, match="neither a folder nor the id"):
@@ -555,12 +555,12 @@ def test_a_damaged_delta_or_mask(saved, tmp_path):
     save_file({KEY: mask[:-1].clone()}, folder / "masks/cluster_001/adapter_model.safetensors")
     with pytest.raises(RuntimeError, match="size mismatch"):
         _peft(folder, 1)
-    delta = load_file(folder / "model.safetensors")
+    delta = load_file(folder / "delta.safetensors")
     next(iter(delta.values())).view(-1)[0] += 1
-    save_file(delta, folder / "model.safetensors")
+    save_file(delta, folder / "delta.safetensors")
     with pytest.raises(CheckpointFormatError, match="not the delta"):
         _peft(folder, 0)
-    (folder / "model.safetensors").unlink()
+    (folder / "delta.safetensors").unlink()
     with pytest.raises(CheckpointFormatError, match=r"has no model\.safetensors"):
         _peft(folder, 0)
     base = base_of(folder)

@@ -161,7 +161,7 @@ api = HfApi()
 api.create_repo("org/clamu")
 api.upload_folder(repo_id="org/clamu", folder_path=folder)
 facts = {}
-for name in ("config.json", "model.safetensors"):
+for name in ("config.json", "delta.safetensors"):
     hf_hub_download("org/clamu", name, cache_dir=cache)
 facts["unknown, wrong"] = error_of(wrong, local_files_only=True)
 facts["unknown, right"] = error_of(right, local_files_only=True)

@@ -33,7 +33,7 @@ def _reference(folder, cluster):
     """M0 + alpha * (mask * delta) of the files alone: sums in float64, then one rounding."""
     config = json.loads((folder / "config.json").read_bytes())
     base = _base(folder)
-    delta = load_file(folder / "model.safetensors")
+    delta = load_file(folder / "delta.safetensors")
     mask = None if cluster is None else load_file(folder / f"masks/cluster_{cluster:03d}/adapter_model.safetensors")
     found = {}
     start = 0

@@ -305,7 +305,7 @@ def test_verify(folders, merged, changed):
     assert model.verify(checkpoints=folders)
     report = model.verify(checkpoints=changed("user_2"))
     assert not report
-    assert {"ledger.json", "model.safetensors"} <= set(report.differences)
+    assert {"ledger.json", "delta.safetensors"} <= set(report.differences)
     with pytest.raises(TaskDataError, match="'user_1' and 1 more came from checkpoints"):
         model.verify(checkpoints={one: folders[one] for one in ("user_0", "user_3", "user_4")})
 

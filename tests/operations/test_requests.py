@@ -363,9 +363,9 @@ def test_verify_leaves_the_model(tiny, model, unchanged):
 
 def test_verify_a_tampered_model(tiny, folder):
     # One step of one weight, with every digest made to fit: only a rebuild can tell.
-    delta = load_file(folder / "model.safetensors")
+    delta = load_file(folder / "delta.safetensors")
     delta["score.weight"][0, 0] += 1
-    save_file(delta, folder / "model.safetensors", metadata={"format": "pt"})
+    save_file(delta, folder / "delta.safetensors", metadata={"format": "pt"})
     for name in ("config.json", *(f"masks/cluster_{cluster:03d}/adapter_config.json" for cluster in range(3))):
         values = json.loads((folder / name).read_bytes())
         values["delta_digest"] = digest_tensors(delta)
@@ -373,7 +373,7 @@ def test_verify_a_tampered_model(tiny, folder):
     tiny.reseal(folder)
     report = ClamuModel.from_pretrained(folder).verify(data=tiny.tasks("text"))
     assert not report
-    assert {"model.safetensors", "config.json", "ledger.json"} <= set(report.differences)
+    assert {"delta.safetensors", "config.json", "ledger.json"} <= set(report.differences)
     assert "masks/cluster_000/adapter_model.safetensors" not in report.differences
 
 

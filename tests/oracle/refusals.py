@@ -93,7 +93,7 @@ def _queue(bench: Bench, folder: Path) -> None:
 
 
 def _damage(bench: Bench, folder: Path) -> None:
-    for name in ("config.json", "ledger.json", "model.safetensors", "features.safetensors", "tokenizer.json"):
+    for name in ("config.json", "ledger.json", "delta.safetensors", "features.safetensors", "tokenizer.json"):
         shutil.copytree("without", "damaged")
         path = folder / "damaged" / name
         if path.exists():

@@ -28,7 +28,7 @@ def info(folder: ModelToRead, as_json: Json = False) -> None:
     checkpoint = read_checkpoint(resolve_folder(folder))
     config, state = checkpoint.config, checkpoint.state
     values: dict[str, Any] = {
-        "format_version": config.format_version,
+        "format_version": config.format_version if checkpoint.files is None else checkpoint.files.format_version,
         "architecture": config.architecture,
         "base_model": config.base_model,
         "arguments": config.arguments,

@@ -12,6 +12,7 @@ from typing import Any
 from peft import PeftConfig
 
 from hf_clamu.checkpoint.layout import MASK_CONFIG_NAME
+from hf_clamu.checkpoint.masks import EMBEDDED_BASE, REQUIRED_IMPORT
 from hf_clamu.exact import canonical_json
 from hf_clamu.models.mask_adapter.delta import DeltaSource
 
@@ -47,6 +48,7 @@ class ClamuMaskConfig(PeftConfig):
         delta_revision (`str`, *optional*): branch, tag or commit of that repo; by default its newest state, where a
             mask of an older delta is refused.
         delta_subfolder (`str`, *optional*): where in that repo the saved model is.
+        requires_import (`str`): the package whose import makes this type known to PEFT.
     """
 
     cluster: int | None = field(default=None, metadata={"help": "The cluster that the mask was learned for."})
@@ -59,6 +61,9 @@ class ClamuMaskConfig(PeftConfig):
     delta_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the delta's repo."})
     delta_subfolder: str | None = field(default=None, metadata={"help": "Folder of the saved model in that repo."})
     inference_mode: bool = field(default=True, metadata={"help": "Always true: masks are not trained through PEFT."})
+    requires_import: str = field(
+        default=REQUIRED_IMPORT, metadata={"help": "The package whose import makes this type known to PEFT."}
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()  # type: ignore[no-untyped-call]
@@ -78,6 +83,8 @@ class ClamuMaskConfig(PeftConfig):
         """
         name = os.fspath(pretrained_model_name_or_path)
         config: ClamuMaskConfig = super().from_pretrained(name, subfolder=subfolder, **kwargs)
+        if config.base_model_name_or_path == EMBEDDED_BASE:
+            config.base_model_name_or_path = None  # so that PEFT does not look for it
         options = {key: kwargs[key] for key in _DOWNLOAD_OPTIONS if kwargs.get(key) is not None}
         if config.delta_name_or_path is not None:
             config._origin = DeltaSource(
@@ -111,13 +118,14 @@ class ClamuMaskConfig(PeftConfig):
         values: dict[str, Any] = {
             "peft_type": ClamuPeftType.CLAMU_MASK.value,
             "auto_mapping": self.auto_mapping,
-            "base_model_name_or_path": _public(self.base_model_name_or_path),
+            "base_model_name_or_path": _public(self.base_model_name_or_path) or EMBEDDED_BASE,
             "revision": self.revision,
             "cluster": self.cluster,
             "delta_digest": self.delta_digest,
             "mask_digest": self.mask_digest,
             "alpha": self.alpha,
             "inference_mode": True,
+            "requires_import": REQUIRED_IMPORT,
         }
         if _public(self.delta_name_or_path) is not None:
             values |= {key: getattr(self, key) for key in _OPTIONAL if getattr(self, key) is not None}

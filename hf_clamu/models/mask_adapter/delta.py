@@ -11,8 +11,8 @@ import torch
 
 from hf_clamu.base_models.adapters.space import PeftSpace
 from hf_clamu.base_models.identity import base_digest
-from hf_clamu.checkpoint.configuration_clamu import ClamuConfig
-from hf_clamu.checkpoint.layout import CONFIG_NAME, DELTA_NAME, FRESH_NAME
+from hf_clamu.checkpoint.configuration_clamu import ClamuConfig, current_entries, format_version
+from hf_clamu.checkpoint.layout import CONFIG_NAME, FRESH_NAME, delta_name
 from hf_clamu.checkpoint.ledger import read_json
 from hf_clamu.checkpoint.masks import split_mask
 from hf_clamu.checkpoint.reader import read_tensor_file
@@ -139,9 +139,10 @@ class SharedDelta:
                 "merge=False) write a cluster's adapter for PEFT."
             )
         arguments = config["arguments"]
-        path = pinned.file(DELTA_NAME)
+        name = delta_name(config["format_version"])
+        path = pinned.file(name)
         if path is None:
-            raise CheckpointFormatError(f"{source.name_or_path} has no {DELTA_NAME}. Take an undamaged copy.")
+            raise CheckpointFormatError(f"{source.name_or_path} has no {name}. Take an undamaged copy.")
         delta = read_tensor_file(path)
         digest = digest_tensors(delta)
         if digest != config["delta_digest"]:
@@ -214,8 +215,10 @@ def _read_config(source: DeltaSource) -> dict[str, Any]:
             f"{source.name_or_path} holds no saved ClAMU model, so there is no merged delta for the mask. Give the "
             "saved model with hf_clamu.models.mask_adapter.attach_delta(model, folder_or_hub_id) first."
         )
+    found: dict[str, Any] = {"format_version": format_version(values, path)}
+    values = current_entries(values)
     try:
-        found = {key: values[key] for key in ("delta_digest", "alpha", "base_model", "architecture")}
+        found |= {key: values[key] for key in ("delta_digest", "alpha", "base_model", "architecture")}
         found |= {key: values.get(key) for key in ("peft_config", "peft_merging")}
         found["base_model"]["digest"]
         found["arguments"] = ClamuArguments.from_dict(values["arguments"])
