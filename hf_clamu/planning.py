@@ -122,9 +122,7 @@ def estimate_build(
 
 def _model_to_train(recipe: Recipe, arguments: ClamuArguments, tasks: TaskDataset) -> Any:
     """Return the model that trains, with its adapter inside and without memory for its weights."""
-    space = PeftSpace.of(recipe.peft_config, recipe.peft_merging)
-    if space is not None and arguments.has_fixed_signs:
-        space.require_fixed_signs(arguments.localization)
+    space = PeftSpace.for_settings(arguments, recipe.peft_config, recipe.peft_merging)
     model = empty_model(recipe.base(), tasks.spec, num_labels=tasks.num_labels, revision=recipe.revision)
     if space is not None:
         with torch.device("meta"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -136,6 +136,19 @@ class Recipe:
         from hf_clamu.merging import ClamuArguments
 
         return ClamuArguments.from_dict(self.arguments)
+
+    def with_preset(self, preset: str | None) -> Recipe:
+        """Return the recipe under a preset: instead of its own one, localization, clustering and scaling.
+
+        Args:
+            preset (`str`, *optional*): a name; without one the recipe stays as it is.
+        """
+        from hf_clamu.merging import METHOD_SETTINGS
+
+        if preset is None:
+            return self
+        others = {name: value for name, value in self.arguments.items() if name not in METHOD_SETTINGS}
+        return replace(self, arguments={**others, "preset": preset})
 
     def tasks(self, data: DataFiles | None = None) -> TaskDataset:
         """Load the tasks; `data` replaces the files that the recipe names."""

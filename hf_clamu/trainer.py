@@ -47,7 +47,7 @@ class ClamuTrainer:
             task ids, and later requests need the same key.
         peft_config (`peft.PeftConfig` or *dict*, *optional*): finetune each task through such an adapter instead of
             all weights; a dict names its `peft_type`. Heads of classifiers are trained, too, unless
-            `modules_to_save` says otherwise.
+            `modules_to_save` says otherwise. By default what the preset of the settings says: LoRA for `adapters`.
         peft_merging (`str`, *optional*): how tasks are added. `"frozen_a"` (LoRA; its default): `A` is drawn once,
             frozen and shared, `B` is added, so that the merged product is the sum of the tasks' products.
             `"parameters"` (the default of other methods): every parameter of the adapter is added. `"product"`: the
@@ -106,9 +106,7 @@ class ClamuTrainer:
         self.processing_class = processing_class
         self.revision = revision
         self.dtype = dtype
-        self.space = PeftSpace.of(peft_config, peft_merging)
-        if self.space is not None and self.args.has_fixed_signs:
-            self.space.require_fixed_signs(self.args.localization)
+        self.space = PeftSpace.for_settings(self.args, peft_config, peft_merging)
         self.card = card if isinstance(card, CardSettings) else CardSettings.from_dict(card or {})
         self.journal = Journal.at(journal_dir)
         self.archive = archive_at(archive_dir)

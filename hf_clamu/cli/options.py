@@ -25,6 +25,7 @@ __all__ = [
     "OnMismatch",
     "Output",
     "Overwrite",
+    "PresetOption",
     "Receipts",
     "RecipeFile",
     "RepoId",
@@ -40,6 +41,15 @@ ModelToChange = Annotated[str, typer.Argument(metavar="DIR", help=_MODEL, show_d
 Cluster = Annotated[int | None, typer.Option(help="Number of a cluster.", show_default=False)]
 Task = Annotated[str | None, typer.Option(help="Id of a task; its cluster serves.", show_default=False)]
 RepoId = Annotated[str, typer.Argument(metavar="REPO", help="Hub id, such as org/name.", show_default=False)]
+
+PresetOption = Annotated[
+    Literal["per-task", "clusters", "adapters", "one-model"] | None,
+    typer.Option(
+        "--preset",
+        help="Settings by name, instead of the recipe's own preset, localization, clustering and scaling.",
+        show_default=False,
+    ),
+]
 
 # -- the tasks' data --------------------------------------------------------------------------------------------------
 

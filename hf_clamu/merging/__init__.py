@@ -1,6 +1,6 @@
 """Merging, clustering, localization and unmerging as functions of state, data and settings.
 
-- `arguments`: all settings of a merged model.
+- `settings/`: all settings of a merged model, and presets.
 - `state`: what a merged model is made of.
 - `engine`: merge, add, unmerge and update.
 - `addition`, `recovery`: finetune and add tasks; recover and subtract merged ones.
@@ -12,7 +12,6 @@
 - `summation`, `shared_work`: sums and small values of many tasks, by all processes and through the journal.
 """
 
-from hf_clamu.merging.arguments import WITHOUT_DATA, ClamuArguments
 from hf_clamu.merging.clustering.arguments import ClusteringArguments
 from hf_clamu.merging.clustering.base import ClusteringInputs, ClusteringMethod
 from hf_clamu.merging.clustering.grouping import canonical_clusters, cluster_tasks
@@ -36,6 +35,8 @@ from hf_clamu.merging.requirements import (
     require_no_data,
     with_rows,
 )
+from hf_clamu.merging.settings.arguments import WITHOUT_DATA, ClamuArguments
+from hf_clamu.merging.settings.presets import METHOD_SETTINGS, PRESETS, Preset, PresetName
 from hf_clamu.merging.state import MergedState, TaskRecord, require_merged
 
 __all__ = [
@@ -43,6 +44,8 @@ __all__ = [
     "CLUSTERINGS",
     "LAMBDA_GRID",
     "LOCALIZATIONS",
+    "METHOD_SETTINGS",
+    "PRESETS",
     "WITHOUT_DATA",
     "ClamuArguments",
     "ClusteringArguments",
@@ -54,6 +57,8 @@ __all__ = [
     "MaskInputs",
     "MaskProblem",
     "MergedState",
+    "Preset",
+    "PresetName",
     "TaskRecord",
     "add_tasks",
     "candidate_alphas",

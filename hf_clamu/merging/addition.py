@@ -8,10 +8,10 @@ from typing import Any
 import torch
 
 from hf_clamu.exact import TaskVector
-from hf_clamu.merging.arguments import ClamuArguments
 from hf_clamu.merging.derivation import clusters_of, derive
 from hf_clamu.merging.localization.task_masks import TaskMasks
 from hf_clamu.merging.requirements import require_finetuning, require_keys
+from hf_clamu.merging.settings.arguments import ClamuArguments
 from hf_clamu.merging.shared_work import map_shared
 from hf_clamu.merging.state import MergedState, PartialState, TaskRecord
 from hf_clamu.merging.summation import TaskSums, sum_vectors

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 import torch
 
 from hf_clamu.exact import DeltaAccumulator
-from hf_clamu.merging.arguments import ClamuArguments
 from hf_clamu.merging.clustering.grouping import cluster_tasks
 from hf_clamu.merging.localization.localizer import ClusterVector, Localizer, MaskProblem
 from hf_clamu.merging.recovery import merged_vector
 from hf_clamu.merging.requirements import require_keys
 from hf_clamu.merging.scoring import score_clusters
+from hf_clamu.merging.settings.arguments import ClamuArguments
 from hf_clamu.merging.state import MergedState, PartialState, TaskRecord
 from hf_clamu.training import TaskTrainer
 

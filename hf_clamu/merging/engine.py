@@ -10,10 +10,10 @@ from collections.abc import Sequence
 
 from hf_clamu.errors import TaskAlreadyMergedError
 from hf_clamu.merging.addition import add_and_derive
-from hf_clamu.merging.arguments import ClamuArguments
 from hf_clamu.merging.derivation import derive
 from hf_clamu.merging.recovery import subtract_tasks
 from hf_clamu.merging.requirements import check_data, deriving_reads_data, require_recoverable
+from hf_clamu.merging.settings.arguments import ClamuArguments
 from hf_clamu.merging.state import MergedState, PartialState, require_merged
 from hf_clamu.tasks import TaskDataset
 from hf_clamu.training import TaskTrainer

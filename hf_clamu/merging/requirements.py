@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from hf_clamu.errors import DigestMismatchError, RecipeError, TaskDataError
-from hf_clamu.merging.arguments import ClamuArguments
 from hf_clamu.merging.clustering.registry import CLUSTERINGS
 from hf_clamu.merging.localization.registry import LOCALIZATIONS
 from hf_clamu.merging.registry import listed
+from hf_clamu.merging.settings.arguments import ClamuArguments
 from hf_clamu.merging.state import MergedState, TaskRecord
 from hf_clamu.tasks import EncodedTask, TaskDataset
 from hf_clamu.training import TaskTrainer

@@ -33,7 +33,8 @@ class LocalMerge:
     Args:
         base (`str`, `Path`, *dict* or `transformers.PreTrainedModel`): what they were finetuned from, see `load_base`.
         checkpoints (*mapping* of `str` to `str` or `Path`): task id to a folder, or to a Hub id.
-        arguments (`ClamuArguments`, *optional*): the settings; by default `task_vectors` and `emr` without data.
+        arguments (`ClamuArguments`, *optional*): the settings; by default the preset `clusters`, or `task_vectors`
+            and `emr` without data.
         tasks (`TaskDataset`, *optional*): the tasks' data; those without a checkpoint take no part.
         processor (*optional*): tokenizer or image processor; by default the base model's own.
         revision (`str`, *optional*): of the base model on the Hub.
@@ -72,7 +73,7 @@ class LocalMerge:
         require_named(self.checkpoints)
         if not self.checkpoints:
             raise TaskDataError("There is nothing to merge: give at least one checkpoint.")
-        arguments = self.arguments or ClamuArguments()
+        arguments = self.arguments or ClamuArguments(preset="clusters")
         require_finetuning(arguments, sorted(map(str, self.checkpoints)))
         if self.tasks is None:
             arguments = self.arguments or ClamuArguments.from_dict(WITHOUT_DATA)

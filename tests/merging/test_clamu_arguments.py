@@ -62,8 +62,8 @@ def test_settings_survive_json():
 
 
 def test_equal_settings_are_written_alike():
-    whole = ClamuArguments(learning_rate=1, weight_decay=0, scaling=4, freeze=[])
-    plain = ClamuArguments(learning_rate=1.0)
+    whole = ClamuArguments(learning_rate=1, weight_decay=0, scaling=1, freeze=[])
+    plain = ClamuArguments(learning_rate=1.0, scaling=1.0)
     assert whole == plain
     assert json.dumps(whole.to_dict()) == json.dumps(plain.to_dict())
 

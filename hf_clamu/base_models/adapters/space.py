@@ -24,6 +24,7 @@ from hf_clamu.checkpoint.checkpoint import Checkpoint
 from hf_clamu.errors import RecipeError
 from hf_clamu.exact import canonical_json
 from hf_clamu.known_names import hint_for
+from hf_clamu.merging import ClamuArguments
 
 __all__ = ["PEFT_MERGING", "PeftSpace"]
 
@@ -93,6 +94,23 @@ class PeftSpace:
         if merging == "frozen_a" and kind != "LORA":
             raise RecipeError(f"peft_merging='frozen_a' is for LORA; for {kind} choose 'parameters' or 'product'.")
         return cls(peft_type=str(kind), options=_changed(made), merging=merging)
+
+    @classmethod
+    def for_settings(cls, arguments: ClamuArguments, config: Any, merging: str | None) -> PeftSpace | None:
+        """Check and take over a PEFT configuration, by default that of the settings' preset.
+
+        Args:
+            arguments (`ClamuArguments`): the settings.
+            config (`peft.PeftConfig` or *mapping*, *optional*): see `of`.
+            merging (`str`, *optional*): see `of`.
+
+        Raises:
+            RecipeError: if it cannot be merged by adding, or cannot follow the settings.
+        """
+        space = cls.of(arguments.default_peft_config if config is None else config, merging)
+        if space is not None and arguments.has_fixed_signs:
+            space.require_fixed_signs(arguments.localization)
+        return space
 
     @classmethod
     def of_checkpoint(cls, checkpoint: Checkpoint) -> PeftSpace | None:

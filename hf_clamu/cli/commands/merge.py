@@ -169,16 +169,15 @@ def _local_merge(options: _MergeOptions, loaded: Recipe | None) -> LocalMerge:
     settings = _settings(options.settings)
     given: dict[str, Any] = {"checkpoints": options.checkpoints, "task_id_key": task_id_key()}
     if loaded is None:
-        arguments = ClamuArguments.from_dict({**WITHOUT_DATA, **settings})
+        arguments = ClamuArguments.from_dict(settings if "preset" in settings else {**WITHOUT_DATA, **settings})
         return LocalMerge(base=options.base, revision=options.revision, arguments=arguments, **given)
     if loaded.peft_config is not None or loaded.dtype not in (None, "float32"):
         raise RecipeError(
             f"{options.recipe}: peft_config and dtype are about finetuning here, and checkpoints are whole models "
             "that are read against a base in float32. Leave them out."
         )
-    arguments = ClamuArguments.from_dict(
-        {**loaded.arguments, **settings}
-    )  # first: a wrong setting should show at once
+    # First: a wrong setting should show at once. The masks of per-task need vectors that were finetuned here.
+    arguments = ClamuArguments.from_dict({"preset": "clusters", **loaded.arguments, **settings})
     tasks = loaded.tasks(options.data or None)
     return LocalMerge(
         base=options.base or loaded.base(),

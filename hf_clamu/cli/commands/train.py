@@ -11,7 +11,7 @@ import typer
 from hf_clamu.cli.builds import report_build
 from hf_clamu.cli.interruption import expect_result
 from hf_clamu.cli.models import task_id_key
-from hf_clamu.cli.options import Data, Json, NewArchive, NewModel, Overwrite, RecipeFile
+from hf_clamu.cli.options import Data, Json, NewArchive, NewModel, Overwrite, PresetOption, RecipeFile
 from hf_clamu.cli.output import emit, is_main_process, note, quieten, require_empty_output, table
 
 __all__ = ["plan", "train"]
@@ -24,6 +24,7 @@ def train(
     without: Annotated[
         list[str] | None, typer.Option(help="Leave this task out; may be repeated.", show_default=False)
     ] = None,
+    preset: PresetOption = None,
     archive: NewArchive = None,
     overwrite: Overwrite = False,
     dry_run: Annotated[
@@ -33,15 +34,15 @@ def train(
 ) -> None:
     """Finetune, merge, cluster and localize as a recipe says; started again, it goes on from what is finished."""
     if dry_run:
-        _report_estimate(recipe, as_json, data=data)
+        _report_estimate(recipe, preset, as_json, data=data)
         return
     from hf_clamu.operations.lifecycle.build_target import build_summary, open_build
     from hf_clamu.recipe import Recipe
     from hf_clamu.tasks import keyed_id
 
-    loaded = Recipe.load(recipe)
+    loaded = Recipe.load(recipe).with_preset(preset)
     text = recipe.read_text(encoding="utf-8", errors="replace")
-    command = [text, list(map(str, data or ())), sorted(without or ())]
+    command = [text, list(map(str, data or ())), sorted(without or ()), preset]
     archive_dir = archive or loaded.archive_place()
     with open_build(output, command=command, archive=archive_dir, say=note) as target:
         finished = target.finished()
@@ -67,20 +68,21 @@ def train(
 def plan(
     recipe: RecipeFile,
     data: Data = None,
+    preset: PresetOption = None,
     tasks: Annotated[int | None, typer.Option(help="Plan for so many tasks.", min=1, show_default=False)] = None,
     processes: Annotated[int, typer.Option(help="Processes that share the work.", min=1)] = 1,
     tokens: Annotated[int | None, typer.Option(help="Mean tokens of an example.", min=1, show_default=False)] = None,
     as_json: Json = False,
 ) -> None:
     """Say what a build will need: weights, memory, disk and a rough time. Nothing is trained or loaded."""
-    _report_estimate(recipe, as_json, data=data, num_tasks=tasks, num_processes=processes, tokens=tokens)
+    _report_estimate(recipe, preset, as_json, data=data, num_tasks=tasks, num_processes=processes, tokens=tokens)
 
 
-def _report_estimate(recipe: Path, as_json: bool, **options: Any) -> None:
+def _report_estimate(recipe: Path, preset: str | None, as_json: bool, **options: Any) -> None:
     from hf_clamu.planning import estimate_build
     from hf_clamu.recipe import Recipe
 
-    loaded = Recipe.load(recipe)
+    loaded = Recipe.load(recipe).with_preset(preset)
     quieten()
     values = estimate_build(loaded, **options).to_dict()
     emit(as_json, values, lambda: _estimate_text(values))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import InitVar, asdict, dataclass, field, fields
 from typing import Any
 
 from hf_clamu.errors import RecipeError
@@ -16,6 +16,7 @@ from hf_clamu.merging.clustering.registry import CLUSTERINGS
 from hf_clamu.merging.localization.arguments import LocalizationArguments
 from hf_clamu.merging.localization.base import LocalizationMethod
 from hf_clamu.merging.localization.registry import LOCALIZATIONS
+from hf_clamu.merging.settings.presets import PRESETS, PresetName, with_presets
 from hf_clamu.training import FinetuningArguments
 
 __all__ = ["WITHOUT_DATA", "ClamuArguments"]
@@ -26,6 +27,7 @@ WITHOUT_DATA = {"clustering": "task_vectors", "localization": "emr"}
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false"}
 
 
+@with_presets
 @dataclass(frozen=True, kw_only=True)
 class ClamuArguments(FinetuningArguments, ClusteringArguments, LocalizationArguments):
     """Settings of a build. They are part of the recipe: an unmerge and a rebuild repeat them.
@@ -36,15 +38,25 @@ class ClamuArguments(FinetuningArguments, ClusteringArguments, LocalizationArgum
     `ClamuArguments.describe()` returns each with its meaning. `localization` and `clustering` may be any registered
     method (`register_localization`, `register_clustering`).
 
+    A `preset` (`"per-task"`, `"clusters"`, `"adapters"`, `"one-model"`) gives the settings that are not given
+    themselves. Without one it is `"clusters"` if `num_clusters`, `clustering` or `localization` is given, and
+    `"per-task"` if none of them is. It is resolved at once: settings that are equal are equal, and saved alike,
+    whichever way they came about.
+
+    Args:
+        preset (`str`, *optional*): see above; all other arguments are the fields.
+
     Raises:
-        RecipeError: if a value is out of range or names no registered method.
+        RecipeError: if a value is out of range, names no registered method, or is of an unknown setting.
 
     Example:
 
     ```python
-    >>> arguments = ClamuArguments(num_clusters=20, finetune_steps=20)
+    >>> arguments = ClamuArguments(preset="clusters", finetune_steps=20)
     >>> arguments.localization, arguments.scaling
     ('clamu', 4.0)
+    >>> ClamuArguments() == ClamuArguments(localization="sift", clustering="none", scaling=1)
+    True
 
     ```
     """
@@ -60,7 +72,11 @@ class ClamuArguments(FinetuningArguments, ClusteringArguments, LocalizationArgum
         },
     )
 
-    def __post_init__(self) -> None:
+    preset: InitVar[PresetName | None] = None
+
+    def __post_init__(self, preset: PresetName | None) -> None:
+        # No field: it is neither saved nor compared. `replace` hands it on.
+        object.__setattr__(self, "preset", preset)
         # Types come first: the stages compare numbers, which text from a YAML file would break.
         for setting in fields(self):
             value = _checked(setting.name, setting.default, getattr(self, setting.name))
@@ -92,6 +108,12 @@ class ClamuArguments(FinetuningArguments, ClusteringArguments, LocalizationArgum
         """Whether the vectors of all tasks keep to one sign per weight."""
         return self.localization_method.has_fixed_signs
 
+    @property
+    def default_peft_config(self) -> dict[str, Any] | None:
+        """The adapter that the preset finetunes through where no `peft_config` is given."""
+        preset = PRESETS.get(vars(self)["preset"])
+        return None if preset is None or preset.peft_config is None else dict(preset.peft_config)
+
     @classmethod
     def describe(cls) -> dict[str, str]:
         """Return each setting's name with what it means."""
@@ -107,7 +129,7 @@ class ClamuArguments(FinetuningArguments, ClusteringArguments, LocalizationArgum
         Raises:
             RecipeError: if a name is unknown; the message names the nearest known one.
         """
-        known = sorted(setting.name for setting in fields(cls))
+        known = sorted(["preset", *(setting.name for setting in fields(cls))])
         refuse_unknown_keys(values, known, where="arguments", noun="setting")
         return cls(**values)
 
