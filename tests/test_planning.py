@@ -125,5 +125,7 @@ def test_a_text_that_the_model_cannot_take_shows_in_a_plan(recipe, tmp_path):
     made = recipe()
     with (tmp_path / "rows.jsonl").open("a") as file:
         file.write("\n" + json.dumps({"user": "user_9", "text": "x" * 2000, "label": "good", "group": "A"}))
-    with pytest.raises(TaskDataError, match=r"Task 'user_9', column 'text', row 35 .*the text has 2000 tokens"):
+    with pytest.raises(
+        TaskDataError, match=r"'user_9', column 'text', line 36 of rows.jsonl: the text has 2000 tokens"
+    ):
         estimate_build(made)

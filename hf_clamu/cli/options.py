@@ -15,6 +15,7 @@ __all__ = [
     "Cluster",
     "Data",
     "EraseHistory",
+    "Ids",
     "Json",
     "ModelToChange",
     "ModelToRead",
@@ -60,6 +61,15 @@ Data = Annotated[
     list[Path] | None,
     typer.Option(
         help="File of the tasks' rows, instead of those that the recipe names; may be repeated.", show_default=False
+    ),
+]
+Ids = Annotated[
+    Literal["strict", "as-is", "strip"] | None,
+    typer.Option(
+        "--ids",
+        help="Task ids that look alike, such as 'C1', 'C1 ' and 'c01': refuse them, take them as they are, or strip "
+        "white space first [default: as the recipe says; strict if it says nothing].",
+        show_default=False,
     ),
 ]
 _NEW_ROWS = typer.Option("--new", help="File of the new rows; may be repeated.", show_default=False)

@@ -10,6 +10,7 @@ import torch
 
 from hf_clamu.errors import TaskNotFoundError
 from hf_clamu.exact import DeltaAccumulator, PackedMask, VectorSum
+from hf_clamu.tasks.near_names import hint_at_like
 
 __all__ = ["MergedState", "PartialState", "TaskRecord", "require_merged"]
 
@@ -148,18 +149,18 @@ class PartialState:
 def require_merged(wanted: Iterable[str], present: Iterable[str]) -> None:
     """Check that all wanted ids are present.
 
-    Near ids are not suggested: they belong to other owners. The asker need not know of them, and a wrong guess would
-    forget their data.
+    Only ids that look alike are suggested. Those that are a letter away belong to other owners: the asker need not
+    know of them, and a wrong guess would forget their data.
 
     Raises:
         TaskNotFoundError: naming those that are absent.
     """
-    known = set(present)
+    known = dict.fromkeys(present)  # in their order, unlike a set
     absent = [task_id for task_id in dict.fromkeys(wanted) if task_id not in known]
     if not absent:
         return
     raise TaskNotFoundError(
         f"No merged task is called {', '.join(map(repr, absent[:5]))}{' …' if len(absent) > 5 else ''}; "
-        f"{len(known)} are merged. It was never merged, or is forgotten already. "
+        f"{len(known)} are merged.{hint_at_like(absent, known)} It was never merged, or is forgotten already. "
         "List the merged ones with model.tasks or `clamu info`."
     )

@@ -8,7 +8,7 @@ from hf_clamu.checkpoint.checkpoint import Checkpoint
 from hf_clamu.errors import TaskDataError
 from hf_clamu.operations.snapshots import snapshot_tasks
 from hf_clamu.storage import Snapshot
-from hf_clamu.tasks import DataFiles, TaskDataset, load_tasks
+from hf_clamu.tasks import DataFiles, IdsSetting, TaskDataset, load_tasks
 
 __all__ = ["load_merged_tasks", "with_ledger_ids"]
 
@@ -19,6 +19,8 @@ def load_merged_tasks(
     origin: Path | None,
     task_id_key: str | None = None,
     snapshot: Snapshot | None = None,
+    *,
+    ids: IdsSetting | None = None,
 ) -> TaskDataset:
     """Return the tasks' data: given, from a snapshot, or from the source that the ledger names.
 
@@ -29,15 +31,19 @@ def load_merged_tasks(
             directory.
         task_id_key (`str`, *optional*): the key of the ledger's task ids, if they are keyed.
         snapshot (`Snapshot`, *optional*): of the model.
+        ids (`str`, *optional*): for files of new rows, how their ids are read and whether those that look alike are
+            refused, see `TaskSpec`. By default ids are read as the recipe says, and none is refused: the merged ones
+            are told apart already.
 
     Raises:
         TaskDataError: if they are not found, or are cut into tasks in another way.
     """
     if data is None and snapshot is not None:
         return snapshot_tasks(checkpoint, snapshot)
-    expected = checkpoint.task_spec.to_dict()
-    tasks = data if isinstance(data, TaskDataset) else _load_files(checkpoint, data, origin)
-    given = tasks.spec.to_dict()
+    spec = checkpoint.task_spec
+    tasks = data if isinstance(data, TaskDataset) else _load_files(checkpoint, data, origin, ids)
+    tasks = tasks.with_ids(spec.ids)  # which decides nothing once the ids are read
+    expected, given = spec.to_dict(), tasks.spec.to_dict()
     differing = [key for key in expected if given.get(key) != expected[key]]
     if differing:
         key = differing[0]
@@ -64,7 +70,9 @@ def with_ledger_ids(checkpoint: Checkpoint, tasks: TaskDataset, task_id_key: str
     return tasks.with_key(task_id_key)
 
 
-def _load_files(checkpoint: Checkpoint, data: DataFiles | None, origin: Path | None) -> TaskDataset:
+def _load_files(
+    checkpoint: Checkpoint, data: DataFiles | None, origin: Path | None, ids: IdsSetting | None
+) -> TaskDataset:
     spec = checkpoint.task_spec.to_dict()
     source = checkpoint.source
     if source is None:
@@ -77,4 +85,5 @@ def _load_files(checkpoint: Checkpoint, data: DataFiles | None, origin: Path | N
     # Labels are declared once for the whole space: rows of forgotten tasks may be gone by now.
     source = {**source, "label_names": spec.get("label_names")} if spec.get("label_names") else source
     beside = [origin.absolute().parent] if origin is not None else []
-    return load_tasks(source, data=data, search_dirs=[*beside, Path.cwd()])
+    source = source if ids is None else {**source, "ids": ids}
+    return load_tasks(source, data=data, search_dirs=[*beside, Path.cwd()], refuse_near_ids=ids is not None)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,6 +20,24 @@ __all__ = ["predict"]
 _BATCH = 32
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Input:
+    """A row, and what messages call it."""
+
+    number: int
+    row: Mapping[str, Any]
+    name: Callable[[int], str]
+
+    def problem(self, column: str, text: str) -> str:
+        """Return a sentence about a column of the row."""
+        name = self.name(self.number)
+        return f"{name[0].upper()}{name[1:]}, column {column!r}: {text}"
+
+
+def _numbered(number: int) -> str:
+    return f"row {number}"
+
+
 def predict(
     model: Any,
     rows: Sequence[Mapping[str, Any]],
@@ -27,6 +46,7 @@ def predict(
     task: str | None = None,
     fallback: Fallback | None = None,
     max_new_tokens: int = 64,
+    name_of_row: Callable[[int], str] = _numbered,
 ) -> list[dict[str, Any]]:
     """Predict rows, in their order.
 
@@ -40,6 +60,7 @@ def predict(
         fallback (`str`, *optional*): who serves a task that is not merged (never was, or is forgotten): `"global"` or
             `"base"`; by default it raises.
         max_new_tokens (`int`): length of a generated completion.
+        name_of_row (*callable* from `int` to `str`): what messages call a row, by default its number from 0.
 
     Returns:
         *list* of *dict*: `{"label", "score"}` for classifiers, `{"tags", "scores"}` for classifiers of words,
@@ -53,10 +74,11 @@ def predict(
     """
     require_one_choice(cluster, task)
     answers: list[dict[str, Any]] = [{} for _ in rows]
+    inputs = [_Input(number=number, row=row, name=name_of_row) for number, row in enumerate(rows)]
     with model.held():
         spec = model.merged.checkpoint.task_spec
         if cluster is None and task is None:
-            routes = [_route_of_row(model, spec, index, row, fallback) for index, row in enumerate(rows)]
+            routes = [_route_of(model, spec, given, fallback) for given in inputs]
         else:
             routes = [find_route(model, cluster, task, fallback)] * len(rows)
         for route, indices in group_by_route(routes).items():
@@ -65,35 +87,31 @@ def predict(
             served = {"cluster": route if is_cluster else None, "served_by": "cluster" if is_cluster else route}
             for start in range(0, len(indices), _BATCH):
                 batch = indices[start : start + _BATCH]
-                answered = _answer(model, spec, [(index, rows[index]) for index in batch], max_new_tokens)
+                answered = _answer(model, spec, [inputs[index] for index in batch], max_new_tokens)
                 for index, answer in zip(batch, answered, strict=True):
                     answers[index] = {**answer, **served}
     return answers
 
 
-def _route_of_row(model: Any, spec: TaskSpec, index: int, row: Mapping[str, Any], fallback: Fallback | None) -> Route:
+def _route_of(model: Any, spec: TaskSpec, given: _Input, fallback: Fallback | None) -> Route:
     """Return the route of the task that a row names."""
-    task = row.get(spec.task_column)
+    task = given.row.get(spec.task_column)
     if not isinstance(task, (str, type(None))):
-        raise TaskDataError(f"Row {index}, column {spec.task_column!r}: a task id is a string, found {task!r}.")
+        raise TaskDataError(given.problem(spec.task_column, f"a task id is a string, found {task!r}."))
     try:
-        return find_route(model, None, task, fallback)
+        return find_route(model, None, task if task is None else spec.task_id(task), fallback)
     except TaskNotFoundError as error:
-        raise TaskNotFoundError(
-            f"Row {index}, column {spec.task_column!r}: {error} To have such rows answered by the global model or the "
-            "base, give fallback= (--fallback on the command line)."
-        ) from None
+        way_out = "To have such rows answered by the global model or the base, give fallback= (--fallback in clamu)."
+        raise TaskNotFoundError(given.problem(spec.task_column, f"{error} {way_out}")) from None
 
 
 @torch.no_grad()
-def _answer(
-    model: Any, spec: TaskSpec, rows: Sequence[tuple[int, Mapping[str, Any]]], max_new_tokens: int
-) -> list[dict[str, Any]]:
+def _answer(model: Any, spec: TaskSpec, inputs: Sequence[_Input], max_new_tokens: int) -> list[dict[str, Any]]:
     model.eval()
     if traits_of(spec.kind).writes_text:
-        return [{"completion": _complete(model, spec, index, row, max_new_tokens)} for index, row in rows]
+        return [{"completion": _complete(model, spec, given, max_new_tokens)} for given in inputs]
     column = str(spec.image_column or spec.tokens_column or spec.text_column)
-    examples = _encoded(model, spec, rows, column)
+    examples = _encoded(model, spec, inputs, column)
     batch = LiveModel(model, device=model.device, pad_token_id=padding_id(model.processor)).batch(examples)
     words_BL = batch.pop("labels")
     try:
@@ -103,16 +121,15 @@ def _answer(
             raise
         # Vision models refuse sizes and channels that are not theirs; without a processor nothing fits the images.
         shape = tuple(examples[0]["pixel_values"].shape)
-        raise TaskDataError(
-            f"Row {rows[0][0]}, column {column!r}: the model does not take an image of shape {shape}: {error}"
-        ) from error
+        problem = f"the model does not take an image of shape {shape}: {error}"
+        raise TaskDataError(inputs[0].problem(column, problem)) from error
     scores, labels = logits.softmax(-1).max(-1)
     names = model.config.id2label
     if spec.tokens_column is not None:
         return [
-            _tags(len(row[column]), words_L, labels_L, scores_L, names)
-            for (_, row), words_L, labels_L, scores_L in zip(
-                rows, words_BL.tolist(), labels.tolist(), scores.tolist(), strict=True
+            _tags(len(given.row[column]), words_L, labels_L, scores_L, names)
+            for given, words_L, labels_L, scores_L in zip(
+                inputs, words_BL.tolist(), labels.tolist(), scores.tolist(), strict=True
             )
         ]
     return [
@@ -120,25 +137,25 @@ def _answer(
     ]
 
 
-def _encoded(model: Any, spec: TaskSpec, rows: Sequence[tuple[int, Mapping[str, Any]]], column: str) -> list[Example]:
+def _encoded(model: Any, spec: TaskSpec, inputs: Sequence[_Input], column: str) -> list[Example]:
     """Encode rows as in training, and refuse what the model cannot take."""
     encode, limit = example_encoder(spec, model.processor), _positions(model, spec)
     examples = []
-    for index, row in rows:
-        _require(row, column, index, spec)
+    for given in inputs:
+        _require(given, column, spec)
         try:
             # For words, labels that say which word a token stands for.
-            examples.append(encode(row, 0 if spec.tokens_column is None else tuple(range(len(row[column])))))
+            labels = 0 if spec.tokens_column is None else tuple(range(len(given.row[column])))
+            examples.append(encode(given.row, labels))
         except TaskDataError as error:
-            raise TaskDataError(f"Row {index}, column {column!r}: {error}.") from None
+            raise TaskDataError(given.problem(column, f"{error}.")) from None
         length = len(examples[-1].get("input_ids", ()))
         if limit is not None and length > limit:
-            raise TaskDataError(
-                f"Row {index}, column {column!r}: the text has {length} tokens, the model takes {limit}. Shorten it, "
-                "or train with max_length in the recipe's data section."
-            )
+            problem = f"the text has {length} tokens, the model takes {limit}"
+            advice = "Shorten it, or train with max_length in the recipe's data section."
+            raise TaskDataError(given.problem(column, f"{problem}. {advice}"))
     if spec.image_column is not None:
-        _require_one_shape(examples, rows, column)
+        _require_one_shape(examples, inputs, column)
     return examples
 
 
@@ -152,10 +169,10 @@ def _tags(
     return {"tags": [tag for tag, _ in answers], "scores": [score for _, score in answers]}
 
 
-def _complete(model: Any, spec: TaskSpec, index: int, row: Mapping[str, Any], max_new_tokens: int) -> str:
+def _complete(model: Any, spec: TaskSpec, given: _Input, max_new_tokens: int) -> str:
     column = str(spec.prompt_column or spec.text_column)
-    _require(row, column, index, spec)
-    text = spec.template.replace("{prompt}", row[column])
+    _require(given, column, spec)
+    text = spec.template.replace("{prompt}", given.row[column])
     limit = _positions(model, spec)
     if traits_of(spec.kind).labels == "decoder":
         cut = spec.max_length or tokenizer_limit(model.processor)  # as in training
@@ -163,7 +180,7 @@ def _complete(model: Any, spec: TaskSpec, index: int, row: Mapping[str, Any], ma
         length, taken = prompt["input_ids"].shape[1], 0
         if length == 0 or (limit is not None and length > limit):
             raise TaskDataError(
-                f"Row {index}, column {column!r}: the prompt has {length} tokens, the model takes 1 to {limit}."
+                given.problem(column, f"the prompt has {length} tokens, the model takes 1 to {limit}.")
             )
     else:
         prompt = model.processor(text, return_tensors="pt")
@@ -171,7 +188,7 @@ def _complete(model: Any, spec: TaskSpec, index: int, row: Mapping[str, Any], ma
     prompt = prompt.to(model.device)
     num_free_positions = max_new_tokens if limit is None else min(max_new_tokens, limit - taken)
     if num_free_positions < 1:
-        raise TaskDataError(f"Row {index}, column {column!r}: the prompt fills the model's {limit} positions.")
+        raise TaskDataError(given.problem(column, f"the prompt fills the model's {limit} positions."))
     written = model.generate(
         input_ids=prompt["input_ids"],
         attention_mask=prompt["attention_mask"],
@@ -187,28 +204,26 @@ def _positions(model: Any, spec: TaskSpec) -> int | None:
     return limits.positions if limits.is_table or spec.max_length is None else None
 
 
-def _require_one_shape(
-    examples: Sequence[Example], rows: Sequence[tuple[int, Mapping[str, Any]]], column: str
-) -> None:
+def _require_one_shape(examples: Sequence[Example], inputs: Sequence[_Input], column: str) -> None:
     expected = tuple(examples[0]["pixel_values"].shape)
-    for (index, _), example in zip(rows, examples, strict=True):
+    for given, example in zip(inputs, examples, strict=True):
         shape = tuple(example["pixel_values"].shape)
         if shape != expected:
+            problem = f"image of shape {shape}, but row {inputs[0].number} has {expected}"
             raise TaskDataError(
-                f"Row {index}, column {column!r}: image of shape {shape}, but row {rows[0][0]} has {expected}; images "
-                "that no processor resizes must be of one shape."
+                given.problem(column, f"{problem}; images that no processor resizes must be of one shape.")
             )
 
 
-def _require(row: Mapping[str, Any], column: str, index: int, spec: TaskSpec) -> None:
-    if row.get(column) is None:
-        raise TaskDataError(
-            f"Row {index} has no {column!r}, which the model's recipe names as its input; it has {sorted(row)}."
-        )
+def _require(given: _Input, column: str, spec: TaskSpec) -> None:
+    value = given.row.get(column)
+    if value is None:
+        problem = f"empty or missing, and the model's recipe names it as its input; the row has {sorted(given.row)}."
+        raise TaskDataError(given.problem(column, problem))
     if spec.tokens_column is not None:
         try:
-            require_words(row[column])
+            require_words(value)
         except ValueError as error:
-            raise TaskDataError(f"Row {index}, column {column!r}: {error}.") from None
-    elif spec.image_column is None and not isinstance(row[column], str):
-        raise TaskDataError(f"Row {index}, column {column!r}: expected a text, found {row[column]!r}.")
+            raise TaskDataError(given.problem(column, f"{error}.")) from None
+    elif spec.image_column is None and not isinstance(value, str):
+        raise TaskDataError(given.problem(column, f"expected a text, found {value!r}."))

@@ -3,6 +3,7 @@
 - `kinds`: the table of task kinds
 - `spec`: which column is which
 - `dataset`: the tasks of a data set
+- `keyed_ids`: commitments to ids
 - `reading/`: files and data sets to the checked rows of each task
 - `encoding/`: rows to tensors, in canonical order
 - `partition/`: tasks out of data sets that have none
@@ -15,19 +16,21 @@
 """
 
 from hf_clamu.tasks.builtin import STDLIB_PACKAGES, digits, digits_public, stdlib_public, stdlib_text
-from hf_clamu.tasks.dataset import TaskDataset, keyed_id
+from hf_clamu.tasks.dataset import TaskDataset
 from hf_clamu.tasks.encoding import EncodedTask, Example, collate, encoder_for
+from hf_clamu.tasks.keyed_ids import keyed_id
 from hf_clamu.tasks.kinds import KindTraits, TaskKind, register_kind, task_kinds, traits_of
 from hf_clamu.tasks.limits import ModelLimits
 from hf_clamu.tasks.partition import PartitionReport, partition_by_column, partition_by_labels, partition_uniform
 from hf_clamu.tasks.sources import DataFiles, load_tasks
-from hf_clamu.tasks.spec import TaskSpec
+from hf_clamu.tasks.spec import IdsSetting, TaskSpec
 from hf_clamu.tasks.stored import StoredTask, pack, unpack
 from hf_clamu.tasks.vocabulary import require_known_words
 
 __all__ = [
     "TaskDataset",
     "TaskSpec",
+    "IdsSetting",
     "TaskKind",
     "KindTraits",
     "register_kind",

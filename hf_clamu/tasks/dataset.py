@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hmac
+import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
-from hf_clamu.errors import RecipeError, TaskDataError, TaskNotFoundError
+from hf_clamu.errors import TaskDataError, TaskNotFoundError
 from hf_clamu.exact.digest import digest_tensors
 from hf_clamu.tasks.encoding import (
     EncodedTask,
@@ -16,26 +16,17 @@ from hf_clamu.tasks.encoding import (
     split_by_content,
     validation_count,
 )
+from hf_clamu.tasks.keyed_ids import keyed_id
 from hf_clamu.tasks.kinds import TaskKind, traits_of
 from hf_clamu.tasks.limits import ModelLimits
+from hf_clamu.tasks.near_names import hint_at_like
 from hf_clamu.tasks.reading.given import open_splits
 from hf_clamu.tasks.reading.labels import with_label_names
 from hf_clamu.tasks.reading.task_rows import TaskRows, group_by_task
-from hf_clamu.tasks.spec import TaskSpec
+from hf_clamu.tasks.spec import IdsSetting, TaskSpec
 from hf_clamu.tasks.stored import StoredTask
 
-__all__ = ["TaskDataset", "keyed_id"]
-
-
-def keyed_id(key: str, task_id: str) -> str:
-    """Return the keyed commitment to a task id: HMAC-SHA256, 64 hexadecimal digits.
-
-    Raises:
-        RecipeError: if the key is empty: everyone could compute such a commitment.
-    """
-    if not key:
-        raise RecipeError("task_id_key is empty, so anybody could tell whose commitment is whose. Give a secret.")
-    return hmac.new(key.encode("utf-8"), task_id.encode("utf-8"), "sha256").hexdigest()
+__all__ = ["TaskDataset"]
 
 
 class TaskDataset:
@@ -97,6 +88,7 @@ class TaskDataset:
         max_length: int | None = None,
         validation_fraction: float = 0.0,
         split_seed: int = 0,
+        ids: IdsSetting = "strict",
         source: Mapping[str, Any] | None = None,
     ) -> TaskDataset:
         """Group a data set's rows by task.
@@ -110,18 +102,27 @@ class TaskDataset:
                 "seq2seq-lm" must be said, its columns are those of "causal-lm".
             source (*mapping*, *optional*): where the data came from, JSON-able; kept as it is.
             text_column, label_column, image_column, prompt_column, completion_column, tokens_column, tags_column,
-                id_column, cluster_column, label_names, template, max_length, validation_fraction, split_seed: see
+                id_column, cluster_column, label_names, template, max_length, validation_fraction, split_seed, ids: see
                 `TaskSpec`.
 
         Raises:
             RecipeError: if the columns describe no kind of task, or a setting is out of range.
-            TaskDataError: if the rows cannot be used; the message names task, column and row.
+            TaskDataError: if the rows cannot be used; the message names task, column and row, or file and line.
         """
         settings = {name: value for name, value in locals().items() if name not in ("cls", "dataset", "source")}
-        spec = TaskSpec.from_dict(settings)
+        return cls.from_spec(dataset, TaskSpec.from_dict(settings), source)
+
+    @classmethod
+    def from_spec(
+        cls, dataset: Any, spec: TaskSpec, source: Mapping[str, Any] | None = None, *, refuse_near_ids: bool = True
+    ) -> TaskDataset:
+        """Group a data set's rows by task, as `from_dataset` does.
+
+        With `refuse_near_ids=False` ids that look alike are taken: it was settled earlier which are which tasks.
+        """
         splits = open_splits(dataset, spec)
         spec = with_label_names(spec, splits)
-        return cls(spec, group_by_task(splits, spec), source)
+        return cls(spec, group_by_task(splits, spec, refuse_near_ids=refuse_near_ids), source)
 
     @classmethod
     def without_rows(cls, spec: TaskSpec, task_ids: Iterable[str], *, keyed: bool = False) -> TaskDataset:
@@ -152,7 +153,7 @@ class TaskDataset:
                 names[task.origin] = None
                 continue
             for part in task.parts:
-                names.update(dict.fromkeys(name for name, _ in part.split.files))
+                names.update(dict.fromkeys(file.path.name for file in part.split.files))
         return ", ".join(names) or "the data given"
 
     @property
@@ -216,6 +217,15 @@ class TaskDataset:
         for task_id in sorted(left_out):
             self._task(task_id)
         return self.select(task_id for task_id in self if task_id not in left_out)
+
+    def first_place(self, task_id: str) -> str:
+        """Say where the first row of a task is: file and line, or the number of the row."""
+        task = self._task(task_id)
+        return self.origin if isinstance(task, StoredTask) or task.train is None else task.train.first_place
+
+    def with_ids(self, ids: IdsSetting) -> TaskDataset:
+        """Return the same tasks, as if they had been read with another setting for ids."""
+        return TaskDataset(dataclasses.replace(self.spec, ids=ids), self._tasks, self.source, keyed=self.is_keyed)
 
     def merged_with(self, other: TaskDataset) -> TaskDataset:
         """Return the tasks of both; the source stays only if both came from the same.
@@ -316,8 +326,9 @@ class TaskDataset:
     def _task(self, task_id: str) -> TaskRows | StoredTask:
         if task_id in self._tasks:
             return self._tasks[task_id]
-        # Near ids are not suggested, as in `require_merged`: they are those of other owners.
-        raise TaskNotFoundError(f"There is no task {task_id!r} among the {len(self)} tasks of {self.origin}.")
+        # Only ids that look alike are suggested, as in `require_merged`.
+        hint = hint_at_like([task_id], self._tasks)
+        raise TaskNotFoundError(f"There is no task {task_id!r} among the {len(self)} tasks of {self.origin}.{hint}")
 
 
 def _ids(task_ids: str | Iterable[str]) -> list[str]:

@@ -2,50 +2,68 @@
 
 from __future__ import annotations
 
-import logging
+import re
 import unicodedata
 from collections.abc import Iterable
 
-__all__ = ["near_names", "warn_of_near_names"]
+__all__ = ["hint_at_like", "names_like", "near_names"]
 
-_logger = logging.getLogger(__name__)
+_ZEROS_BEFORE_NUMBER = re.compile(r"^(\D*)0+(?=\d+$)")
 
 
 def near_names(names: Iterable[str]) -> list[list[str]]:
-    """Return the groups of names that differ in white space, case or Unicode form alone.
+    """Return the groups of names that differ in white space, case, Unicode form or leading zeros alone.
 
     Args:
         names (*iterable* of `str`): any names.
 
     Returns:
-        *list* of *list* of `str`: groups of at least two.
+        *list* of *list* of `str`: groups of at least two, each in the order of `names`.
 
     Example:
 
     ```python
-    >>> near_names(["C10", "c10 ", "C11"])
-    [['C10', 'c10 ']]
+    >>> near_names(["C10", "c10 ", "C11", "C010"])
+    [['C10', 'c10 ', 'C010']]
 
     ```
     """
     groups: dict[str, list[str]] = {}
     for name in dict.fromkeys(names):
-        plain = " ".join(unicodedata.normalize("NFKC", name).casefold().split())
-        groups.setdefault(plain, []).append(name)
+        groups.setdefault(_plain(name), []).append(name)
     return [group for group in groups.values() if len(group) > 1]
 
 
-def warn_of_near_names(names: Iterable[str], what: str, meaning: str) -> None:
-    """Log a warning that counts near names; it names none: they are those of data owners.
+def names_like(wanted: Iterable[str], known: Iterable[str]) -> list[str]:
+    """Return the known names that look like one of those wanted, and are none of them.
 
-    Args:
-        names (*iterable* of `str`): the names.
-        what (`str`): what they are names of, in the plural.
-        meaning (`str`): what they stand for, in the plural.
+    Example:
+
+    ```python
+    >>> names_like(["c10", "C12"], ["C10", "C11", "C12"])
+    ['C10']
+
+    ```
     """
-    count = sum(map(len, near_names(names)))
-    if count:
-        _logger.warning(
-            f"{what}: {count} differ from another one in white space or case alone. They are different {meaning}. If "
-            "that is not meant, make them equal in the data."
-        )
+    asked = set(wanted)
+    return [
+        name
+        for group in near_names([*sorted(asked), *known])
+        if asked.intersection(group)
+        for name in group
+        if name not in asked
+    ]
+
+
+def hint_at_like(wanted: Iterable[str], known: Iterable[str]) -> str:
+    """Return a sentence, with a leading space, of the known names that look like those wanted; "" if none does."""
+    alike = names_like(wanted, known)
+    return f" Did you mean {', '.join(map(repr, alike[:5]))}?" if alike else ""
+
+
+def _plain(name: str) -> str:
+    """Return what is left of a name without the differences that a reader overlooks."""
+    text = unicodedata.normalize("NFKC", name).casefold()
+    # Soft hyphens, zero-width spaces and the like, which no screen shows.
+    text = "".join(character for character in text if unicodedata.category(character) != "Cf")
+    return _ZEROS_BEFORE_NUMBER.sub(r"\1", " ".join(text.split()))

@@ -35,6 +35,7 @@ def load_tasks(
     base_dir: Path | None = None,
     data: DataFiles | None = None,
     search_dirs: Sequence[Path] = (),
+    refuse_near_ids: bool = True,
 ) -> TaskDataset:
     """Load the tasks that a recipe or a saved model describes.
 
@@ -46,6 +47,7 @@ def load_tasks(
         base_dir (`Path`, *optional*): the folder that relative paths start from, by default the working directory.
         data (`str`, `Path` or *list* of them, *optional*): files to read instead of those that `source` names.
         search_dirs (*list* of `Path`): further folders to look for the files in.
+        refuse_near_ids (`bool`): see `TaskDataset.from_spec`.
 
     Returns:
         `TaskDataset`: its `source` is the same mapping, with absolute paths reduced to file names.
@@ -68,7 +70,7 @@ def load_tasks(
     stored = {**source, "files": _portable(source["files"])} if origin == "files" else dict(source)
     if origin == "builtin":
         fields = {**_BUILTIN_COLUMNS, **_BUILTIN_SPECS[source["builtin"]], **fields}
-    TaskSpec.from_dict(fields)  # a wrong setting should show before a long download
+    spec = TaskSpec.from_dict(fields)  # a wrong setting should show before a long download
     if data is not None:
         paths = [Path(path) for path in ([data] if isinstance(data, (str, Path)) else data)]
         for path in paths:
@@ -82,7 +84,7 @@ def load_tasks(
         dataset = [_find(name, [*base, *search_dirs] or [Path()]) for name in _listed(source["files"])]
     else:
         dataset = _from_hub(source)
-    return TaskDataset.from_dataset(dataset, **fields, source=stored)
+    return TaskDataset.from_spec(dataset, spec, stored, refuse_near_ids=refuse_near_ids)
 
 
 def _check_keys(source: Mapping[str, Any]) -> str:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, Literal, cast, get_args
 
 from hf_clamu.errors import RecipeError
 from hf_clamu.known_names import refuse_unknown_keys
 from hf_clamu.tasks.kinds import TaskKind, task_kinds, traits_of
 
-__all__ = ["TaskSpec", "infer_kind"]
+__all__ = ["IdsSetting", "TaskSpec", "infer_kind"]
+
+IdsSetting = Literal["strict", "as-is", "strip"]
 
 _PROMPT_SLOT = "{prompt}"
 _ALL_CONTENT_COLUMNS = (
@@ -20,7 +22,7 @@ _ALL_CONTENT_COLUMNS = (
 )
 # Fields that came after the first saved models: written only where they are set, so that recipes without them keep
 # their bytes.
-_LATER_FIELDS = ("tokens_column", "tags_column")
+_LATER_FIELDS = ("tokens_column", "tags_column", "ids")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,6 +47,9 @@ class TaskSpec:
             default what the tokenizer says the model holds.
         validation_fraction (`float` in [0, 1), defaults to 0): part of each task kept out of training.
         split_seed (`int`, defaults to 0): seed of that choice.
+        ids (`str`, defaults to `"strict"`): `"strict"` refuses task ids that differ in white space, case, Unicode form
+            or leading zeros alone: they are mostly one owner's. `"strip"` first removes white space at the ends of
+            ids; `"as-is"` takes all ids as they are.
 
     Raises:
         RecipeError: if the columns describe no kind of task, or a value is out of range.
@@ -79,6 +84,13 @@ class TaskSpec:
     split_seed: int = field(default=0, metadata={"help": "Seed of the choice of validation examples."})
     tokens_column: str | None = field(default=None, metadata={"help": "Column of word lists (token-classification)."})
     tags_column: str | None = field(default=None, metadata={"help": "Column of lists with a label for each word."})
+    ids: IdsSetting = field(
+        default="strict",
+        metadata={
+            "help": "What to do with task ids that look alike (`C1`, `C1 `, `c1`, `C01`): `strict` refuses them, "
+            "`strip` removes white space at the ends first, `as-is` takes them for different tasks."
+        },
+    )
 
     def __post_init__(self) -> None:
         if self.kind not in task_kinds():
@@ -96,6 +108,8 @@ class TaskSpec:
         object.__setattr__(self, "validation_fraction", float(fraction))
         if not _is_int(self.split_seed):
             raise RecipeError(f"split_seed must be an integer, found {self.split_seed!r}.")
+        if self.ids not in get_args(IdsSetting):
+            raise RecipeError(f"ids must be one of {', '.join(get_args(IdsSetting))}, found {self.ids!r}.")
 
     def _check_columns(self) -> None:
         for name in ("task_column", "id_column", "cluster_column", *_ALL_CONTENT_COLUMNS):
@@ -148,10 +162,17 @@ class TaskSpec:
         columns = (self.text_column, self.prompt_column, self.completion_column)
         return frozenset(column for column in columns if column is not None)
 
+    def task_id(self, value: str) -> str:
+        """Return the task id that a cell of the task column stands for."""
+        return value.strip() if self.ids == "strip" else value
+
     def to_dict(self) -> dict[str, Any]:
-        """Return a JSON-able dictionary of all fields; `tokens_column` and `tags_column` only where they are given."""
-        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        values = {name: value for name, value in values.items() if value is not None or name not in _LATER_FIELDS}
+        """Return a JSON-able dictionary of all fields; those that came later only where they are given."""
+        values = {
+            f.name: getattr(self, f.name)
+            for f in dataclasses.fields(self)
+            if f.name not in _LATER_FIELDS or getattr(self, f.name) != f.default
+        }
         values["label_names"] = None if self.label_names is None else list(self.label_names)
         return values
 

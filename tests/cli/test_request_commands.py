@@ -142,24 +142,60 @@ def test_add_and_update(clamu, work, tiny):
     assert tiny.digests(work / "text") == tiny.digests(work / "target")
 
 
-def test_ids_that_look_alike_are_counted(clamu, work):
-    lines = (work / "rows.jsonl").read_text(encoding="utf-8").replace('"user_2"', '"User_1 "')
-    (work / "rows.jsonl").write_text(lines, encoding="utf-8")
+def test_ids_that_look_alike(clamu, work):
+    good = (work / "rows.jsonl").read_text(encoding="utf-8")
+    (work / "rows.jsonl").write_text(good.replace('"user_2"', '"User_1 "'), encoding="utf-8")
     told = clamu("train", "text.yaml", "--output", "near")
-    assert told.code == 0
-    warning = "Warning: Ids of tasks (column 'user'): 2 differ from another one in white space or case alone."
-    assert told.err.count("differ from another one") == 1
-    assert warning in [line[: len(warning)] for line in told.err.splitlines()]
-    # The files of new rows and of old ones are read, and it is said once.
-    assert clamu("update", "near", "user_0", "--new", "rows.jsonl").err.count("differ from another one") == 1
+    assert told.code == 2
+    assert "'user_1' (line 7 of rows.jsonl) and 'User_1 ' (line 13 of rows.jsonl)" in told.error
+    assert "look alike" in clamu("plan", "text.yaml", "--ids", "strip").error
+    assert clamu("train", "text.yaml", "--output", "near", "--ids", "as-is").code == 0
+    found = clamu("unmerge", "near", "user_01").error
+    assert "Did you mean 'User_1 ', 'user_1'?" in found
     found = clamu("unmerge", "near", "user_1")
     assert found.code == 0
-    assert "1 other merged id differs from what is forgotten in white space or case alone" in found.err
-    assert "User_1" not in found.err
-    assert "1 other merged id" not in clamu("unmerge", "near", "user_3").err
+    assert "Also merged, and not forgotten by this: 'User_1 ', which looks like what is forgotten." in found.err
+    assert "Also merged" not in clamu("unmerge", "near", "user_3").err
     found = clamu("unmerge", "near", "user_0", "user_3")
     assert found.out.startswith("Forgot user_0 ")
-    assert found.err.endswith("\nForgotten before, so nothing was to do: user_3.\n")
+    assert found.err == "Forgotten before, so nothing was to do: user_3.\n"
+
+
+def test_blanks_around_ids_are_stripped_where_the_recipe_says_so(clamu, work, tiny):
+    good = (work / "rows.jsonl").read_text(encoding="utf-8")
+    (work / "rows.jsonl").write_text(good.replace('"user_2"', '" user_2"', 2), encoding="utf-8")
+    recipe = (work / "text.yaml").read_text(encoding="utf-8").replace("files:", "ids: strip, files:")
+    (work / "strip.yaml").write_text(recipe, encoding="utf-8")
+    assert clamu("train", "strip.yaml", "--output", "strip").code == 0
+    assert clamu("info", "strip", "--json").json["task_spec"]["ids"] == "strip"
+    assert clamu("verify", "strip").code == 0
+    # The option instead of the recipe is the same recipe.
+    assert clamu("train", "text.yaml", "--output", "option", "--ids", "strip").code == 0
+    assert tiny.digests(work / "option") == tiny.digests(work / "strip")
+    row = {"user": " user_2 ", "text": "great 1 of 2"}
+    (work / "asked.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
+    (answer,) = clamu("predict", "strip", "--data", "asked.jsonl", "--json").json["predictions"]
+    assert answer["served_by"] == "cluster"
+    assert clamu("unmerge", "strip", "user_2").code == 0
+    assert clamu("train", "strip.yaml", "--output", "without", "--without", "user_2").code == 0
+    assert tiny.digests(work / "strip") == tiny.digests(work / "without")
+
+
+def test_rows_of_others_that_came_since_stop_no_request(clamu, work):
+    with (work / "rows.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"user": "USER_0 ", "text": "great", "label": "good"}) + "\n")
+    assert "look alike" in clamu("plan", "text.yaml").error
+    assert clamu("unmerge", "text", "user_1").code == 0
+    assert clamu("verify", "text").code == 0
+
+
+def test_new_ids_that_look_like_merged_ones(clamu, work):
+    row = {"user": "user_01", "text": "great", "label": "good"}
+    (work / "new.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
+    told = clamu("add", "text", "--new", "new.jsonl")
+    assert told.code == 2
+    assert "The id 'user_01' (line 1 of new.jsonl) looks like 'user_1', which is merged." in told.error
+    assert clamu("add", "text", "--new", "new.jsonl", "--ids", "as-is").code == 0
 
 
 def test_rows_in_several_files(clamu, work, tiny):

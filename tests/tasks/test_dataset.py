@@ -76,8 +76,8 @@ def test_missing_column_says_which_exist(dataset):
 @pytest.mark.parametrize(
     ("column", "row", "value", "message"),
     [
-        ("user", 2, "", "'user', row 2: .*an empty string"),
-        ("user", 2, None, "'user', row 2: .*None"),
+        ("user", 2, "", "'user', row 2: .*an empty cell"),
+        ("user", 2, None, "'user', row 2: .*an empty cell"),
         ("text", 4, None, "Task 'u1', column 'text', row 4: not a text but null"),
         ("label", 3, None, "Task 'u3', column 'label', row 3: the label is null"),
         ("id", 5, "row1", "Task 'u2', column 'id', row 5: the id 'row1' occurs already in row 1"),
@@ -123,7 +123,7 @@ def test_class_label_is_mapped_by_name(rows, tokenizer):
     ("labels", "names", "message"),
     [
         ([0, 1, 2] * 4, ["a", "b"], r"row 2: label 2 is out of range, there are 2 labels \(0 to 1\)"),
-        ([0, -1, 1] * 4, None, "row 1: label -1 is out of range"),
+        ([0, -1, 1] * 4, None, "row 1: label -1: labels are numbered from 0"),
         (["a", "b", "c"] * 4, ["a", "b"], "row 2: unknown label 'c'; label_names are a, b"),
         ([0.5] * 12, None, "found float"),
         ([0.5] * 12, ["a"], "a label must be a name or a whole number"),
@@ -175,7 +175,7 @@ def test_words_from_files(tmp_path, suffix):
     tasks = TaskDataset.from_dataset(path, **columns)
     assert (tasks.task_ids, tasks.spec.label_names) == (("a", "b"), ("B", "O"))
     Dataset.from_dict({**rows, "tokens": ["x y", "z"], "tags": ["B O", "O"]}).to_csv(tmp_path / "rows.csv")
-    with pytest.raises(TaskDataError, match=r"row 0 of rows\.csv .*: expected a list of words, found the text 'x y'"):
+    with pytest.raises(TaskDataError, match=r"line 2 of rows\.csv: expected a list of words, found the text 'x y'"):
         TaskDataset.from_dataset(tmp_path / "rows.csv", **columns)
 
 

@@ -72,7 +72,7 @@ REFUSED = {
     "thousands of levels": ('{"owner": ' + "[" * 100_000, "nested too deeply"),
     "no comma in a list": ("[" + _lines({}) + _lines({}) + "]", "expected a comma"),
     "a list and more": ("[" + _lines({}) + "] x", "more text after the end"),
-    "an empty id": (_lines({}, {"owner": ""}), "row 1 of rows.jsonl .*an empty string"),
+    "an empty id": (_lines({}, {"owner": ""}), "line 2 of rows.jsonl: .*an empty cell"),
     "no such column": ('{"owner": "a", "words": "b"}', r"rows.jsonl: the file has no column 'mood' \(label_column\)"),
 }
 
@@ -96,10 +96,10 @@ def test_words_and_tags_of_mixed_types(tmp_path):
 
 
 def test_csv_values_are_names(tmp_path):
-    rows = "owner,words,mood,day\n007,a,01,x\n2020-01-01,b,1,y\ntrue,c,true,z\n10:30,d,2020-01-01,9\n"
+    rows = "owner,words,mood,day\n007,a,02,x\n2020-01-01,b,1,y\ntrue,c,true,z\n10:30,d,2020-01-01,9\n"
     tasks = _tasks(_write(tmp_path / "rows.csv", rows), id_column="day")
     assert tasks.task_ids == ("007", "10:30", "2020-01-01", "true")
-    assert tasks.spec.label_names == ("01", "1", "2020-01-01", "true")
+    assert tasks.spec.label_names == ("02", "1", "2020-01-01", "true")
 
 
 def test_numbers_of_label_names_in_a_file(tmp_path):
@@ -143,7 +143,7 @@ def test_long_cells(tmp_path):
     path = _write(tmp_path / "rows.csv", f'owner,words,mood\na,"{long}",x\nb,short,y\n')
     assert len(_tasks(path)) == 2
     endless = _write(tmp_path / "endless.jsonl", _lines({"words": "w" * 5_000_000}))
-    with pytest.raises(TaskDataError, match=r"row 0 of endless\.jsonl .*5,000,000 characters"):
+    with pytest.raises(TaskDataError, match=r"line 1 of endless\.jsonl: .*5,000,000 characters"):
         _tasks(endless)
 
 
@@ -244,22 +244,115 @@ def test_ids_of_examples_that_are_lists():
         TaskDataset.from_dataset(dataset, id_column="id", **COLUMNS)
 
 
+def _table(owners, moods=("glad", "glad", "sad")):
+    return Dataset.from_dict({"owner": owners, "words": ["x"] * len(owners), "mood": moods})
+
+
 @pytest.mark.parametrize(
-    ("owners", "moods", "expected"),
+    ("owners", "strip"),
     [
-        (["C1", "C1 ", "C2"], ["m"] * 3, "(column 'owner'): 2 differ"),
-        (["c1", "C1", "\uff231"], ["m"] * 3, "(column 'owner'): 3 differ"),
-        (["a", "b", "c"], ["Glad", "glad", "sad"], "Labels: 2 differ"),
-        (["a", "b", "c"], ["glad", "glad", "sad"], ""),
+        (["C1", "C1 ", "C2"], True),
+        (["C1", "C2", "\u00a0C1"], True),
+        (["c1", "C1", "C2"], False),
+        (["C1", "\uff231", "C2"], False),
+        (["7", "007", "08"], False),
+        (["shop-7", "shop-07", "a"], False),
+        (["C1", "C\u200b1", "C2"], False),
     ],
 )
-def test_near_names_are_counted_and_not_shown(caplog, owners, moods, expected):
-    dataset = Dataset.from_dict({"owner": owners, "words": ["x"] * 3, "mood": moods})
+def test_ids_that_look_alike_are_refused(owners, strip):
+    first = owners[0]
+    other = next(name for name in owners[1:] if name != "C2")
+    with pytest.raises(TaskDataError, match=r"Column 'owner' has task ids that look alike: ") as caught:
+        _tasks(_table(owners))
+    message = str(caught.value)
+    assert f"{first!r} (row 0) and {other!r} (row {owners.index(other)}). " in message
+    assert "give ids: as-is (--ids as-is)" in message
+    assert ("ids: strip (--ids strip)" in message) == strip
+    assert len(_tasks(_table(owners), ids="as-is")) == 3
+    if strip:
+        assert _tasks(_table(owners), ids="strip").task_ids == ("C1", "C2")
+    else:
+        with pytest.raises(TaskDataError, match="look alike"):
+            _tasks(_table(owners), ids="strip")
+
+
+@pytest.mark.parametrize(
+    "owners",
+    [["a", "b", "c"], ["10", "100", "1"], ["a0b1", "a00b1", "0a1"], ["1.5", "1.05", "15"], ["0", "00a", "0a"]],
+)
+def test_ids_that_differ_are_taken(owners):
+    assert len(_tasks(_table(owners))) == 3
+
+
+def test_ids_setting_is_kept_where_it_is_given():
+    assert "ids" not in _tasks(_table(["a", "b", "c"])).spec.to_dict()
+    assert _tasks(_table(["a", "b", "c"]), ids="strip").spec.to_dict()["ids"] == "strip"
+    with pytest.raises(RecipeError, match="ids must be one of strict, as-is, strip, found 'trim'"):
+        _tasks(_table(["a", "b", "c"]), ids="trim")
+
+
+def test_an_id_of_blanks_is_no_id_once_stripped():
+    assert len(_tasks(_table(["a", " ", "c"]))) == 3
+    with pytest.raises(TaskDataError, match=r"'owner', row 1: a task id must be a non-empty string, found ' '"):
+        _tasks(_table(["a", " ", "c"]), ids="strip")
+
+
+def test_labels_that_look_alike_are_refused_or_listed():
+    table = _table(["a", "b", "c"], ["Glad", "sad", "glad "])
+    with pytest.raises(TaskDataError, match=r"labels that look alike: 'Glad' \(row 0\) and 'glad ' \(row 2\)\. Write"):
+        _tasks(table)
+    assert _tasks(table, label_names=["Glad", "glad ", "sad"]).num_labels == 3
+    tags = Dataset.from_dict({"owner": ["a", "b"], "words": [["x"], ["y"]], "tags": [["B"], ["b"]]})
+    with pytest.raises(TaskDataError, match=r"labels that look alike: 'B' \(row 0\) and 'b' \(row 1\)"):
+        TaskDataset.from_dataset(tags, task_column="owner", tokens_column="words", tags_column="tags")
+
+
+def test_numbers_that_are_no_labels_from_0(caplog):
     with caplog.at_level(logging.WARNING):
-        TaskDataset.from_dataset(dataset, **COLUMNS)
-    assert expected in caplog.text
-    assert bool(caplog.records) == bool(expected)
-    assert "C1" not in caplog.text
+        assert _tasks(_table(["a", "b", "c"], [1, 5, 9])).num_labels == 10
+    assert "has 3 of the numbers 0 to 9, and the head gets 10 labels" in caplog.text
+    with pytest.raises(TaskDataError, match=r"row 0: label -1: labels are numbered from 0; write them as texts"):
+        _tasks(_table(["a", "b", "c"], [-1, 0, 1]))
+    assert _tasks(_table(["a", "b", "c"], [True, False, True])).spec.label_names == ("false", "true")
+
+
+CSV_PLACES = {
+    "a header": ("", 2),
+    "lines that belong to one cell": ('a,"one\ntwo\n\nthree",m\n', 6),
+    "quotes inside of quotes": ('a,"say ""hi"",\nall",m\n', 4),
+    "a quote inside of a word": ('a,5" disk,m\n', 3),
+    "empty lines": ("a,b,m\n\n\n", 5),
+    "line ends of Windows": ('a,"b\r\nc",m\r\n', 4),
+    "a cell longer than others read": (f"a,{'b' * 200_000},m\n", 3),
+}
+
+
+@pytest.mark.parametrize("name", CSV_PLACES)
+def test_rows_of_csv_are_named_by_their_line(tmp_path, name):
+    before, line = CSV_PLACES[name]
+    path = _write(tmp_path / "rows.csv", f"owner,words,mood\n{before}bo,x,\n")
+    with pytest.raises(TaskDataError, match=rf"Task 'bo', column 'mood', line {line} of rows\.csv: the cell is empty"):
+        _tasks(path, label_names=["m"])
+
+
+def test_rows_of_other_files_are_named_too(tmp_path):
+    good = {"owner": "ann", "words": "hi", "mood": "glad"}
+    lines = _write(tmp_path / "lines.jsonl", _lines({}) + "\n" + _lines({"words": None}))
+    listed = _write(tmp_path / "listed.json", json.dumps([good, {**good, "words": None}]))
+    Dataset.from_list([good, {**good, "words": None}]).to_parquet(tmp_path / "packed.parquet")
+    places = {
+        lines: "line 3 of lines.jsonl",
+        listed: r"row 1 \(the first is 0\) of listed.json",
+        tmp_path / "packed.parquet": r"row 1 \(the first is 0\) of packed.parquet",
+    }
+    for path, place in places.items():
+        with pytest.raises(TaskDataError, match=f"Task 'ann', column 'words', {place}: not a text but null"):
+            _tasks(path)
+    with pytest.raises(TaskDataError, match=r"'ann ' \(line 1 of more\.jsonl\)"):
+        _tasks(
+            [_write(tmp_path / "one.jsonl", _lines({})), _write(tmp_path / "more.jsonl", _lines({"owner": "ann "}))]
+        )
 
 
 def test_label_names_that_yaml_read_otherwise():

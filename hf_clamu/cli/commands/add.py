@@ -15,6 +15,7 @@ from hf_clamu.cli.options import (
     Checkpoints,
     Data,
     EraseHistory,
+    Ids,
     Json,
     ModelToChange,
     NewRows,
@@ -24,11 +25,11 @@ from hf_clamu.cli.options import (
     Receipts,
 )
 from hf_clamu.cli.output import emit, is_main_process, note
-from hf_clamu.errors import RecipeError
+from hf_clamu.errors import RecipeError, TaskDataError
 
 if TYPE_CHECKING:
     from hf_clamu.models.modeling_clamu import ClamuModel
-    from hf_clamu.tasks import TaskDataset
+    from hf_clamu.tasks import IdsSetting, TaskDataset
 
 __all__ = ["add", "update"]
 
@@ -43,6 +44,7 @@ def add(
         ),
     ] = None,
     data: Data = None,
+    ids: Ids = None,
     checkpoint: Checkpoints = None,
     output: Output = None,
     erase_history: EraseHistory = None,
@@ -62,7 +64,7 @@ def add(
     folders = checkpoints_of(checkpoint or ())
     with open_change(folder, output=output, receipts=receipts, archive=archive, erase_history=erase_history) as change:
         model = change.model
-        offered = _new_tasks(model, new, tasks) if new else _tasks_of_checkpoints(model, folders, tasks)
+        offered = _new_tasks(model, new, tasks, ids) if new else _tasks_of_checkpoints(model, folders, tasks)
         done = set(model.tasks)
         if tasks and new:  # a named task that was merged by another command is an error
             done &= added_before(change.target.history(model))
@@ -89,6 +91,7 @@ def update(
         typer.Argument(metavar="TASK", help="Only these of FILE [default: all that are merged].", show_default=False),
     ] = None,
     data: Data = None,
+    ids: Ids = None,
     checkpoint: Checkpoints = None,
     output: Output = None,
     erase_history: EraseHistory = None,
@@ -106,7 +109,7 @@ def update(
     folders = checkpoints_of(checkpoint or ())
     with open_change(folder, output=output, receipts=receipts, archive=archive, erase_history=erase_history) as change:
         model = change.model
-        offered = _new_tasks(model, new, tasks)
+        offered = _new_tasks(model, new, tasks, ids)
         wanted = [task_id for task_id in offered.task_ids if tasks or task_id in model.tasks]
         if len(wanted) < len(offered):
             names = ", ".join(map(str, new))
@@ -126,9 +129,27 @@ def update(
     _report(change, "Updated", as_json)
 
 
-def _new_tasks(model: ClamuModel, new: Sequence[Path], tasks: Sequence[str] | None) -> TaskDataset:
-    """Return the tasks of files of new rows, or those of them that are named."""
-    return _named(model, model.load_tasks(new), tasks)
+def _new_tasks(
+    model: ClamuModel, new: Sequence[Path], tasks: Sequence[str] | None, ids: IdsSetting | None
+) -> TaskDataset:
+    """Return the tasks of files of new rows, or those of them that are named.
+
+    Raises:
+        TaskDataError: if ids look alike, or look like those of merged tasks, unless that is allowed.
+    """
+    from hf_clamu.tasks.near_names import names_like
+
+    ids = ids or model.merged.checkpoint.task_spec.ids
+    offered = _named(model, model.load_tasks(new, ids=ids), tasks)
+    alike = [] if ids == "as-is" else names_like(model.tasks, offered.task_ids)
+    if alike:
+        merged = names_like(alike[:1], model.tasks)[0]
+        more = f", and {len(alike) - 1} more do so" if len(alike) > 1 else ""
+        raise TaskDataError(
+            f"The id {alike[0]!r} ({offered.first_place(alike[0])}) looks like {merged!r}, which is merged{more}. If "
+            "they are one owner, write one id; if they are different owners, give --ids as-is."
+        )
+    return offered
 
 
 def _tasks_of_checkpoints(model: ClamuModel, folders: Mapping[str, str], tasks: Sequence[str] | None) -> TaskDataset:

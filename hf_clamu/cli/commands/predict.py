@@ -43,7 +43,7 @@ def predict(
 ) -> None:
     """Predict inputs or rows; a row that names its task is served by that task's cluster."""
     from hf_clamu.serving.prediction import predict as predict_rows
-    from hf_clamu.tasks.reading.files import read_files
+    from hf_clamu.tasks.reading.files import place_in, read_files
 
     refuse_cluster_and_task(cluster, task)
     if bool(inputs) == bool(data):
@@ -51,8 +51,16 @@ def predict(
     quieten()
     model = open_model(folder)
     spec = model.merged.checkpoint.task_spec
-    rows = list(read_files(data, spec, partial=True)[0]) if data else [_row(spec, value) for value in inputs or ()]
-    answers = predict_rows(model, rows, cluster=cluster, task=task, fallback=fallback, max_new_tokens=max_new_tokens)
+    table, files = read_files(data, spec, partial=True) if data else (None, ())
+    rows = [_row(spec, value) for value in inputs or ()] if table is None else list(table)
+    chosen: dict[str, Any] = {"cluster": cluster, "task": task, "fallback": fallback}
+    answers = predict_rows(
+        model,
+        rows,
+        **chosen,
+        max_new_tokens=max_new_tokens,
+        name_of_row=lambda number: place_in(files, number) or f"input {number}",
+    )
     unchosen = sum(cluster is None and task is None and row.get(spec.task_column) is None for row in rows)
     if unchosen and model.clusters:
         note(

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from hf_clamu.cli.builds import report_build
 from hf_clamu.cli.interruption import expect_result
 from hf_clamu.cli.models import task_id_key
-from hf_clamu.cli.options import Data, Json, NewArchive, NewModel, Overwrite, PresetOption, RecipeFile
+from hf_clamu.cli.options import Data, Ids, Json, NewArchive, NewModel, Overwrite, PresetOption, RecipeFile
 from hf_clamu.cli.output import emit, is_main_process, note, quieten, require_empty_output, table
+
+if TYPE_CHECKING:
+    from hf_clamu.recipe import Recipe
 
 __all__ = ["plan", "train"]
 
@@ -25,6 +29,7 @@ def train(
         list[str] | None, typer.Option(help="Leave this task out; may be repeated.", show_default=False)
     ] = None,
     preset: PresetOption = None,
+    ids: Ids = None,
     archive: NewArchive = None,
     overwrite: Overwrite = False,
     dry_run: Annotated[
@@ -34,15 +39,14 @@ def train(
 ) -> None:
     """Finetune, merge, cluster and localize as a recipe says; started again, it goes on from what is finished."""
     if dry_run:
-        _report_estimate(recipe, preset, as_json, data=data)
+        _report_estimate(_load_recipe(recipe, preset, ids), as_json, data=data)
         return
     from hf_clamu.operations.lifecycle.build_target import build_summary, open_build
-    from hf_clamu.recipe import Recipe
     from hf_clamu.tasks import keyed_id
 
-    loaded = Recipe.load(recipe).with_preset(preset)
+    loaded = _load_recipe(recipe, preset, ids)
     text = recipe.read_text(encoding="utf-8", errors="replace")
-    command = [text, list(map(str, data or ())), sorted(without or ()), preset]
+    command = [text, list(map(str, data or ())), sorted(without or ()), preset, ids]
     archive_dir = archive or loaded.archive_place()
     with open_build(output, command=command, archive=archive_dir, say=note) as target:
         finished = target.finished()
@@ -69,22 +73,30 @@ def plan(
     recipe: RecipeFile,
     data: Data = None,
     preset: PresetOption = None,
+    ids: Ids = None,
     tasks: Annotated[int | None, typer.Option(help="Plan for so many tasks.", min=1, show_default=False)] = None,
     processes: Annotated[int, typer.Option(help="Processes that share the work.", min=1)] = 1,
     tokens: Annotated[int | None, typer.Option(help="Mean tokens of an example.", min=1, show_default=False)] = None,
     as_json: Json = False,
 ) -> None:
     """Say what a build will need: weights, memory, disk and a rough time. Nothing is trained or loaded."""
-    _report_estimate(recipe, preset, as_json, data=data, num_tasks=tasks, num_processes=processes, tokens=tokens)
+    options: dict[str, Any] = {"data": data, "num_tasks": tasks, "num_processes": processes, "tokens": tokens}
+    _report_estimate(_load_recipe(recipe, preset, ids), as_json, **options)
 
 
-def _report_estimate(recipe: Path, preset: str | None, as_json: bool, **options: Any) -> None:
-    from hf_clamu.planning import estimate_build
+def _load_recipe(path: Path, preset: str | None, ids: str | None) -> Recipe:
+    """Return a recipe, with what the command line says instead of it."""
     from hf_clamu.recipe import Recipe
 
-    loaded = Recipe.load(recipe).with_preset(preset)
+    recipe = Recipe.load(path).with_preset(preset)
+    return recipe if ids is None else dataclasses.replace(recipe, data={**recipe.data, "ids": ids})
+
+
+def _report_estimate(recipe: Recipe, as_json: bool, **options: Any) -> None:
+    from hf_clamu.planning import estimate_build
+
     quieten()
-    values = estimate_build(loaded, **options).to_dict()
+    values = estimate_build(recipe, **options).to_dict()
     emit(as_json, values, lambda: _estimate_text(values))
 
 

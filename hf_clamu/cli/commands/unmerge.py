@@ -119,16 +119,15 @@ def _share_open(statuses: Sequence[TriagedRequest]) -> dict[str | None, list[str
 
 
 def _warn_of_near_ids(model: ClamuModel, wanted: Mapping[str | None, Sequence[str]]) -> None:
-    """Say that tasks stay whose ids look like those that are forgotten, and name none of them."""
-    from hf_clamu.tasks.near_names import near_names
+    """Say that tasks stay whose ids look like those that are forgotten."""
+    from hf_clamu.tasks.near_names import names_like
 
-    asked = {task_id for task_ids in wanted.values() for task_id in task_ids}
-    groups = near_names([*model.tasks, *asked]) if asked else []
-    count = sum(len(set(group) - asked) for group in groups if asked.intersection(group))
-    if count and is_main_process():
+    alike = names_like([task_id for task_ids in wanted.values() for task_id in task_ids], model.tasks)
+    if alike and is_main_process():
+        shown = ", ".join(map(repr, alike[:5])) + (f" and {len(alike) - 5} more" if len(alike) > 5 else "")
         note(
-            f"{count} other merged {'id differs' if count == 1 else 'ids differ'} from what is forgotten in white "
-            "space or case alone, and nothing of them is forgotten. If they are the same owner's, name them, too."
+            f"Also merged, and not forgotten by this: {shown}, which {'looks' if len(alike) == 1 else 'look'} like "
+            "what is forgotten. If that is the same owner, forget it, too."
         )
 
 

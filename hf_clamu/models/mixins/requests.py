@@ -20,7 +20,7 @@ from hf_clamu.operations.request import ChangeResult, Request, RequestKind, on_m
 from hf_clamu.operations.unmerge import unmerge
 from hf_clamu.operations.update import update
 from hf_clamu.storage import Archive, Journal
-from hf_clamu.tasks import DataFiles, TaskDataset
+from hf_clamu.tasks import DataFiles, IdsSetting, TaskDataset
 from hf_clamu.training import Progress, silent_progress, undisturbed
 
 __all__ = ["RequestsMixin"]
@@ -220,10 +220,15 @@ class RequestsMixin(FilesMixin):
             result = update(request, new, way_out)
             return self._take_result("update", {None: new.task_ids}, result, files)
 
-    def load_tasks(self, data: TaskDataset | DataFiles | None = None) -> TaskDataset:
+    def load_tasks(self, data: TaskDataset | DataFiles | None = None, *, ids: IdsSetting | None = None) -> TaskDataset:
         """Return the tasks' data: given, kept from training, in the snapshot, or from the ledger's source.
 
         A snapshot has encoded examples: `encode` gives them, and there are no rows.
+
+        Args:
+            data (`TaskDataset`, `str`, `Path` or *list* of them, *optional*): the data, or files of their rows.
+            ids (`str`, *optional*): for files of new rows, what to do with ids that look alike, see `TaskSpec`. By
+                default ids are read as the recipe says, and none is refused: the merged ones are told apart already.
 
         Raises:
             TaskDataError: if they are not found, or use another task specification than the merged ones.
@@ -231,7 +236,7 @@ class RequestsMixin(FilesMixin):
         context = self._live.context
         given = data if data is not None else context.tasks
         checkpoint, snapshot = self.merged.checkpoint, context.snapshot
-        return load_merged_tasks(checkpoint, given, context.folder, context.task_id_key, snapshot)
+        return load_merged_tasks(checkpoint, given, context.folder, context.task_id_key, snapshot, ids=ids)
 
     def keyed_tasks(self, tasks: TaskDataset) -> TaskDataset:
         """Return data under the ids that the ledger has, keyed if it keeps keyed commitments."""

@@ -109,20 +109,20 @@ def check_ids(splits: Sequence[Split], spec: TaskSpec) -> None:
     """
     if spec.id_column is None:
         return
-    seen: dict[Any, tuple[str, int]] = {}
+    seen: dict[Any, tuple[Split, int]] = {}
     for split in splits:
         for row, value in enumerate(split.column(spec.id_column)):
-            where = split.location(split.task_ids[row], spec.id_column, row)
+            problem = ""
             if value is None:
-                raise TaskDataError(f"{where}: the example id is null.")
-            if not isinstance(value, (str, int)):
-                raise TaskDataError(
-                    f"{where}: an example id is a text or a whole number, found {type(value).__name__}."
-                )
-            if value in seen:
-                name, first = seen[value]
-                raise TaskDataError(f"{where}: the id {value!r} occurs already in row {first} of the {name} split.")
-            seen[value] = (split.name, row)
+                problem = "the example id is null"
+            elif not isinstance(value, (str, int)):
+                problem = f"an example id is a text or a whole number, found {type(value).__name__}"
+            elif value in seen:
+                other, first = seen[value]
+                problem = f"the id {value!r} occurs already in {other.row(first)}"
+            if problem:
+                raise TaskDataError(f"{split.location(split.task_ids[row], spec.id_column, row)}: {problem}.")
+            seen[value] = (split, row)
 
 
 def cluster_keys(splits: Sequence[Split], spec: TaskSpec) -> dict[str, str]:
@@ -136,9 +136,11 @@ def cluster_keys(splits: Sequence[Split], spec: TaskSpec) -> dict[str, str]:
         return keys
     for split in splits:
         for row, (task_id, value) in enumerate(zip(split.task_ids, split.column(spec.cluster_column), strict=True)):
-            where = split.location(task_id, spec.cluster_column, row)
+            problem = ""
             if value is None:
-                raise TaskDataError(f"{where}: the cluster key is null.")
-            if keys.setdefault(task_id, str(value)) != str(value):
-                raise TaskDataError(f"{where}: cluster key {str(value)!r}, but an earlier row has {keys[task_id]!r}.")
+                problem = "the cluster key is null"
+            elif keys.setdefault(task_id, str(value)) != str(value):
+                problem = f"cluster key {str(value)!r}, but an earlier row has {keys[task_id]!r}"
+            if problem:
+                raise TaskDataError(f"{split.location(task_id, spec.cluster_column, row)}: {problem}.")
     return keys

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from hf_clamu.errors import TaskDataError
 from hf_clamu.tasks.reading.tables import columns_to_read
 from hf_clamu.tasks.spec import TaskSpec
 
-__all__ = ["read_csv"]
+__all__ = ["csv_line", "read_csv"]
 
 # A row of a CSV file must fit into a block.
 _CSV_BLOCK = 2**26
@@ -50,3 +51,23 @@ def read_csv(path: Path, spec: TaskSpec, partial: bool) -> Any:
             "lines, or close it."
         ) from error
     return Dataset(table)
+
+
+def csv_line(path: Path, row: int) -> int | None:
+    """Return the line on which a row begins; the first is 1, and has the names of the columns."""
+    limit = csv.field_size_limit(sys.maxsize)  # of all readers; texts may be long
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file)
+            count, begin = -1, 1
+            for cells in reader:
+                if cells:  # an empty line is no row
+                    if count == row:
+                        return begin
+                    count += 1
+                begin = reader.line_num + 1
+    except (OSError, ValueError, csv.Error):
+        pass
+    finally:
+        csv.field_size_limit(limit)
+    return None

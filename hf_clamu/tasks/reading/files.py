@@ -7,23 +7,54 @@ whatever they look like, so that 007 and true stay what they are.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hf_clamu.errors import TaskDataError
-from hf_clamu.tasks.reading.csv_file import read_csv
-from hf_clamu.tasks.reading.json_file import read_json
+from hf_clamu.tasks.reading.csv_file import csv_line, read_csv
+from hf_clamu.tasks.reading.json_file import json_line, read_json
 from hf_clamu.tasks.reading.parquet_file import read_parquet
 from hf_clamu.tasks.spec import TaskSpec
 
-__all__ = ["SUFFIXES", "read_files"]
+__all__ = ["SUFFIXES", "DataFile", "place_in", "read_files"]
 
 SUFFIXES = (".csv", ".json", ".jsonl", ".parquet")
 
 
-def read_files(
-    paths: Sequence[Path], spec: TaskSpec, *, partial: bool = False
-) -> tuple[Any, tuple[tuple[str, int], ...]]:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataFile:
+    """A file that was read.
+
+    Args:
+        path (`Path`): where it is.
+        num_rows (`int`): the rows that came from it.
+    """
+
+    path: Path
+    num_rows: int
+
+    def place(self, row: int) -> str:
+        """Say where a row is, the first being 0: on a line where the file has lines, counted as editors count them.
+
+        The file is read again for it: this is for messages.
+        """
+        lines = {".csv": csv_line, ".json": json_line, ".jsonl": json_line}.get(self.path.suffix.lower())
+        line = lines(self.path, row) if lines is not None and self.path.is_file() else None
+        where = f"row {row} (the first is 0)" if line is None else f"line {line}"
+        return f"{where} of {self.path.name}"
+
+
+def place_in(files: Sequence[DataFile], row: int) -> str | None:
+    """Say where a row of files that were read one after the other is; `None` if it is of none of them."""
+    for file in files:
+        if row < file.num_rows:
+            return file.place(row)
+        row -= file.num_rows
+    return None
+
+
+def read_files(paths: Sequence[Path], spec: TaskSpec, *, partial: bool = False) -> tuple[Any, tuple[DataFile, ...]]:
     """Read files one after the other into one data set of the columns that a spec names.
 
     Args:
@@ -32,7 +63,7 @@ def read_files(
         partial (`bool`): columns may be missing.
 
     Returns:
-        *tuple*: all rows (`datasets.Dataset`), and the name and number of rows of each file.
+        *tuple*: all rows (`datasets.Dataset`), and the files.
 
     Raises:
         TaskDataError: if a file is missing, is no table, lacks a column, or the files do not fit together.
@@ -42,11 +73,11 @@ def read_files(
     if not paths:
         raise TaskDataError("The list of data files is empty.")
     tables = [_read_file(path, spec, partial) for path in paths]
-    sizes = tuple((path.name, len(table)) for path, table in zip(paths, tables, strict=True))
+    files = tuple(DataFile(path=path, num_rows=len(table)) for path, table in zip(paths, tables, strict=True))
     if len(tables) == 1:
-        return tables[0], sizes
+        return tables[0], files
     try:
-        return concatenate_datasets(tables), sizes
+        return concatenate_datasets(tables), files
     except (ValueError, TypeError) as error:
         names = ", ".join(path.name for path in paths)
         raise TaskDataError(f"The columns of {names} do not fit together: {error}") from error

@@ -7,13 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from hf_clamu.errors import RecipeError, TaskDataError
-from hf_clamu.tasks.reading.files import read_files
+from hf_clamu.tasks.reading.files import DataFile, read_files
 from hf_clamu.tasks.reading.splits import Split, open_split
 from hf_clamu.tasks.spec import TaskSpec
 
 __all__ = ["open_splits"]
-
-_Files = tuple[tuple[str, int], ...]
 
 
 def open_splits(dataset: Any, spec: TaskSpec) -> list[Split]:
@@ -30,7 +28,7 @@ def open_splits(dataset: Any, spec: TaskSpec) -> list[Split]:
     return [open_split(name, rows, spec, files) for name, rows, files in _splits_of(dataset, spec)]
 
 
-def _splits_of(dataset: Any, spec: TaskSpec) -> list[tuple[str, Any, _Files]]:
+def _splits_of(dataset: Any, spec: TaskSpec) -> list[tuple[str, Any, tuple[DataFile, ...]]]:
     from datasets import Dataset, DatasetDict
 
     if isinstance(dataset, (str, Path)):

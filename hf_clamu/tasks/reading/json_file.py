@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from hf_clamu.errors import TaskDataError
 from hf_clamu.tasks.reading.tables import TableBuilder, columns_to_read
 from hf_clamu.tasks.spec import TaskSpec
 
-__all__ = ["read_json"]
+__all__ = ["json_line", "read_json"]
 
 
 def read_json(path: Path, spec: TaskSpec, partial: bool) -> Any:
@@ -35,17 +36,27 @@ def read_json(path: Path, spec: TaskSpec, partial: bool) -> Any:
     return Dataset(pa.concat_tables(tables, promote_options="permissive").combine_chunks())
 
 
+def json_line(path: Path, row: int) -> int | None:
+    """Return the line of a row, the first is 1; `None` for the rows of a list, which may share lines."""
+    with path.open(encoding="utf-8-sig", newline="\n") as file:
+        lines = (number for number, line in enumerate(file, start=1) if line.strip())
+        return None if _is_list(file) else next(itertools.islice(lines, row, None), None)
+
+
+def _is_list(file: TextIO) -> bool:
+    """Whether the first character of a file says that it holds a list; reading starts again after it."""
+    start = " "
+    while start and not start.strip():
+        start = file.readline()
+    file.seek(0)
+    return start.lstrip().startswith("[")
+
+
 def _json_rows(path: Path) -> Iterator[tuple[str, Any]]:
     """Yield each row with its place; no more than one line, or the text of a list, is in memory."""
     decoder = json.JSONDecoder(parse_constant=_no_constant, object_pairs_hook=_unique)
     with path.open(encoding="utf-8-sig", newline="\n") as file:
-        start = ""
-        while not start.strip():
-            start = file.readline()
-            if not start:
-                return
-        file.seek(0)
-        if start.lstrip().startswith("["):
+        if _is_list(file):
             yield from _rows_of_list(file.read(), decoder)
             return
         # Not str.splitlines: JSON strings may hold U+2028 and its like.

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from hf_clamu.errors import TaskDataError
+from hf_clamu.tasks.near_names import near_names
 from hf_clamu.tasks.reading.splits import Split
 from hf_clamu.tasks.spec import TaskSpec
 
 __all__ = ["Label", "label_index", "with_label_names"]
+
+_logger = logging.getLogger(__name__)
 
 # The checked label of a row: one, or one for each word.
 Label = int | tuple[int, ...]
@@ -20,7 +24,10 @@ def with_label_names(spec: TaskSpec, splits: Sequence[Split]) -> TaskSpec:
     """Return the spec with its label names filled in, if it has labels and does not name them yet.
 
     They come from a `ClassLabel` column; otherwise they are the sorted strings (by number where all are whole
-    numbers), or "0" to the greatest number.
+    numbers), "false" and "true", or "0" to the greatest number.
+
+    Raises:
+        TaskDataError: if the column holds no labels, or labels that look alike.
     """
     column = spec.label_column or spec.tags_column
     if column is None or spec.label_names is not None:
@@ -34,14 +41,47 @@ def with_label_names(spec: TaskSpec, splits: Sequence[Split]) -> TaskSpec:
         cells = (value for tags in cells for value in (tags if isinstance(tags, list) else [tags]))
     values = [value for value in cells if value is not None and value != ""]
     if values and all(isinstance(value, str) for value in values):
+        _require_distinct_labels(values, splits, column)
         return dataclasses.replace(spec, label_names=_in_order(set(values)))
+    if values and all(isinstance(value, bool) for value in values):
+        return dataclasses.replace(spec, label_names=("false", "true"))
     if values and all(isinstance(value, int) for value in values):
-        return dataclasses.replace(spec, label_names=tuple(str(n) for n in range(max(0, *values) + 1)))
+        count = max(0, *values) + 1
+        _warn_of_gaps(column, values, count)
+        return dataclasses.replace(spec, label_names=tuple(map(str, range(count))))
     role, many = ("label_column", "") if spec.tags_column is None else ("tags_column", "lists of ")
     raise TaskDataError(
         f"Column {column!r} must hold {many}strings or whole numbers from 0 to be a {role}; found "
         f"{_type_names(values)}."
     )
+
+
+def _require_distinct_labels(names: Iterable[str], splits: Sequence[Split], column: str) -> None:
+    groups = near_names(names)
+    if groups:
+        first, second = (f"{name!r} ({_first_place(name, splits, column)})" for name in groups[0][:2])
+        more = f", and {len(groups) - 1} more such labels" if len(groups) > 1 else ""
+        raise TaskDataError(
+            f"Column {column!r} has labels that look alike: {first} and {second}{more}. Write one label in the data, "
+            "or list all of them in label_names if they are different ones."
+        )
+
+
+def _first_place(name: str, splits: Sequence[Split], column: str) -> str:
+    for split in splits:
+        for row, cell in enumerate(split.column(column)):
+            if name == cell or (isinstance(cell, list) and name in cell):
+                return split.row(row)
+    raise AssertionError(f"{name!r} was read from these splits")
+
+
+def _warn_of_gaps(column: str, values: Iterable[int], count: int) -> None:
+    used = len({value for value in values if value >= 0})
+    if used < count:
+        _logger.warning(
+            f"Column {column!r} has {used} of the numbers 0 to {count - 1}, and the head gets {count} labels. If the "
+            "numbers do not count labels from 0, write them as texts."
+        )
 
 
 def _in_order(names: set[str]) -> tuple[str, ...]:
@@ -74,9 +114,13 @@ def label_index(spec: TaskSpec, class_names: tuple[str, ...] | None) -> Callable
     def index(value: Any) -> int:
         if value is None:
             raise ValueError("the label is null")
+        if value == "":
+            raise ValueError("the cell is empty; each row needs a label")
         if isinstance(value, int):
             if class_names is None:
-                if not 0 <= value < len(names):
+                if value < 0:
+                    raise ValueError(f"label {value}: labels are numbered from 0; write them as texts, such as '-1'")
+                if value >= len(names):
                     raise ValueError(
                         f"label {value} is out of range, there are {len(names)} labels (0 to {len(names) - 1})"
                     )

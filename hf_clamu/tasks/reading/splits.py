@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
 from hf_clamu.errors import TaskDataError
+from hf_clamu.tasks.reading.files import DataFile, place_in
 from hf_clamu.tasks.spec import TaskSpec
 
 __all__ = ["BATCH_ROWS", "Split", "open_split", "rows_of_tasks"]
@@ -25,26 +26,24 @@ class Split:
         dataset (`datasets.Dataset`): rows stay where they are (on disk, if they were) until a task is encoded.
         task_ids (*list* of `str`): one per row.
         class_names (*tuple* of `str`, *optional*): names of a `ClassLabel` column, or of a column of lists of them.
-        files (*tuple* of pairs of `str` and `int`): the files that the rows came from, and how many came from each.
+        files (*tuple* of `DataFile`): the files that the rows came from.
     """
 
     name: str
     dataset: Any
     task_ids: list[str]
     class_names: tuple[str, ...] | None
-    files: tuple[tuple[str, int], ...] = ()
+    files: tuple[DataFile, ...] = ()
 
     def column(self, name: str) -> list[Any]:
         """Return one column as Python objects."""
         return list(self.dataset.select_columns([name])[:][name])
 
     def row(self, number: int) -> str:
-        """Name a row: by its file, or by the split that the user gave; both count from 0."""
-        first = 0
-        for name, size in self.files:
-            if number < first + size:
-                return f"row {number - first} of {name} (the first is 0)"
-            first += size
+        """Name a row: by its place in a file, or by its number, from 0, in the split that the user gave."""
+        place = place_in(self.files, number)
+        if place is not None:
+            return place
         return f"row {number}" if self.name == "train" else f"row {number} of the {self.name} split"
 
     def location(self, task_id: str, column: str | None, row: int) -> str:
@@ -52,14 +51,14 @@ class Split:
         return f"Task {task_id!r}, column {column!r}, {self.row(row)}"
 
 
-def open_split(name: str, dataset: Any, spec: TaskSpec, files: tuple[tuple[str, int], ...] = ()) -> Split:
+def open_split(name: str, dataset: Any, spec: TaskSpec, files: tuple[DataFile, ...] = ()) -> Split:
     """Check that the columns exist and that task ids are strings.
 
     Args:
         name (`str`): name of the split.
         dataset (`datasets.Dataset`): any format; it is read as plain Python objects.
         spec (`TaskSpec`): which column is which.
-        files (*tuple* of pairs of `str` and `int`): the files that the rows came from, and how many came from each.
+        files (*tuple* of `DataFile`): the files that the rows came from.
 
     Raises:
         TaskDataError: if a column is missing, there are no rows, or a task id is not a non-empty string.
@@ -83,8 +82,9 @@ def open_split(name: str, dataset: Any, spec: TaskSpec, files: tuple[tuple[str, 
         files=files,
     )
     for row, task_id in enumerate(split.column(spec.task_column)):
-        _check_task_id(task_id, spec.task_column, split.row(row))
-        split.task_ids.append(task_id)
+        if not isinstance(task_id, str) or not spec.task_id(task_id):
+            _refuse_task_id(task_id, spec.task_column, split.row(row))
+        split.task_ids.append(spec.task_id(task_id))
     return split
 
 
@@ -114,10 +114,8 @@ def _transformed(dataset: Any, columns: list[str], name: str) -> Any:
     return concatenate_datasets(parts)
 
 
-def _check_task_id(task_id: Any, column: str, row: str) -> None:
-    if isinstance(task_id, str) and task_id:
-        return
-    shown = "an empty string" if task_id == "" else f"{task_id!r} ({type(task_id).__name__})"
+def _refuse_task_id(task_id: Any, column: str, row: str) -> NoReturn:
+    shown = "an empty cell" if task_id in ("", None) else f"{task_id!r} ({type(task_id).__name__})"
     hint = ""
     if isinstance(task_id, (int, float)):
         hint = (

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from hf_clamu.errors import TaskDataError
-from hf_clamu.tasks.near_names import warn_of_near_names
+from hf_clamu.tasks.near_names import near_names
 from hf_clamu.tasks.reading.checks import check_examples, check_ids, cluster_keys
 from hf_clamu.tasks.reading.labels import Label
 from hf_clamu.tasks.reading.splits import Split, rows_of_tasks
@@ -31,6 +31,11 @@ class PartRows:
     split: Split
     rows: np.ndarray[Any, np.dtype[np.int64]]
     labels: tuple[Label, ...] | None
+
+    @property
+    def first_place(self) -> str:
+        """Where the first row is."""
+        return self.split.row(int(self.rows[0]))
 
     def content(self, spec: TaskSpec) -> Any:
         """Return the content columns (`datasets.Dataset`), with labels as numbers."""
@@ -62,12 +67,13 @@ class TaskRows:
         return [part for part in (self.train, self.validation) if part is not None]
 
 
-def group_by_task(splits: Sequence[Split], spec: TaskSpec) -> dict[str, TaskRows]:
+def group_by_task(splits: Sequence[Split], spec: TaskSpec, *, refuse_near_ids: bool = True) -> dict[str, TaskRows]:
     """Check all rows and group them by task.
 
     Args:
         splits (*sequence* of `Split`): "train", and the one that is kept out of training if there is one.
         spec (`TaskSpec`): which column is which, with its label names.
+        refuse_near_ids (`bool`): unless the spec says `ids="as-is"`.
 
     Raises:
         TaskDataError: if a row cannot be used; the message names task, column and row.
@@ -78,10 +84,8 @@ def group_by_task(splits: Sequence[Split], spec: TaskSpec) -> dict[str, TaskRows
     for task_id in sorted(validation or {}):
         if task_id not in train:
             raise TaskDataError(f"Task {task_id!r} is empty: it has validation rows but no row in the train split.")
-    warn_of_near_names(
-        train, f"Ids of tasks (column {spec.task_column!r})", "tasks, and forgetting one leaves the others"
-    )
-    warn_of_near_names(spec.label_names or (), "Labels", "labels")
+    if refuse_near_ids and spec.ids != "as-is":
+        _require_distinct_ids(train, spec)
     keys = cluster_keys(splits, spec)
     return {
         task_id: TaskRows(
@@ -91,6 +95,22 @@ def group_by_task(splits: Sequence[Split], spec: TaskSpec) -> dict[str, TaskRows
         )
         for task_id, part in train.items()
     }
+
+
+def _require_distinct_ids(parts: Mapping[str, PartRows], spec: TaskSpec) -> None:
+    """Refuse ids that look alike: a request for one would leave rows of the same owner under the other."""
+    groups = near_names(parts)
+    if not groups:
+        return
+    first, second = (f"{task_id!r} ({parts[task_id].first_place})" for task_id in groups[0][:2])
+    more = f", and {len(groups) - 1} more such ids" if len(groups) > 1 else ""
+    stripped = {task_id.strip() for task_id in groups[0]}
+    strip = ", or give ids: strip (--ids strip), which removes white space at the ends" if len(stripped) == 1 else ""
+    raise TaskDataError(
+        f"Column {spec.task_column!r} has task ids that look alike: {first} and {second}{more}. Forgetting one would "
+        f"leave the rows of the other. If they are one owner, write one id in the data{strip}; if they are different "
+        "owners, give ids: as-is (--ids as-is)."
+    )
 
 
 def _parts(split: Split, spec: TaskSpec) -> dict[str, PartRows]:
