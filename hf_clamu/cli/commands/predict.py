@@ -59,7 +59,7 @@ def predict(
         rows,
         **chosen,
         max_new_tokens=max_new_tokens,
-        name_of_row=lambda number: place_in(files, number) or f"input {number}",
+        name_of_row=lambda number: place_in(files, number) or f"row {number}",
     )
     unchosen = sum(cluster is None and task is None and row.get(spec.task_column) is None for row in rows)
     if unchosen and model.clusters:
