@@ -11,7 +11,7 @@ from hf_clamu.base_models.loading import load_base
 from hf_clamu.checkpoint.card.settings import CardSettings
 from hf_clamu.errors import RecipeError
 from hf_clamu.hub.archive import archive_at
-from hf_clamu.merging import ClamuArguments
+from hf_clamu.merging import ClamuArguments, warn_of_scores
 from hf_clamu.models.modeling_clamu import attach_in_place
 from hf_clamu.models.state import ModelContext
 from hf_clamu.operations.build import build
@@ -115,10 +115,14 @@ class ClamuTrainer:
         self.snapshot = snapshot
         self.progress: Progress = progress or progress_bars
         self.seconds: dict[str, float] = {}
+        self.scores: dict[str, float] | None = None
 
     @undisturbed()
     def train(self) -> ClamuPreTrainedModel:
         """Finetune, merge, cluster and localize, with all processes that a launcher started.
+
+        `scores` then holds the mean scores on the validation examples, where there are any, of `"base"`, `"global"`
+        and, with masks, `"own"`. A warning is logged if nothing was learned, or if masks gain nothing.
 
         Returns:
             `ClamuModel`: the global model selected; it keeps the data for later requests.
@@ -153,6 +157,9 @@ class ClamuTrainer:
         config = initial_config(base, self.tasks, self.args, self.card)
         built = build(context, config, fresh=base.fresh, source=self.tasks.source)
         self.seconds = built.seconds
+        measured = built.checkpoint.state.scores
+        self.scores = None if measured is None else dict(measured["mean"])
+        warn_of_scores(measured)
         kept = ModelContext(
             processor=base.processor,
             tasks=self.tasks,

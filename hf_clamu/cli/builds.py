@@ -23,8 +23,16 @@ def report_build(output: Path, summary: Mapping[str, Any], seconds: Mapping[str,
     emit(
         as_json,
         {**summary, "output": str(output), "seconds": dict(seconds)},
-        lambda: (
-            f"Merged {summary['num_tasks']} tasks into {output}: {summary['num_clusters']} clusters, alpha "
-            f"{summary['alpha']:.4g}, {seconds['total']:.0f} s."
-        ),
+        lambda: _build_text(output, summary, seconds["total"]),
     )
+
+
+def _build_text(output: Path, summary: Mapping[str, Any], seconds: float) -> str:
+    lines = [
+        f"Merged {summary['num_tasks']} tasks into {output}: {summary['num_clusters']} clusters, alpha "
+        f"{summary['alpha']:.4g}, {seconds:.0f} s."
+    ]
+    if summary["scores"] is not None:
+        shown = ", ".join(f"{name} {100 * score:.1f} %" for name, score in summary["scores"].items())
+        lines.append(f"Scores on the validation rows: {shown}.")
+    return "\n".join(lines)

@@ -8,7 +8,7 @@
 - `clustering/`, `localization/`: the methods, a file each.
 - `registry`: methods by name, the built-in ones and those that users add.
 - `requirements`: whether an operation needs data, local models or the environment of the build.
-- `scoring`: held-out scores for the model card.
+- `scoring`: held-out scores for the model card, and what they say of a build.
 - `summation`, `shared_work`: sums and small values of many tasks, by all processes and through the journal.
 """
 
@@ -35,6 +35,7 @@ from hf_clamu.merging.requirements import (
     require_no_data,
     with_rows,
 )
+from hf_clamu.merging.scoring import remark_on, warn_of_scores
 from hf_clamu.merging.settings.arguments import WITHOUT_DATA, ClamuArguments
 from hf_clamu.merging.settings.presets import METHOD_SETTINGS, PRESETS, Preset, PresetName
 from hf_clamu.merging.state import MergedState, TaskRecord, require_merged
@@ -72,6 +73,7 @@ __all__ = [
     "is_environment_independent",
     "merge_tasks",
     "missing_checkpoints_error",
+    "remark_on",
     "require_merged",
     "register_clustering",
     "register_localization",
@@ -80,5 +82,6 @@ __all__ = [
     "scaling_coefficient",
     "unmerge_tasks",
     "update_tasks",
+    "warn_of_scores",
     "with_rows",
 ]

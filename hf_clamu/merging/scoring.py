@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
@@ -9,9 +10,14 @@ from typing import Any
 import torch
 
 from hf_clamu.merging.shared_work import map_shared
-from hf_clamu.training import TaskTrainer
+from hf_clamu.training import TaskTrainer, Workers
 
-__all__ = ["score_clusters"]
+__all__ = ["remark_on", "score_clusters", "warn_of_scores"]
+
+_logger = logging.getLogger(__name__)
+
+# A global model that is so close serves about as well as the masks.
+_CLOSE = 0.01
 
 
 def score_clusters(
@@ -64,3 +70,43 @@ def score_clusters(
             for number, members in enumerate(held_out)
         ],
     }
+
+
+def remark_on(mean: Mapping[str, float]) -> str | None:
+    """Return one sentence if a build learned nothing, or if its masks gain nothing.
+
+    Args:
+        mean (*mapping* of `str` to `float`): scores of `"base"`, `"global"` and, with masks, `"own"`, in [0, 1].
+
+    Example:
+
+    ```python
+    >>> remark_on({"base": 0.4, "global": 0.6, "own": 0.9}) is None
+    True
+
+    ```
+    """
+    served = "own" if "own" in mean else "global"
+    shown = ", ".join(f"{name} {100 * score:.1f} %" for name, score in mean.items())
+    if mean[served] <= mean["base"]:
+        return (
+            f"Nothing was learned that shows on the validation rows ({shown}): raise learning_rate or finetune_steps, "
+            "or choose another preset."
+        )
+    if served == "own" and mean["global"] >= mean["own"] - _CLOSE:
+        return (
+            f"One model for all serves about as well as the masks ({shown}): preset 'one-model' stores less and needs "
+            "no ids to answer."
+        )
+    return None
+
+
+def warn_of_scores(scores: Mapping[str, Any] | None) -> None:
+    """Log the sentence of `remark_on`, once for all processes.
+
+    Args:
+        scores (*mapping*, *optional*): see `score_clusters`.
+    """
+    remark = None if scores is None else remark_on(scores["mean"])
+    if remark is not None and Workers.current().is_main:
+        _logger.warning(remark)

@@ -14,7 +14,7 @@ from hf_clamu.checkpoint.card.settings import CardSettings
 from hf_clamu.checkpoint.layout import CONFIG_NAME
 from hf_clamu.errors import IncompatibleBaseError, TaskDataError
 from hf_clamu.local_models.local_models import LocalModels, require_named
-from hf_clamu.merging import WITHOUT_DATA, ClamuArguments, require_finetuning, require_no_data
+from hf_clamu.merging import WITHOUT_DATA, ClamuArguments, require_finetuning, require_no_data, warn_of_scores
 from hf_clamu.operations.build import build
 from hf_clamu.operations.configuration import initial_config
 from hf_clamu.operations.context import RunContext, build_environment
@@ -98,6 +98,7 @@ class LocalMerge:
         )
         config = initial_config(base, tasks, arguments, self.card)
         built = build(context, config, fresh=base.fresh, source=tasks.source)
+        warn_of_scores(built.checkpoint.state.scores)
         return built, base
 
     def _load_base(self, tasks: TaskDataset, arguments: ClamuArguments) -> BaseModel:

@@ -96,6 +96,26 @@ def test_train_says_what_it_made(clamu, work, tiny):
     assert tiny.digests(work / "again") == tiny.digests(work / "text")
 
 
+def test_train_ends_with_the_scores_that_the_card_has(clamu, work):
+    found = clamu("train", "text.yaml", "--output", "again", "--preset", "per-task", "--json").json
+    config = json.loads((work / "again/config.json").read_bytes())
+    assert config["arguments"]["localization"] == "sift"
+    assert found["scores"] == config["scores"]["mean"]
+    assert set(found["scores"]) == {"base", "global", "own"}
+    shown = clamu("train", "text.yaml", "--output", "text", "--overwrite", "--preset", "one-model").out
+    assert "Scores on the validation rows: base " in shown
+    assert "own" not in shown
+
+
+def test_train_warns_if_nothing_was_learned(clamu, work):
+    recipe = (work / "text.yaml").read_text(encoding="utf-8").replace("1.0e-2", "1.0e-9")
+    (work / "low.yaml").write_text(recipe, encoding="utf-8")
+    found = clamu("train", "low.yaml", "--output", "low", "--json")
+    assert found.json["scores"]["own"] == found.json["scores"]["base"]
+    assert found.json["remark"].startswith("Nothing was learned that shows on the validation rows (base ")
+    assert found.json["remark"] in found.err
+
+
 def test_train_reads_other_data_and_leaves_tasks_out(clamu, work):
     (work / "rows.jsonl").rename(work / "elsewhere.jsonl")
     left_out = ["--without", "user_1", "--without", "user_3"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hf_clamu.merging import merge_tasks, unmerge_tasks
+from hf_clamu.merging import merge_tasks, remark_on, unmerge_tasks
 from hf_clamu.tasks import TaskDataset
 from hf_clamu.training import measure
 
@@ -50,3 +50,18 @@ def test_without_validation_examples_there_are_none(trainer_of, settings, rows):
     columns = {"task_column": "task", "image_column": "image", "label_column": "label"}
     trainer = trainer_of(TaskDataset.from_dataset(rows, **columns), settings())
     assert merge_tasks(trainer, settings()).scores is None
+
+
+@pytest.mark.parametrize(
+    ("mean", "start"),
+    [
+        ({"base": 0.4, "global": 0.5, "own": 0.4}, "Nothing was learned that shows on the validation rows (base 40"),
+        ({"base": 0.4, "global": 0.3}, "Nothing was learned"),
+        ({"base": 0.4, "global": 0.895, "own": 0.9}, "One model for all serves about as well as the masks"),
+        ({"base": 0.4, "global": 0.5, "own": 0.9}, None),
+        ({"base": 0.4, "global": 0.5}, None),
+    ],
+)
+def test_disappointing_scores_get_one_sentence(mean, start):
+    remark = remark_on(mean)
+    assert remark is None if start is None else remark.startswith(start)

@@ -13,6 +13,7 @@ from hf_clamu.checkpoint.layout import LEDGER_NAME
 from hf_clamu.checkpoint.reader import read_checkpoint
 from hf_clamu.exact import digest_json
 from hf_clamu.hub.archive import archive_at
+from hf_clamu.merging import remark_on
 from hf_clamu.operations.lifecycle.pending import finish_pending
 from hf_clamu.operations.lifecycle.request_files import RequestFiles
 from hf_clamu.operations.lifecycle.target import Say, locked_journal, receipts_beside, recover_target
@@ -71,8 +72,21 @@ class BuildTarget:
 
 
 def build_summary(config: ClamuConfig) -> dict[str, Any]:
-    """Return `num_tasks`, `num_clusters` and `alpha` of a model."""
-    return {"num_tasks": config.num_tasks, "num_clusters": config.num_clusters, "alpha": config.alpha}
+    """Return what a command prints about a model.
+
+    Returns:
+        *dict*: `num_tasks`, `num_clusters`, `alpha`, and where validation examples were measured `scores` (means over
+        the tasks of `base`, `global` and, with masks, `own`) and `remark`, a sentence if they are disappointing; both
+        are `None` otherwise.
+    """
+    scores = None if config.scores is None else dict(config.scores["mean"])
+    return {
+        "num_tasks": config.num_tasks,
+        "num_clusters": config.num_clusters,
+        "alpha": config.alpha,
+        "scores": scores,
+        "remark": None if scores is None else remark_on(scores),
+    }
 
 
 @contextmanager
