@@ -35,8 +35,7 @@ def task_id_key() -> str | None:
 
 def report_pending(folder: Path) -> None:
     """Say on stderr that a run has announced a change of a model and has not finished it."""
-    from hf_clamu.operations.lifecycle.pending import read_pending
-    from hf_clamu.operations.lifecycle.target import journal_beside
+    from hf_clamu.operations.lifecycle.pending import journal_beside, read_pending
     from hf_clamu.storage import Journal
 
     if is_main_process() and folder.is_dir() and read_pending(Journal(journal_beside(folder)), note):

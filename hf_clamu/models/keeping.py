@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from hf_clamu.models.state import LiveState
-from hf_clamu.operations.lifecycle.target import journal_beside
+from hf_clamu.operations.lifecycle.pending import journal_beside
 from hf_clamu.operations.snapshots import destroy_left_rows, keep_rows
 from hf_clamu.storage import Journal, Snapshot, snapshot_beside
 

@@ -103,7 +103,7 @@ def test_long_names(clamu, work, tiny):
 
 
 def test_long_names_exclude_each_other(clamu, work):
-    from hf_clamu.operations.lifecycle.target import journal_beside
+    from hf_clamu.operations.lifecycle.pending import journal_beside
 
     first, second, short = work / ("ü" * 120 + "1"), work / ("ü" * 120 + "2"), work / "text"
     assert journal_beside(short).name == ".text.journal"

@@ -18,11 +18,13 @@ from hf_clamu.hub.archive import is_on_hub
 from hf_clamu.merging import MergedState
 from hf_clamu.operations.lifecycle.receipts import is_receipt
 from hf_clamu.storage import Archive, Journal, is_archive_name
+from hf_clamu.storage.staging import hidden_name
 
 __all__ = [
     "Change",
     "archived_names",
     "finish_pending",
+    "journal_beside",
     "pending_target",
     "read_pending",
     "record_pending",
@@ -66,6 +68,13 @@ class Change:
 def archived_names(state: MergedState) -> set[str]:
     """Return the names of the files that an archive has of the merged tasks."""
     return {Archive.file_name(task_id, record.vector_digest) for task_id, record in state.records.items()}
+
+
+def journal_beside(folder: Path) -> Path:
+    """Return the folder that keeps what a run on a model has finished; a link and its target have the same."""
+    model = folder.resolve()
+    # The lock of the journal stands beside it, and its name is longer.
+    return model.parent / hidden_name(model.name, ".journal.lock").removesuffix(".lock")
 
 
 def record_pending(journal: Journal, changes: Sequence[Change], place: Path | None = None) -> None:

@@ -10,12 +10,21 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from hf_clamu.checkpoint.layout import LEDGER_NAME
 from hf_clamu.checkpoint.reader import read_checkpoint
 from hf_clamu.errors import ClamuError, HubError
 from hf_clamu.hub.archive import archive_at, is_on_hub
-from hf_clamu.operations.lifecycle.pending import Change, finish_pending, pending_target, read_pending, replace_pending
+from hf_clamu.operations.lifecycle.pending import (
+    Change,
+    finish_pending,
+    journal_beside,
+    pending_target,
+    read_pending,
+    replace_pending,
+)
 from hf_clamu.operations.lifecycle.receipts import PENDING, amend_receipt, write_receipt
-from hf_clamu.storage import Archive, Journal
+from hf_clamu.operations.snapshots import destroy_left_rows
+from hf_clamu.storage import Archive, Journal, Snapshot, snapshot_beside
 
 __all__ = ["Recovery", "finalize_changes", "recover_pending", "saved_state_digest"]
 
@@ -111,6 +120,8 @@ def recover_pending(
     states = {*states, *filter(None, [saved_state_digest(pending_target(journal))])}
     open_changes = [change for change in changes if not change.is_saved]
     result.changes, unknown = _saved_and_unknown(open_changes, states)
+    if _left_rows_destroyed(pending_target(journal)):
+        result.changes = list(map(_with_rows_destroyed, result.changes))
     # Something else changed the model since: whether by way of these changes, nobody can tell.
     for receipt in (receipt for change in unknown for receipt in change.receipts):
         path = write_receipt(receipt_dir or journal.folder.resolve().parent, receipt, ending=".unsettled")
@@ -134,6 +145,33 @@ def recover_pending(
     elif not (left or ours):
         journal.delete_note()
     return result
+
+
+def _left_rows_destroyed(place: Path | None) -> bool:
+    """Destroy what a snapshot has more than the model beside it; return whether there is such a snapshot.
+
+    Raises:
+        RunInProgressError: if another run works on the model.
+        OSError: if the rows cannot be destroyed.
+    """
+    if place is None or not (place / LEDGER_NAME).is_file():
+        return False
+    snapshot = Snapshot(snapshot_beside(place))
+    if not snapshot.is_there:
+        return False
+    with Journal(journal_beside(place)).locked():
+        destroy_left_rows(snapshot, read_checkpoint(place))
+    return True
+
+
+def _with_rows_destroyed(change: Change) -> Change:
+    settled = {"snapshot": "destroyed"}
+    return replace(
+        change,
+        receipts=[
+            {**receipt, **settled} if receipt.get("snapshot") == PENDING else receipt for receipt in change.receipts
+        ],
+    )
 
 
 def _saved_and_unknown(changes: Iterable[Change], states: Collection[str]) -> tuple[list[Change], list[Change]]:

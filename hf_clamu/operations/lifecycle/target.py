@@ -12,19 +12,17 @@ from hf_clamu.checkpoint.layout import LEDGER_NAME
 from hf_clamu.checkpoint.reader import read_checkpoint
 from hf_clamu.hub.archive import archive_at
 from hf_clamu.hub.pull import resolve_folder
-from hf_clamu.operations.lifecycle.pending import read_pending
+from hf_clamu.operations.lifecycle.pending import journal_beside, read_pending
 from hf_clamu.operations.lifecycle.receipts import lineage, read_receipts, require_no_link
 from hf_clamu.operations.lifecycle.recovery import saved_state_digest
 from hf_clamu.operations.lifecycle.request_files import RequestFiles
 from hf_clamu.storage import Journal
 from hf_clamu.storage.replace import remove_abandoned, require_replaceable
-from hf_clamu.storage.staging import hidden_name
 from hf_clamu.training import Workers
 
 __all__ = [
     "ModelTarget",
     "Say",
-    "journal_beside",
     "locked_journal",
     "open_target",
     "receipts_beside",
@@ -140,13 +138,6 @@ def locked_journal(folder: Path) -> Iterator[Journal]:
     journal = Journal(journal_beside(folder))
     with journal.locked(is_main=Workers.current().is_main):
         yield journal
-
-
-def journal_beside(folder: Path) -> Path:
-    """Return the folder that keeps what a run on a model has finished; a link and its target have the same."""
-    model = folder.resolve()
-    # The lock of the journal stands beside it, and its name is longer.
-    return model.parent / hidden_name(model.name, ".journal.lock").removesuffix(".lock")
 
 
 def receipts_beside(folder: Path) -> Path:
