@@ -63,6 +63,7 @@ def test_things_are_timed_in_turn():
     [
         ("scaling", ["--tasks", "4"], {"build", "save", "load", "disk", "seconds", "unmerge_seconds"}),
         ("archive", ["--layers", "1", "--rounds", "1"], {"all weights, learning rate 5e-5"}),
+        ("snapshot", ["--tasks", "3", "--requests", "1"], {"snapshot", "snapshot and archive"}),
         ("portable", ["--rounds", "1"], {"GPT-2, 13 M weights", "ResNet, convolutions"}),
     ],
 )
