@@ -145,6 +145,7 @@ class ClamuTrainer:
         require_known_words(self.tasks, base.processor)
         context = RunContext(
             base=base.model,
+            base_digest=base.start_digest,
             processor=base.processor,
             tasks=self.tasks,
             arguments=self.args,

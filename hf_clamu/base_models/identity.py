@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,9 +13,9 @@ from hf_clamu.base_models.adapters.insertion import plain_name
 from hf_clamu.base_models.adapters.space import PeftSpace
 from hf_clamu.checkpoint.base_reference import BaseReference
 from hf_clamu.errors import IncompatibleBaseError
-from hf_clamu.exact import digest_tensors
+from hf_clamu.exact import digest_json, digest_tensors
 
-__all__ = ["BaseModel", "base_digest", "base_weights", "load_architecture"]
+__all__ = ["BaseModel", "base_digest", "base_weights", "load_architecture", "start_digest"]
 
 # Not weights, or different in each release: they would change bytes without changing the model.
 _VOLATILE_CONFIG_KEYS = ("_name_or_path", "transformers_version", "_commit_hash", "_attn_implementation_autoset")
@@ -65,6 +66,11 @@ class BaseModel:
             return None
         return {key: value for key, value in generation.to_diff_dict().items() if key not in _VOLATILE_CONFIG_KEYS}
 
+    @property
+    def start_digest(self) -> str:
+        """SHA-256 of what tasks are finetuned from, see `start_digest`."""
+        return start_digest(self.digest, self.space, self.fresh)
+
     def reference(self) -> BaseReference:
         """Return what `config.json` says of the base model."""
         return BaseReference(
@@ -84,6 +90,17 @@ def base_digest(model: Any, adapter: frozenset[str] = frozenset()) -> str:
         adapter (*frozenset* of `str`): names of an adapter inside it, which do not count.
     """
     return digest_tensors(base_weights(model, adapter))
+
+
+def start_digest(digest: str, space: PeftSpace | None, fresh: Mapping[str, torch.Tensor]) -> str:
+    """Return the SHA-256 of what tasks are finetuned from: a base model, and the first values of an adapter inside.
+
+    Args:
+        digest (`str`): of the base model.
+        space (`PeftSpace`, *optional*): the adapter.
+        fresh (*mapping* of `str` to `torch.Tensor`): parameters that the base checkpoint lacks, the adapter's too.
+    """
+    return digest if space is None or not space.is_live else digest_json([digest, digest_tensors(fresh)])
 
 
 def base_weights(model: Any, adapter: frozenset[str] = frozenset()) -> dict[str, torch.Tensor]:

@@ -167,12 +167,14 @@ def _copy_mapped(model: Any) -> None:
         parameter.data = buffer[start : start + weights.numel()].view(weights.shape).copy_(weights)
 
 
-def clone_base(live: Any, checkpoint: Checkpoint) -> Any:
+def clone_base(live: Any, checkpoint: Checkpoint, *, is_proven: bool = False) -> Any:
     """Return a new base model with the weights of a live one, free of hooks and of later settings.
 
     Args:
         live (`transformers.PreTrainedModel`): holding the base weights.
         checkpoint (`Checkpoint`): what is merged into it.
+        is_proven (`bool`): its digest was compared when it was loaded, and nobody else had it since. Otherwise it is
+            compared again: a write through `.data` leaves no trace in a parameter's version.
 
     Raises:
         WeightsChangedError: if the live model has other base weights than those that were merged into.
@@ -186,7 +188,7 @@ def clone_base(live: Any, checkpoint: Checkpoint) -> Any:
     adapter = frozenset[str]() if space is None else restore_adapter(space, clone, checkpoint.fresh)
     cast_weights(clone, live.dtype)
     clone.load_state_dict(live.state_dict())
-    if base_digest(clone, adapter) != checkpoint.base.digest:
+    if not is_proven and base_digest(clone, adapter) != checkpoint.base.digest:
         raise WeightsChangedError(
             "The live model no longer has the base weights that were merged into (another dtype, or frozen "
             "weights were changed). Load it again with ClamuModel.from_pretrained."

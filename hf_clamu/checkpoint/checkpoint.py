@@ -54,6 +54,7 @@ class Checkpoint:
         fresh (*dict* of `str` to `torch.Tensor`): parameters that the base checkpoint lacks.
         localized_in (`Environment`, *optional*): where clusters, masks and scores were derived, if elsewhere.
         files (`SavedFiles`, *optional*): of the folder that it was read from; None for one that was built.
+        known_masks (*mapping* of `str` to `str`): SHA-256 of task masks that stayed as they were, by task id.
         parsed (`ParsedConfig`, *optional*): the entries of the configuration, if they are parsed already.
     """
 
@@ -64,6 +65,7 @@ class Checkpoint:
     fresh: dict[str, torch.Tensor]
     localized_in: Environment | None = None
     files: SavedFiles | None = field(default=None, repr=False, compare=False)
+    known_masks: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
     parsed: ParsedConfig = field(default=None, repr=False, compare=False)  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
@@ -105,17 +107,34 @@ class Checkpoint:
         return () if self.state.has_mask_per_task else self.state.task_masks
 
     @cached_property
+    def task_mask_digests(self) -> dict[str, str]:
+        """The SHA-256 of each task's mask, by task id; empty unless the localization keeps them."""
+        masks = dict(zip(self.state.task_ids, self.state.task_masks, strict=True)) if self.state.task_masks else {}
+        return {one: self.known_masks[one] if one in self.known_masks else digest_tensors(masks[one]) for one in masks}
+
+    def masks_kept_in(self, state: MergedState) -> dict[str, str]:
+        """Return the digests of those task masks that a later state has as they are here."""
+        if not self.state.task_masks or not state.task_masks:
+            return {}
+        ours = dict(zip(self.state.task_ids, self.state.task_masks, strict=True))
+        theirs = dict(zip(state.task_ids, state.task_masks, strict=True))
+        return {one: self.task_mask_digests[one] for one in theirs if ours.get(one) is theirs[one]}
+
+    @cached_property
     def state_digest(self) -> str:
         """The SHA-256 of everything that is merged."""
-        state, task_masks = self.state, self.stored_task_masks
+        state, by_task = self.state, list(self.task_mask_digests.values())
+        known = {id(mask): digest for mask, digest in zip(state.task_masks, by_task, strict=True)}
+        # A cluster of one task has the task's own mask.
+        masks = [known[id(mask)] if id(mask) in known else digest_tensors(mask) for mask in state.masks]
         return digest_json(
             {
                 "alpha": state.alpha,
                 "delta": self.config.delta_digest,  # computed with the state, or compared when it was read
                 "ledger": ledger_entries(state),
-                "masks": [digest_tensors(mask) for mask in state.masks],
+                "masks": masks,
                 "scores": state.scores,
-                **({"task_masks": [digest_tensors(mask) for mask in task_masks]} if task_masks else {}),
+                **({"task_masks": by_task} if self.stored_task_masks else {}),
                 "vectors": None if state.task_features is None else digest_tensors({VECTORS_KEY: state.task_features}),
             }
         )

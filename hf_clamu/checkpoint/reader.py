@@ -77,6 +77,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         masks=masks,
         scores=parsed.config.scores,
         task_masks=task_masks,
+        delta_digest=parsed.config.delta_digest,
     )
     fresh = read_tensor_file(folder / FRESH_NAME) if FRESH_NAME in listed else {}
     environment, localized_in = _read_environments(ledger, records, parsed.arguments)

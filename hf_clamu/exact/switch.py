@@ -126,6 +126,11 @@ class WeightSwitch:
         return {**self.__dict__, "_stamps": {}, "_buffers": {}}
 
     @property
+    def base_digests(self) -> Mapping[str, bytes]:
+        """The `value_digest` of each parameter's base weights, for a switch that takes the place of this one."""
+        return self._base_digests
+
+    @property
     def selected(self) -> PackedMask:
         """The mask that was selected last; unless `is_consistent`, the live weights may not hold it."""
         return self._selected

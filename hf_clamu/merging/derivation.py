@@ -68,6 +68,7 @@ def derive(
         masks=masks,
         scores=scores,
         task_masks=tuple(merged.masks[task_id] for task_id in records) if merged.masks else (),
+        delta_digest=problem.delta_digest,
     )
 
 

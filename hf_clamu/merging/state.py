@@ -81,6 +81,7 @@ class MergedState:
         scores (*dict*, *optional*): held-out scores, see `score_clusters`.
         task_masks (*tuple* of *dict* of `str` to `torch.Tensor`, uint8): packed mask of each task, by sorted id, of
             which cluster masks are made; empty unless the localization keeps them.
+        delta_digest (`str`, *optional*): SHA-256 of the delta, if it is known already.
     """
 
     delta: dict[str, torch.Tensor]
@@ -91,6 +92,7 @@ class MergedState:
     masks: tuple[dict[str, torch.Tensor], ...]
     scores: dict[str, Any] | None = None
     task_masks: tuple[dict[str, torch.Tensor], ...] = ()
+    delta_digest: str | None = None
 
     @property
     def task_ids(self) -> tuple[str, ...]:

@@ -36,7 +36,7 @@ def refreshed_config(config: ClamuConfig, state: MergedState) -> ClamuConfig:
     values = config.to_file_dict()
     del values["model_type"], values["architectures"]
     values |= {
-        "delta_digest": digest_tensors(state.delta),
+        "delta_digest": state.delta_digest or digest_tensors(state.delta),
         "alpha": state.alpha,
         "scores": state.scores,
         "num_tasks": len(state.records),

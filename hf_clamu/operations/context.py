@@ -13,7 +13,7 @@ from hf_clamu.base_models.adapters.idle import require_learning
 from hf_clamu.base_models.adapters.product import local_adapter
 from hf_clamu.base_models.adapters.space import PeftSpace
 from hf_clamu.errors import EnvironmentMismatchError
-from hf_clamu.exact import digest_json, digest_tensors
+from hf_clamu.exact import digest_json
 from hf_clamu.local_models.local_models import LocalModels
 from hf_clamu.merging import ClamuArguments, MergedState
 from hf_clamu.storage import Archive, Journal
@@ -35,6 +35,8 @@ class RunContext:
         arguments (`ClamuArguments`): the settings.
         environment (`Environment`): libraries, device and threads that decide the bits.
         progress (`Progress`): shows how far it is.
+        base_digest (`str`): SHA-256 of its weights and of an adapter's first values, which was computed when it was
+            loaded or copied.
         space (`PeftSpace`, *optional*): the adapter that tasks are finetuned through.
         journal (`Journal`, *optional*): keeps what is finished, for another start.
         archive (`Archive`, *optional*): gets and has the vectors of the merged tasks.
@@ -48,6 +50,7 @@ class RunContext:
     tasks: TaskDataset
     arguments: ClamuArguments
     environment: Environment
+    base_digest: str
     progress: Progress = silent_progress
     space: PeftSpace | None = None
     journal: Journal | None = None
@@ -107,7 +110,7 @@ class RunContext:
         return digest_json(
             {
                 "arguments": self.arguments.to_dict(),
-                "base": digest_tensors(dict(self.base.state_dict())),
+                "base": self.base_digest,
                 "environment": self.environment.to_dict(),
                 "peft_config": None if self.space is None else self.space.to_dict(),
                 "peft_merging": None if self.space is None else self.space.merging,

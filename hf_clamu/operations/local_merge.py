@@ -87,6 +87,7 @@ class LocalMerge:
             require_known_words(tasks, base.processor)
         context = RunContext(
             base=base.model,
+            base_digest=base.start_digest,
             processor=base.processor,
             tasks=tasks,
             arguments=arguments,

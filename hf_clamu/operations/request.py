@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 import torch
 
 from hf_clamu.base_models.adapters.space import PeftSpace
+from hf_clamu.base_models.identity import start_digest
 from hf_clamu.checkpoint.checkpoint import Checkpoint
 from hf_clamu.errors import (
     ArchiveError,
@@ -158,14 +159,16 @@ class Request:
         Args:
             tasks (`TaskDataset`): the data it needs.
         """
+        base, space = self.base, PeftSpace.of_checkpoint(self.checkpoint)
         return RunContext(
-            base=self.base,
+            base=base,
+            base_digest=start_digest(self.checkpoint.base.digest, space, self.checkpoint.fresh),
             processor=self.processor,
             tasks=tasks,
             arguments=self.arguments,
             environment=self.environment,
             progress=self.progress,
-            space=PeftSpace.of_checkpoint(self.checkpoint),
+            space=space,
             journal=self.journal,
             archive=self.archive,
             local_models=self.local_models,
@@ -287,6 +290,7 @@ class Request:
             source=before.source,
             fresh=before.fresh,
             localized_in=localized_in,
+            known_masks=before.masks_kept_in(state),
         )
         # A local model that is given goes first, and then the archive is not read.
         local = self.local_models or ()

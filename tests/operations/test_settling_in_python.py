@@ -150,8 +150,9 @@ def test_what_was_saved_elsewhere_has_its_receipt(killed, tiny):
 def test_without_a_folder_for_receipts_nothing_is_lost(killed, tiny):
     killed(AFTER)
     model, tasks = ClamuModel.from_pretrained("m"), tiny.tasks("text").without("user_1")
-    with pytest.warns(UserWarning, match="give the next request with this journal_dir= a receipt_dir="):
+    with pytest.warns(UserWarning, match="give the next request with this journal_dir= a receipt_dir=") as warned:
         model.unmerge_task("user_2", data=tasks, journal_dir="j")
+    assert {one.filename for one in warned} == {__file__}  # the caller's line, none of ours
     model.save_pretrained("m")
     assert Path("j/note.json").is_file()
     model.unmerge_task("user_3", data=tasks.without("user_2"), journal_dir="j", receipt_dir="r")

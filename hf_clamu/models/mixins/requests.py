@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -271,13 +272,15 @@ class RequestsMixin(FilesMixin):
     # -- inside --------------------------------------------------------------------------------------------------
 
     def _request(self, options: RequestOptions, *, adds: bool = False) -> Request:
-        return make_request(self._live, options, self._fresh_base, adds=adds)
+        # A command has loaded the model for this request, after it opened the files.
+        copy_base = partial(self._fresh_base, is_proven=options.files.is_open)
+        return make_request(self._live, options, copy_base, adds=adds)
 
-    def _fresh_base(self) -> Any:
+    def _fresh_base(self, *, is_proven: bool) -> Any:
         """Return a base model of its own for a request to train on."""
         with self.held():
             self.set_base()
-            return clone_base(self, self.merged.checkpoint)
+            return clone_base(self, self.merged.checkpoint, is_proven=is_proven)
 
     def _take_result(
         self: _Changed,
@@ -289,6 +292,7 @@ class RequestsMixin(FilesMixin):
         """Serve the new state from now on; its receipts say which requests led to it."""
         log = log_change(self._live, kind, requests, built, files)
         self.set_base()
-        merged = MergedWeights.on(self, built.checkpoint, guard=self.merged.switch.guard)
+        switch = self.merged.switch
+        merged = MergedWeights.on(self, built.checkpoint, digests=switch.base_digests, guard=switch.guard)
         self._live.replace(merged, built.tasks_with_rows, log)
         return self._serve_globally()

@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,7 @@ class Change:
     spent: list[str] = field(default_factory=list)
     is_saved: bool = False
 
-    @property
+    @cached_property
     def key(self) -> str:
         """What tells it from every other change: its receipts commit to their tasks with salts."""
         return digest_json([self.before, self.after, *(receipt["tasks"] for receipt in self.receipts)])

@@ -48,7 +48,7 @@ class RequestFiles:
 
     @property
     def is_open(self) -> bool:
-        """Whether the caller has locked the journal, and recovered what an earlier run had left there."""
+        """Whether the caller locked the journal, recovered what an earlier run had left, and then loaded the model."""
         return self.journal is not None and self.journal.is_locked
 
     def recover(self, saved: Checkpoint | None, ours: Sequence[Change] = ()) -> Recovery:

@@ -1,0 +1,110 @@
+"""One request does each thing once: it locks, reads and hashes nothing a second time on its way."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from hf_clamu import ClamuModel, WeightsChangedError
+from hf_clamu.checkpoint.layout import DELTA_NAME
+
+# Smaller tensors, and those that occur twice, cannot be told apart by their digests.
+LEAST_BYTES = 256
+_RECORDERS = []
+
+
+def _on_event(event, args):
+    if event == "open" and isinstance(args[0], str | Path):
+        for opened in _RECORDERS:
+            opened[str(args[0])] += 1
+
+
+sys.addaudithook(_on_event)
+
+
+@pytest.fixture
+def opened():
+    """Counts how often the process opens each file."""
+    count = Counter()
+    _RECORDERS.append(count)
+    yield count
+    _RECORDERS.remove(count)
+
+
+@pytest.fixture
+def hashed(monkeypatch):
+    """Counts how often each SHA-256 is computed."""
+    count, real = Counter(), hashlib.sha256
+
+    class Counted:
+        def __init__(self, data=b"", **options):
+            self.inner = real(data, **options)
+
+        def update(self, data):
+            self.inner.update(data)
+
+        def digest(self):
+            count[self.inner.hexdigest()] += 1
+            return self.inner.digest()
+
+        def hexdigest(self):
+            return self.digest().hex()
+
+    monkeypatch.setattr(hashlib, "sha256", Counted)
+    return count
+
+
+def _digests(path, real=hashlib.sha256):
+    """Return the SHA-256 of the values of the large tensors of a file, by their names."""
+    found = {
+        name: real(tensor.contiguous().numpy().tobytes()).hexdigest()
+        for name, tensor in load_file(path).items()
+        if tensor.nbytes >= LEAST_BYTES
+    }
+    times = Counter(found.values())
+    assert any(times[digest] == 1 for digest in found.values())
+    return {name: digest for name, digest in found.items() if times[digest] == 1}
+
+
+def _named(count, end):
+    """Return how often files whose paths end so were opened, of those that were."""
+    return [number for path, number in sorted(count.items()) if path.endswith(end)]
+
+
+@pytest.mark.parametrize("arguments", [(), ("--output", "copy")], ids=["in place", "copy"])
+def test_a_request_goes_straight_down(clamu, work, opened, hashed, arguments):
+    assert clamu("unmerge", "text", "user_0").code == 0
+    old = _digests(work / "text" / DELTA_NAME)
+    opened.clear()
+    hashed.clear()
+    assert clamu("unmerge", "text", "user_1", *arguments).code == 0
+    assert sum(_named(opened, ".lock")) == 1
+    # Data, and the receipts of earlier requests.
+    assert _named(opened, "/rows.jsonl") == [1]
+    assert [number for path, number in opened.items() if "/receipts/" in path and path.endswith("json")] == [1]
+    # When it is loaded, and whether it is still the same: before anything is written, and when the new one comes.
+    assert max(_named(opened, "text/ledger.json")) <= 3
+    # For the kernels, before torch is there; for its content, for its digest, and by transformers for the processor.
+    assert max(_named(opened, "text/config.json")) <= 4
+    # The base model when it is loaded, and the written copy of it, which is another file; each delta once.
+    base = _digests(work / "text" / "base_model" / "model.safetensors")
+    assert {name: hashed[digest] for name, digest in base.items()} == dict.fromkeys(base, 2)
+    new = _digests(work / (arguments[1] if arguments else "text") / DELTA_NAME)
+    assert {name: hashed[digest] for name, digest in old.items()} == dict.fromkeys(old, 1)
+    assert {name: hashed[digest] for name, digest in new.items()} == dict.fromkeys(new, 1)
+
+
+def test_a_live_model_is_proven_again_for_a_request(work):
+    model = ClamuModel.from_pretrained(work / "text")
+    before = model.state_digest()
+    name = next(iter(model.merged.state.delta))
+    # It leaves no trace in the version of the parameter, so only the digest tells.
+    dict(model.named_parameters())[name].data.add_(1.0)
+    with pytest.raises(WeightsChangedError, match="no longer has the base weights"):
+        model.unmerge_task("user_1")
+    assert model.state_digest() == before
