@@ -11,10 +11,9 @@ import torch
 
 from examples.paper.scale import Cell
 from examples.paper.study import Pool, Study
+from hf_clamu.evaluation import finetune_together, label_probabilities, labels_of_examples
 from hf_clamu.merging import ALPHA_GRID, Localizer, MaskProblem, scaling_coefficient
 from hf_clamu.merging.localization.sift import support, union
-from hf_clamu.tasks import EncodedTask
-from hf_clamu.training import finetune
 
 __all__ = ["Outcome", "run_cell"]
 
@@ -94,10 +93,11 @@ class _Run:
         for members in self.clusters:
             self._finetune(members)
             for task_id in self.task_ids:
-                votes[task_id] = self._probabilities(task_id) + votes.get(task_id, 0.0)
+                found = label_probabilities(self.workspace, self.trainer.reported(task_id))
+                votes[task_id] = found + votes.get(task_id, 0.0)
         scores = {}
         for task_id, vote_BC in votes.items():
-            labels_B = torch.tensor([int(example["labels"]) for example in self.trainer.reported(task_id)])
+            labels_B = torch.tensor(labels_of_examples(self.trainer.reported(task_id)))
             scores[task_id] = (vote_BC.argmax(-1) == labels_B).float().mean().item()
         return Outcome(scores=scores, storage=len(self.clusters), num_clusters=len(self.clusters))
 
@@ -196,24 +196,7 @@ class _Run:
         return lambda: self.trainer.load_masked(delta, alpha, mask)
 
     def _finetune(self, members: Sequence[str]) -> None:
-        """Finetune the base on the data of all members together, for as many steps as they would take alone."""
-        name = "+".join(members)
-        together = EncodedTask(
-            task_id=name,
-            train=tuple(example for task_id in members for example in self.trainer.encoded(task_id).train),
-            validation=(),
-            digest=None,
-        )
-        steps = self.study.arguments.finetune_steps * len(members)
-        arguments = replace(self.pool.arguments, finetune_steps=steps)
-        finetune(self.workspace, together, arguments, arguments.codec)
-
-    @torch.no_grad()
-    def _probabilities(self, task_id: str) -> torch.Tensor:
-        self.workspace.model.eval()
-        batch = self.workspace.batch(self.trainer.reported(task_id))
-        del batch["labels"]
-        return self.workspace.forward(batch).logits.float().softmax(-1).cpu()
+        finetune_together(self.trainer, members, self.pool.arguments)
 
     def _tuned(self, served: Callable[[float | str], list[Served]], *, storage: float) -> Outcome:
         """Choose the multiple of 1/T from the grid as a build does: by the mean score on the tuning examples.
