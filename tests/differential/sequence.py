@@ -17,6 +17,7 @@ import transformers
 
 from hf_clamu import ClamuArguments, ClamuError, ClamuModel, ClamuTrainer
 from hf_clamu.base_models.byte_tokenizer import byte_tokenizer
+from hf_clamu.merging import METHOD_SETTINGS
 from hf_clamu.tasks import keyed_id, traits_of
 from hf_clamu.training import silent_progress
 from tests.differential.bases import ARCHITECTURES
@@ -171,7 +172,7 @@ class Sequence:
 
     def _arguments(self) -> ClamuArguments:
         found = self._configuration
-        names = (
+        names: tuple[str, ...] = (
             "localization",
             "clustering",
             "num_clusters",
@@ -180,6 +181,8 @@ class Sequence:
             "score_validation",
             "freeze",
         )
+        if found["preset"] is not None:
+            names = ("preset", *(name for name in names if name not in METHOD_SETTINGS))
         bf16 = found["precision"].endswith("bf16")
         return ClamuArguments(**{name: found[name] for name in names}, **found["training"], bf16=bf16, num_threads=1)
 

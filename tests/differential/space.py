@@ -6,6 +6,7 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from hf_clamu.merging import METHOD_SETTINGS, PRESETS
 from tests.differential.bases import ARCHITECTURES, Architecture
 
 __all__ = ["AXES", "Configuration", "draw"]
@@ -46,6 +47,7 @@ AXES: dict[str, tuple[Any, ...]] = {
     "journal": (False, True),
     "data": ("rows", "file"),
     "num_tasks": (1, 2, 3, 4, 5, 6, 7),
+    "preset": (None, "per-task", "clusters", "adapters", "one-model"),
 }
 _SIZES: dict[str, dict[str, Any]] = {
     "IA3": {"feedforward_modules": []},
@@ -86,6 +88,7 @@ _WEIGHTS = {
     "keyed": (3, 1),
     "archive": (2, 1),
     "num_tasks": (1, 1, 2, 3, 3, 2, 1),
+    "preset": (8, 1, 1, 1, 1),
 }
 
 
@@ -103,7 +106,7 @@ def draw(seed: int, changes: Mapping[str, Any] | None = None) -> Configuration:
         return chance.choices(AXES[axis], _WEIGHTS.get(axis))[0]
 
     # Every axis is drawn, whether it counts or not: one that comes later stays what it is.
-    found: Configuration = {axis: one(axis) for axis in AXES} | given
+    found: Configuration = {axis: one(axis) for axis in AXES if axis != "preset"} | given
     architecture = ARCHITECTURES[found["architecture"]]
     kind = chance.choice(architecture.kinds)
     found["kind"] = given.get("kind", kind)
@@ -134,7 +137,22 @@ def draw(seed: int, changes: Mapping[str, Any] | None = None) -> Configuration:
         found["spec"]["with_cluster_column"] = False
     found["num_spare"] = chance.choice((0, 0, 1, 2))
     found["num_requests"] = chance.choice((1, 2, 3, 4, 5))
-    return found | given
+    preset = one("preset")
+    found["preset"] = given.get("preset", None if given.keys() & METHOD_SETTINGS else preset)
+    return found | _of_preset(found) | given
+
+
+def _of_preset(found: Configuration) -> Configuration:
+    """Return what a preset decides, beside which nothing of it is given."""
+    if found["preset"] is None:
+        return {}
+    preset = PRESETS[found["preset"]]
+    if preset.peft_config is None:
+        # Products of factors know no fixed signs; such a refusal is drawn often enough without presets.
+        merging = None if found["peft_merging"] == "product" else found["peft_merging"]
+        return {**preset.settings, "peft_merging": merging}
+    nothing = dict.fromkeys(("peft", "peft_type", "peft_merging", "targets", "lora", "modules_to_save"))
+    return {**preset.settings, **nothing, "space": "all", "freeze": []}
 
 
 def _peft(found: Configuration, architecture: Architecture, chance: random.Random) -> Configuration:
