@@ -38,7 +38,7 @@ _LAYERS: tuple[tuple[str, ...], ...] = (
     ("serving",),
     ("evaluation", "prediction", "trainer"),
     ("recipe",),
-    ("demo", "planning"),
+    ("demo", "planning", "proposal"),
     ("cli", "__main__"),
 )
 _RANKS = {name: rank for rank, names in enumerate(_LAYERS) for name in names}

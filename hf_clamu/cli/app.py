@@ -15,6 +15,7 @@ from hf_clamu.cli.commands.demo import demo
 from hf_clamu.cli.commands.evaluate import evaluate
 from hf_clamu.cli.commands.export import export
 from hf_clamu.cli.commands.hub import erase, push
+from hf_clamu.cli.commands.init import init
 from hf_clamu.cli.commands.inspection import info, verify
 from hf_clamu.cli.commands.merge import merge
 from hf_clamu.cli.commands.predict import predict
@@ -29,6 +30,7 @@ __all__ = ["app", "main"]
 # In the order of `clamu --help`.
 _COMMANDS: tuple[Callable[..., None], ...] = (
     demo,
+    init,
     info,
     predict,
     evaluate,

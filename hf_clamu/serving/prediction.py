@@ -28,10 +28,15 @@ class _Input:
     row: Mapping[str, Any]
     name: Callable[[int], str]
 
+    @property
+    def place(self) -> str:
+        """What the row is called at the beginning of a sentence."""
+        name = self.name(self.number)
+        return f"{name[0].upper()}{name[1:]}"
+
     def problem(self, column: str, text: str) -> str:
         """Return a sentence about a column of the row."""
-        name = self.name(self.number)
-        return f"{name[0].upper()}{name[1:]}, column {column!r}: {text}"
+        return f"{self.place}, column {column!r}: {text}"
 
 
 def _numbered(number: int) -> str:
@@ -218,8 +223,10 @@ def _require_one_shape(examples: Sequence[Example], inputs: Sequence[_Input], co
 def _require(given: _Input, column: str, spec: TaskSpec) -> None:
     value = given.row.get(column)
     if value is None:
-        problem = f"empty or missing, and the model's recipe names it as its input; the row has {sorted(given.row)}."
-        raise TaskDataError(given.problem(column, problem))
+        names = sorted(given.row)
+        raise TaskDataError(
+            f"{given.place} has no {column!r}, which the model's recipe names as its input; it has {names}."
+        )
     if spec.tokens_column is not None:
         try:
             require_words(value)
