@@ -334,9 +334,9 @@ def test_a_corrupted_download_is_noticed_and_mended(double, push, pull, saved_mo
     oid = double.repos[REPO].read("delta.safetensors").lfs
     double.arm("storage", "corrupt", path=f"*{oid}")
     found, commit = pull()
-    with pytest.raises(CheckpointFormatError, match=r"model\.safetensors has SHA-256"):
+    with pytest.raises(CheckpointFormatError, match=r"delta\.safetensors has SHA-256"):
         read_checkpoint(found)
-    with pytest.raises(CheckpointFormatError, match=r"model\.safetensors has SHA-256"):
+    with pytest.raises(CheckpointFormatError, match=r"delta\.safetensors has SHA-256"):
         read_checkpoint(pull()[0])
     assert pull(force_download=True) == (found, commit)
     read_checkpoint(found)

@@ -561,7 +561,7 @@ def test_a_damaged_delta_or_mask(saved, tmp_path):
     with pytest.raises(CheckpointFormatError, match="not the delta"):
         _peft(folder, 0)
     (folder / "delta.safetensors").unlink()
-    with pytest.raises(CheckpointFormatError, match=r"has no model\.safetensors"):
+    with pytest.raises(CheckpointFormatError, match=r"has no delta\.safetensors"):
         _peft(folder, 0)
     base = base_of(folder)
     (folder / "config.json").write_text("{", encoding="utf-8")
