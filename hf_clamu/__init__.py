@@ -1,6 +1,19 @@
 """hf_clamu: exact unlearning of finetuning data by model merging.
 
-Names are loaded when they are first used, so that `import hf_clamu` costs nothing.
+Names are loaded when they are first used, so that `import hf_clamu` costs nothing. The folders are the layers of
+`docs/architecture.md`. The files:
+
+trainer.py       `ClamuTrainer`: the order of the stages of a build
+recipe.py        a YAML file to a build
+planning.py      memory and time that a build will need
+demo.py          the demo
+prediction.py    deprecated: the old place of `predict`
+registration.py  makes saved models and masks known to transformers and PEFT
+portability.py   kernels that give the same bits on other processors
+known_names.py   refuses unknown names that users write, with a hint at the right one
+yaml_values.py   reads YAML text that is not trusted
+errors.py        all errors
+version.py       the version
 """
 
 from __future__ import annotations

@@ -171,7 +171,7 @@ def _annotations(kind: Any) -> set[str]:
 def refuse_misspelt(kind: Any, values: dict[str, Any]) -> None:
     """Refuse keys that are nearly one of a configuration class: transformers takes them in silence, to no effect.
 
-    Other strange keys pass: files of older releases have many, and so have those that name what `generate` does.
+    Other unknown keys pass: files of older releases have many, and so have those that name what `generate` does.
     """
     import transformers
 

@@ -5,13 +5,32 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
+
+import transformers
 
 from hf_clamu.exact import Guard
 
-__all__ = ["making_models", "suppress_load_report"]
+__all__ = ["is_loaded_by", "making_models", "suppress_load_report"]
 
 # Always the last lock that a thread takes: nothing inside waits for another one.
 _GUARD = Guard()
+
+
+def is_loaded_by(auto_class: str, architecture: Any) -> bool:
+    """Whether an Auto class of transformers gives models of an architecture.
+
+    Transformers has no public name for this table.
+
+    Args:
+        auto_class (`str`): its name.
+        architecture (`type`): a model class of transformers.
+    """
+    config_class = getattr(architecture, "config_class", None)
+    if config_class is None:
+        return False
+    found = getattr(transformers, auto_class)._model_mapping.get(config_class, ())
+    return architecture in (found if isinstance(found, (list, tuple)) else (found,))
 
 
 @contextmanager

@@ -5,7 +5,7 @@ commands/     a file for one command, or for two that belong together
 options       arguments and options that commands share
 kernels       what must be set before torch is imported
 models        loading the saved model that a command names
-changes       the stations that unmerge, add and update share
+changes       the steps that unmerge, add and update share
 builds        what train and merge print
 checkpoints   how a command line names checkpoints that were finetuned elsewhere
 output        results on stdout, everything else on stderr

@@ -1,4 +1,4 @@
-"""The stations that `unmerge`, `add` and `update` share: open, save, and the receipt that they print."""
+"""The steps that `unmerge`, `add` and `update` share: open, save, and the receipt that they print."""
 
 from __future__ import annotations
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from hf_clamu.checkpoint.layout import CARD_NAME, CONFIG_NAME, DATA_SUFFIXES
-from hf_clamu.errors import HubError
+from hf_clamu.errors import CheckpointFormatError, HubError
 from hf_clamu.hub.errors import client_errors, is_unreachable, reason_of, translate_hub_errors
 from hf_clamu.hub.repository import TIMEOUT_SECONDS
 
-__all__ = ["download", "is_repo_id", "place_of_repo", "require_reachable", "resolve_folder"]
+__all__ = ["download", "download_file", "is_repo_id", "place_of_repo", "require_reachable", "resolve_folder"]
 
 # What a pull brings; the ledger decides what is a part of the model.
 _SAFE_PATTERNS = (*(f"*{suffix}" for suffix in DATA_SUFFIXES), CARD_NAME)
@@ -91,6 +92,46 @@ def download(
             # The branch moved on in between, or the client fell back on an older state in the cache.
             folder = fetch(commit)
         return folder, commit
+
+
+def download_file(
+    repo_id: str, name: str, *, revision: str | None = None, subfolder: str = "", options: Mapping[str, Any]
+) -> Path | None:
+    """Bring one file of a saved model into the local cache; `None` if the repository has none of that name.
+
+    Args:
+        repo_id (`str`): the repository.
+        name (`str`): of the file.
+        revision (`str`, *optional*): branch, tag or commit.
+        subfolder (`str`): where in the repository the saved model is.
+        options (*mapping*): `token`, `cache_dir` and other options of `hf_hub_download`.
+
+    Raises:
+        HubError: if it cannot be fetched, so that it is not known.
+        CheckpointFormatError: if there can be no such repository.
+    """
+    from huggingface_hub import _CACHED_NO_EXIST, errors, hf_hub_download, try_to_load_from_cache
+
+    try:
+        found = hf_hub_download(repo_id, name, subfolder=subfolder or None, revision=revision, **options)
+    except errors.LocalEntryNotFoundError as error:
+        # Offline, or no answer. The cache remembers what a commit was found to lack.
+        inside = f"{subfolder}/{name}" if subfolder else name
+        kept = {"cache_dir": options.get("cache_dir"), "revision": revision}
+        if try_to_load_from_cache(repo_id, inside, **kept) is _CACHED_NO_EXIST:
+            return None
+        raise HubError(f"{name} of {repo_id!r} could not be downloaded: {error}") from error
+    except errors.EntryNotFoundError:
+        return None
+    except errors.HfHubHTTPError as error:
+        raise HubError(
+            f"{name} of {repo_id!r} (revision {revision or 'main'}) could not be downloaded: {error}"
+        ) from error
+    except errors.HFValidationError as error:
+        raise CheckpointFormatError(
+            f"{repo_id!r} is neither a folder nor the id of a Hub repo, so no merged delta is there."
+        ) from error
+    return Path(found)
 
 
 @contextmanager

@@ -21,9 +21,9 @@ __all__ = [
     "check_data",
     "depends_on_environment",
     "depends_on_threads",
+    "derivation_depends_on_environment",
     "deriving_reads_data",
     "have_data",
-    "is_environment_independent",
     "missing_checkpoints_error",
     "require_finetuning",
     "require_keys",
@@ -64,20 +64,20 @@ def deriving_reads_data(state: MergedState, arguments: ClamuArguments, more_vali
     )
 
 
-def is_environment_independent(records: Mapping[str, TaskRecord], arguments: ClamuArguments) -> bool:
-    """Whether what is derived from the vectors of these tasks has the same bits in every environment.
+def derivation_depends_on_environment(records: Mapping[str, TaskRecord], arguments: ClamuArguments) -> bool:
+    """Whether clusters, alpha, masks and scores that are derived from given task vectors depend on the environment.
 
-    True if it comes from integers, ids and settings alone: no model runs, and no affinities are decomposed.
+    False if they come from integers, ids and settings alone: no model runs, and no affinities are decomposed.
     """
     clustering = arguments.clustering_method
     keys = (record.cluster_key for record in records.values())
     # Each task alone, or all together, needs no affinities.
     is_trivial = clustering.num_clusters(arguments.num_clusters, len(records), keys) in (0, 1, len(records))
     return (
-        (is_trivial or not clustering.depends_on_environment)
-        and not _is_scored(records, arguments)
-        and arguments.localization_method.depends_on_environment == "never"
-        and arguments.scaling != "auto"
+        (clustering.depends_on_environment and not is_trivial)
+        or _is_scored(records, arguments)
+        or arguments.localization_method.depends_on_environment != "never"
+        or arguments.scaling == "auto"
     )
 
 

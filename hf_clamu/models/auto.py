@@ -7,6 +7,7 @@ from typing import Any
 import transformers
 
 from hf_clamu.base_models.identity import load_architecture
+from hf_clamu.base_models.library_calls import is_loaded_by
 from hf_clamu.checkpoint.configuration_clamu import ClamuConfig
 from hf_clamu.errors import IncompatibleBaseError
 from hf_clamu.models.modeling_clamu import ClamuModel
@@ -34,7 +35,7 @@ def _entry(auto_name: str) -> type:
         @classmethod
         def from_pretrained(cls, name: Any, *args: Any, config: ClamuConfig, **kwargs: Any) -> Any:
             architecture = load_architecture(config.architecture)
-            if auto_name != "AutoModel" and architecture not in _classes(auto_name, architecture.config_class):
+            if auto_name != "AutoModel" and not is_loaded_by(auto_name, architecture):
                 raise IncompatibleBaseError(
                     f"{auto_name} was asked for, but {name!s} is a {architecture.__name__}. Load it with ClamuModel "
                     "or the Auto class of its task."
@@ -55,11 +56,6 @@ def _entry(auto_name: str) -> type:
 
     Entry.__name__ = Entry.__qualname__ = f"Clamu{auto_name.removeprefix('Auto')}"
     return Entry
-
-
-def _classes(auto_name: str, config_class: Any) -> tuple[Any, ...]:
-    found = getattr(transformers, auto_name)._model_mapping.get(config_class, ())
-    return tuple(found) if isinstance(found, (list, tuple)) else (found,)
 
 
 def _take_over(base: Any, given: ClamuConfig) -> None:

@@ -30,13 +30,13 @@ def add(request: Request, new: TaskDataset) -> ChangeResult:
             raise TaskAlreadyMergedError(
                 f"Task {task_id!r} is merged already. To replace its data, update it (update_task, clamu update)."
             )
-    strange = [
+    unexpected = [
         task_id for task_id in request.local_models or () if task_id not in before.records and task_id not in new
     ]
-    if strange:
+    if unexpected:
         raise TaskDataError(
-            f"There is a checkpoint of task {strange[0]!r}, which is neither merged nor among the tasks to add. Name "
-            "it as the task is, or leave it out."
+            f"There is a checkpoint of task {unexpected[0]!r}, which is neither merged nor among the tasks to add. "
+            "Name it as the task is, or leave it out."
         )
     if len(new) and not new.has_rows:
         require_no_data(request.arguments)

@@ -36,7 +36,7 @@ def load_merged_tasks(
             are told apart already.
 
     Raises:
-        TaskDataError: if they are not found, or are cut into tasks in another way.
+        TaskDataError: if they are not found, or were read with other settings than the merged ones.
     """
     if data is None and snapshot is not None:
         return snapshot_tasks(checkpoint, snapshot)
@@ -48,7 +48,7 @@ def load_merged_tasks(
     if differing:
         key = differing[0]
         raise TaskDataError(
-            f"The data given are cut into tasks in another way than the merged ones: {key} is {given.get(key)!r}, the "
+            f"The data were read with other settings than the merged tasks: {key} is {given.get(key)!r}, the "
             f"model's recipe says {expected[key]!r}. Give the data with the recipe's settings."
         )
     return with_ledger_ids(checkpoint, tasks, task_id_key)

@@ -9,6 +9,7 @@ from typing import Any
 import transformers
 
 from hf_clamu.base_models.identity import BaseModel
+from hf_clamu.base_models.library_calls import is_loaded_by
 from hf_clamu.base_models.loading import load_base
 from hf_clamu.checkpoint.card.settings import CardSettings
 from hf_clamu.checkpoint.layout import CONFIG_NAME
@@ -180,12 +181,8 @@ def _spec_of(local_models: LocalModels) -> TaskSpec:
 
 
 def _kind_of(architecture: str) -> str | None:
-    for kind in task_kinds():
-        mapping = getattr(transformers, traits_of(kind).auto_class)._model_mapping._model_mapping
-        for names in mapping.values():
-            if architecture in (names if isinstance(names, (list, tuple)) else (names,)):
-                return kind
-    return None
+    found = getattr(transformers, architecture, None)
+    return next((kind for kind in task_kinds() if is_loaded_by(traits_of(kind).auto_class, found)), None)
 
 
 def _other_labels(

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 
 from hf_clamu.errors import EnvironmentMismatchError
-from hf_clamu.merging import is_environment_independent, require_merged, unmerge_tasks, with_rows
+from hf_clamu.merging import derivation_depends_on_environment, require_merged, unmerge_tasks, with_rows
 from hf_clamu.operations.build import rebuild
 from hf_clamu.operations.request import MISMATCHES, ChangeResult, OnMismatch, Request
 from hf_clamu.training import Environment
@@ -39,7 +39,7 @@ def unmerge(request: Request, task_ids: Sequence[str], on_mismatch: OnMismatch) 
     if on_mismatch == "rebuild" and request.lacks_rows(task_ids, tasks):
         return rebuild(request, with_rows(tasks, retained))  # their owners' rows are deleted already
     try:
-        localized_in = _environment_of_masks(request, retained, on_mismatch)
+        localized_in = _derived_elsewhere(request, retained, on_mismatch)
         state, seconds = request.context(tasks).run(
             lambda trainer: unmerge_tasks(before, task_ids, trainer, request.arguments), adds=False
         )
@@ -54,14 +54,14 @@ def unmerge(request: Request, task_ids: Sequence[str], on_mismatch: OnMismatch) 
     )
 
 
-def _environment_of_masks(request: Request, retained: Sequence[str], on_mismatch: OnMismatch) -> Environment | None:
+def _derived_elsewhere(request: Request, retained: Sequence[str], on_mismatch: OnMismatch) -> Environment | None:
     """Check the environment; return it if clusters and masks are derived in it although it is not that of the build.
 
     Raises:
         EnvironmentMismatchError: if it is another one, and that would show.
     """
     records = {task_id: request.checkpoint.state.records[task_id] for task_id in retained}
-    if request.archive is not None and is_environment_independent(records, request.arguments):
+    if request.archive is not None and not derivation_depends_on_environment(records, request.arguments):
         return None
     try:
         request.require_environment()

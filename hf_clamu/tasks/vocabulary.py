@@ -11,14 +11,14 @@ from hf_clamu.tasks.kinds import traits_of
 __all__ = ["require_known_words"]
 
 # At this share of unknown words the tokenizer is for another language, or has lost its vocabulary.
-_STRANGE = 0.9
+_MOST_UNKNOWN = 0.9
 _SAMPLE_TASKS = 20
 
 
 def require_known_words(tasks: TaskDataset, tokenizer: Any) -> None:
     """Check that a tokenizer does not take nearly all words of the first tasks for one unknown word.
 
-    A single task may be strange; a build of many such tasks would train on nothing.
+    A single task may be full of unknown words; a build of many such tasks would train on nothing.
 
     Args:
         tasks (`TaskDataset`): the tasks of a build; those of images pass.
@@ -39,7 +39,7 @@ def require_known_words(tasks: TaskDataset, tokenizer: Any) -> None:
                 if token not in special:
                     counts[token == unknown] += 1
     every = counts[True] + counts[False]
-    if every and counts[True] >= _STRANGE * every:
+    if every and counts[True] >= _MOST_UNKNOWN * every:
         raise TaskDataError(
             f"The tokenizer does not know {counts[True]} of the first {every} words and pieces of the texts, so "
             "nearly all would be the same to the model. Give the tokenizer that the model was made for."

@@ -20,8 +20,8 @@ from hf_clamu.merging import (
     TaskRecord,
     depends_on_environment,
     depends_on_threads,
+    derivation_depends_on_environment,
     deriving_reads_data,
-    is_environment_independent,
     require_no_data,
 )
 from hf_clamu.merging.addition import early_clusters
@@ -91,7 +91,7 @@ def test_requirements_are_those_of_the_table(localization, clustering, scaling):
         assert deriving_reads_data(_state(records), arguments, more_validation=True)
         assert depends_on_environment(records, arguments), "tasks were finetuned here"
         differs = differs_with or differs_too or is_auto or validation
-        assert is_environment_independent(records, arguments) != differs
+        assert derivation_depends_on_environment(records, arguments) == differs
     for data, differs in ((True, differs_with), (False, differs_without)):
         records = _records(KEYS, data=data, elsewhere=True)
         assert depends_on_environment(records, arguments) == (differs or differs_too or is_auto)
@@ -106,7 +106,7 @@ def test_each_task_alone_or_all_together_need_no_affinities(localization, cluste
     differs = BY_LOCALIZATION[localization][2]
     for num_clusters, keys in ((1, dict.fromkeys(KEYS, "x")), (5, KEYS), (3, {"task_0": "x"}), (3, {})):
         arguments = ClamuArguments(localization=localization, clustering=clustering, num_clusters=num_clusters)
-        assert is_environment_independent(_records(keys), arguments) != differs
+        assert derivation_depends_on_environment(_records(keys), arguments) == differs
 
 
 @pytest.mark.parametrize(("localization", "clustering"), list(itertools.product(BY_LOCALIZATION, BY_CLUSTERING)))

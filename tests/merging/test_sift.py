@@ -9,7 +9,7 @@ import torch
 
 from hf_clamu.errors import DigestMismatchError, RecipeError
 from hf_clamu.exact import unpack_mask
-from hf_clamu.merging import add_tasks, is_environment_independent, merge_tasks, unmerge_tasks, update_tasks
+from hf_clamu.merging import add_tasks, derivation_depends_on_environment, merge_tasks, unmerge_tasks, update_tasks
 from hf_clamu.merging.localization.sift import support, union
 from hf_clamu.storage import Journal
 from hf_clamu.training import FixedSigns
@@ -142,9 +142,9 @@ def test_other_localizations_are_finetuned_freely(merged_of, images, settings):
 def test_kept_masks_need_no_environment(merged_of, images, settings):
     arguments = settings(**SINGLE)
     records = merged_of(images, arguments).records
-    assert is_environment_independent(records, arguments)
-    assert not is_environment_independent(records, settings(**{**SINGLE, "clustering": "features"}))
-    assert not is_environment_independent(records, settings(**{**SINGLE, "scaling": "auto"}))
+    assert not derivation_depends_on_environment(records, arguments)
+    assert derivation_depends_on_environment(records, settings(**{**SINGLE, "clustering": "features"}))
+    assert derivation_depends_on_environment(records, settings(**{**SINGLE, "scaling": "auto"}))
 
 
 def test_tasks_from_checkpoints_are_refused(images, trainer_of, settings):

@@ -99,7 +99,7 @@ def test_missing_tasks(tiny, model, unchanged):
 )
 def test_data_cut_in_another_way(tiny, model, unchanged, changes):
     name = next(iter(changes))
-    with unchanged, pytest.raises(TaskDataError, match=rf"in another way.*{name}"):
+    with unchanged, pytest.raises(TaskDataError, match=rf"with other settings.*{name}"):
         model.unmerge_task("user_1", data=_tasks(tiny.rows("text"), **changes))
 
 

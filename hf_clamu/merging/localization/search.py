@@ -52,8 +52,8 @@ def best_alpha(
 ) -> float:
     """Return the alpha with the highest mean score over the tasks.
 
-    A draw takes the lower loss, then the smaller alpha. The choice sees the given tasks alone. (Loss alone favours a
-    large alpha, which is overconfident and less accurate.)
+    Of equal scores the lower loss wins, then the smaller alpha. The choice sees the given tasks alone.
+    (Loss alone favours a large alpha, which is overconfident and less accurate.)
 
     Args:
         trainer (`TaskTrainer`): live model and data.

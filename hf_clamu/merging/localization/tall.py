@@ -18,7 +18,7 @@ class Tall(LocalizationMethod):
     """Keeps the weights where the cluster's own movement outweighs what merging added.
 
     Source: TALL-masks, 1[|theta_0 - theta_k| > |theta_0 + alpha * tau_sum - theta_k| * lambda], theta_k being the
-    average of the members' local models; lambda by validation score, a draw takes the smallest. Tasks without data
+    average of the members' local models; lambda by validation score, the smallest of equals. Tasks without data
     have no score: lambda is the setting `tall_lambda` then.
     """
 

@@ -18,6 +18,7 @@ from hf_clamu.checkpoint.masks import split_mask
 from hf_clamu.checkpoint.reader import read_tensor_file
 from hf_clamu.errors import CheckpointFormatError, HubError, IncompatibleBaseError, RecipeError, StaleMaskError
 from hf_clamu.exact import NO_WEIGHTS, PackedMask, WeightSwitch, digest_tensors, packed_size
+from hf_clamu.hub.pull import download_file
 from hf_clamu.merging import ClamuArguments
 from hf_clamu.models.modeling_clamu import ClamuModel
 
@@ -55,37 +56,9 @@ class DeltaSource:
         if not self.on_hub:
             path = Path(self.name_or_path) / self.subfolder / name
             return path if path.is_file() else None
-        from huggingface_hub import _CACHED_NO_EXIST, hf_hub_download, try_to_load_from_cache
-        from huggingface_hub.errors import (
-            EntryNotFoundError,
-            HfHubHTTPError,
-            HFValidationError,
-            LocalEntryNotFoundError,
+        return download_file(
+            self.name_or_path, name, revision=self.revision, subfolder=self.subfolder, options=self.options
         )
-
-        try:
-            found = hf_hub_download(
-                self.name_or_path, name, subfolder=self.subfolder or None, revision=self.revision, **self.options
-            )
-        except LocalEntryNotFoundError as error:
-            # Offline, or no answer. The cache remembers what a commit was found to lack.
-            inside = f"{self.subfolder}/{name}" if self.subfolder else name
-            kept = {"cache_dir": self.options.get("cache_dir"), "revision": self.revision}
-            if try_to_load_from_cache(self.name_or_path, inside, **kept) is _CACHED_NO_EXIST:
-                return None
-            raise HubError(f"{name} of {self.name_or_path!r} could not be downloaded: {error}") from error
-        except EntryNotFoundError:
-            return None
-        except HfHubHTTPError as error:
-            raise HubError(
-                f"{name} of {self.name_or_path!r} (revision {self.revision or 'main'}) "
-                f"could not be downloaded: {error}"
-            ) from error
-        except HFValidationError as error:
-            raise CheckpointFormatError(
-                f"{self.name_or_path!r} is neither a folder nor the id of a Hub repo, so no merged delta is there."
-            ) from error
-        return Path(found)
 
     def pinned(self) -> DeltaSource:
         """Return the same place with the commit in place of a branch, so that all files are of one commit."""

@@ -135,10 +135,10 @@ def _triaged(
             return TriagedRequest(request=request, status="done", receipts=(path,))
         if salts is None:
             return TriagedRequest(request=request, status="failed", problem=_ANONYMOUS.format(path=path))
-    strange = [one for one in request.tasks if one in gone and one not in forgotten]
-    if strange:
+    not_forgotten = [one for one in request.tasks if one in gone and one not in forgotten]
+    if not_forgotten:
         try:
-            require_merged(strange, merged)
+            require_merged(not_forgotten, merged)
         except TaskNotFoundError as error:
             return TriagedRequest(request=request, status="failed", problem=str(error))
     open_tasks = tuple(one for one in request.tasks if one in present)
