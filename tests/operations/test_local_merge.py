@@ -345,7 +345,7 @@ def test_wrong_names(tiny, folders, base, merged):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({}, "localization='clamu' looks at the tasks' data"),
+        ({"preset": "clusters"}, "localization='clamu' looks at the tasks' data"),
         ({"localization": "emr"}, "clustering='features' looks"),
         ({"localization": "emr", "clustering": "column"}, "clustering='column' looks"),
         ({"localization": "tall", "clustering": "none", "scaling": "auto"}, "scaling='auto' looks"),
