@@ -47,11 +47,18 @@ def _blocks(page: Path) -> Iterator[tuple[str, str, str]]:
         *("quickstart.md", "concepts.md", "reference.md", "file-format.md", "compatibility.md", "troubleshooting.md"),
         *("architecture.md", "scaling.md", "paper.md", "how-to/README.md", "how-to/train.md", "how-to/methods.md"),
         *("how-to/serve.md", "how-to/forget.md", "how-to/hub.md", "how-to/merge-checkpoints.md"),
-        *("how-to/keep-and-destroy.md",),
+        *("how-to/keep-and-destroy.md", "from-your-csv.md", "is-it-for-me.md"),
     ],
 )
 def test_pages_exist(name):
     assert ROOT / "docs" / name in PAGES
+
+
+def test_the_readme_is_short_and_leads_to_the_first_pages():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) < 60
+    first = ("is-it-for-me.md", "quickstart.md", "from-your-csv.md", "how-to/README.md", "how-to/keep-and-destroy.md")
+    assert [page for page in first if f"](docs/{page})" not in text] == []
 
 
 # -- snippets --------------------------------------------------------------------------------------------------------
