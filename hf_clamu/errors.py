@@ -101,7 +101,7 @@ class TaskNotFoundError(ClamuError, LookupError):
 
 
 class ClusterNotFoundError(ClamuError, LookupError):
-    """The model has no cluster of this number; the message names those that it has."""
+    """The model has no cluster of this number or name; the message names those that it has."""
 
 
 class TaskAlreadyMergedError(ClamuError, ValueError):

@@ -83,6 +83,7 @@ class ClamuConfig(PreTrainedConfig):
         alpha (`float`): the scaling coefficient of the merged delta.
         num_tasks (`int`): merged tasks.
         num_clusters (`int`): clusters, each with a mask unless the localization is `global`.
+        cluster_names (*list* of `str`, *optional*): their names, no two alike; format 1 had none.
         scores (*dict*, *optional*): held-out scores of the merged tasks, see `score_clusters`.
         task_ids (`str`): `"plain"`, or `"hmac-sha256"` if the ids in the ledger are keyed commitments.
         peft_config (*dict*, *optional*): the PEFT adapter that tasks are finetuned through, if there is one.
@@ -103,6 +104,7 @@ class ClamuConfig(PreTrainedConfig):
     alpha: float = 0.0
     num_tasks: int = 0
     num_clusters: int = 0
+    cluster_names: list[str] | None = None
     scores: dict[str, Any] | None = None
     task_ids: str = "plain"
     peft_config: dict[str, Any] | None = None
@@ -141,6 +143,7 @@ class ClamuConfig(PreTrainedConfig):
             "alpha": self.alpha,
             "num_tasks": self.num_tasks,
             "num_clusters": self.num_clusters,
+            "cluster_names": self.cluster_names,
             "scores": self.scores,
             "task_ids": self.task_ids,
             "peft_config": self.peft_config,

@@ -28,11 +28,17 @@ from hf_clamu.checkpoint.layout import (
 )
 from hf_clamu.checkpoint.ledger import FileEntry, listed_files, read_json, read_ledger, records_of
 from hf_clamu.checkpoint.masks import MASK_KEY, TASK_MASK_KEY, split_mask
-from hf_clamu.checkpoint.parsed_config import ParsedConfig
+from hf_clamu.checkpoint.parsed_config import ParsedConfig, cluster_names
 from hf_clamu.checkpoint.processor_files import normalized_bytes
 from hf_clamu.errors import CheckpointFormatError, RecipeError, first_line
 from hf_clamu.exact import check_padding, digest_tensors, narrowest_dtype, sha256_files, sha256_hex
-from hf_clamu.merging import ClamuArguments, ClusteringMethod, MergedState, TaskRecord, depends_on_environment
+from hf_clamu.merging import (
+    ClamuArguments,
+    ClusteringMethod,
+    MergedState,
+    TaskRecord,
+    depends_on_environment,
+)
 from hf_clamu.storage import read_tensors
 from hf_clamu.storage.replace import finish_replacement
 from hf_clamu.training import Environment
@@ -78,7 +84,9 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         scores=parsed.config.scores,
         task_masks=task_masks,
         delta_digest=parsed.config.delta_digest,
+        cluster_names=cluster_names(parsed, records, clusters),
     )
+    parsed.config.cluster_names = list(state.cluster_names)
     fresh = read_tensor_file(folder / FRESH_NAME) if FRESH_NAME in listed else {}
     environment, localized_in = _read_environments(ledger, records, parsed.arguments)
     return Checkpoint(

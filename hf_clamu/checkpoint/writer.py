@@ -80,6 +80,7 @@ def _mask_config(checkpoint: Checkpoint, cluster: int, mask_digest: str) -> dict
         "base_model_name_or_path": base.name_or_path or EMBEDDED_BASE,
         "revision": base.revision,
         "cluster": cluster,
+        "cluster_name": checkpoint.state.cluster_names[cluster],
         "delta_digest": checkpoint.config.delta_digest,
         "mask_digest": mask_digest,
         "alpha": checkpoint.state.alpha,

@@ -12,7 +12,7 @@ from hf_clamu.errors import RecipeError
 if TYPE_CHECKING:
     from hf_clamu.models.modeling_clamu import ClamuModel
 
-__all__ = ["load_model", "open_model", "refuse_cluster_and_task", "report_pending", "task_id_key"]
+__all__ = ["chosen_cluster", "load_model", "open_model", "report_pending", "task_id_key"]
 
 
 def open_model(folder: str) -> ClamuModel:
@@ -45,11 +45,12 @@ def report_pending(folder: Path) -> None:
         )
 
 
-def refuse_cluster_and_task(cluster: int | None, task: str | None) -> None:
-    """Check that a command names a cluster in one way.
+def chosen_cluster(cluster: str | None, task: str | None) -> int | str | None:
+    """Return the cluster that a command names: digits are its number, as no name consists of them.
 
     Raises:
-        RecipeError: if both are given.
+        RecipeError: if a task is named, too.
     """
     if cluster is not None and task is not None:
         raise RecipeError("Give --cluster or --task, not both.")
+    return int(cluster) if cluster is not None and cluster.isdecimal() else cluster

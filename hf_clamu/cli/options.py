@@ -39,7 +39,7 @@ _MODEL = "Folder of a saved model, or a Hub id."
 # A model may be read on any processor, and is changed or verified on one that gives the bits of the build.
 ModelToRead = Annotated[str, typer.Argument(metavar="DIR", help=_MODEL, show_default=False, callback=before_reading)]
 ModelToChange = Annotated[str, typer.Argument(metavar="DIR", help=_MODEL, show_default=False, callback=before_model)]
-Cluster = Annotated[int | None, typer.Option(help="Number of a cluster.", show_default=False)]
+Cluster = Annotated[str | None, typer.Option(metavar="NAME", help="Name or number of a cluster.", show_default=False)]
 Task = Annotated[str | None, typer.Option(help="Id of a task; its cluster serves.", show_default=False)]
 RepoId = Annotated[str, typer.Argument(metavar="REPO", help="Hub id, such as org/name.", show_default=False)]
 

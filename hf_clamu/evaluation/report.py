@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import evaluate
@@ -53,6 +53,7 @@ class EvaluationReport:
             `"answer_probability"` for language models.
         tasks (*dict* of `str` to *dict* of `str` to `float`): per task, each metric.
         clusters (*dict* of `int` to *dict* of `str` to `Summary`): per cluster, each metric over its tasks.
+        cluster_names (*dict* of `int` to `str`): their names.
         num_examples (*dict* of `str` to `int`): per task.
         without_examples (*tuple* of `str`): merged tasks that have no example of the split, so that nothing of them
             was measured.
@@ -63,6 +64,7 @@ class EvaluationReport:
     clusters: dict[int, dict[str, Summary]]
     num_examples: dict[str, int]
     without_examples: tuple[str, ...] = ()
+    cluster_names: dict[int, str] = field(default_factory=dict)
 
     @property
     def metric(self) -> str:
@@ -97,6 +99,7 @@ class EvaluationReport:
                 str(number): {name: asdict(summary) for name, summary in summaries.items()}
                 for number, summaries in self.clusters.items()
             },
+            "cluster_names": {str(number): name for number, name in self.cluster_names.items()},
         }
 
 
@@ -105,7 +108,7 @@ def evaluate_model(
     tasks: TaskDataset,
     *,
     split: Split = "all",
-    serving: Serving | int = "own",
+    serving: Serving | int | str = "own",
     progress: Progress = silent_progress,
 ) -> EvaluationReport:
     """Measure a merged model on its tasks.
@@ -119,7 +122,7 @@ def evaluate_model(
         tasks (`TaskDataset`): data of merged tasks; others in it are left out.
         split (`str`): `"validation"`, `"train"` or `"all"` examples of the tasks.
         serving (`str` or `int`): each task by its `"own"` cluster, or all by the `"global"` model, the `"base"`, or
-            one cluster by its number.
+            one cluster by its name or number.
         progress (`Progress`, *optional*): shows how far it is.
 
     Raises:
@@ -130,7 +133,7 @@ def evaluate_model(
 
 
 def _evaluated(
-    model: Any, tasks: TaskDataset, split: Split, serving: Serving | int, progress: Progress
+    model: Any, tasks: TaskDataset, split: Split, serving: Serving | int | str, progress: Progress
 ) -> EvaluationReport:
     tasks = model.keyed_tasks(tasks)
     known = [task_id for task_id in tasks.task_ids if task_id in model.tasks]
@@ -159,12 +162,14 @@ def _evaluated(
         number: [values[task_id] for task_id in members if task_id in values]
         for number, members in sorted(groups.items())
     }
+    clusters = {number: _summaries(members) for number, members in measured_groups.items() if members}
     return EvaluationReport(
         metrics=_summaries(values.values()),
         tasks=values,
-        clusters={number: _summaries(members) for number, members in measured_groups.items() if members},
+        clusters=clusters,
         num_examples={task_id: measured[task_id][1] for task_id in values},
         without_examples=tuple(task_id for task_id in known if task_id not in values),
+        cluster_names={number: model.cluster_names[number] for number in clusters},
     )
 
 

@@ -6,16 +6,19 @@
 - `addition`, `recovery`: finetune and add tasks; recover and subtract merged ones.
 - `derivation`: clusters, alpha, masks and scores of the tasks that are merged.
 - `clustering/`, `localization/`: the methods, a file each.
+- `cluster_names`: names of clusters that last.
 - `registry`: methods by name, the built-in ones and those that users add.
 - `requirements`: whether an operation needs data, local models or the environment of the build.
 - `scoring`: held-out scores for the model card, and what they say of a build.
 - `summation`, `shared_work`: sums and small values of many tasks, by all processes and through the journal.
 """
 
+from hf_clamu.merging.cluster_names import is_plain, own_name
 from hf_clamu.merging.clustering.arguments import ClusteringArguments
 from hf_clamu.merging.clustering.base import ClusteringInputs, ClusteringMethod
-from hf_clamu.merging.clustering.grouping import canonical_clusters, cluster_tasks
+from hf_clamu.merging.clustering.grouping import canonical_clusters, cluster_tasks, name_clusters
 from hf_clamu.merging.clustering.registry import CLUSTERINGS, register_clustering
+from hf_clamu.merging.derivation import names_of
 from hf_clamu.merging.engine import add_tasks, merge_tasks, unmerge_tasks, update_tasks
 from hf_clamu.merging.localization.arguments import LocalizationArguments
 from hf_clamu.merging.localization.base import LocalizationMethod, MaskInputs
@@ -71,9 +74,14 @@ __all__ = [
     "derivation_depends_on_environment",
     "deriving_reads_data",
     "have_data",
+    "is_environment_independent",
+    "is_plain",
     "merge_tasks",
     "missing_checkpoints_error",
     "remark_on",
+    "name_clusters",
+    "names_of",
+    "own_name",
     "require_merged",
     "register_clustering",
     "register_localization",

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from hf_clamu.exact import DeltaAccumulator
-from hf_clamu.merging.clustering.grouping import cluster_tasks
+from hf_clamu.merging.clustering.grouping import cluster_tasks, name_clusters
 from hf_clamu.merging.localization.localizer import ClusterVector, Localizer, MaskProblem
 from hf_clamu.merging.recovery import merged_vector
 from hf_clamu.merging.requirements import require_keys
@@ -21,7 +21,7 @@ from hf_clamu.merging.settings.arguments import ClamuArguments
 from hf_clamu.merging.state import MergedState, PartialState, TaskRecord
 from hf_clamu.training import TaskTrainer
 
-__all__ = ["clusters_of", "derive"]
+__all__ = ["clusters_of", "derive", "names_of"]
 
 
 def derive(
@@ -43,7 +43,8 @@ def derive(
     if not records:
         return MergedState(delta=delta, records={}, task_features=None, clusters=(), alpha=0.0, masks=())
     features = torch.stack([merged.features[task_id] for task_id in records]) if merged.features else None
-    clusters = clusters_of({task_id: record.cluster_key for task_id, record in records.items()}, features, arguments)
+    keys = {task_id: record.cluster_key for task_id, record in records.items()}
+    clusters = clusters_of(keys, features, arguments)
     problem = MaskProblem(
         delta=delta,
         clusters=clusters,
@@ -69,6 +70,7 @@ def derive(
         scores=scores,
         task_masks=tuple(merged.masks[task_id] for task_id in records) if merged.masks else (),
         delta_digest=problem.delta_digest,
+        cluster_names=names_of(clusters, keys, features, arguments),
     )
 
 
@@ -106,5 +108,23 @@ def clusters_of(
         TaskDataError: if the clustering needs the data's own clusters, and there are none.
     """
     require_keys(keys, arguments)
-    given = {task_id: key for task_id, key in keys.items() if key is not None}
-    return cluster_tasks(arguments, tuple(keys), arguments.seed, task_features=features, keys=given)
+    return cluster_tasks(arguments, tuple(keys), arguments.seed, task_features=features, keys=_given(keys))
+
+
+def names_of(
+    clusters: Sequence[Sequence[str]],
+    keys: Mapping[str, str | None],
+    features: torch.Tensor | None,
+    arguments: ClamuArguments,
+) -> tuple[str, ...]:
+    """Return the name of each cluster.
+
+    Args:
+        clusters (*sequence* of *sequence* of `str`): their members.
+        keys, features, arguments: as in `clusters_of`.
+    """
+    return name_clusters(arguments, clusters, arguments.seed, task_features=features, keys=_given(keys))
+
+
+def _given(keys: Mapping[str, str | None]) -> dict[str, str]:
+    return {task_id: key for task_id, key in keys.items() if key is not None}

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from hf_clamu.errors import TaskNotFoundError
+from hf_clamu.errors import ClusterNotFoundError, TaskNotFoundError
 from hf_clamu.exact import DeltaAccumulator, PackedMask, VectorSum
 from hf_clamu.tasks.near_names import hint_at_like
 
@@ -75,6 +75,7 @@ class MergedState:
         records (*dict* of `str` to `TaskRecord`): the merged tasks, by sorted id.
         task_features (`torch.Tensor` of shape `(tasks, size)`, *optional*): a row per task, to cluster by.
         clusters (*tuple* of *tuple* of `str`): member ids of each cluster.
+        cluster_names (*tuple* of `str`): a name for each, no two alike, see `name_clusters`.
         alpha (`float`): the scaling coefficient of the delta; 0 if no task is merged.
         masks (*tuple* of *dict* of `str` to `torch.Tensor`, uint8): packed mask of each cluster; empty if the
             localization makes none.
@@ -93,6 +94,7 @@ class MergedState:
     scores: dict[str, Any] | None = None
     task_masks: tuple[dict[str, torch.Tensor], ...] = ()
     delta_digest: str | None = None
+    cluster_names: tuple[str, ...] = ()
 
     @property
     def task_ids(self) -> tuple[str, ...]:
@@ -112,6 +114,28 @@ class MergedState:
         """
         require_merged([task_id], self.records)
         return next(number for number, members in enumerate(self.clusters) if task_id in members)
+
+    def find_cluster(self, cluster: int | str) -> int:
+        """Return the number of a cluster that is named by number or name.
+
+        Raises:
+            ClusterNotFoundError: if there is no such cluster.
+            TypeError: if it is neither.
+        """
+        if isinstance(cluster, bool) or not isinstance(cluster, int | str):
+            raise TypeError(f"cluster must be a name, a whole number or None, got {cluster!r}; for a task use task=.")
+        if isinstance(cluster, str) and cluster in self.cluster_names:
+            return self.cluster_names.index(cluster)
+        count = len(self.clusters)
+        if isinstance(cluster, int) and 0 <= cluster < count:
+            return cluster
+        if not count:
+            raise ClusterNotFoundError(f"There is no cluster {cluster!r}; this model has none.")
+        some = ", ".join(map(repr, self.cluster_names[:5])) + (", …" if count > 5 else "")
+        raise ClusterNotFoundError(
+            f"There is no cluster {cluster!r}; this model has {count}, numbered from 0 to {count - 1} and called "
+            f"{some}. Requests may change both; a task's own cluster is always found by task= (--task)."
+        )
 
     def mask(self, cluster: int) -> PackedMask:
         """Return the mask of a cluster; of ones if the localization makes none."""

@@ -56,7 +56,7 @@ class ClamuModel(RequestsMixin):
         cls,
         pretrained_model_name_or_path: str | os.PathLike[str],
         *,
-        cluster: int | None = None,
+        cluster: int | str | None = None,
         task: str | None = None,
         revision: str | None = None,
         token: str | bool | None = None,
@@ -73,7 +73,7 @@ class ClamuModel(RequestsMixin):
 
         Args:
             pretrained_model_name_or_path (`str` or `Path`): a folder that `save_pretrained` wrote, or a Hub id.
-            cluster (`int`, *optional*): the cluster to select.
+            cluster (`str` or `int`, *optional*): the cluster to select, by name or number.
             task (`str`, *optional*): select the cluster that serves this task.
             revision (`str`, *optional*): branch, tag or commit on the Hub.
             token (`str` or `bool`, *optional*): for private repos.

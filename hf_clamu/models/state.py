@@ -13,7 +13,6 @@ import torch
 from hf_clamu.base_models.adapters.space import PeftSpace
 from hf_clamu.base_models.casting import cast_others, kept_in_float32
 from hf_clamu.checkpoint.checkpoint import Checkpoint
-from hf_clamu.errors import ClusterNotFoundError
 from hf_clamu.exact import ALL_WEIGHTS, PackedMask, WeightSwitch
 from hf_clamu.exact.guard import Guard
 from hf_clamu.hub.pull import place_of_repo
@@ -110,21 +109,16 @@ class MergedWeights:
         space = PeftSpace.of_checkpoint(self.checkpoint)
         return space if space is not None and space.is_live else None
 
-    def mask_of(self, cluster: int | None) -> PackedMask:
-        """Return the mask of a cluster; `None` is the global model, which has all weights.
+    def mask_of(self, cluster: int | str | None) -> PackedMask:
+        """Return the mask of a cluster by its number or name; `None` is the global model, which has all weights.
 
         Raises:
             ClusterNotFoundError: if there is no such cluster.
         """
         if cluster is None:
             return ALL_WEIGHTS
-        if isinstance(cluster, bool) or not isinstance(cluster, int):
-            raise TypeError(f"cluster must be a whole number or None, got {cluster!r}; for a task use task=.")
-        count = len(self.state.clusters)
-        if not 0 <= cluster < count:
-            known = f"this model has {count}, numbered from 0 to {count - 1}" if count else "this model has none"
-            raise ClusterNotFoundError(f"There is no cluster {cluster}; {known}.")
-        return replace(self.state.mask(cluster), cluster=cluster)
+        number = self.state.find_cluster(cluster)
+        return replace(self.state.mask(number), cluster=number)
 
 
 @dataclass

@@ -41,5 +41,6 @@ def refreshed_config(config: ClamuConfig, state: MergedState) -> ClamuConfig:
         "scores": state.scores,
         "num_tasks": len(state.records),
         "num_clusters": len(state.clusters),
+        "cluster_names": list(state.cluster_names),
     }
     return ClamuConfig(**values)

@@ -38,7 +38,7 @@ def pipeline(
     kind: str,
     model: Any,
     *,
-    cluster: int | None = None,
+    cluster: int | str | None = None,
     task: str | None = None,
     fallback: Fallback | None = None,
     tokenizer: Any = None,
@@ -58,7 +58,8 @@ def pipeline(
         kind (`str`): the pipeline's task in transformers' words, such as `"text-classification"`; for
             encoder-decoders, which transformers 5 has no pipeline for, `"text2text-generation"`.
         model (`ClamuModel`, `str` or `Path`): a model, a folder or a Hub id.
-        cluster (`int`, *optional*): the cluster that serves when a call names none; by default the global model.
+        cluster (`str` or `int`, *optional*): the cluster, by name or number, that serves when a call names none; by
+            default the global model.
         task (`str`, *optional*): instead, the cluster that serves this task.
         fallback (`str`, *optional*): who serves a task that is not merged (never was, or is forgotten): `"global"` or
             `"base"`; by default it raises.
@@ -144,13 +145,18 @@ class ClamuPipeline:
 
     Args:
         inner (`transformers.Pipeline`): over a `ClamuModel`.
-        cluster (`int`, *optional*): who serves by default.
+        cluster (`str` or `int`, *optional*): who serves by default.
         task (`str`, *optional*): who serves by default.
         fallback (`str`, *optional*): who serves a task that is not merged.
     """
 
     def __init__(
-        self, inner: Any, *, cluster: int | None = None, task: str | None = None, fallback: Fallback | None = None
+        self,
+        inner: Any,
+        *,
+        cluster: int | str | None = None,
+        task: str | None = None,
+        fallback: Fallback | None = None,
     ) -> None:
         if fallback not in (None, "global", "base"):
             raise ValueError(f"fallback must be 'global', 'base' or None, got {fallback!r}.")
@@ -168,7 +174,7 @@ class ClamuPipeline:
         self,
         inputs: Any,
         *args: Any,
-        cluster: int | None = None,
+        cluster: int | str | None = None,
         task: str | Sequence[str | None] | None = None,
         **kwargs: Any,
     ) -> Any:
@@ -177,7 +183,7 @@ class ClamuPipeline:
         Args:
             inputs: what the transformers pipeline takes. Generators and datasets are answered one by one when the
                 answers are asked for, by the cluster of this call whatever was selected in between.
-            cluster (`int`, *optional*): the cluster for this call.
+            cluster (`str` or `int`, *optional*): the cluster for this call.
             task (`str` or *sequence* of `str`, *optional*): the task whose cluster serves this call, or one for each
                 input (`None`: who serves by default); inputs are grouped by cluster and answered in their order.
 
@@ -220,7 +226,7 @@ class ClamuPipeline:
             raise ValueError(f"task= names {num_tasks} tasks for {len(rows)} inputs; give one for each input.")
         return rows
 
-    def _select(self, cluster: int | None, task: str | None) -> None:
+    def _select(self, cluster: int | str | None, task: str | None) -> None:
         # At each call: an unmerge moves tasks to other clusters, and forgets some.
         select_route(self.inner.model, find_route(self.inner.model, cluster, task, self._fallback))
 
@@ -228,7 +234,7 @@ class ClamuPipeline:
 class _Answers:
     """Lazy answers, each computed under the cluster that was asked for, whatever was selected in between."""
 
-    def __init__(self, pipe: ClamuPipeline, answers: Any, cluster: int | None, task: str | None) -> None:
+    def __init__(self, pipe: ClamuPipeline, answers: Any, cluster: int | str | None, task: str | None) -> None:
         self._pipe = pipe
         self._answers = answers
         self._asked = (cluster, task)

@@ -47,7 +47,7 @@ def predict(
     model: Any,
     rows: Sequence[Mapping[str, Any]],
     *,
-    cluster: int | None = None,
+    cluster: int | str | None = None,
     task: str | None = None,
     fallback: Fallback | None = None,
     max_new_tokens: int = 64,
@@ -59,7 +59,7 @@ def predict(
         model (`ClamuModel`): the model; what is selected is the same afterwards. It is held until all rows are
             answered: other threads wait.
         rows (*sequence* of *mapping*): with the columns of the model's recipe (labels are not needed).
-        cluster (`int`, *optional*): serve all rows by this cluster.
+        cluster (`str` or `int`, *optional*): serve all rows by this cluster.
         task (`str`, *optional*): serve all rows by this task's cluster. Without either, a row that has the task column
             is served by its task's cluster, any other by the global model.
         fallback (`str`, *optional*): who serves a task that is not merged (never was, or is forgotten): `"global"` or
@@ -69,9 +69,9 @@ def predict(
 
     Returns:
         *list* of *dict*: `{"label", "score"}` for classifiers, `{"tags", "scores"}` for classifiers of words,
-        `{"completion"}` for language models, each with `"served_by"` (`"cluster"`, `"global"` or `"base"`) and
-        `"cluster"` (its number, or `None`). Tag and score are `None` for a word of which no token is left (an empty
-        one, or beyond `max_length`).
+        `{"completion"}` for language models, each with `"served_by"` (`"cluster"`, `"global"` or `"base"`),
+        `"cluster"` and `"cluster_name"` (its number and name, or `None`). Tag and score are `None` for a word of which
+        no token is left (an empty one, or beyond `max_length`).
 
     Raises:
         TaskDataError: if a row lacks the column.
@@ -88,8 +88,9 @@ def predict(
             routes = [find_route(model, cluster, task, fallback)] * len(rows)
         for route, indices in group_by_route(routes).items():
             select_route(model, route)
-            is_cluster = isinstance(route, int)
-            served = {"cluster": route if is_cluster else None, "served_by": "cluster" if is_cluster else route}
+            served: dict[str, Any] = {"cluster": None, "cluster_name": None, "served_by": route}
+            if isinstance(route, int):
+                served = {"cluster": route, "cluster_name": model.cluster_names[route], "served_by": "cluster"}
             for start in range(0, len(indices), _BATCH):
                 batch = indices[start : start + _BATCH]
                 answered = _answer(model, spec, [inputs[index] for index in batch], max_new_tokens)

@@ -1,4 +1,4 @@
-"""Routes: whether a cluster, the global model or the base model serves an input, asked for by number or by task."""
+"""Routes: whether a cluster, the global model or the base model serves an input, asked for by name, number or task."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Fallback: TypeAlias = Literal["global", "base"]
 Route: TypeAlias = int | Fallback
 
 
-def require_one_choice(cluster: int | None, task: object) -> None:
+def require_one_choice(cluster: int | str | None, task: object) -> None:
     """Check that a caller names a cluster or a task.
 
     Raises:
@@ -23,21 +23,22 @@ def require_one_choice(cluster: int | None, task: object) -> None:
         raise ValueError("Give cluster= or task=, not both.")
 
 
-def find_route(model: Any, cluster: int | None, task: str | None, fallback: Fallback | None = None) -> Route:
+def find_route(model: Any, cluster: int | str | None, task: str | None, fallback: Fallback | None = None) -> Route:
     """Return the route as the model is now: a request moves tasks to other clusters, and forgets some.
 
     Args:
         model (`ClamuModel`): held by the caller.
-        cluster (`int`, *optional*): a cluster's number.
+        cluster (`str` or `int`, *optional*): a cluster's name or number.
         task (`str`, *optional*): instead, the cluster that serves this task; without either the global model.
         fallback (`str`, *optional*): the route of a task that is not merged; by default it raises.
 
     Raises:
+        ClusterNotFoundError: if there is no such cluster.
         TaskNotFoundError: if the task is not merged and there is no fallback, or the ledger's key is missing.
     """
     require_one_choice(cluster, task)
     if task is None:
-        return "global" if cluster is None else cluster
+        return "global" if cluster is None else int(model.merged.state.find_cluster(cluster))
     model.ledger_id(task)  # without the ledger's key nothing is known of a task, and no fallback is right
     try:
         return int(model.cluster_of(task))

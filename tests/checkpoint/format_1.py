@@ -45,7 +45,7 @@ def to_format_1(tiny, folder: Path) -> Path:
     (folder / "config.json").write_bytes(canonical_json(config))
     for path in folder.glob("masks/*/adapter_config.json"):
         values = json.loads(path.read_bytes())
-        del values["requires_import"]
+        del values["requires_import"], values["cluster_name"]
         if config["base_model"]["embedded"]:
             values["base_model_name_or_path"] = None
         path.write_bytes(canonical_json(values))

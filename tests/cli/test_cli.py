@@ -254,15 +254,19 @@ def test_predicted_rows_are_named(clamu, work):
 
 
 def test_predict_texts(clamu, work):
+    names = clamu("info", "text", "--json").json["cluster_names"]
     assert clamu("predict", "text", "great 1", "dull 2").out.count("(global)") == 2
-    assert clamu("predict", "text", "great 1", "--cluster", "1").out.endswith("(cluster 1)\n")
+    assert clamu("predict", "text", "great 1", "--cluster", "1").out.endswith(f"(cluster {names[1]})\n")
+    assert clamu("predict", "text", "great 1", "--cluster", names[1]).out.endswith(f"(cluster {names[1]})\n")
     own = clamu("predict", "text", "great 1", "--task", "user_2", "--json").json["predictions"]
     assert "user_2" in clamu("info", "text", "--json").json["clusters"][own[0]["cluster"]]
 
 
 def test_predict_completions(clamu, work):
     found = clamu("predict", "lm", "great 1", "dull 2", "--max-new-tokens", "3", "--task", "user_0", "--json").json
-    assert [set(answer) for answer in found["predictions"]] == [{"completion", "cluster", "served_by"}] * 2
+    assert [set(answer) for answer in found["predictions"]] == [
+        {"completion", "cluster", "cluster_name", "served_by"}
+    ] * 2
     assert all(len(answer["completion"].encode()) <= 3 for answer in found["predictions"])
 
 
@@ -512,7 +516,7 @@ WRONG = {
     "add text --new nowhere.jsonl": "no data file nowhere.jsonl",
     "update text usr_1 --new rows.jsonl": "There is no task 'usr_1' among the 4 tasks of rows.jsonl.",
     "evaluate text --split test": "'validation', 'train', 'all'",
-    "predict text a --cluster x": "valid integer",
+    "predict text a --cluster x": "no cluster 'x'",
     "predict lm a --max-new-tokens 0": "--max-new-tokens",
     "unmerge text user_1 --on-mismatch ignore": "'error', 'rebuild', 'localize'",
     # places
@@ -540,7 +544,7 @@ WRONG = {
     "predict text a --task usr_1": UNKNOWN,
     "export text --output out --task usr_1": UNKNOWN,
     "evaluate text --cluster 2": "no cluster 2; this model has 2",
-    "predict text a --cluster -1": "no cluster -1",
+    "predict text a --cluster -1": "no cluster '-1'",
     "export text --output out --cluster 2": "no cluster 2",
     "evaluate text --cluster 0 --task user_0": "not both",
     "predict text a --cluster 0 --task user_0": "not both",

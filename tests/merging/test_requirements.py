@@ -41,6 +41,7 @@ BY_LOCALIZATION = {
 BY_CLUSTERING = {
     "features": (True, True, True, 3),
     "task_vectors": (False, True, False, 3),
+    "anchored": (False, False, False, 3),
     "random": (False, False, True, 3),
     "column": (True, False, True, 2),
     "none": (False, False, True, 5),

@@ -81,11 +81,11 @@ def test_cluster_of_a_task(model):
 def test_wrong_clusters_change_nothing(model):
     model.set_cluster(1)
     before = _bits(model)
-    for wrong in (3, -1, 10**9):
+    for wrong in (3, -1, 10**9, "1", "warm-wren"):
         with pytest.raises(ClusterNotFoundError, match=r"this model has 3, numbered from 0 to 2"):
             model.set_cluster(wrong)
-    for wrong in (True, "1", 1.0, [1]):
-        with pytest.raises(TypeError, match="whole number or None"):
+    for wrong in (True, 1.0, [1]):
+        with pytest.raises(TypeError, match="a name, a whole number or None"):
             model.set_cluster(wrong)
     with pytest.raises(TaskNotFoundError, match="No merged task is called 'usr_4'"):
         model.set_cluster(task="usr_4")
@@ -97,8 +97,18 @@ def test_wrong_clusters_change_nothing(model):
     assert _same(_bits(model), before)
 
 
+def test_names_select_as_numbers_do(saved_text, model):
+    assert len(set(model.cluster_names)) == len(model.clusters) == 3
+    for number, name in enumerate(model.cluster_names):
+        assert model.set_cluster(name).cluster == number
+        assert _same(_bits(model), _reference(saved_text, number))
+    with model.serving(model.cluster_names[0]):
+        assert model.cluster == 0
+    assert model.cluster == 2
+
+
 def test_load_with_a_cluster(saved_text, model):
-    by_number = ClamuModel.from_pretrained(saved_text, cluster=2)
+    by_number = ClamuModel.from_pretrained(saved_text, cluster=model.cluster_names[2])
     by_task = ClamuModel.from_pretrained(saved_text, task=model.clusters[2][0])
     assert by_number.cluster == by_task.cluster == 2
     assert _same(_bits(by_number), _reference(saved_text, 2))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from string import Template
 import torch
 
 from hf_clamu.checkpoint.checkpoint import Checkpoint
-from hf_clamu.merging import ClamuArguments, MergedState, have_data
+from hf_clamu.merging import ClamuArguments, MergedState, have_data, own_name
 from hf_clamu.tasks import traits_of
 
 __all__ = ["model_card"]
@@ -46,6 +47,7 @@ def model_card(checkpoint: Checkpoint) -> str:
             if is_from_elsewhere
             else '"id of a task")  # needs the data of the tasks'
         ),
+        by_name=_by_name(checkpoint),
         peft_use=_peft_use(checkpoint),
         cluster_table=_cluster_table(checkpoint),
         scores_note=_scores_note(checkpoint),
@@ -114,7 +116,8 @@ def _peft_use(checkpoint: Checkpoint) -> str:
 def _cluster_table(checkpoint: Checkpoint) -> str:
     state, scores, shows_ids = checkpoint.state, checkpoint.state.scores, checkpoint.card.task_ids
     names = list(scores["mean"]) if scores is not None else []
-    columns = ["cluster", "tasks", "training examples", *(_SERVED[name] for name in names)]
+    shows_names = _shows_names(checkpoint)
+    columns = ["cluster", *["name"] * shows_names, "tasks", "training examples", *(_SERVED[name] for name in names)]
     if shows_ids:
         columns.append("members")
     rows = []
@@ -122,14 +125,29 @@ def _cluster_table(checkpoint: Checkpoint) -> str:
         num_examples = sum(state.records[task_id].num_train for task_id in members)
         cluster_scores = scores["clusters"][cluster] if scores is not None else None
         rows.append(
-            [str(cluster), str(len(members)), _count(num_examples, state)]
+            [str(cluster), *[_escaped(state.cluster_names[cluster])] * shows_names, str(len(members))]
+            + [_count(num_examples, state)]
             + [_percent(cluster_scores[name]) if cluster_scores else "–" for name in names]
             + ([", ".join(map(_escaped, members))] if shows_ids else [])
         )
     total = sum(record.num_train for record in state.records.values())
     means = [_percent(scores["mean"][name]) for name in names] if scores is not None else []
-    rows.append(["all", str(len(state.records)), _count(total, state), *means, *[""] * shows_ids])
+    rows.append(["all", *[""] * shows_names, str(len(state.records)), _count(total, state), *means, *[""] * shows_ids])
     return _table(columns, rows)
+
+
+def _shows_names(checkpoint: Checkpoint) -> bool:
+    """Whether the names of clusters may be shown: ids of tasks only if the settings of the card say so."""
+    ids = {own_name(task_id) for task_id in checkpoint.state.records}
+    return checkpoint.card.task_ids or ids.isdisjoint(checkpoint.state.cluster_names)
+
+
+def _by_name(checkpoint: Checkpoint) -> str:
+    """Return how a cluster is selected by its name, as a comment; nothing if there is none to show."""
+    names = checkpoint.state.cluster_names
+    if not names or not _shows_names(checkpoint):
+        return ""
+    return f"  # or a cluster by its name: set_cluster({json.dumps(names[0], ensure_ascii=False)})"
 
 
 def _scores_note(checkpoint: Checkpoint) -> str:

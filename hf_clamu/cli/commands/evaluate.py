@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from hf_clamu.cli.models import open_model, refuse_cluster_and_task
+from hf_clamu.cli.models import chosen_cluster, open_model
 from hf_clamu.cli.options import Cluster, Data, Json, ModelToRead, Task
 from hf_clamu.cli.output import emit, note, quieten, table
 
@@ -36,16 +36,16 @@ def evaluate(
     from hf_clamu.evaluation import evaluate_model
     from hf_clamu.trainer import progress_bars
 
-    refuse_cluster_and_task(cluster, task)
+    wanted = chosen_cluster(cluster, task)
     quieten()
     model = open_model(folder)
     tasks: TaskDataset = model.load_tasks(data)
     if task is not None:
         model.cluster_of(task)  # a wrong id should be named as such
         tasks = tasks.select([model.ledger_id(task)])
-    elif cluster is not None:
-        model.set_cluster(cluster)
-        tasks = tasks.select([task_id for task_id in model.clusters[cluster] if task_id in tasks])
+    elif wanted is not None:
+        members = model.clusters[model.merged.state.find_cluster(wanted)]
+        tasks = tasks.select([task_id for task_id in members if task_id in tasks])
     chosen = split or ("all" if data else "validation")
     report = evaluate_model(model, tasks, split=chosen, serving=serving, progress=progress_bars)
     unmeasured = len(report.without_examples)
@@ -59,11 +59,12 @@ def evaluate(
 
 
 def _evaluation_text(values: dict[str, Any]) -> str:
-    rows = [(f"cluster {number}", *_cells(summaries)) for number, summaries in values["clusters"].items()]
+    names = values["cluster_names"]
+    rows = [(f"cluster {number} ({names[number]})", *_cells(found)) for number, found in values["clusters"].items()]
     rows.append(("all tasks", *_cells(values["metrics"])))
-    names = [name.replace("_", " ") for name in values["metrics"]]
+    metrics = [name.replace("_", " ") for name in values["metrics"]]
     return (
-        table((values["split"], *names), rows)
+        table((values["split"], *metrics), rows)
         + f"\nmean ± spread over {values['num_tasks']} tasks, {values['num_examples']} examples"
     )
 

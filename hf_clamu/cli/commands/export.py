@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from hf_clamu.cli.models import open_model, refuse_cluster_and_task
+from hf_clamu.cli.models import chosen_cluster, open_model
 from hf_clamu.cli.options import Cluster, Json, ModelToRead, Task
 from hf_clamu.cli.output import emit, quieten, require_empty_output
 
@@ -24,12 +24,15 @@ def export(
     """Write the global model, or one cluster's, as a plain transformers checkpoint."""
     from hf_clamu.storage.replace import require_replaceable
 
-    refuse_cluster_and_task(cluster, task)
+    chosen = chosen_cluster(cluster, task)
     require_replaceable(output)
     require_empty_output(output)
     quieten()
     model = open_model(folder)
-    model.export(output, cluster=cluster, task=task)
-    served = model.cluster_of(task) if task is not None else cluster
-    which = "the global model" if served is None else f"cluster {served}"
-    emit(as_json, {"output": str(output), "cluster": served}, lambda: f"Wrote {which} to {output}.")
+    with model.serving(chosen, task=task):
+        served = model.cluster
+        model.export(output, cluster=served)
+    name = None if served is None else model.cluster_names[served]
+    which = "the global model" if served is None else f"cluster {served} ({name})"
+    values = {"output": str(output), "cluster": served, "cluster_name": name}
+    emit(as_json, values, lambda: f"Wrote {which} to {output}.")

@@ -40,6 +40,7 @@ def info(folder: ModelToRead, as_json: Json = False) -> None:
         "num_tasks": len(state.records),
         "alpha": state.alpha,
         "clusters": [list(members) for members in state.clusters],
+        "cluster_names": list(state.cluster_names),
         "state_digest": checkpoint.state_digest,
     }
     emit(as_json, values, lambda: _info_text(folder, values))
@@ -48,8 +49,9 @@ def info(folder: ModelToRead, as_json: Json = False) -> None:
 def _info_text(folder: str, values: dict[str, Any]) -> str:
     base, arguments = values["base_model"], values["arguments"]
     name = base["name_or_path"] or "(inside, base_model/)"
-    rows = [(str(number), str(len(m)), _shortened(m)) for number, m in enumerate(values["clusters"])]
-    members = table(("cluster", "tasks", "members"), rows, left=(0, 2))
+    named = zip(values["cluster_names"], values["clusters"], strict=True)
+    rows = [(str(number), name, str(len(m)), _shortened(m)) for number, (name, m) in enumerate(named)]
+    members = table(("cluster", "name", "tasks", "members"), rows, left=(0, 1, 3))
     return "\n".join(
         [
             f"{folder}: {values['architecture']}, base {name} {base['revision'] or ''}".rstrip(),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from hf_clamu.cli.models import open_model, refuse_cluster_and_task
+from hf_clamu.cli.models import chosen_cluster, open_model
 from hf_clamu.cli.options import Cluster, Json, ModelToRead, Task
 from hf_clamu.cli.output import emit, note, quieten
 from hf_clamu.errors import RecipeError
@@ -45,7 +45,7 @@ def predict(
     from hf_clamu.serving.prediction import predict as predict_rows
     from hf_clamu.tasks.reading.files import place_in, read_files
 
-    refuse_cluster_and_task(cluster, task)
+    wanted = chosen_cluster(cluster, task)
     if bool(inputs) == bool(data):
         raise RecipeError("Give either inputs or --data FILE.")
     quieten()
@@ -53,7 +53,7 @@ def predict(
     spec = model.merged.checkpoint.task_spec
     table, files = read_files(data, spec, partial=True) if data else (None, ())
     rows = [_row(spec, value) for value in inputs or ()] if table is None else list(table)
-    chosen: dict[str, Any] = {"cluster": cluster, "task": task, "fallback": fallback}
+    chosen: dict[str, Any] = {"cluster": wanted, "task": task, "fallback": fallback}
     answers = predict_rows(
         model,
         rows,
@@ -98,7 +98,7 @@ def _row(spec: TaskSpec, value: str) -> dict[str, Any]:
 
 
 def _answer_text(answer: dict[str, Any]) -> str:
-    served = answer["served_by"] if answer["cluster"] is None else f"cluster {answer['cluster']}"
+    served = answer["served_by"] if answer["cluster"] is None else f"cluster {answer['cluster_name']}"
     if "completion" in answer:
         return f"{answer['completion']}\t({served})"
     if "tags" in answer:

@@ -23,12 +23,14 @@ class ClusteringInputs:
         run_seed (`int`): the seed of the recipe; derive others from it with `hf_clamu.training.derive_seed`.
         features (`torch.Tensor` of shape `(tasks, size)`, *optional*): the method's own feature of each task.
         keys (*mapping* of `str` to `str`): the data's own cluster of each task, where the data name one.
+        limit (`int`): the setting `num_clusters`, which may be more than there are tasks.
     """
 
     task_ids: tuple[str, ...]
     run_seed: int
     features: torch.Tensor | None
     keys: Mapping[str, str]
+    limit: int
 
 
 class ClusteringMethod:
@@ -50,6 +52,8 @@ class ClusteringMethod:
         feature_dtype (`torch.dtype`, *optional*): of the features in the saved model; needed if there are any.
         needs_data (`bool`): tasks without data cannot be clustered.
         needs_keys (`bool`): the data must name a cluster per task.
+        names_clusters (`bool`): a label is text that depends on its task alone, and names the cluster; `labels` is
+            called however many clusters there are. Without, a cluster is named by the hashes of its members.
         depends_on_environment (`bool`): libraries, threads or device can show in the features or labels.
     """
 
@@ -59,6 +63,7 @@ class ClusteringMethod:
     feature_dtype: torch.dtype | None = None
     needs_data: bool = False
     needs_keys: bool = False
+    names_clusters: bool = False
     depends_on_environment: bool = False
 
     def check(self) -> None:
@@ -106,10 +111,11 @@ class ClusteringMethod:
     def labels(self, inputs: ClusteringInputs, count: int) -> Mapping[str, Hashable]:
         """Return any label for each task; equal labels make a cluster.
 
-        It is not called where every task is a cluster of its own, or one cluster holds all.
+        Unless the method `names_clusters`, it is not called where every task is a cluster of its own, or one cluster
+        holds all.
 
         Args:
             inputs (`ClusteringInputs`): the tasks.
-            count (`int`): clusters, more than one and fewer than tasks.
+            count (`int`): clusters: what `num_clusters` returns.
         """
         raise NotImplementedError

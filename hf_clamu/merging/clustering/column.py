@@ -16,6 +16,7 @@ class ColumnClustering(ClusteringMethod):
     summary = "given by the data"
     needs_data = True
     needs_keys = True
+    names_clusters = True
 
     def num_clusters(self, limit: int, num_tasks: int, keys: Iterable[str | None]) -> int:
         """Count the clusters that the data name."""

@@ -1,4 +1,4 @@
-"""Clusters of tasks by the method that the settings name, numbered by their smallest member."""
+"""Clusters of tasks by the method that the settings name, numbered by their smallest member, and their names."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ from collections.abc import Hashable, Mapping, Sequence
 
 import torch
 
+from hf_clamu.merging.cluster_names import member_hash, own_name, words
 from hf_clamu.merging.clustering.arguments import ClusteringArguments
 from hf_clamu.merging.clustering.base import ClusteringInputs
 from hf_clamu.merging.clustering.registry import CLUSTERINGS
 
-__all__ = ["canonical_clusters", "cluster_tasks"]
+__all__ = ["canonical_clusters", "cluster_tasks", "name_clusters"]
 
 
 def canonical_clusters(assignment: Mapping[str, Hashable]) -> tuple[tuple[str, ...], ...]:
@@ -60,9 +61,37 @@ def cluster_tasks(
     keys = keys or {}
     assert not method.needs_keys or len(keys) == len(task_ids), "the data layer gives a key per task"
     count = method.num_clusters(arguments.num_clusters, len(task_ids), keys.values())
-    if count == len(task_ids):
+    if count == len(task_ids) and not method.names_clusters:
         return canonical_clusters({task_id: task_id for task_id in task_ids})
-    if count == 1:
+    if count == 1 and not method.names_clusters:
         return canonical_clusters(dict.fromkeys(task_ids, 0))
-    inputs = ClusteringInputs(task_ids=tuple(task_ids), run_seed=run_seed, features=task_features, keys=keys)
+    limit = arguments.num_clusters
+    inputs = ClusteringInputs(
+        task_ids=tuple(task_ids), run_seed=run_seed, features=task_features, keys=keys, limit=limit
+    )
     return canonical_clusters(method.labels(inputs, count))
+
+
+def name_clusters(
+    arguments: ClusteringArguments,
+    clusters: Sequence[Sequence[str]],
+    run_seed: int,
+    *,
+    task_features: torch.Tensor | None = None,
+    keys: Mapping[str, str] | None = None,
+) -> tuple[str, ...]:
+    """Return the name of each cluster, no two alike; a function of the clusters alone.
+
+    Args:
+        arguments (`ClusteringArguments`): the method, which may have names of its own.
+        clusters (*sequence* of *sequence* of `str`): the members, as `cluster_tasks` returns them.
+        run_seed, task_features, keys: as in `cluster_tasks`.
+    """
+    method, keys = CLUSTERINGS[arguments.clustering], keys or {}
+    if not method.names_clusters:
+        return words(min(member_hash(run_seed, task_id) for task_id in members) for members in clusters)
+    task_ids = tuple(sorted(task_id for members in clusters for task_id in members))
+    limit = arguments.num_clusters
+    inputs = ClusteringInputs(task_ids=task_ids, run_seed=run_seed, features=task_features, keys=keys, limit=limit)
+    labels = method.labels(inputs, method.num_clusters(limit, len(task_ids), keys.values()))
+    return tuple(own_name(str(labels[members[0]])) for members in clusters)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hf_clamu.merging.clustering.anchored import AnchoredClustering
 from hf_clamu.merging.clustering.base import ClusteringMethod
 from hf_clamu.merging.clustering.column import ColumnClustering
 from hf_clamu.merging.clustering.features import FeatureClustering
@@ -14,7 +15,14 @@ __all__ = ["CLUSTERINGS", "register_clustering"]
 
 CLUSTERINGS: Registry[ClusteringMethod] = Registry(
     "clustering",
-    [FeatureClustering(), TaskVectorClustering(), RandomClustering(), ColumnClustering(), NoClustering()],
+    [
+        FeatureClustering(),
+        TaskVectorClustering(),
+        AnchoredClustering(),
+        RandomClustering(),
+        ColumnClustering(),
+        NoClustering(),
+    ],
 )
 
 

@@ -8,9 +8,9 @@ from hf_clamu.exact import TaskVector
 from hf_clamu.merging.clustering.spectral import SpectralMethod
 from hf_clamu.training import derive_seed
 
-__all__ = ["TaskVectorClustering", "sketch"]
+__all__ = ["SKETCH_SIZE", "TaskVectorClustering", "sketch"]
 
-_SKETCH_SIZE = 1024
+SKETCH_SIZE = 1024
 
 
 class TaskVectorClustering(SpectralMethod):
@@ -39,10 +39,10 @@ def sketch(vector: TaskVector, run_seed: int) -> torch.Tensor:
     Returns:
         `torch.Tensor` of shape `(1024,)`, int64.
     """
-    total = torch.zeros(_SKETCH_SIZE, dtype=torch.int64)
+    total = torch.zeros(SKETCH_SIZE, dtype=torch.int64)
     for name, steps in vector.steps.items():
         generator = torch.Generator().manual_seed(derive_seed(run_seed, "sketch", name))
-        draws = torch.randint(0, 2 * _SKETCH_SIZE, (steps.numel(),), generator=generator)
+        draws = torch.randint(0, 2 * SKETCH_SIZE, (steps.numel(),), generator=generator)
         signs = draws.bitwise_and(1).mul_(2).sub_(1)
         total.index_add_(0, draws.bitwise_right_shift_(1), steps.reshape(-1).to(torch.int64).mul(signs))
     return total

@@ -39,7 +39,8 @@ class ClamuMaskConfig(PeftConfig):
     repo of the delta; if it came from a folder it names none, and the delta is given with `attach_delta`.
 
     Args:
-        cluster (`int`, *optional*): the cluster that the mask was learned for.
+        cluster (`int`, *optional*): the number of the cluster that the mask was learned for.
+        cluster_name (`str`, *optional*): its name.
         delta_digest (`str`): SHA-256 of the merged delta that the mask belongs to.
         mask_digest (`str`): SHA-256 of the mask's bits, which are compared with it before they are used.
         alpha (`float`): the scaling coefficient of the merged delta.
@@ -51,7 +52,8 @@ class ClamuMaskConfig(PeftConfig):
         requires_import (`str`): the package whose import makes this type known to PEFT.
     """
 
-    cluster: int | None = field(default=None, metadata={"help": "The cluster that the mask was learned for."})
+    cluster: int | None = field(default=None, metadata={"help": "Number of the cluster that the mask is of."})
+    cluster_name: str | None = field(default=None, metadata={"help": "Name of that cluster."})
     delta_digest: str = field(default="", metadata={"help": "SHA-256 of the merged delta that the mask belongs to."})
     mask_digest: str = field(default="", metadata={"help": "SHA-256 of the bits of the mask."})
     alpha: float = field(default=0.0, metadata={"help": "The scaling coefficient of the merged delta."})
@@ -121,6 +123,7 @@ class ClamuMaskConfig(PeftConfig):
             "base_model_name_or_path": _public(self.base_model_name_or_path) or EMBEDDED_BASE,
             "revision": self.revision,
             "cluster": self.cluster,
+            **({} if self.cluster_name is None else {"cluster_name": self.cluster_name}),
             "delta_digest": self.delta_digest,
             "mask_digest": self.mask_digest,
             "alpha": self.alpha,

@@ -139,7 +139,7 @@ class FilesMixin(ServingMixin):
         self,
         save_directory: str | os.PathLike[str],
         *,
-        cluster: int | None = None,
+        cluster: int | str | None = None,
         task: str | None = None,
         merge: bool = True,
     ) -> None:
@@ -147,7 +147,7 @@ class FilesMixin(ServingMixin):
 
         Args:
             save_directory (`str` or `Path`): a new or empty folder.
-            cluster (`int`, *optional*): the cluster to write; by default the global model.
+            cluster (`str` or `int`, *optional*): the cluster to write, by name or number; by default the global model.
             task (`str`, *optional*): the cluster that serves this task.
             merge (`bool`): where the model has a PEFT adapter inside, merge it into the base weights; `False` writes
                 the adapter alone, as PEFT loads it onto the base model.

@@ -51,8 +51,18 @@ class InspectionMixin:
         return self.merged.checkpoint.state.clusters
 
     @property
+    def cluster_names(self) -> tuple[str, ...]:
+        """Name of each cluster, in the order of `clusters`; `set_cluster` takes it.
+
+        With `clustering="none"` it is the task's id, with `"column"` the column's value (after `cluster:` if it could
+        be taken for a number); otherwise two words and a few digits. A request seldom changes it, see
+        [concepts](concepts.md#names-of-clusters).
+        """
+        return self.merged.checkpoint.state.cluster_names
+
+    @property
     def cluster(self) -> int | None:
-        """The selected cluster; `None` for the global model."""
+        """The number of the selected cluster; `None` for the global model."""
         return self.merged.switch.selected.cluster
 
     @property

@@ -35,14 +35,15 @@ class ServingMixin(InspectionMixin):
     """Selection of clusters."""
 
     @holds_model
-    def set_cluster(self: _Served, cluster: int | None = None, *, task: str | None = None) -> _Served:
+    def set_cluster(self: _Served, cluster: int | str | None = None, *, task: str | None = None) -> _Served:
         """Bring a cluster's weights into the live model, bit for bit, in place.
 
         Where several threads use the model, another one may select before this one runs the model: use `serving`.
 
         Args:
-            cluster (`int`, *optional*): number of the cluster; `None` selects the global model.
-            task (`str`, *optional*): instead of a number, the cluster that serves this task.
+            cluster (`str` or `int`, *optional*): name or number of the cluster, as in `cluster_names` and `clusters`;
+                `None` selects the global model. Requests may change both, numbers more often than names.
+            task (`str`, *optional*): instead, the cluster that serves this task.
 
         Returns:
             `ClamuModel`: the model itself.
@@ -54,7 +55,7 @@ class ServingMixin(InspectionMixin):
         """
         if task is not None:
             if cluster is not None:
-                raise ValueError("set_cluster takes a cluster number or a task, not both.")
+                raise ValueError("set_cluster takes a cluster or a task, not both.")
             cluster = self.cluster_of(task)
         self._select(self.merged.mask_of(cluster))
         return self
@@ -66,15 +67,16 @@ class ServingMixin(InspectionMixin):
         return self
 
     @contextmanager
-    def serving(self: _Served, cluster: int | None = None, *, task: str | None = None) -> Iterator[_Served]:
+    def serving(self: _Served, cluster: int | str | None = None, *, task: str | None = None) -> Iterator[_Served]:
         """Select a cluster and hold the model, so that selecting and running it are one step for all threads.
 
         Other threads wait where they select, serve, save or make a request, until the block ends. Then what was
         selected before is selected again.
 
         Args:
-            cluster (`int`, *optional*): number of the cluster; `None` selects the global model.
-            task (`str`, *optional*): instead of a number, the cluster that serves this task.
+            cluster (`str` or `int`, *optional*): name or number of the cluster, as in `cluster_names` and `clusters`;
+                `None` selects the global model. Requests may change both, numbers more often than names.
+            task (`str`, *optional*): instead, the cluster that serves this task.
 
         Yields:
             `ClamuModel`: the model itself.

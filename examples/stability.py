@@ -1,0 +1,331 @@
+"""What a request does to everybody else: each task is forgotten alone, under every clustering and localization.
+
+    python -m examples.stability --work FOLDER --output docs/stability.md
+
+Task vectors are finetuned once for each setting; the rest is what `unmerge` derives, by the same code. Forgetting is
+exact, so what is measured is also the difference between two builds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+
+from hf_clamu.base_models.loading import load_base
+from hf_clamu.exact import DeltaAccumulator, TaskVector
+from hf_clamu.merging import ClamuArguments, MergedState, TaskRecord
+from hf_clamu.merging.derivation import derive
+from hf_clamu.merging.state import PartialState
+from hf_clamu.operations.context import open_trainer
+from hf_clamu.recipe import Recipe
+from hf_clamu.tasks import Example, load_tasks
+from hf_clamu.training import TaskTrainer, deterministic
+
+__all__ = ["SETTINGS", "WAYS", "Row", "Setting", "measure", "page"]
+
+SETTINGS = {
+    "demo": "48 owners of `clamu demo`, two digits each",
+    "images_label": "48 tasks, two digits each in one of three views ([paper](paper.md), ii)",
+    "reddit_cls": "48 users, two packages of docstrings each ([paper](paper.md), iv)",
+}
+_CLUSTERINGS = ("features", "task_vectors", "anchored", "random")
+# Localization, clustering, scaling, and how many of the requests are measured (all if 0).
+WAYS: tuple[tuple[str, str, float | str, int], ...] = (
+    *(("clamu", clustering, 4.0, 0) for clustering in _CLUSTERINGS),
+    ("clamu", "features", "auto", 12),
+    ("clamu", "anchored", "auto", 12),
+    ("clamu", "none", 4.0, 6),
+    *((name, clustering, 4.0, 0) for name in ("emr", "tall") for clustering in _CLUSTERINGS),
+    *(("sift", clustering, 1.0, 0) for clustering in (*_CLUSTERINGS, "none")),
+    ("global", "none", 1.0, 0),
+)
+_MARK = "<!-- The table below is written by examples/stability.py. -->\n"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """A live model with the tasks of a setting, and rows that no training saw.
+
+    Args:
+        trainer (`TaskTrainer`): live model and data.
+        arguments (`ClamuArguments`): how tasks are finetuned.
+        held_out (*dict* of `str` to *sequence* of `Example`): per task.
+    """
+
+    trainer: TaskTrainer
+    arguments: ClamuArguments
+    held_out: dict[str, Sequence[Example]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """What requests for one task did to the others, means over the requests unless the name says `worst`.
+
+    Args:
+        setting, localization, clustering (`str`): what was measured.
+        scaling (`float` or `str`): the setting.
+        requests (`int`): how many.
+        score (`float`): accuracy on held-out rows before, mean over all tasks.
+        similarity (`float`): adjusted Rand index of the others' clusters before and after.
+        moved (`float`), worst_moved (`int`): others that share their cluster with others than before.
+        changed (`float`), worst_changed (`int`): others of whose held-out rows at least one is answered otherwise.
+        drop (`float`): loss of accuracy, mean over the others (below 0: a gain).
+        worst_drop (`float`): the largest loss of any of the others.
+        kept_names (`float`): share of the others whose cluster is called as before.
+    """
+
+    setting: str
+    localization: str
+    clustering: str
+    scaling: float | str
+    requests: int
+    score: float
+    similarity: float
+    moved: float
+    worst_moved: int
+    changed: float
+    worst_changed: int
+    drop: float
+    worst_drop: float
+    kept_names: float
+
+
+class _Trainer(TaskTrainer):
+    """Finetunes a task once."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._vectors: dict[str, TaskVector] = {}
+
+    def vector(self, task_id: str) -> TaskVector:
+        """Return the task's vector."""
+        if task_id not in self._vectors:
+            lent = super().vector(task_id)
+            self._vectors[task_id] = TaskVector.of({name: steps.clone() for name, steps in lent.steps.items()})
+        return self._vectors[task_id]
+
+
+def open_setting(name: str, work: Path, mask_steps: int) -> Setting:
+    """Load or make the base model and tasks of a setting.
+
+    Args:
+        name (`str`): one of `SETTINGS`.
+        work (`Path`): keeps base models.
+        mask_steps (`int`): steps of mask training.
+    """
+    if name == "demo":
+        from hf_clamu import demo
+
+        folder = work / "demo"
+        if not folder.is_dir():
+            demo._prepare(folder, lambda text: None)
+        recipe = Recipe.load(folder / "recipe.yaml")
+        tasks, given = recipe.tasks(), recipe.clamu_arguments()
+        test = load_tasks({**recipe.data, "files": "data/test.jsonl"}, base_dir=folder)
+        base = load_base(str(folder / "base"), tasks.spec, num_labels=tasks.num_labels, run_seed=given.seed)
+        held_out = {task_id: test.encode(task_id, None).train for task_id in test.task_ids}
+    else:
+        from examples.paper.bases import load_setting_base
+        from examples.paper.scale import Scale
+        from examples.paper.sources import load_setting_tasks
+
+        setting = Scale.load("local").settings[name]
+        tasks, given = load_setting_tasks({**setting.data, "num_tasks": 48}, 0, {}), setting.settings(0)
+        base = load_setting_base(setting, tasks, work / "bases", 0, {})
+        held_out = {task_id: tasks.encode(task_id, base.processor).validation for task_id in tasks.task_ids}
+    arguments = replace(given, num_clusters=6, mask_steps=mask_steps, score_validation=False)
+    workspace = open_trainer(base.model, base.processor, tasks, arguments).workspace
+    trainer = _Trainer(workspace, tasks, base.processor, arguments, arguments.codec)
+    return Setting(trainer=trainer, arguments=arguments, held_out=held_out)
+
+
+def measure(name: str, setting: Setting, ways: Iterable[tuple[str, str, float | str, int]], limit: int) -> list[Row]:
+    """Forget each task alone, under each way.
+
+    Args:
+        name (`str`): of the setting.
+        setting (`Setting`): opened.
+        ways (*iterable* of *tuple*): entries of `WAYS` whose localizations finetune tasks alike.
+        limit (`int`): at most so many requests.
+    """
+    rows = []
+    for localization, clustering, scaling, count in ways:
+        started = time.perf_counter()
+        arguments = replace(setting.arguments, localization=localization, clustering=clustering, scaling=scaling)
+        whole = _merged(setting, arguments)
+        requests = setting.trainer.tasks.task_ids[: min(limit, count or limit)]
+        rows.append(_row(setting, arguments, name, whole, requests))
+        print(json.dumps(asdict(rows[-1])), f"{time.perf_counter() - started:.0f} s", flush=True)
+    return rows
+
+
+def _merged(setting: Setting, arguments: ClamuArguments) -> PartialState:
+    """Return what is kept of all tasks."""
+    trainer, method = setting.trainer, arguments.clustering_method
+    records, features, masks = {}, {}, {}
+    for task_id in trainer.tasks.task_ids:
+        vector, data = trainer.vector(task_id), trainer.encoded(task_id)
+        records[task_id] = TaskRecord(
+            vector_digest=vector.digest,
+            data_digest=data.digest,
+            num_train=len(data.train),
+            num_validation=len(data.validation),
+            bounds=vector.bounds,
+        )
+        if method.feature_source == "data":
+            features[task_id] = method.data_feature(trainer, task_id)
+        elif method.feature_source == "task_vector":
+            features[task_id] = method.vector_feature(vector, arguments.seed)
+        if arguments.localization_method.keeps_task_masks:
+            masks[task_id] = arguments.localization_method.task_mask(vector)
+    return PartialState(total=None, records=records, features=features, masks=masks)
+
+
+def _derived(setting: Setting, arguments: ClamuArguments, whole: PartialState, gone: str | None) -> MergedState:
+    """Return the state of all tasks but one."""
+    trainer = setting.trainer
+
+    def total(task_ids: Iterable[str]) -> DeltaAccumulator:
+        added = DeltaAccumulator(trainer.workspace.shapes)
+        for task_id in task_ids:
+            added.add(trainer.vector(task_id))
+        return added
+
+    kept = [task_id for task_id in whole.records if task_id != gone]
+    partial = PartialState(
+        total=total(kept),
+        records={task_id: whole.records[task_id] for task_id in kept},
+        features={task_id: row for task_id, row in whole.features.items() if task_id != gone},
+        masks={task_id: mask for task_id, mask in whole.masks.items() if task_id != gone},
+    )
+    return derive(partial, trainer, arguments, lambda members: total(members).narrowed())
+
+
+@torch.no_grad()
+def _answers(setting: Setting, state: MergedState) -> dict[str, tuple[list[int], float]]:
+    """Return the answers to each task's held-out rows by its own cluster, and its accuracy."""
+    trainer, found = setting.trainer, {}
+    for number, members in enumerate(state.clusters):
+        trainer.load_masked(state.delta, state.alpha, state.masks[number] if state.masks else None)
+        trainer.workspace.model.eval()
+        for task_id in members:
+            batch = trainer.workspace.batch(setting.held_out[task_id])
+            labels = batch.pop("labels")
+            answers = trainer.workspace.forward(batch).logits.argmax(-1)
+            found[task_id] = answers.tolist(), float((answers == labels).float().mean())
+    return found
+
+
+def _row(setting: Setting, arguments: ClamuArguments, name: str, whole: PartialState, requests: Sequence[str]) -> Row:
+    from sklearn.metrics import adjusted_rand_score
+
+    before = _derived(setting, arguments, whole, None)
+    answers = _answers(setting, before)
+    measured: dict[str, list[float]] = {key: [] for key in ("similarity", "moved", "changed", "drop", "worst", "kept")}
+    for gone in requests:
+        after = _derived(setting, arguments, whole, gone)
+        others, now = after.task_ids, _answers(setting, after)
+        old, new = ([state.cluster_of(task_id) for task_id in others] for state in (before, after))
+        drops = [answers[task_id][1] - now[task_id][1] for task_id in others]
+        mates = {task_id: set(before.clusters[number]) - {gone} for task_id, number in zip(others, old, strict=True)}
+        measured["similarity"].append(adjusted_rand_score(old, new))
+        measured["moved"].append(
+            sum(mates[task_id] != set(after.clusters[number]) for task_id, number in zip(others, new, strict=True))
+        )
+        measured["changed"].append(sum(answers[task_id][0] != now[task_id][0] for task_id in others))
+        measured["drop"].append(fmean(drops))
+        measured["worst"].append(max(drops))
+        names = (before.cluster_names[a] == after.cluster_names[b] for a, b in zip(old, new, strict=True))
+        measured["kept"].append(fmean(names))
+    return Row(
+        setting=name,
+        localization=arguments.localization,
+        clustering=arguments.clustering,
+        scaling=arguments.scaling,
+        requests=len(requests),
+        score=fmean(score for _, score in answers.values()),
+        similarity=fmean(measured["similarity"]),
+        moved=fmean(measured["moved"]),
+        worst_moved=int(max(measured["moved"])),
+        changed=fmean(measured["changed"]),
+        worst_changed=int(max(measured["changed"])),
+        drop=fmean(measured["drop"]),
+        worst_drop=max(measured["worst"]),
+        kept_names=fmean(measured["kept"]),
+    )
+
+
+def page(rows: Sequence[Row]) -> str:
+    """Return the tables, one for each setting."""
+    columns = ["localization", "clustering", "scaling", "requests", "accuracy", "ARI", "moved (most)"]
+    columns += ["answers changed (most)", "mean drop", "worst drop", "names kept"]
+    parts = []
+    for name, of_setting in itertools.groupby(rows, key=lambda row: row.setting):
+        lines = [columns, ["---"] * len(columns)]
+        for row in of_setting:
+            lines.append(
+                [
+                    *(f"`{value}`" for value in (row.localization, row.clustering, row.scaling)),
+                    str(row.requests),
+                    f"{100 * row.score:.1f}",
+                    f"{row.similarity:.2f}",
+                    f"{row.moved:.1f} ({row.worst_moved})",
+                    f"{row.changed:.1f} ({row.worst_changed})",
+                    f"{100 * row.drop:.1f}",
+                    f"{100 * row.worst_drop:.0f}",
+                    f"{100 * row.kept_names:.0f} %",
+                ]
+            )
+        table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        parts.append(f"### {SETTINGS[name]}\n\n{table}\n")
+    return "\n".join(parts)
+
+
+def main(given: Sequence[str] | None = None) -> None:
+    """Measure what the command line asks for, and write the page."""
+    parser = argparse.ArgumentParser(prog="python -m examples.stability", description=__doc__)
+    parser.add_argument("--work", type=Path, required=True, help="Keeps base models and measured rows.")
+    parser.add_argument("--output", type=Path, help="Page whose tables are written again.")
+    parser.add_argument("--settings", nargs="+", choices=list(SETTINGS), default=list(SETTINGS))
+    parser.add_argument("--localizations", nargs="+", default=sorted({way[0] for way in WAYS}))
+    parser.add_argument("--clusterings", nargs="+", default=sorted({way[1] for way in WAYS}))
+    parser.add_argument("--requests", type=int, default=48)
+    parser.add_argument("--mask-steps", type=int, default=10)
+    options = parser.parse_args(given)
+    ways = [
+        way for way in WAYS if way[0] in options.localizations and way[1] in options.clusterings and way[2] != "auto"
+    ]
+    rows: list[Row] = []
+    with deterministic(1):
+        for name in options.settings:
+            # Fixed signs change how tasks are finetuned.
+            for has_signs in (False, True):
+                wanted = [way for way in ways if (way[0] == "sift") == has_signs]
+                if not wanted:
+                    continue
+                setting = open_setting(name, options.work, options.mask_steps)
+                if has_signs:
+                    setting = _with_signs(setting)
+                rows += measure(name, setting, wanted, options.requests)
+    if options.output is not None:
+        text = options.output.read_text(encoding="utf-8")
+        options.output.write_text(text.partition(_MARK)[0] + _MARK + "\n" + page(rows), encoding="utf-8")
+
+
+def _with_signs(setting: Setting) -> Setting:
+    old, arguments = setting.trainer, replace(setting.arguments, localization="sift")
+    trainer = _Trainer(old.workspace, old.tasks, old._processor, arguments, arguments.codec)
+    return replace(setting, trainer=trainer, arguments=arguments)
+
+
+if __name__ == "__main__":
+    main()
