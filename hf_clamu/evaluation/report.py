@@ -14,7 +14,7 @@ from hf_clamu.errors import TaskDataError
 from hf_clamu.evaluation.evaluators import evaluator
 from hf_clamu.evaluation.metrics import Accuracy, AnswerProbability, MacroF1
 from hf_clamu.serving.recipe_pipelines import recipe_pipeline
-from hf_clamu.serving.routing import select_route
+from hf_clamu.serving.routing import Route, find_route, select_route
 from hf_clamu.tasks import Example, TaskDataset, traits_of
 from hf_clamu.tasks.encoding import padding_id
 from hf_clamu.training import LiveModel, Progress, label_predictions, losses_and_scores, silent_progress
@@ -144,10 +144,11 @@ def _evaluated(
     groups: dict[int, list[str]] = {}
     for task_id in known:
         groups.setdefault(model.cluster_of(task_id), []).append(task_id)
+    route = _route(model, serving)
     measure = _Answers(model, tasks, split) if traits_of(tasks.spec.kind).writes_text else _Labels(model, tasks, split)
     measured: dict[str, tuple[dict[str, float], int]] = {}
     for number in progress(sorted(groups), "evaluate"):
-        select_route(model, number if serving == "own" else serving)
+        select_route(model, number if route is None else route)
         for task_id in groups[number]:
             result = measure(task_id)
             if result is not None:
@@ -171,6 +172,13 @@ def _evaluated(
         without_examples=tuple(task_id for task_id in known if task_id not in values),
         cluster_names={number: model.cluster_names[number] for number in clusters},
     )
+
+
+def _route(model: Any, serving: Serving | int | str) -> Route | None:
+    """Return who answers for all tasks; `None` if each is served by its own cluster."""
+    if serving in ("own", "global", "base"):
+        return None if serving == "own" else "global" if serving == "global" else "base"
+    return find_route(model, serving, None)
 
 
 def _summaries(tasks: Iterable[Mapping[str, float]]) -> dict[str, Summary]:
