@@ -77,7 +77,7 @@ def cluster_names(
     is_list = isinstance(names, list) and all(isinstance(name, str) and is_plain(name) for name in names)
     if not is_list or len(set(names)) != len(names) or len(names) != len(clusters):
         raise CheckpointFormatError(
-            f"config.json must have a different name for each of {len(clusters)} clusters in 'cluster_names', and none "
-            f"that reads as a number; found {str(names)[:80]}. Take an undamaged copy."
+            f"config.json must have a different name for each of {len(clusters)} clusters in 'cluster_names', and "
+            f"none that reads as a number; found {str(names)[:80]}. Take an undamaged copy."
         )
     return tuple(names)
