@@ -74,7 +74,6 @@ __all__ = [
     "derivation_depends_on_environment",
     "deriving_reads_data",
     "have_data",
-    "is_environment_independent",
     "is_plain",
     "merge_tasks",
     "missing_checkpoints_error",
