@@ -59,11 +59,13 @@ class Setting:
         trainer (`TaskTrainer`): live model and data.
         arguments (`ClamuArguments`): how tasks are finetuned.
         held_out (*dict* of `str` to *sequence* of `Example`): per task.
+        processor (*optional*): tokenizer or image processor.
     """
 
     trainer: TaskTrainer
     arguments: ClamuArguments
     held_out: dict[str, Sequence[Example]]
+    processor: Any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +147,7 @@ def open_setting(name: str, work: Path, mask_steps: int) -> Setting:
     arguments = replace(given, num_clusters=6, mask_steps=mask_steps, score_validation=False)
     workspace = open_trainer(base.model, base.processor, tasks, arguments).workspace
     trainer = _Trainer(workspace, tasks, base.processor, arguments, arguments.codec)
-    return Setting(trainer=trainer, arguments=arguments, held_out=held_out)
+    return Setting(trainer=trainer, arguments=arguments, held_out=held_out, processor=base.processor)
 
 
 def measure(name: str, setting: Setting, ways: Iterable[tuple[str, str, float | str, int]], limit: int) -> list[Row]:
@@ -323,7 +325,7 @@ def main(given: Sequence[str] | None = None) -> None:
 
 def _with_signs(setting: Setting) -> Setting:
     old, arguments = setting.trainer, replace(setting.arguments, localization="sift")
-    trainer = _Trainer(old.workspace, old.tasks, old._processor, arguments, arguments.codec)
+    trainer = _Trainer(old.workspace, old.tasks, setting.processor, arguments, arguments.codec)
     return replace(setting, trainer=trainer, arguments=arguments)
 
 
