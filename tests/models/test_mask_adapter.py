@@ -630,7 +630,9 @@ def test_config_survives_its_file(tmp_path):
     assert "peft_version" not in json.loads((tmp_path / "adapter_config.json").read_bytes())
     for path in (str(tmp_path), "/somewhere/base", "models\\base"):
         config.base_model_name_or_path = path
-        assert config.to_file_dict()["base_model_name_or_path"] is None
+        written = config.to_file_dict()["base_model_name_or_path"]
+        assert path not in written
+        assert written.startswith("none: the base model is in base_model/")
 
 
 @pytest.mark.parametrize("change", ["a bit", "padding", "zeros"])

@@ -272,6 +272,7 @@ class RequestsMixin(FilesMixin):
     # -- inside --------------------------------------------------------------------------------------------------
 
     def _request(self, options: RequestOptions, *, adds: bool = False) -> Request:
+        self.merged.switch.check(self._parameters_by_name())  # before any data are read
         # A command has loaded the model for this request, after it opened the files.
         copy_base = partial(self._fresh_base, is_proven=options.files.is_open)
         return make_request(self._live, options, copy_base, adds=adds)
