@@ -43,7 +43,7 @@ PRESETS: dict[str, Preset] = {
     for preset in (
         Preset(
             name="per-task",
-            summary="a mask per task (SIFT); a request touches nobody else and needs nobody else's rows",
+            summary="a mask per task (SIFT); a request keeps all other masks and needs no other rows",
             settings={"localization": "sift", "clustering": "none", "scaling": 1.0},
         ),
         Preset(
