@@ -110,7 +110,9 @@ def test_layers_that_the_model_does_not_use_are_refused(tiny, merging):
 )
 def test_parts_that_learn_nothing_are_named_once(tiny, caplog, targets, expected, merging):
     _cross(tiny, targets, merging).train().verify()
-    warnings = [record.getMessage() for record in caplog.records if record.name.startswith("hf_clamu")]
+    others = "hf_clamu.merging.scoring"  # says how good the model is
+    records = [record for record in caplog.records if record.name.startswith("hf_clamu") and record.name != others]
+    warnings = [record.getMessage() for record in records]
     if expected is None:
         assert warnings == []
     else:

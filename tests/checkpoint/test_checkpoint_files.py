@@ -109,6 +109,7 @@ def test_mask_config(saved_text):
         "base_model_name_or_path": EMBEDDED_BASE,
         "revision": None,
         "cluster": 1,
+        "cluster_name": config["cluster_names"][1],
         "delta_digest": config["delta_digest"],
         "mask_digest": digest_tensors(load_file(saved_text / "masks/cluster_001/adapter_model.safetensors")),
         "alpha": config["alpha"],

@@ -77,7 +77,7 @@ def test_a_model_that_appears_meanwhile_is_not_replaced(clamu, work, tiny, monke
     thread = _appears(work, "late")
     found = clamu(*command, "late")
     thread.join()
-    assert "late holds another state" in found.error
+    assert "late holds another state" in found.err
     assert tiny.digests(work / "late") == lm
     # What was trained is not lost.
     (work / "late").rename(work / "moved")

@@ -65,7 +65,7 @@ def test_old_weights_are_gone_and_small_files_in_dangling_commits_are_named(doub
     assert report["deleted"]["squashed"] == ["main"]
     assert report["kept_commit"] == repo.branches["main"] != old
     assert repo.history(repo.branches["main"]) == [repo.branches["main"]]
-    gone = {"model.safetensors", "masks/cluster_001/adapter_model.safetensors"}
+    gone = {"delta.safetensors", "masks/cluster_001/adapter_model.safetensors"}
     for path, data in OLD.items():
         if path in gone:
             assert [_status(double, path, revision) for revision in (old, "v1", "wip/one")] == [404] * 3
@@ -119,16 +119,16 @@ def test_pull_requests_hold_on_and_are_named(client, double, erase, tmp_path):
     client(f"api.create_commit({REPO!r}, {made}).pr_url")
     client.call("push.publish", write_folder(tmp_path / "new", NEW), REPO, token=OWNER)
     urls = _urls(erase())
-    assert "refs/pr/1 holds it" in urls["refs%2Fpr%2F1/model.safetensors"]
+    assert "refs/pr/1 holds it" in urls["refs%2Fpr%2F1/delta.safetensors"]
     assert "refs/pr/1 holds it" in urls["refs%2Fpr%2F1/more.bin"]
-    assert "refs/pr/1 holds it" in urls[f"{old}/model.safetensors"]
-    assert _status(double, "model.safetensors", "refs/pr/1") == 200
+    assert "refs/pr/1 holds it" in urls[f"{old}/delta.safetensors"]
+    assert _status(double, "delta.safetensors", "refs/pr/1") == 200
     report = erase(keep_pull_requests=False)
     urls = _urls(report)
-    assert _status(double, "model.safetensors", "refs/pr/1") == _status(double, "model.safetensors", old) == 404
-    assert "refs%2Fpr%2F1/model.safetensors" not in urls
+    assert _status(double, "delta.safetensors", "refs/pr/1") == _status(double, "delta.safetensors", old) == 404
+    assert "refs%2Fpr%2F1/delta.safetensors" not in urls
     assert "refs/pr/1 holds it" in urls["refs%2Fpr%2F1/ledger.json"]
-    assert _status(double, "model.safetensors", "main") == 200
+    assert _status(double, "delta.safetensors", "main") == 200
 
 
 def test_another_branch_can_be_kept_but_main_stays(client, double, erase, history):
@@ -143,8 +143,8 @@ def test_another_branch_can_be_kept_but_main_stays(client, double, erase, histor
 
 def test_the_local_cache_loses_the_old_state(client, erase, history, tmp_path):
     found = client.call("pull.download", REPO, revision=history, cache_dir=tmp_path / "cache")
-    blob = (Path(found[0]) / "model.safetensors").resolve()
-    assert blob.read_bytes() == OLD["model.safetensors"]
+    blob = (Path(found[0]) / "delta.safetensors").resolve()
+    assert blob.read_bytes() == OLD["delta.safetensors"]
     report = erase()
     assert history in report["deleted"]["cached_revisions"]
     assert not blob.exists()
@@ -159,7 +159,7 @@ def test_a_revision_that_only_the_cache_knows_is_probed(client, double, erase, h
     client.call("api.super_squash_history", REPO, token=OWNER)
     report = erase()
     assert set(_urls(report)) == {f"{history}/ledger.json"}
-    assert _status(double, "model.safetensors", history) == 404
+    assert _status(double, "delta.safetensors", history) == 404
 
 
 @pytest.mark.parametrize(
@@ -172,8 +172,8 @@ def test_a_step_that_fails_stops_the_deleting_and_is_named(double, erase, histor
     assert report["steps_done"] == ALL_STEPS[:failed] + ALL_STEPS[4:]
     assert [found["step"] for found in report["steps_failed"]] == [ALL_STEPS[failed]]
     assert "the Hub answered 507" in report["steps_failed"][0]["reason"]
-    assert f"{history}/model.safetensors" in _urls(report)
-    assert "LFS object" in _urls(report)[f"{history}/model.safetensors"]
+    assert f"{history}/delta.safetensors" in _urls(report)
+    assert "LFS object" in _urls(report)[f"{history}/delta.safetensors"]
     # Once more, and it is complete: the cache is clean by now, so the report's commits are handed on.
     again = erase(old_commits=tuple(report["old_commits"]))
     assert again["steps_failed"] == []
@@ -182,11 +182,11 @@ def test_a_step_that_fails_stops_the_deleting_and_is_named(double, erase, histor
 
 def test_addresses_that_could_not_be_probed_are_named(double, erase, history):
     double.arm("resolve", "status", status=503, path=f"*{history}/ledger.json")
-    double.arm("resolve", "drop", path="*/v1/model.safetensors")
+    double.arm("resolve", "drop", path="*/v1/delta.safetensors")
     report = erase()
     assert report["still_reachable"] == []
     assert any(f"{history}/ledger.json: answered 503" in line for line in report["not_checked"])
-    assert any("v1/model.safetensors" in line for line in report["not_checked"])
+    assert any("v1/delta.safetensors" in line for line in report["not_checked"])
 
 
 def test_who_may_not_write_erases_nothing(client, double, erase, history):

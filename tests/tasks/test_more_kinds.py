@@ -61,7 +61,7 @@ def test_a_class_label_column_names_the_tags():
         ([["a"], ["b", "c"]], [["O"], ["O"]], "Task 'a', column 'tags', row 1: 1 labels for 2 words"),
         ([["a"], []], [["O"], []], "Task 'a', column 'words', row 1: the list of words is empty"),
         ([["a"], ["b"]], [["O"], [None]], "Task 'a', column 'tags', row 1: the label is null"),
-        ([["a"], ["b"]], [[0], [-1]], "Task 'a', column 'tags', row 1: label -1 is out of range"),
+        ([["a"], ["b"]], [[0], [-1]], "Task 'a', column 'tags', row 1: label -1: labels are numbered from 0"),
     ],
 )
 def test_bad_words_name_task_column_and_row(words, tags, message):

@@ -19,6 +19,7 @@ from hf_clamu.exact import digest_json
 from hf_clamu.storage.destroy import destroy_file
 from hf_clamu.storage.durable import is_plain_file, private_folder, sync_folder, write_atomically
 from hf_clamu.storage.snapshot.encryption import KEY_VARIABLE, MAGIC, decrypted, encrypted, environment_key
+from hf_clamu.storage.staging import hidden_name
 
 __all__ = ["Snapshot", "snapshot_beside"]
 
@@ -37,7 +38,8 @@ _WAYS_OUT = (
 def snapshot_beside(model: Path) -> Path:
     """Return the folder of the snapshot of a saved model; a link and its target have the same."""
     folder = model.resolve()
-    return folder.parent / f"{folder.name}.snapshot"
+    # A long name is cut as hidden ones are, but nothing of the owner's is hidden.
+    return folder.parent / hidden_name(folder.name, ".snapshot").removeprefix(".")
 
 
 class Snapshot:
