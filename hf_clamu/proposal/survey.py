@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import statistics
-import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Any
 
 from hf_clamu.errors import TaskDataError
 from hf_clamu.tasks.near_names import near_names
+from hf_clamu.tasks.reading.csv_file import cells_of_any_length
 from hf_clamu.tasks.reading.files import SUFFIXES, DataFile
 
 __all__ = ["Columns", "Survey", "survey_file"]
@@ -101,12 +101,8 @@ def _rows(path: Path) -> list[Mapping[str, Any]]:
 
             rows: list[Any] = parquet.read_table(path).to_pylist()
         elif path.suffix.lower() == ".csv":
-            limit = csv.field_size_limit(sys.maxsize)
-            try:
-                with path.open(encoding="utf-8-sig", newline="") as file:
-                    rows = list(csv.DictReader(file))
-            finally:
-                csv.field_size_limit(limit)
+            with cells_of_any_length(), path.open(encoding="utf-8-sig", newline="") as file:
+                rows = list(csv.DictReader(file))
         else:
             text = path.read_text(encoding="utf-8-sig")
             listed = text.lstrip().startswith("[")
@@ -182,9 +178,11 @@ def _alike(what: str, values: Sequence[str], file: DataFile) -> str:
     groups = near_names(filter(None, values))
     if not groups:
         return ""
-    shown = [" and ".join(f"{name!r} ({file.place(values.index(name))})" for name in group) for group in groups]
+    # Each place reads the file again, so no more of them than are shown.
+    some = groups[:_SHOWN]
+    shown = [" and ".join(f"{name!r} ({file.place(values.index(name))})" for name in group) for group in some]
     more = f"; {len(groups) - _SHOWN} more" if len(groups) > _SHOWN else ""
-    return f"{what} that look alike: {'; '.join(shown[:_SHOWN])}{more}"
+    return f"{what} that look alike: {'; '.join(shown)}{more}"
 
 
 def _places(what: str, rows: Sequence[int], file: DataFile) -> str:

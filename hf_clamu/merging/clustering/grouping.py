@@ -61,13 +61,17 @@ def cluster_tasks(
     keys = keys or {}
     assert not method.needs_keys or len(keys) == len(task_ids), "the data layer gives a key per task"
     count = method.num_clusters(arguments.num_clusters, len(task_ids), keys.values())
-    if count == len(task_ids) and not method.names_clusters:
-        return canonical_clusters({task_id: task_id for task_id in task_ids})
-    if count == 1 and not method.names_clusters:
-        return canonical_clusters(dict.fromkeys(task_ids, 0))
-    limit = arguments.num_clusters
+    if not method.names_clusters:
+        if count == len(task_ids):
+            return canonical_clusters({task_id: task_id for task_id in task_ids})
+        if count == 1:
+            return canonical_clusters(dict.fromkeys(task_ids, 0))
     inputs = ClusteringInputs(
-        task_ids=tuple(task_ids), run_seed=run_seed, features=task_features, keys=keys, limit=limit
+        task_ids=tuple(task_ids),
+        run_seed=run_seed,
+        features=task_features,
+        keys=keys,
+        limit=arguments.num_clusters,
     )
     return canonical_clusters(method.labels(inputs, count))
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ from hf_clamu.errors import TaskDataError
 from hf_clamu.tasks.reading.tables import columns_to_read
 from hf_clamu.tasks.spec import TaskSpec
 
-__all__ = ["csv_line", "read_csv"]
+__all__ = ["cells_of_any_length", "csv_line", "read_csv"]
 
 # A row of a CSV file must fit into a block.
 _CSV_BLOCK = 2**26
@@ -53,11 +55,20 @@ def read_csv(path: Path, spec: TaskSpec, partial: bool) -> Any:
     return Dataset(table)
 
 
+@contextmanager
+def cells_of_any_length() -> Iterator[None]:
+    """Lift the limit on the length of a cell, which all readers of Python's `csv` share: texts may be long."""
+    limit = csv.field_size_limit(sys.maxsize)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(limit)
+
+
 def csv_line(path: Path, row: int) -> int | None:
     """Return the line on which a row begins; the first is 1, and has the names of the columns."""
-    limit = csv.field_size_limit(sys.maxsize)  # of all readers; texts may be long
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        with cells_of_any_length(), path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file)
             count, begin = -1, 1
             for cells in reader:
@@ -68,6 +79,4 @@ def csv_line(path: Path, row: int) -> int | None:
                 begin = reader.line_num + 1
     except (OSError, ValueError, csv.Error):
         pass
-    finally:
-        csv.field_size_limit(limit)
     return None
