@@ -155,7 +155,8 @@ def require_finetuning(arguments: ClamuArguments, from_checkpoints: Sequence[str
     if arguments.has_fixed_signs and from_checkpoints:
         raise RecipeError(
             f"localization={arguments.localization!r} needs every task finetuned here under its fixed signs, but task "
-            f"{from_checkpoints[0]!r} comes from a checkpoint: give its data instead, or choose another localization."
+            f"{from_checkpoints[0]!r} comes from a checkpoint: give its data instead, or choose other settings: "
+            "preset: clusters where tasks have data, localization: emr, clustering: task_vectors where they have none."
         )
 
 

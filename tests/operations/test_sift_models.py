@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from hf_clamu import CheckpointFormatError, ClamuModel, ClamuTrainer, RecipeError
+from hf_clamu import CheckpointFormatError, ClamuArguments, ClamuModel, ClamuTrainer, RecipeError
 from hf_clamu.checkpoint.masks import join_mask
 from hf_clamu.checkpoint.reader import read_checkpoint
 from hf_clamu.training import silent_progress
@@ -179,17 +179,19 @@ def test_other_spaces_types_and_ids(tiny, same, options, changes, tmp_path):
 
 
 def test_products_of_adapters_are_refused(tiny):
-    with pytest.raises(RecipeError, match=r"'product' merges products of them.*Choose 'frozen_a' or 'parameters'"):
+    message = r"'product' merges products of them.*Choose 'frozen_a' or 'parameters', or .*preset: clusters\."
+    with pytest.raises(RecipeError, match=message):
         _train(tiny, tiny.tasks("text"), {"peft_config": LORA, "peft_merging": "product"})
 
 
 def test_checkpoints_are_refused(tiny, sifted, tmp_path):
     local_models = tiny.local_models("text", tmp_path)
     arguments = tiny.arguments(**QUIET, clustering="random")
-    message = r"'sift' needs every task finetuned here.*'user_0' comes from a checkpoint: give its data"
+    message = r"'sift' needs every task finetuned here.*'user_0' comes from a checkpoint: give .*preset: clusters"
     for tasks in (None, tiny.tasks("text")):
-        with pytest.raises(RecipeError, match=message):
-            ClamuModel.merge(tmp_path / "base", local_models, arguments, tasks=tasks)
+        for settings in (arguments, ClamuArguments(num_threads=1)):
+            with pytest.raises(RecipeError, match=message):
+                ClamuModel.merge(tmp_path / "base", local_models, settings, tasks=tasks)
     smaller = ClamuModel.from_pretrained(sifted(["user_0"], clustering="random"))
     with pytest.raises(RecipeError, match=message):
         smaller.add_task(

@@ -61,7 +61,8 @@ def insert_adapter(space: PeftSpace, model: Any, run_seed: int) -> Any:
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise RecipeError(
                 f"PEFT cannot put a {space.peft_type} adapter into a {type(model).__name__}: "
-                f"{str(error).splitlines()[0] if str(error) else error!r}"
+                f"{str(error).splitlines()[0] if str(error) else repr(error)} Give a peft_config whose target_modules "
+                "the model has."
             ) from error
 
 

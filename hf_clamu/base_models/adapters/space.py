@@ -131,7 +131,7 @@ class PeftSpace:
             raise RecipeError(
                 f"localization={localization!r} holds trained parameters to fixed signs, and "
                 f"peft_merging={self.merging!r} merges products of them, whose signs it cannot hold. Choose "
-                "'frozen_a' or 'parameters', or another localization."
+                "'frozen_a' or 'parameters', or other settings, such as preset: clusters."
             )
 
     def to_dict(self) -> dict[str, Any]:
