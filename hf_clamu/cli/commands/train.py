@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -39,7 +39,11 @@ def train(
 ) -> None:
     """Finetune, merge, cluster and localize as a recipe says; started again, it goes on from what is finished."""
     if dry_run:
-        _report_estimate(_load_recipe(recipe, preset, ids), as_json, data=data)
+        from hf_clamu.planning import estimate_build
+
+        quieten()
+        values = estimate_build(_load_recipe(recipe, preset, ids), data=data).to_dict()
+        emit(as_json, values, lambda: _estimate_text(values))
         return
     from hf_clamu.operations.lifecycle.build_target import build_summary, open_build
     from hf_clamu.tasks import keyed_id
@@ -77,11 +81,35 @@ def plan(
     tasks: Annotated[int | None, typer.Option(help="Plan for so many tasks.", min=1, show_default=False)] = None,
     processes: Annotated[int, typer.Option(help="Processes that share the work.", min=1)] = 1,
     tokens: Annotated[int | None, typer.Option(help="Mean tokens of an example.", min=1, show_default=False)] = None,
+    inference_ids: Annotated[
+        Literal["known", "unknown"], typer.Option(help="Whether the task of an input is known when it is answered.")
+    ] = "known",
+    max_storage: Annotated[
+        str | None,
+        typer.Option(help="Budget for the saved model, such as 500MB or 1.5GiB.", show_default=False),
+    ] = None,
+    max_request_seconds: Annotated[
+        float | None,
+        typer.Option(help="Budget for a request to forget a task.", show_default=False),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Say what a build will need: weights, memory, disk and a rough time. Nothing is trained or loaded."""
-    options: dict[str, Any] = {"data": data, "num_tasks": tasks, "num_processes": processes, "tokens": tokens}
-    _report_estimate(_load_recipe(recipe, preset, ids), as_json, **options)
+    """Say what a build will need (weights, memory, disk, a rough time) and which preset fits. Nothing is trained."""
+    from hf_clamu.planning import Wishes, estimate_presets, parse_size, recommend
+
+    wishes = Wishes(
+        ids_known=inference_ids == "known",
+        max_storage=None if max_storage is None else parse_size(max_storage, "--max-storage"),
+        max_request_seconds=max_request_seconds,
+    )
+    loaded = _load_recipe(recipe, preset, ids)
+    quieten()
+    found = estimate_presets(loaded, data=data, num_tasks=tasks, num_processes=processes, tokens=tokens)
+    chosen = recommend(wishes, found)
+    values = found.own.to_dict()
+    values["presets"] = {name: estimate.to_dict() for name, estimate in found.presets.items()}
+    values["recommendation"] = chosen.to_dict()
+    emit(as_json, values, lambda: f"{_estimate_text(values)}\n\n{_recommendation_text(values)}")
 
 
 def _load_recipe(path: Path, preset: str | None, ids: str | None) -> Recipe:
@@ -92,39 +120,43 @@ def _load_recipe(path: Path, preset: str | None, ids: str | None) -> Recipe:
     return recipe if ids is None else dataclasses.replace(recipe, data={**recipe.data, "ids": ids})
 
 
-def _report_estimate(recipe: Recipe, as_json: bool, **options: Any) -> None:
-    from hf_clamu.planning import estimate_build
-
-    quieten()
-    values = estimate_build(recipe, **options).to_dict()
-    emit(as_json, values, lambda: _estimate_text(values))
-
-
 def _estimate_text(values: Mapping[str, Any]) -> str:
+    from hf_clamu.planning import duration_text, size_text
+
     seconds = values["seconds"]
     each = "" if values["num_processes"] == 1 else " for each process"
     rows = [
         ("weights", f"{values['num_parameters']:,}, of which {values['num_trained']:,} take part"),
         ("tasks and clusters", f"{values['num_tasks']} and {values['num_clusters']}"),
         ("processes", f"{values['num_processes']}"),
-        (f"memory{each}", f"{_size(values['memory_bytes'])}, and activations"),
-        ("saved model", _size(values["model_bytes"])),
-        ("files while it runs", _size(values["scratch_bytes"])),
+        (f"memory{each}", f"{size_text(values['memory_bytes'])}, and activations"),
+        ("saved model", size_text(values["model_bytes"])),
+        ("files while it runs", size_text(values["scratch_bytes"])),
     ]
     if seconds is None:
         rows.append(("time", "unknown: the length of examples is not known (--tokens)"))
     else:
-        parts = f"finetuning {_duration(seconds['finetune'])}, masks {_duration(seconds['localize'])}"
-        rows.append(("time on this machine", f"{_duration(seconds['total'])} or so: {parts}"))
+        names = {"finetune": "finetuning", "localize": "masks", "score": "scores"}
+        parts = ", ".join(f"{shown} {duration_text(seconds[name])}" for name, shown in names.items() if seconds[name])
+        rows.append(("time on this machine", f"{duration_text(seconds['total'])} or so: {parts}"))
+        rows.append(("a request", f"{duration_text(seconds['request'])} or so, without an archive"))
     return table(("what", "estimate"), rows, left=(0, 1))
 
 
-def _size(number: int) -> str:
-    return f"{number / 2**30:.1f} GiB" if number >= 2**30 else f"{number / 2**20:.1f} MiB"
+def _recommendation_text(values: Mapping[str, Any]) -> str:
+    from hf_clamu.planning import duration_text, size_text
 
-
-def _duration(seconds: float) -> str:
-    for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.0f} {unit}"
-    return f"{seconds:.0f} seconds"
+    chosen = values["recommendation"]
+    rows = []
+    for name, estimate in values["presets"].items():
+        seconds = estimate["seconds"]
+        request = "unknown" if seconds is None else duration_text(seconds["request"])
+        rows.append((name, size_text(estimate["model_bytes"]), size_text(estimate["memory_bytes"]), request))
+    return "\n".join(
+        [
+            table(("preset", "saved model", "memory", "a request"), rows),
+            "",
+            f"Recommended: --preset {chosen['preset']} ({chosen['summary']})",
+            *(f"- {reason}" for reason in chosen["reasons"]),
+        ]
+    )

@@ -1,0 +1,295 @@
+"""What a build and a request will need, before they start: weights, memory, disk and a rough time."""
+
+from __future__ import annotations
+
+import functools
+import math
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hf_clamu.base_models.adapters.insertion import add_adapter
+from hf_clamu.base_models.adapters.space import PeftSpace
+from hf_clamu.base_models.casting import weights_dtype
+from hf_clamu.base_models.loading import empty_model
+from hf_clamu.base_models.processors import load_processor
+from hf_clamu.errors import RecipeError
+from hf_clamu.exact import packed_size
+from hf_clamu.merging import PRESETS, ClamuArguments, candidate_alphas
+from hf_clamu.recipe import Recipe
+from hf_clamu.tasks import DataFiles, ModelLimits, TaskDataset, traits_of
+from hf_clamu.training import trainable_names
+
+__all__ = ["BuildEstimate", "PresetEstimates", "estimate_build", "estimate_presets", "operations_per_second"]
+
+# The interpreter with torch and transformers, and the examples of one cluster; measured, and no part of the model.
+_PROGRAM_BYTES = 1_500_000_000
+# What training reaches of the speed of one large matrix product.
+_EFFICIENCY = 0.5
+# What a step takes however small the model is: Python, the optimizer, many small operations. Measured on one core.
+_STEP_SECONDS = 0.005
+_SAMPLE_TASKS = 4
+# So many rows are tokenised in a few seconds.
+_CHEAP_ROWS = 20_000
+# The part of its rows that a data set with a validation split of its own usually keeps there.
+_OWN_SPLIT = 0.2
+# Of 6 operations per weight and token of a training step, a forward pass takes 2 (Kaplan et al., 2020, section 2.1).
+_FORWARD = 1 / 3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BuildEstimate:
+    """Estimates for one build.
+
+    Args:
+        num_parameters (`int`): weights of the model.
+        num_trained (`int`): weights that take part in merging.
+        num_tasks, num_clusters, num_processes (`int`): of the build.
+        rows_per_task (`float`): mean number of rows of a task.
+        memory_bytes (`int`): of each process, without activations: base weights, a copy of those that take part, their
+            gradients, and two more values for each (AdamW's state, or the merged weights and scores of mask training);
+            under fixed signs also a byte for its sign.
+        model_bytes (`int`): the saved model.
+        scratch_bytes (`int`): files beside it while the build runs, of all processes.
+        seconds (*dict* of `str` to `float`, *optional*): `finetune`, `localize`, `score` (of validation examples)
+            and their `total`, and `request`, which forgets one task by retraining it, on this machine; `None` where
+            the length of examples is not known. Right within a factor of three or so.
+    """
+
+    num_parameters: int
+    num_trained: int
+    num_tasks: int
+    num_clusters: int
+    num_processes: int
+    rows_per_task: float
+    memory_bytes: int
+    model_bytes: int
+    scratch_bytes: int
+    seconds: dict[str, float] | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON-able values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PresetEstimates:
+    """Estimates for a recipe and for each preset.
+
+    Args:
+        own (`BuildEstimate`): of the recipe as it stands.
+        presets (*dict* of `str` to `BuildEstimate`): of the recipe under each preset that it can be used with.
+        refused (*dict* of `str` to `str`): the other presets, and why they cannot be used.
+    """
+
+    own: BuildEstimate
+    presets: dict[str, BuildEstimate]
+    refused: dict[str, str]
+
+
+def estimate_build(
+    recipe: Recipe,
+    *,
+    data: DataFiles | None = None,
+    num_tasks: int | None = None,
+    num_processes: int = 1,
+    tokens: int | None = None,
+) -> BuildEstimate:
+    """Estimate what a recipe needs; no weights are loaded.
+
+    Args:
+        recipe (`Recipe`): the recipe.
+        data (`str`, `Path` or *list* of them, *optional*): files of the rows, instead of those that the recipe names.
+        num_tasks (`int`, *optional*): plan for so many tasks; by default those of the data.
+        num_processes (`int`): that share the work.
+        tokens (`int`, *optional*): mean tokens (or patches) of an example; by default those of a few tasks.
+
+    Raises:
+        RecipeError: if the recipe cannot be used.
+        IncompatibleBaseError: if the base model's configuration cannot be read.
+        TaskDataError: if the data cannot be used.
+    """
+    work, tokens = _work_of_recipe(recipe, data, num_tasks, tokens)
+    return _estimate(work, num_processes, tokens)
+
+
+def estimate_presets(
+    recipe: Recipe,
+    *,
+    data: DataFiles | None = None,
+    num_tasks: int | None = None,
+    num_processes: int = 1,
+    tokens: int | None = None,
+) -> PresetEstimates:
+    """Estimate what a recipe needs as it stands, and under each preset instead; data are read once.
+
+    Args:
+        recipe (`Recipe`): the recipe.
+        data, num_tasks, num_processes, tokens (*optional*): as for `estimate_build`.
+
+    Raises:
+        RecipeError, IncompatibleBaseError, TaskDataError: as `estimate_build`.
+    """
+    own, tokens = _work_of_recipe(recipe, data, num_tasks, tokens)
+    estimates: dict[str, BuildEstimate] = {}
+    refused: dict[str, str] = {}
+    for name in PRESETS:
+        try:
+            work = _Work.of(recipe.with_preset(name), own.tasks, num_tasks)
+        except RecipeError as error:
+            refused[name] = str(error)
+        else:
+            estimates[name] = _estimate(work, num_processes, tokens)
+    return PresetEstimates(own=_estimate(own, num_processes, tokens), presets=estimates, refused=refused)
+
+
+def _work_of_recipe(
+    recipe: Recipe, data: DataFiles | None, num_tasks: int | None, tokens: int | None
+) -> tuple[_Work, int | None]:
+    """Return the build of a recipe, and the mean tokens of an example if they are known."""
+    recipe.clamu_arguments()  # first: a wrong setting should show before data are read
+    work = _Work.of(recipe, recipe.tasks(data), num_tasks)
+    return work, tokens or _mean_tokens(recipe, work.tasks, work.model)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Work:
+    """A build under one set of settings."""
+
+    recipe: Recipe
+    arguments: ClamuArguments
+    tasks: TaskDataset
+    model: Any
+    num_tasks: int
+    num_clusters: int
+    num_rows: float  # of a task, on average
+    num_held_out: float  # of them, roughly
+
+    @classmethod
+    def of(cls, recipe: Recipe, tasks: TaskDataset, num_tasks: int | None) -> _Work:
+        arguments = recipe.clamu_arguments()
+        count = num_tasks or len(tasks)
+        return cls(
+            recipe=recipe,
+            arguments=arguments,
+            tasks=tasks,
+            model=_model_to_train(recipe, arguments, tasks),
+            num_tasks=count,
+            num_clusters=arguments.clustering_method.num_clusters(
+                arguments.num_clusters, count, map(tasks.cluster_key, tasks)
+            ),
+            num_rows=math.fsum(map(tasks.num_examples, tasks)) / len(tasks),
+            num_held_out=math.fsum(
+                tasks.num_examples(task_id) * (tasks.spec.validation_fraction or _OWN_SPLIT)
+                for task_id in tasks
+                if tasks.has_validation(task_id)
+            )
+            / len(tasks),
+        )
+
+
+def _model_to_train(recipe: Recipe, arguments: ClamuArguments, tasks: TaskDataset) -> Any:
+    """Return the model that trains, with its adapter inside and without memory for its weights."""
+    space = PeftSpace.for_settings(arguments, recipe.peft_config, recipe.peft_merging)
+    model = empty_model(recipe.base(), tasks.spec, num_labels=tasks.num_labels, revision=recipe.revision)
+    if space is not None:
+        with torch.device("meta"):
+            add_adapter(space, model, arguments.seed)
+    return model
+
+
+def _estimate(work: _Work, num_processes: int, tokens: int | None) -> BuildEstimate:
+    recipe, arguments, base = work.recipe, work.arguments, work.recipe.base()
+    count, clusters = work.num_tasks, work.num_clusters
+    sizes = {name: parameter.numel() for name, parameter in work.model.named_parameters()}
+    trained = [sizes[name] for name in trainable_names(work.model, arguments.freeze)]
+    weights, part = sum(sizes.values()), sum(trained)
+    localization = arguments.localization_method
+    num_masks = clusters if localization.makes_masks else 0
+    if localization.keeps_task_masks and clusters < count:
+        num_masks += count  # of the tasks, beside those of the clusters
+    masks = num_masks * sum(map(packed_size, trained))
+    signs = part if arguments.has_fixed_signs else 0
+    size = torch.float32.itemsize if recipe.dtype is None else weights_dtype(recipe.dtype).itemsize
+    embedded = not isinstance(base, str) or Path(base).is_dir()
+    # A sum, if need be in int64, two versions of it in the journal, and for some localizations a sum per cluster.
+    sums = 8 * part + 2 * 4 * part + (clusters * 4 * part if localization.needs_cluster_vectors else 0)
+    return BuildEstimate(
+        num_parameters=weights,
+        num_trained=part,
+        num_tasks=count,
+        num_clusters=clusters,
+        num_processes=num_processes,
+        rows_per_task=work.num_rows,
+        memory_bytes=_PROGRAM_BYTES + size * weights + 4 * size * part + signs,
+        model_bytes=4 * part + masks + (size * weights if embedded else 0),
+        scratch_bytes=num_processes * sums + 4 * part + masks,
+        seconds=None if tokens is None else _seconds(work, weights, num_processes, tokens),
+    )
+
+
+def _seconds(work: _Work, weights: int, num_processes: int, tokens: int) -> dict[str, float]:
+    arguments, count = work.arguments, work.num_tasks
+    # Forward 2, backward 4 operations per weight and token.
+    example = 6 * weights * tokens / (_EFFICIENCY * operations_per_second())
+
+    def seconds(steps: int, batch: float) -> float:
+        return steps * (_STEP_SECONDS + batch * example) / num_processes
+
+    finetune = seconds(count * arguments.finetune_steps, min(arguments.batch_size, work.num_rows))
+    # Every alpha of the grid is localized in full, and scored.
+    alphas = len(candidate_alphas(arguments.scaling, count))
+    batch = min(arguments.mask_batch_size, work.num_rows * count / work.num_clusters)
+    mask_steps = arguments.localization_method.num_training_steps(arguments)
+    localize = seconds(alphas * work.num_clusters * mask_steps, batch)
+    if arguments.scaling == "auto":
+        localize += alphas * count * work.num_rows * example * _FORWARD / num_processes
+    # Of base, global and own model, after a build and after each request.
+    score = 0.0
+    if arguments.score_validation and work.num_held_out:
+        score = 3 * count * (_STEP_SECONDS + work.num_held_out * example) * _FORWARD / num_processes
+    # Where masks are made of the vectors of whole clusters, which no file keeps, all tasks are retrained.
+    retrained = count if arguments.localization_method.needs_cluster_vectors else 1
+    return {
+        "finetune": finetune,
+        "localize": localize,
+        "score": score,
+        "total": finetune + localize + score,
+        "request": finetune * retrained / count + localize + score,
+    }
+
+
+def _mean_tokens(recipe: Recipe, tasks: TaskDataset, model: Any) -> int | None:
+    """Return the mean length of an example in tokens or patches; None if there is no tokenizer to tell."""
+    patch = getattr(model.config, "patch_size", None)
+    if traits_of(tasks.spec.kind).reads == "image":
+        size = getattr(model.config, "image_size", None)
+        return (size // patch) ** 2 + 1 if isinstance(size, int) and isinstance(patch, int) else None
+    processor, base = recipe.processor(tasks.spec.kind), recipe.base()
+    if processor is None and isinstance(base, str):
+        processor = load_processor(base, tasks.spec.kind, revision=recipe.revision)
+    if processor is None:
+        return None
+    limits, sample = ModelLimits.of(model), tasks.task_ids[:_SAMPLE_TASKS]
+    lengths = [len(example["input_ids"]) for one in sample for example in tasks.encode(one, processor, limits).train]
+    if sum(map(tasks.num_examples, tasks)) <= _CHEAP_ROWS:
+        for task_id in tasks.task_ids[len(sample) :]:  # a text that the model cannot take shows here
+            tasks.encode(task_id, processor, limits)
+    return math.ceil(sum(lengths) / len(lengths))
+
+
+@functools.cache
+def operations_per_second() -> float:
+    """Time a large matrix product on the device that would train; once in a process, so that estimates compare."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    size = 4096 if device.type == "cuda" else 1024
+    left, right = torch.rand(2, size, size, device=device)
+    best = math.inf
+    for _ in range(4):
+        started = time.perf_counter()
+        float((left @ right)[0, 0])  # waits for a GPU
+        best = min(best, time.perf_counter() - started)
+    return 2 * size**3 / best
