@@ -129,8 +129,8 @@ def open_setting(name: str, work: Path, mask_steps: int) -> Setting:
 
         folder = work / "demo"
         if not folder.is_dir():
-            demo._prepare(folder, lambda text: None)
-        recipe = Recipe.load(folder / "recipe.yaml")
+            demo.prepare(folder)
+        recipe = Recipe.load(folder / "recipe-clusters.yaml")
         tasks, given = recipe.tasks(), recipe.clamu_arguments()
         test = load_tasks({**recipe.data, "files": "data/test.jsonl"}, base_dir=folder)
         base = load_base(str(folder / "base"), tasks.spec, num_labels=tasks.num_labels, run_seed=given.seed)

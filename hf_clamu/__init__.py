@@ -5,7 +5,6 @@ Names are loaded when they are first used, so that `import hf_clamu` costs nothi
 
 trainer.py       `ClamuTrainer`: the order of the stages of a build
 recipe.py        a YAML file to a build
-demo.py          the demo
 prediction.py    deprecated: the old place of `predict`
 registration.py  makes saved models and masks known to transformers and PEFT
 portability.py   kernels that give the same bits on other processors

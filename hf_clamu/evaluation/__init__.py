@@ -6,7 +6,6 @@ approaches  ways to serve and forget owners, measured alike
 baselines   joint finetuning and SISA, and a model or adapter per owner, as approaches
 merged      a saved merged model as an approach
 evaluators  `evaluate`'s evaluators, made to take pipelines of transformers 5
-figures     drawings of the demo's results
 metrics     `evaluate`'s metrics, as classes that need no network
 """
 

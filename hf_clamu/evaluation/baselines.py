@@ -104,11 +104,15 @@ class ShardedModels:
         return sum(len(self._trainer.encoded(one).train) for one in self._shards[number])
 
     def _train(self, number: int) -> None:
-        workspace = self._trainer.workspace
+        workspace, file = self._trainer.workspace, self._folder / f"shard_{number}.safetensors"
+        if not self._shards[number]:  # its last owner is forgotten
+            self._weights.pop(number, None)
+            file.unlink(missing_ok=True)
+            return
         with deterministic(self._arguments.num_threads):
             finetune_together(self._trainer, self._shards[number], self._arguments)
         self._weights[number] = {name: weight.detach().clone() for name, weight in workspace.parameters.items()}
-        save_file(self._weights[number], self._folder / f"shard_{number}.safetensors")
+        save_file(self._weights[number], file)
 
 
 class OwnerModels:

@@ -71,6 +71,13 @@ def test_a_shard_is_trained_again_as_if_its_owner_had_never_been_there(tiny, hel
     assert tiny.digests(tmp_path / "one") == tiny.digests(tmp_path / "two")
 
 
+def test_a_shard_without_owners_has_no_model(tiny, held_out, tmp_path):
+    sharded = _sharded(tiny, held_out, tmp_path / "one", 5)
+    assert sharded.forget("user_2") == 0
+    assert len(list((tmp_path / "one").iterdir())) == 4
+    assert len(sharded.answers("user_1")) == len(held_out["user_1"])
+
+
 def test_a_model_per_owner_is_deleted_and_changes_nobody(tiny, held_out, tmp_path):
     found = _measured(_owners(tiny, held_out, tmp_path / "local"), held_out, ["user_1"])
     assert found.needs_owner
