@@ -73,18 +73,22 @@ _SETTINGS = {
 RECIPES = {name: _RECIPE.format(name=name, **values) for name, values in _SETTINGS.items()}
 
 
-def prepare(folder: Path, say: Callable[[str], None] = lambda text: None) -> Recipe:
+def prepare(
+    folder: Path, num_owners: int = 48, seed: int = 0, *, say: Callable[[str], None] = lambda text: None
+) -> Recipe:
     """Write rows, base model and recipes; return the recipe of a mask per owner.
 
     Args:
-        folder (`Path`): gets `data/`, `base/`, `recipe.yaml` and `recipe-clusters.yaml`.
+        folder (`Path`): gets `data/train.jsonl`, `data/test.jsonl`, `base/`, `recipe.yaml` and `recipe-clusters.yaml`.
+        num_owners (`int`, defaults to 48): among whom the private half of the digits is cut.
+        seed (`int`, defaults to 0): of the cut and of the pretraining.
         say (*callable*, *optional*): receives a line about each stage.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    say("Cutting scikit-learn's digits into 48 data owners with two digits and a scanner each")
-    write_data(folder / "data")
+    say(f"Cutting scikit-learn's digits into {num_owners} data owners with two digits and a scanner each")
+    write_data(folder / "data", num_owners, seed)
     say("Pretraining a small ViT on the public half")
-    pretrain(folder / "base")
+    pretrain(folder / "base", seed)
     write_recipes(folder)
     return Recipe.load(folder / "recipe.yaml")
 
@@ -95,7 +99,7 @@ def write_recipes(folder: Path) -> None:
         (folder / name).write_text(text.format(folder=folder.name), encoding="utf-8")
 
 
-def write_data(folder: Path) -> None:
+def write_data(folder: Path, num_owners: int, seed: int) -> None:
     """Write each owner's rows, 30 % of them (by a hash of the row's id) held out.
 
     Owner n's scanner turns every image by n quarter turns, which no row says. So owners differ in more than their two
@@ -107,7 +111,7 @@ def write_data(folder: Path) -> None:
     """
     folder.mkdir()
     rows: dict[str, list[dict[str, Any]]] = {}
-    for row in digits(num_tasks=48):
+    for row in digits(num_tasks=num_owners, seed=seed):
         turns = int(row["task"].removeprefix("owner_")) % 4
         rows.setdefault(row["task"], []).append({**row, "image": np.rot90(row["image"], turns).tolist()})
     parts: dict[str, list[dict[str, Any]]] = {"train": [], "test": []}
@@ -121,13 +125,13 @@ def write_data(folder: Path) -> None:
         (folder / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
 
 
-def pretrain(folder: Path) -> None:
+def pretrain(folder: Path, run_seed: int) -> None:
     """Pretrain a small ViT on the public half of the digits, upright, and save it with its head of ten labels."""
     import transformers
 
     images, labels = digits_public()
     pixels, targets = torch.from_numpy(images)[:, None], torch.from_numpy(labels)
-    seed = derive_seed(0, "demo-pretrain")
+    seed = derive_seed(run_seed, "demo-pretrain")
     with deterministic(1), seeded(seed):
         names: dict[str, Any] = {
             "id2label": dict(enumerate(_LABELS)),

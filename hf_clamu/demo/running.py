@@ -55,7 +55,7 @@ def run_demo(
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise RecipeError(f"{output} already exists and is not empty. Give a new folder (--output).")
     started = time.perf_counter()
-    setting = open_setting(output, prepare(output, say), progress)
+    setting = open_setting(output, prepare(output, say=say), progress)
 
     say(f"Preset per-task: finetuning each owner, merging, then forgetting {', '.join(FORGOTTEN)} one by one")
     trainer, model = setting.train(setting.per_task, output / "model")

@@ -38,7 +38,39 @@ def finetune_together(trainer: TaskTrainer, members: Sequence[str], arguments: C
     finetune(trainer.workspace, together, arguments, arguments.codec)
 
 
-class ShardedModels:
+class _TrainedModels:
+    """Several models of one architecture, trained on rows of the owners and kept in a file each.
+
+    Args:
+        trainer (`TaskTrainer`): live model, with the adapter inside if there is one, and training data.
+        arguments (`ClamuArguments`): how the owners are finetuned.
+        held_out (*mapping* of `str` to *sequence* of `Example`): what is answered, by owner.
+        folder (`Path`): gets the files.
+    """
+
+    def __init__(
+        self,
+        trainer: TaskTrainer,
+        arguments: ClamuArguments,
+        held_out: Mapping[str, Sequence[Example]],
+        folder: Path,
+    ) -> None:
+        self._trainer, self._arguments, self._held_out, self._folder = trainer, arguments, held_out, folder
+
+    @property
+    def stored_bytes(self) -> int:
+        """The size of all files."""
+        return size_of_files(self._folder)
+
+    def _keep(self, file: Path) -> dict[str, torch.Tensor]:
+        """Write what the live model trains to a file, and return a copy of it."""
+        parameters = self._trainer.workspace.parameters
+        weights = {name: weight.detach().clone() for name, weight in parameters.items()}
+        save_file(weights, file)
+        return weights
+
+
+class ShardedModels(_TrainedModels):
     """SISA without slices: an ordinary model per shard of the owners; the highest mean probability wins.
 
     A request trains the owner's shard again, from the base model and without it. With one shard this is joint
@@ -65,7 +97,7 @@ class ShardedModels:
         *,
         num_shards: int,
     ) -> None:
-        self._trainer, self._arguments, self._held_out, self._folder = trainer, arguments, held_out, folder
+        super().__init__(trainer, arguments, held_out, folder)
         drawn = sorted(trainer.tasks, key=lambda one: derive_seed(arguments.seed, "shard", one))
         self._shards = [drawn[number::num_shards] for number in range(num_shards)]
         self._weights: dict[int, dict[str, torch.Tensor]] = {}
@@ -79,11 +111,6 @@ class ShardedModels:
     def task_ids(self) -> tuple[str, ...]:
         """The owners that are left."""
         return tuple(sorted(task_id for members in self._shards for task_id in members))
-
-    @property
-    def stored_bytes(self) -> int:
-        """The size of the models."""
-        return size_of_files(self._folder)
 
     def serve(self, task_id: str) -> None:
         """Do nothing: the models answer for everybody."""
@@ -104,41 +131,27 @@ class ShardedModels:
         return sum(len(self._trainer.encoded(one).train) for one in self._shards[number])
 
     def _train(self, number: int) -> None:
-        workspace, file = self._trainer.workspace, self._folder / f"shard_{number}.safetensors"
+        file = self._folder / f"shard_{number}.safetensors"
         if not self._shards[number]:  # its last owner is forgotten
             self._weights.pop(number, None)
             file.unlink(missing_ok=True)
             return
         with deterministic(self._arguments.num_threads):
             finetune_together(self._trainer, self._shards[number], self._arguments)
-        self._weights[number] = {name: weight.detach().clone() for name, weight in workspace.parameters.items()}
-        save_file(self._weights[number], file)
+        self._weights[number] = self._keep(file)
 
 
-class OwnerModels:
+class OwnerModels(_TrainedModels):
     """A model of its own for each owner, or an adapter over one base model; a request deletes a file.
 
-    Args:
-        trainer (`TaskTrainer`): live model, with the adapter inside if there is one, and training data.
-        arguments (`ClamuArguments`): how the owners are finetuned.
-        held_out (*mapping* of `str` to *sequence* of `Example`): what is answered, by owner.
-        folder (`Path`): gets a file per owner, and one of the weights that none of them trains.
+    The weights that no owner trains are in a file of their own.
     """
 
     needs_owner = True
 
-    def __init__(
-        self,
-        trainer: TaskTrainer,
-        arguments: ClamuArguments,
-        held_out: Mapping[str, Sequence[Example]],
-        folder: Path,
-    ) -> None:
-        self._trainer, self._arguments, self._held_out, self._folder = trainer, arguments, held_out, folder
-        self._files: dict[str, Path] = {}
-
     def build(self) -> None:
         """Finetune the base model on each owner alone."""
+        self._files: dict[str, Path] = {}
         workspace = self._trainer.workspace
         state = workspace.model.state_dict()
         frozen = {name: weight for name, weight in state.items() if name not in workspace.parameters}
@@ -147,19 +160,13 @@ class OwnerModels:
         with deterministic(self._arguments.num_threads):
             for task_id in self._trainer.progress(self._trainer.tasks.task_ids, "finetune"):
                 self._trainer.finetune(task_id)
-                weights = {name: weight.detach().clone() for name, weight in workspace.parameters.items()}
                 self._files[task_id] = self._folder / f"{sha256_hex(task_id.encode())[:16]}.safetensors"
-                save_file(weights, self._files[task_id])
+                self._keep(self._files[task_id])
 
     @property
     def task_ids(self) -> tuple[str, ...]:
         """The owners that are left."""
         return tuple(self._files)
-
-    @property
-    def stored_bytes(self) -> int:
-        """The size of all models, or of the base model and all adapters."""
-        return size_of_files(self._folder)
 
     def serve(self, task_id: str) -> None:
         """Read the owner's file into the live model."""

@@ -64,7 +64,7 @@ def test_held_out_rows_are_no_training_rows(prepared):
 
 
 def test_data_are_the_same_every_time(prepared, tmp_path, tiny):
-    write_data(tmp_path / "data")
+    write_data(tmp_path / "data", 48, 0)
     assert tiny.digests(tmp_path / "data") == tiny.digests(prepared / "data")
 
 
