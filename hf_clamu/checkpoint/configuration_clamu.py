@@ -15,7 +15,14 @@ FORMAT_VERSION = 2
 
 # What entries and settings that a version lacks stand for: the behaviour of its time, whatever the defaults are today.
 _LACKING_ENTRIES: dict[int, dict[str, Any]] = {1: {}}
-_LACKING_SETTINGS: dict[int, dict[str, Any]] = {1: {}}
+_LACKING_SETTINGS: dict[int, dict[str, Any]] = {
+    1: {
+        "mask_learning_rate": None,
+        "mask_scaling_schedule": "constant",
+        "mask_ramp_start": 0.05,
+        "mask_ramp_length": 0.7,
+    },
+}
 
 # A class of transformers that is asked for a saved model looks for weights in the file that this entry names, and
 # raises an error that shows it.

@@ -1,14 +1,21 @@
 """Learning one binary mask per cluster, as an optimizer step on the live weights.
 
 The live weights always hold `M0 + mask * alpha * tau_bar`, so the backward pass gives `dL/dM`. By the straight-through
-estimator the gradient of the scores is `dL/dM * alpha * tau_bar`; one in-place update moves the scores and rewrites
+estimator the gradient of the mask is `dL/dM * alpha * tau_bar`; one in-place update moves the scores and rewrites
 the weights. No parametrised graph, no second copy of the model.
+
+The paper's step of a score is `s -= rate * dL/dM * alpha * tau_bar * sigmoid(s) * (1 - sigmoid(s))`. Scores start at
+0, where the last two factors make 1/4, and a mask is the sign of its scores. If the rate is so small that scores stay
+near 0, the masks are therefore those of `s -= dL/dM * alpha * tau_bar`, which has no rate. A larger rate makes the
+steps of a score shorter the further it is from 0.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal, get_args
 
 import torch
 
@@ -19,7 +26,10 @@ from hf_clamu.training.batching import sample_batches
 from hf_clamu.training.determinism import seeded
 from hf_clamu.training.workspace import Workspace
 
-__all__ = ["MaskStep", "MaskingArguments", "train_mask"]
+__all__ = ["MaskStep", "MaskingArguments", "scaling_share", "train_mask"]
+
+ScheduleName = Literal["constant", "linear"]
+SCHEDULES: tuple[str, ...] = get_args(ScheduleName)
 
 # Weights per pass on the CPU.
 _CHUNK = 1 << 19
@@ -27,18 +37,70 @@ _CHUNK = 1 << 19
 
 @dataclass(frozen=True, kw_only=True)
 class MaskingArguments:
-    """How masks are learned.
-
-    There is no learning rate: scores start at 0 and only their sign counts, so a constant factor changes nothing.
-    """
+    """How masks are learned."""
 
     mask_steps: int = field(default=50, metadata={"help": "Steps of mask training per cluster."})
     mask_batch_size: int = field(default=64, metadata={"help": "Examples per step of mask training."})
+    mask_learning_rate: float | None = field(
+        default=None,
+        metadata={
+            "help": "The paper's learning rate of the scores, which slows them down the further they are from 0. By "
+            "default the limit of a small one, where only the sum of the gradients counts and no rate."
+        },
+    )
+    mask_scaling_schedule: ScheduleName = field(
+        default="constant",
+        metadata={
+            "help": "How alpha grows while a mask is learned: 'constant' (it is there from the first step), or "
+            "'linear' (it rises to its value)."
+        },
+    )
+    mask_ramp_start: float = field(
+        default=0.05, metadata={"help": "Of mask_scaling_schedule 'linear': the share of alpha at the first step."}
+    )
+    mask_ramp_length: float = field(
+        default=0.7,
+        metadata={"help": "Of mask_scaling_schedule 'linear': the share of the mask steps until alpha is reached."},
+    )
 
     def __post_init__(self) -> None:
+        if self.mask_learning_rate is not None and not 0 < self.mask_learning_rate < math.inf:
+            raise RecipeError(
+                f"mask_learning_rate must be a number above 0, or null, got {self.mask_learning_rate!r}."
+            )
+        if self.mask_scaling_schedule not in SCHEDULES:
+            raise RecipeError(
+                f"mask_scaling_schedule must be one of {', '.join(SCHEDULES)}, got {self.mask_scaling_schedule!r}."
+            )
+        for name in ("mask_ramp_start", "mask_ramp_length"):
+            if not 0 < getattr(self, name) <= 1:
+                raise RecipeError(f"{name} must be a number above 0 and at most 1, got {getattr(self, name)!r}.")
         for name in ("mask_steps", "mask_batch_size"):
             if getattr(self, name) < 1:
                 raise RecipeError(f"{name} must be at least 1, got {getattr(self, name)!r}.")
+
+
+def scaling_share(arguments: MaskingArguments, step: int) -> float:
+    """Return by which part of alpha the merged delta is applied in a step of mask training.
+
+    Args:
+        arguments (`MaskingArguments`): steps and schedule.
+        step (`int`): steps that were taken before; it is 1.0 after the last one.
+
+    Example:
+
+    ```python
+    >>> ramp = {"mask_scaling_schedule": "linear", "mask_ramp_start": 0.5, "mask_ramp_length": 0.5}
+    >>> arguments = MaskingArguments(mask_steps=4, **ramp)
+    >>> [scaling_share(arguments, step) for step in range(5)]
+    [0.5, 0.75, 1.0, 1.0, 1.0]
+
+    ```
+    """
+    if arguments.mask_scaling_schedule == "constant":
+        return 1.0
+    done = min(1.0, step / (arguments.mask_ramp_length * arguments.mask_steps))
+    return 1.0 if done == 1.0 else arguments.mask_ramp_start + (1 - arguments.mask_ramp_start) * done
 
 
 def train_mask(
@@ -54,7 +116,7 @@ def train_mask(
         workspace (`Workspace`): the live model; it holds the masked model afterwards.
         theta_1 (*mapping* of `str` to `torch.Tensor`): `M0 + alpha * tau_bar`.
         examples (*sequence* of `Example`): the cluster's training data, in canonical order.
-        arguments (`MaskingArguments`): steps and batch size.
+        arguments (`MaskingArguments`): steps, batch size, learning rate and schedule.
         seed (`int`): derived from the cluster's member ids.
 
     Returns:
@@ -64,10 +126,12 @@ def train_mask(
     """
     workspace.reset()
     scores = {name: torch.zeros_like(theta, dtype=torch.float32) for name, theta in workspace.theta_0.items()}
-    step = MaskStep()
+    step = MaskStep(arguments.mask_learning_rate)
     with seeded(seed), workspace.training():
         batch: dict[str, torch.Tensor] | None = None
-        for batch_examples in sample_batches(examples, arguments.mask_batch_size, arguments.mask_steps, seed):
+        batches = sample_batches(examples, arguments.mask_batch_size, arguments.mask_steps, seed)
+        for number, batch_examples in enumerate(batches):
+            shares = scaling_share(arguments, number), scaling_share(arguments, number + 1)
             if batch is None or batch_examples is not examples:
                 batch = workspace.batch(batch_examples)
             workspace.forward(batch).loss.backward()
@@ -75,15 +139,21 @@ def train_mask(
                 for name, parameter in workspace.parameters.items():
                     if parameter.grad is not None:
                         weights, gradient = parameter.detach(), parameter.grad
-                        step(weights, gradient, scores[name], workspace.theta_0[name], theta_1[name])
+                        ends = workspace.theta_0[name], theta_1[name]
+                        step(weights, gradient, scores[name], ends, shares)
                         parameter.grad = None
     return {name: (score > 0).cpu() for name, score in scores.items()}
 
 
 class MaskStep:
-    """Moves scores against their gradient and rewrites the weights, in passes whose temporaries stay in the cache."""
+    """Moves scores against their gradient and rewrites the weights, in passes whose temporaries stay in the cache.
 
-    def __init__(self) -> None:
+    Args:
+        learning_rate (`float`, *optional*): of the paper's step; without one, the limit of a small rate.
+    """
+
+    def __init__(self, learning_rate: float | None = None) -> None:
+        self._learning_rate = learning_rate
         self._buffers: dict[tuple[torch.dtype, torch.device], torch.Tensor] = {}
 
     def __call__(
@@ -91,23 +161,51 @@ class MaskStep:
         weights: torch.Tensor,
         gradient: torch.Tensor,
         scores: torch.Tensor,
-        theta_0: torch.Tensor,
-        theta_1: torch.Tensor,
+        ends: tuple[torch.Tensor, torch.Tensor],
+        shares: tuple[float, float] = (1.0, 1.0),
     ) -> None:
-        buffer, zero = self._buffer(weights.dtype, weights.device), torch.zeros((), device=weights.device)
-        integer, sign = bits_dtype(weights.dtype), 8 * weights.element_size() - 1
-        whole = (weights, gradient.contiguous(), scores, theta_0, theta_1)
+        """Take a step of one parameter.
+
+        Args:
+            weights (`torch.Tensor`): live weights; they are rewritten.
+            gradient (`torch.Tensor`): of the loss, with respect to them.
+            scores (`torch.Tensor`, float32): they are moved.
+            ends (*tuple* of two `torch.Tensor`): the weights without and with the merged delta.
+            shares (*tuple* of two `float`): the part of the delta that was applied, and the part for the next step.
+        """
+        buffer = self._buffer(weights.dtype, weights.device)
+        whole = (weights, gradient.contiguous(), scores, *ends)
         for live, slope, score, low, high in zip(*(x.view(-1).split(buffer.numel()) for x in whole), strict=True):
             part = buffer[: live.numel()]
-            score.sub_(torch.sub(high, low, out=part).mul_(slope))
-            # theta_1 where the score is above 0, that is where 0 - score has a sign (also where it is rounded to -0),
-            # otherwise theta_0: torch.where takes several times as long.
-            moved = torch.sub(zero, score, out=part).view(integer).bitwise_right_shift_(sign)
-            live_bits, low_bits = live.view(integer), low.view(integer)
-            torch.bitwise_xor(high.view(integer), low_bits, out=live_bits)
-            live_bits.bitwise_and_(moved).bitwise_xor_(low_bits)
+            downhill = torch.sub(high, low, out=part).mul_(slope)
+            if shares[0] != 1.0:
+                downhill.mul_(shares[0])
+            if self._learning_rate is None:
+                score.sub_(downhill)
+            else:
+                chance = torch.sigmoid(score)
+                score.sub_(chance.mul_(1 - chance).mul_(downhill).mul_(self._learning_rate))
+            if shares[1] == 1.0:
+                _select(live, score, low, high, part)
+            else:
+                torch.sub(high, low, out=part).mul_(score > 0)
+                torch.add(low, part, alpha=shares[1], out=live)
 
     def _buffer(self, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
         if (dtype, device) not in self._buffers:
             self._buffers[dtype, device] = torch.empty(entries_per_pass(device, _CHUNK), dtype=dtype, device=device)
         return self._buffers[dtype, device]
+
+
+def _select(
+    live: torch.Tensor, score: torch.Tensor, low: torch.Tensor, high: torch.Tensor, part: torch.Tensor
+) -> None:
+    """Write `high` where the score is above 0 and `low` elsewhere; torch.where takes several times as long.
+
+    A score is above 0 where 0 - score has a sign, also where the difference is rounded to -0.
+    """
+    integer, sign = bits_dtype(live.dtype), 8 * live.element_size() - 1
+    moved = torch.sub(torch.zeros((), device=live.device), score, out=part).view(integer).bitwise_right_shift_(sign)
+    live_bits, low_bits = live.view(integer), low.view(integer)
+    torch.bitwise_xor(high.view(integer), low_bits, out=live_bits)
+    live_bits.bitwise_and_(moved).bitwise_xor_(low_bits)

@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch.func import functional_call
 
+from hf_clamu.errors import RecipeError
 from hf_clamu.tasks import collate
 from hf_clamu.training import MaskingArguments, Workspace, train_mask
 from hf_clamu.training.batching import sample_batches
-from hf_clamu.training.masking import MaskStep
+from hf_clamu.training.masking import MaskStep, scaling_share
 
 SEED = 11
 _GRID = 2.0**-14
@@ -58,6 +59,30 @@ def _reference(model, theta_0, delta, examples, arguments, eta=1.0):
     return {name: score > 0 for name, score in scores.items()}
 
 
+def _literal(model, theta_0, delta, examples, arguments):
+    """Algorithm 1, lines 17-25, as it is written: torch's optimizer on the scores, autograd through the sigmoid.
+
+    Returns the scores, in float64, so that `sigmoid(s) > 0.5` holds also for scores near 0.
+    """
+    model = model.double()
+    scores = {name: torch.zeros_like(theta, dtype=torch.float64).requires_grad_() for name, theta in theta_0.items()}
+    optimizer = torch.optim.SGD(scores.values(), lr=arguments.mask_learning_rate)
+    for step, batch in enumerate(sample_batches(examples, arguments.mask_batch_size, arguments.mask_steps, SEED)):
+        alpha = scaling_share(arguments, step)
+        weights = {}
+        for name, score in scores.items():
+            chance = score.sigmoid()
+            mask = (chance > 0.5).double() + chance - chance.detach()  # straight through
+            weights[name] = theta_0[name].double() + mask * alpha * delta[name].double()
+        inputs = {
+            key: value.double() if value.is_floating_point() else value for key, value in collate(batch, 0).items()
+        }
+        optimizer.zero_grad()
+        functional_call(model, weights, kwargs=inputs).loss.backward()
+        optimizer.step()
+    return {name: score.detach() for name, score in scores.items()}
+
+
 def _same(found, expected) -> bool:
     return found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in expected)
 
@@ -77,6 +102,78 @@ def test_masks_match_the_algorithm_of_the_paper(build, workspace, delta, encoded
     assert 0 < kept < workspace.num_parameters
     # A constant learning rate changes no sign.
     assert _same(_reference(build["vit"](), workspace.theta_0, delta, examples, arguments, eta=2.0**-9), expected)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"mask_learning_rate": 1.0},
+        {"mask_learning_rate": 3000.0},
+        {"mask_learning_rate": 300.0, "mask_scaling_schedule": "linear"},
+    ],
+    ids=["small", "large", "ramp"],
+)
+def test_masks_with_a_rate_match_the_algorithm_as_it_is_written(build, workspace, delta, encoded, settings):
+    arguments = MaskingArguments(mask_steps=6, mask_batch_size=8, **settings)
+    examples = _examples(encoded)
+    found = train_mask(workspace, _theta_1(workspace, delta), examples, arguments, SEED)
+    scores = _literal(build["vit"](), workspace.theta_0, delta, examples, arguments)
+    # Ours are float32, so the sign of a score near 0 may differ.
+    largest = max(float(score.abs().max()) for score in scores.values())
+    for name, score in scores.items():
+        differs = found[name] != (score > 0)
+        assert not (differs & (score.abs() > 1e-4 * largest)).any()
+    assert 0 < sum(int(mask.sum()) for mask in found.values()) < workspace.num_parameters
+
+
+def test_a_small_rate_gives_the_masks_without_one_and_a_large_one_others(workspace, delta, encoded):
+    theta_1, examples = _theta_1(workspace, delta), _examples(encoded)
+
+    def learned(rate):
+        return train_mask(workspace, theta_1, examples, MaskingArguments(mask_steps=6, mask_learning_rate=rate), SEED)
+
+    without = learned(None)
+    assert _same(learned(2.0**-10), without)
+    assert not _same(learned(2.0**14), without)
+
+
+def test_a_ramp_ends_at_alpha_and_changes_the_masks(workspace, delta, encoded):
+    theta_1, examples = _theta_1(workspace, delta), _examples(encoded)
+    arguments = MaskingArguments(mask_steps=6, mask_batch_size=8, mask_scaling_schedule="linear")
+    ramped = train_mask(workspace, theta_1, examples, arguments, SEED)
+    for name, parameter in workspace.parameters.items():
+        assert torch.equal(parameter, torch.where(ramped[name], theta_1[name], workspace.theta_0[name]))
+    constant = train_mask(workspace, theta_1, examples, MaskingArguments(mask_steps=6, mask_batch_size=8), SEED)
+    assert not _same(ramped, constant)
+
+
+@pytest.mark.parametrize("length", [0.01, 0.3, 0.7, 1.0])
+@pytest.mark.parametrize("steps", [1, 2, 7, 50])
+def test_a_ramp_rises_from_its_start_to_one(length, steps):
+    arguments = MaskingArguments(
+        mask_steps=steps, mask_scaling_schedule="linear", mask_ramp_start=0.25, mask_ramp_length=length
+    )
+    shares = [scaling_share(arguments, step) for step in range(steps + 1)]
+    assert shares[0] == 0.25
+    assert shares == sorted(shares)
+    assert all(share == 1.0 for step, share in enumerate(shares) if step >= length * steps)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"mask_learning_rate": 0.0},
+        {"mask_learning_rate": math.inf},
+        {"mask_learning_rate": math.nan},
+        {"mask_scaling_schedule": "cosine"},
+        {"mask_ramp_start": 0.0},
+        {"mask_ramp_length": 1.5},
+    ],
+    ids=str,
+)
+def test_settings_out_of_range_are_refused(settings):
+    with pytest.raises(RecipeError, match=next(iter(settings))):
+        MaskingArguments(**settings)
 
 
 def test_the_live_model_holds_the_masked_weights_afterwards(workspace, delta, encoded):
@@ -138,6 +235,6 @@ def test_weights_follow_the_sign_of_the_score(dtype):
     theta_0 = torch.randn(len(scores)).to(dtype)
     theta_1 = theta_0 + 1
     weights, before = theta_0.clone(), scores.clone()
-    MaskStep()(weights, torch.zeros_like(theta_0), scores, theta_0, theta_1)
+    MaskStep()(weights, torch.zeros_like(theta_0), scores, (theta_0, theta_1))
     assert torch.equal(scores, before)
     assert torch.equal(weights, torch.where(scores > 0, theta_1, theta_0))

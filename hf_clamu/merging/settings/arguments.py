@@ -24,6 +24,8 @@ __all__ = ["WITHOUT_DATA", "ClamuArguments"]
 # Settings that tasks without data can follow, where nothing else is said.
 WITHOUT_DATA = {"clustering": "task_vectors", "localization": "emr"}
 
+# Settings that may be left open, with the type of what else they are.
+_OPTIONAL = {"num_threads": int, "mask_learning_rate": float}
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false"}
 
 
@@ -146,11 +148,11 @@ def _checked(name: str, default: Any, value: Any) -> Any:
         if not isinstance(value, (list, tuple)) or not all(isinstance(pattern, str) for pattern in value):
             raise RecipeError(f"freeze must be a list of patterns of parameter names, got {value!r}.")
         return tuple(value)
-    if isinstance(default, str) or (name == "num_threads" and value is None):
+    if isinstance(default, str) or (name in _OPTIONAL and value is None):
         return value
     if name == "scaling" and isinstance(value, str):
         return value
-    kind: Any = int if name == "num_threads" else type(default)
+    kind: Any = _OPTIONAL.get(name, type(default))
     # 1 is a fine number for 1.0, but true is no number.
     accepted: tuple[type, ...] = (int, float) if kind is float else (kind,)
     if isinstance(value, bool) != (kind is bool) or not isinstance(value, accepted):
