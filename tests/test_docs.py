@@ -182,14 +182,26 @@ def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
-def _settings(kind: Any, meaning: dict[str, str]) -> str:
+def _settings(kind: Any, meaning: dict[str, str], presets: dict[str, Any]) -> str:
     rows = []
-    for field in fields(kind):
-        default = "required" if field.default is MISSING else f"`{json.dumps(field.default)}`"
+    for name, text in meaning.items():
+        field = next((field for field in fields(kind) if field.name == name), None)
+        if field is None:
+            default = "`per-task` or `clusters`"
+        elif presets:
+            default = _defaults({preset: getattr(found, name) for preset, found in presets.items()})
+        else:
+            default = "required" if field.default is MISSING else f"`{json.dumps(field.default)}`"
         # Recipes and `TaskDataset.from_dataset` leave the kind of task to the columns.
-        default = "by columns" if field.name == "kind" else default
-        rows.append((f"`{field.name}`", default, meaning[field.name]))
+        rows.append((f"`{name}`", "by columns" if name == "kind" else default, text))
     return _table(("name", "default", "meaning"), rows)
+
+
+def _defaults(by_preset: dict[str, Any]) -> str:
+    """The value of all presets, or that of the first and the others by name."""
+    first, *others = by_preset.items()
+    different = [f"`{name}`: `{json.dumps(value)}`" for name, value in others if value != first[1]]
+    return "; ".join([f"`{json.dumps(first[1])}`", *different])
 
 
 def _cli() -> str:
@@ -290,13 +302,14 @@ def _errors() -> str:
 def _generated(name: str) -> str:
     from hf_clamu import ClamuArguments, TaskSpec
     from hf_clamu.checkpoint.card.settings import CardSettings
+    from hf_clamu.merging import PRESETS
 
     if name == "arguments":
-        return _settings(ClamuArguments, ClamuArguments.describe())
-    if name == "spec":
-        return _settings(TaskSpec, {field.name: field.metadata["help"] for field in fields(TaskSpec)})
-    if name == "card":
-        return _settings(CardSettings, {field.name: field.metadata["help"] for field in fields(CardSettings)})
+        by_preset = {preset: ClamuArguments(preset=preset) for preset in PRESETS}
+        return _settings(ClamuArguments, ClamuArguments.describe(), by_preset)
+    kind: Any = {"spec": TaskSpec, "card": CardSettings}.get(name)
+    if kind is not None:
+        return _settings(kind, {field.name: field.metadata["help"] for field in fields(kind)}, {})
     return {"cli": _cli, "api": _api, "errors": _errors}[name]()
 
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from hf_clamu.errors import RecipeError
-from hf_clamu.merging import ClamuArguments, LocalizationArguments
+from hf_clamu.merging import PRESETS, ClamuArguments, LocalizationArguments
 
 
 @pytest.mark.parametrize(
@@ -70,8 +70,11 @@ def test_equal_settings_are_written_alike():
 
 def test_every_setting_is_described():
     described = ClamuArguments.describe()
-    assert list(described) == list(ClamuArguments().to_dict())
+    assert list(described) == ["preset", *ClamuArguments().to_dict()]
     assert all(text.endswith(".") and len(text) > 10 for text in described.values())
+    for name, preset in PRESETS.items():
+        values = ", ".join(f"{setting} {value}" for setting, value in preset.settings.items())
+        assert f"{name} ({preset.summary}: {values}" in described["preset"]
 
 
 def test_the_stage_alone_checks_ranges_too():

@@ -16,7 +16,7 @@ from hf_clamu.merging.clustering.registry import CLUSTERINGS
 from hf_clamu.merging.localization.arguments import LocalizationArguments
 from hf_clamu.merging.localization.base import LocalizationMethod
 from hf_clamu.merging.localization.registry import LOCALIZATIONS
-from hf_clamu.merging.settings.presets import PRESETS, PresetName, with_presets
+from hf_clamu.merging.settings.presets import PRESETS, PresetName, describe_presets, with_presets
 from hf_clamu.training import FinetuningArguments
 
 __all__ = ["WITHOUT_DATA", "ClamuArguments"]
@@ -118,8 +118,9 @@ class ClamuArguments(FinetuningArguments, ClusteringArguments, LocalizationArgum
 
     @classmethod
     def describe(cls) -> dict[str, str]:
-        """Return each setting's name with what it means."""
-        texts = {setting.name: setting.metadata["help"] for setting in fields(cls)}
+        """Return each setting's name with what it means, `preset` first, with what each preset sets."""
+        texts = {"preset": describe_presets()}
+        texts |= {setting.name: setting.metadata["help"] for setting in fields(cls)}
         for registry in (CLUSTERINGS, LOCALIZATIONS):
             texts[registry.setting] += f": {registry.describe()}."
         return texts

@@ -9,8 +9,9 @@ from typing import Any, Literal, TypeVar
 
 from hf_clamu.errors import RecipeError
 from hf_clamu.known_names import hint_for, refuse_unknown_keys
+from hf_clamu.merging.registry import listed
 
-__all__ = ["METHOD_SETTINGS", "PRESETS", "Preset", "PresetName", "with_presets"]
+__all__ = ["METHOD_SETTINGS", "PRESETS", "Preset", "PresetName", "describe_presets", "with_presets"]
 
 PresetName = Literal["per-task", "clusters", "adapters", "one-model"]
 # What a preset decides even where a recipe says something else and the preset comes from the command line.
@@ -43,12 +44,12 @@ PRESETS: dict[str, Preset] = {
     for preset in (
         Preset(
             name="per-task",
-            summary="a mask per task (SIFT); a request keeps all other masks and needs no other rows",
+            summary="a mask per task by SIFT; a request keeps all other masks and needs no other rows",
             settings={"localization": "sift", "clustering": "none", "scaling": 1.0},
         ),
         Preset(
             name="clusters",
-            summary="a learned mask per cluster of tasks (ClAMU); the smallest storage for many tasks",
+            summary="a learned mask per cluster of tasks, ClAMU; the smallest storage for many tasks",
             settings={"localization": "clamu", "clustering": "features", "num_clusters": 20, "scaling": 4.0},
         ),
         Preset(
@@ -64,6 +65,21 @@ PRESETS: dict[str, Preset] = {
         ),
     )
 }
+
+
+def describe_presets() -> str:
+    """Return what the setting `preset` means, with the settings of each preset."""
+    parts = []
+    for preset in PRESETS.values():
+        settings = dict(preset.settings)
+        if preset.peft_config is not None:
+            settings["peft_config"] = preset.peft_config["peft_type"]
+        values = ", ".join(f"{name} {value}" for name, value in settings.items())
+        parts.append(f"{preset.name} ({preset.summary}: {values})")
+    return (
+        f"Settings that go together, for those that are not given: {listed(parts)}. By default clusters if "
+        f"{listed(_OF_CLUSTERS)} is given, and otherwise per-task."
+    )
 
 
 def with_presets(settings_class: type[_Settings]) -> type[_Settings]:
