@@ -153,8 +153,46 @@ def test_info_cuts_long_lists_of_members_and_json_does_not(clamu, work):
     assert clamu("train", "text.yaml", "--output", "many").code == 0
     assert [len(members) for members in clamu("info", "many", "--json").json["clusters"]] == [8]
     text = clamu("info", "many").out
-    assert "user_0_0, user_0_1, user_1_0, user_1_1, user_2_0, user_2_1, … and 2 more" in text
+    assert "user_0_0, user_0_1, user_1_0, user_1_1, user_2_0, user_2_1, … and 2 more (--members)" in text
     assert "user_3" not in text
+    assert "user_2_1, user_3_0, user_3_1" in clamu("info", "many", "--members").out
+
+
+def test_info_of_a_task(clamu, work):
+    clusters, names = (clamu("info", "text", "--json").json[key] for key in ("clusters", "cluster_names"))
+    found = clamu("info", "text", "--task", "user_2", "--json").json
+    assert "user_2" in clusters[found["cluster"]]
+    assert found["cluster_name"] == names[found["cluster"]]
+    assert (found["num_train"], found["num_validation"]) == (4, 2)
+    assert found["scores"].keys() == {"base", "global", "own"}
+    assert (found["has_own_mask"], found["snapshot"], found["archive"]) == (False, None, None)
+    text = clamu("info", "text", "--task", "user_2").out
+    assert "4 to train on, 2 kept out" in text
+    assert "no snapshot beside the model" in text
+    told = clamu("info", "text", "--task", "User_2").error
+    assert "No merged task is called 'User_2'; 4 are merged. Did you mean 'user_2'?" in told
+
+
+def test_info_says_what_is_kept_beside_a_model(clamu, work):
+    text = (work / "text.yaml").read_text(encoding="utf-8").replace("num_clusters: 2", "preset: per-task")
+    (work / "text.yaml").write_text(f"{text}snapshot: true\n", encoding="utf-8")
+    assert clamu("train", "text.yaml", "--output", "kept", "--archive", "vectors").code == 0
+    found = clamu("info", "kept", "--archive", "vectors", "--json").json
+    assert found["snapshot"]["num_tasks"] == found["archive"]["num_tasks"] == 4
+    assert "archive: vectors, of 4 of 4 tasks" in clamu("info", "kept", "--archive", "vectors").out
+    one = clamu("info", "kept", "--task", "user_1", "--archive", "vectors", "--json").json
+    assert (one["has_own_mask"], one["snapshot"], one["archive"]) == (True, True, True)
+    assert one["mask_bytes"] > 0
+    assert clamu("info", "kept", "--task", "user_1", "--archive", "none", "--json").json["archive"] is False
+
+
+def test_info_finds_a_task_with_a_keyed_id(clamu, work, monkeypatch):
+    monkeypatch.setenv("CLAMU_TASK_ID_KEY", "secret")
+    assert clamu("train", "text.yaml", "--output", "keyed").code == 0
+    found = clamu("info", "keyed", "--task", "user_2", "--json").json
+    assert found["ledger_id"] in clamu("info", "keyed", "--json").json["clusters"][found["cluster"]]
+    monkeypatch.delenv("CLAMU_TASK_ID_KEY")
+    assert "without the key" in clamu("info", "keyed", "--task", "user_2").error
 
 
 @pytest.mark.parametrize("kind", ["text", "image"])
@@ -221,7 +259,7 @@ def test_predict_rows_of_a_forgotten_task_by_the_fallback(clamu, work):
         assert [answer["cluster"] is None for answer in answers] == [answer["served_by"] == who for answer in answers]
         found = clamu("predict", "text", "great 1", "--task", "user_1", "--fallback", who)
         assert found.out.endswith(f"({who})\n")
-        assert found.err == ""
+        assert found.err == "label\tscore\tserved by\n"
     base, merged = (
         clamu("predict", "text", "a b", "--task", "x", "--fallback", who, "--json").json["predictions"][0]["score"]
         for who in ("base", "global")
@@ -235,7 +273,7 @@ def test_predict_says_where_nobody_chose_who_serves(clamu, work):
     assert told.err.count("\n") == 1
     assert set(told.json) == {"predictions"}
     for chosen in (["great 1", "--task", "user_2"], ["great 1", "--cluster", "0"], ["--data", "rows.jsonl"]):
-        assert clamu("predict", "text", *chosen).err == ""
+        assert clamu("predict", "text", *chosen, "--json").err == ""
 
 
 def test_evaluate_says_how_many_tasks_it_left_out(clamu, work):
@@ -247,10 +285,20 @@ def test_evaluate_says_how_many_tasks_it_left_out(clamu, work):
 
 
 def test_predicted_rows_are_named(clamu, work):
-    lines = clamu("predict", "text", "--data", "rows.jsonl").out.splitlines()
+    told = clamu("predict", "text", "--data", "rows.jsonl")
+    assert told.err == "row\ttask\tlabel\tscore\tserved by\n"
+    lines = told.out.splitlines()
     assert len(lines) == 24
+    assert {len(line.split("\t")) for line in lines} == {5}
     for number, line in enumerate(lines):
         assert line.split("\t")[:2] == [f"row {number}", f"user_{number // 6}"]
+
+
+@pytest.mark.parametrize(("model", "columns"), [("text", "label\tscore"), ("lm", "completion")])
+def test_columns_of_predictions_are_named_beside_stdout(clamu, work, model, columns):
+    told = clamu("predict", model, "great 1", "--task", "user_0", "--max-new-tokens", "2")
+    assert told.err == f"{columns}\tserved by\n"
+    assert told.out.count("\t") == told.err.count("\t")
 
 
 def test_predict_texts(clamu, work):

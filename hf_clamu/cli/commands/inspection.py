@@ -2,24 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from hf_clamu.cli.checkpoints import checkpoints_of
-from hf_clamu.cli.models import open_model, report_pending
+from hf_clamu.cli.models import open_model, report_pending, task_id_key
 from hf_clamu.cli.options import Checkpoints, Data, Json, ModelToChange, ModelToRead
 from hf_clamu.cli.output import emit, emit_error, is_saved_model, quieten, table
 from hf_clamu.errors import CheckpointFormatError, DigestMismatchError, EnvironmentMismatchError
+
+if TYPE_CHECKING:
+    from hf_clamu.checkpoint.checkpoint import Checkpoint
 
 __all__ = ["info", "verify"]
 
 _MOST_MEMBERS = 6  # of a cluster that the text of `info` names
 
 
-def info(folder: ModelToRead, as_json: Json = False) -> None:
+def info(
+    folder: ModelToRead,
+    task: Annotated[
+        str | None, typer.Option(help="Say what is kept of this task instead.", show_default=False)
+    ] = None,
+    members: Annotated[bool, typer.Option("--members", help="Name all members of each cluster.")] = False,
+    archive: Annotated[
+        str | None,
+        typer.Option(help="Folder or hf://ORG/NAME of task vectors: say whose it holds.", show_default=False),
+    ] = None,
+    as_json: Json = False,
+) -> None:
     """Say what a saved model is made of, after checking the digests of its files."""
     from hf_clamu.checkpoint.reader import read_checkpoint
     from hf_clamu.hub.pull import resolve_folder
@@ -27,6 +42,11 @@ def info(folder: ModelToRead, as_json: Json = False) -> None:
     report_pending(Path(folder))
     checkpoint = read_checkpoint(resolve_folder(folder))
     config, state = checkpoint.config, checkpoint.state
+    kept = {"snapshot": _snapshot_of(checkpoint, folder), "archive": _archive_of(checkpoint, archive)}
+    if task is not None:
+        facts = _task_facts(checkpoint, task, kept)
+        emit(as_json, facts, lambda: _task_text(folder, facts))
+        return
     values: dict[str, Any] = {
         "format_version": config.format_version if checkpoint.files is None else checkpoint.files.format_version,
         "architecture": config.architecture,
@@ -42,21 +62,116 @@ def info(folder: ModelToRead, as_json: Json = False) -> None:
         "clusters": [list(members) for members in state.clusters],
         "cluster_names": list(state.cluster_names),
         "state_digest": checkpoint.state_digest,
+        **{name: None if place is None else place.to_dict() for name, place in kept.items()},
     }
-    emit(as_json, values, lambda: _info_text(folder, values))
+    emit(as_json, values, lambda: _info_text(folder, values, most=None if members else _MOST_MEMBERS))
 
 
-def _info_text(folder: str, values: dict[str, Any]) -> str:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Kept:
+    """What lies beside a model for later requests: a place, and the tasks of which it has something."""
+
+    place: str
+    task_ids: frozenset[str]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"place": self.place, "num_tasks": len(self.task_ids)}
+
+
+def _snapshot_of(checkpoint: Checkpoint, folder: str) -> _Kept | None:
+    from hf_clamu.operations.snapshots import snapshot_names
+    from hf_clamu.storage import Snapshot, snapshot_beside
+
+    if not Path(folder).is_dir() or not Snapshot(snapshot_beside(Path(folder))).is_there:
+        return None
+    snapshot = Snapshot(snapshot_beside(Path(folder)))
+    names = snapshot_names(checkpoint.state.records)
+    held = frozenset(task_id for task_id, name in names.items() if snapshot.holds(name))
+    return _Kept(place=str(snapshot.folder), task_ids=held)
+
+
+def _archive_of(checkpoint: Checkpoint, place: str | None) -> _Kept | None:
+    from hf_clamu.hub.archive import archive_at
+
+    archive = archive_at(place)
+    if archive is None:
+        return None
+    archive.open(may_create=False)
+    records = checkpoint.state.records
+    held = frozenset(task_id for task_id, record in records.items() if archive.holds(task_id, record.vector_digest))
+    return _Kept(place=str(place), task_ids=held)
+
+
+def _task_facts(checkpoint: Checkpoint, task: str, kept: Mapping[str, _Kept | None]) -> dict[str, Any]:
+    """Return what the files of a saved model hold of one task.
+
+    Raises:
+        TaskNotFoundError: if it is not merged.
+    """
+    from hf_clamu.models.requesting import ledger_id
+    from hf_clamu.models.state import ModelContext
+
+    state = checkpoint.state
+    task_id = ledger_id(checkpoint, ModelContext(task_id_key=task_id_key()), task)
+    number = state.cluster_of(task_id)  # first: it refuses a task that is not merged
+    record = state.records[task_id]
+    scores = None if state.scores is None else state.scores["clusters"][number]
+    masks = state.masks[number] if state.masks else {}
+    return {
+        "task": task,
+        "ledger_id": task_id,
+        "cluster": number,
+        "cluster_name": state.cluster_names[number],
+        "cluster_size": len(state.clusters[number]),
+        "num_train": record.num_train,
+        "num_validation": record.num_validation,
+        "scores": scores,
+        "mask_bytes": sum(mask.numel() * mask.element_size() for mask in masks.values()),
+        "has_own_mask": bool(state.task_masks) or (bool(masks) and state.has_mask_per_task),
+        "has_features": state.task_features is not None,
+        "from_checkpoint": record.from_checkpoint,
+        "data_digest": record.data_digest,
+        "vector_digest": record.vector_digest,
+        **{name: None if place is None else task_id in place.task_ids for name, place in kept.items()},
+    }
+
+
+def _task_text(folder: str, facts: Mapping[str, Any]) -> str:
+    alone = facts["cluster_size"] == 1
+    others = "it alone" if alone else f"with {facts['cluster_size'] - 1} others"
+    scores = facts["scores"]
+    shown = "none" if scores is None else ", ".join(f"{name} {100 * score:.1f} %" for name, score in scores.items())
+    kept = [f"a mask of {facts['mask_bytes']:,} bytes"] if facts["has_own_mask"] else []
+    kept += ["features" if facts["has_features"] else "", "counts, digests and bounds in the ledger"]
+    rows = [
+        ("cluster", f"{facts['cluster']} ({facts['cluster_name']}), {others}"),
+        ("rows", f"{facts['num_train']} to train on, {facts['num_validation']} kept out"),
+        ("scores" if alone else "scores of its cluster", shown),
+        ("stored of it alone", ", ".join(filter(None, kept))),
+        ("came from", "a checkpoint" if facts["from_checkpoint"] else "finetuning here"),
+        ("snapshot of its rows", _yes_no(facts["snapshot"], "no snapshot beside the model")),
+        ("vector in the archive", _yes_no(facts["archive"], "name one with --archive to look")),
+    ]
+    return f"{folder}: task {facts['task']}\n" + table(("what", "value"), rows, left=(0, 1))
+
+
+def _yes_no(value: bool | None, unknown: str) -> str:
+    return unknown if value is None else "yes" if value else "no"
+
+
+def _info_text(folder: str, values: Mapping[str, Any], *, most: int | None) -> str:
     base, arguments = values["base_model"], values["arguments"]
     name = base["name_or_path"] or "(inside, base_model/)"
     named = zip(values["cluster_names"], values["clusters"], strict=True)
-    rows = [(str(number), name, str(len(m)), _shortened(m)) for number, (name, m) in enumerate(named)]
+    rows = [(str(number), name, str(len(m)), _shortened(m, most)) for number, (name, m) in enumerate(named)]
     members = table(("cluster", "name", "tasks", "members"), rows, left=(0, 1, 3))
     return "\n".join(
         [
             f"{folder}: {values['architecture']}, base {name} {base['revision'] or ''}".rstrip(),
             f"{values['num_tasks']} tasks, {values['num_parameters']:,} weights, alpha {values['alpha']:.6g}",
             ", ".join(f"{name} {arguments[name]}" for name in ("clustering", "localization", "scaling", "seed")),
+            _kept_text("snapshot", values, "none beside the model"),
+            _kept_text("archive", values, "a model does not name its own; --archive PLACE looks into one"),
             f"state {values['state_digest']}",
             "",
             members if rows else "No task is merged: this is the base model.",
@@ -64,9 +179,16 @@ def _info_text(folder: str, values: dict[str, Any]) -> str:
     )
 
 
-def _shortened(members: Sequence[str]) -> str:
-    more = len(members) - _MOST_MEMBERS
-    return ", ".join(members[:_MOST_MEMBERS]) + (f", … and {more} more" if more > 0 else "")
+def _kept_text(name: str, values: Mapping[str, Any], unknown: str) -> str:
+    kept = values[name]
+    return f"{name}: " + (
+        unknown if kept is None else f"{kept['place']}, of {kept['num_tasks']} of {values['num_tasks']} tasks"
+    )
+
+
+def _shortened(members: Sequence[str], most: int | None) -> str:
+    more = 0 if most is None else len(members) - most
+    return ", ".join(members[:most]) + (f", … and {more} more (--members)" if more > 0 else "")
 
 
 def verify(folder: ModelToChange, data: Data = None, checkpoint: Checkpoints = None, as_json: Json = False) -> None:

@@ -74,6 +74,8 @@ def predict(
         note("The model has no image processor: pixels are taken as the files have them, usually from 0 to 255.")
     heads = [""] * len(rows) if not data else [_row_head(spec, *numbered) for numbered in enumerate(rows)]
     lines = (f"{head}{_answer_text(answer)}" for head, answer in zip(heads, answers, strict=True))
+    if not as_json:
+        note("\t".join([*(("row", "task") if data else ()), *_answer_columns(spec), "served by"]))
     emit(as_json, {"predictions": answers}, lambda: "\n".join(lines))
 
 
@@ -95,6 +97,14 @@ def _row(spec: TaskSpec, value: str) -> dict[str, Any]:
             return {spec.image_column: ImageOps.exif_transpose(image)}  # as data sets and pipelines read it
     except (OSError, UnidentifiedImageError) as error:
         raise RecipeError(f"{value!r} is no image file that can be read ({error}).") from error
+
+
+def _answer_columns(spec: TaskSpec) -> tuple[str, ...]:
+    """Return the names of what `_answer_text` prints, before who serves."""
+    from hf_clamu.tasks import traits_of
+
+    traits = traits_of(spec.kind)
+    return ("completion",) if traits.writes_text else ("tags",) if traits.labels == "words" else ("label", "score")
 
 
 def _answer_text(answer: dict[str, Any]) -> str:
