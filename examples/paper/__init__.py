@@ -2,7 +2,8 @@
 
     python -m examples.paper all --scale local --data TOFU_FILE
     python -m examples.paper figure2 --scale smoke
-    python -m examples.paper report --scale local          # draw the figures, fill docs/paper.md
+    python -m examples.paper report --scale local          # draw the figures, fill paper-results/local/paper.md
+    python -m examples.paper report --scale local --docs   # or docs/paper.md
 
 What a scale runs is a recipe (`scales/*.yaml`): data, models, settings, seeds, and the cells of every experiment. The
 code is the same for all of them.

@@ -1,4 +1,4 @@
-"""`python -m examples.paper`: measure tables and figures, draw them, and write docs/paper.md."""
+"""`python -m examples.paper`: measure tables and figures, draw them, and write a page of them."""
 
 from __future__ import annotations
 
@@ -32,9 +32,16 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument(
         "--output", type=Path, default=Path("paper-results"), help="keeps results; a run goes on there"
     )
-    parser.add_argument("--page", type=Path, default=_DOCS / "paper.md", help="the page that `report` and `all` write")
+    place = parser.add_mutually_exclusive_group()
+    place.add_argument(
+        "--page", type=Path, help="the page that `report` and `all` write; by default paper.md beside the results"
+    )
+    place.add_argument("--docs", action="store_true", help="write docs/paper.md and its figures")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes at a time")
     options = parser.parse_args(words)
+    writes_page = bool({"all", "report"} & set(options.what))
+    if options.docs and not writes_page:
+        parser.error("--docs goes with report or all, which write the page")
     try:
         scale = Scale.load(options.scale)
         paths = dict(word.split("=", 1) if "=" in word else ("tofu", word) for word in options.data)
@@ -53,11 +60,12 @@ def main(words: list[str] | None = None) -> int:
             measure_extra(name, scale, folder, paths)
         if names:
             say(f"{', '.join(names)}: {time.perf_counter() - started:.0f} s; results are in {Results(folder).folder}")
-        if {"all", "report"} & set(options.what):
+        if writes_page:
             from examples.paper.page import write_page
 
-            left_out = write_page(options.page, options.page.parent / "images" / "paper", scale, folder)
-            say(f"wrote {options.page}" + (f" without {', '.join(left_out)} (not measured)" if left_out else ""))
+            page = _DOCS / "paper.md" if options.docs else options.page or folder / "paper.md"
+            left_out = write_page(page, page.parent / "images" / "paper", scale, folder)
+            say(f"wrote {page}" + (f" without {', '.join(left_out)} (not measured)" if left_out else ""))
     except ClamuError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -239,6 +239,8 @@ class Statistics:
             images.
         single_label_share (`float`, *optional*): share of tasks whose examples all have one label; `None` where
             `num_labels` is.
+        labels_per_task (*tuple* of numbers, *optional*): minimum, mean and maximum of the different labels of a task;
+            `None` where `num_labels` is.
     """
 
     num_tasks: int
@@ -247,6 +249,7 @@ class Statistics:
     num_labels: int | None
     mean_tokens: float | None
     single_label_share: float | None
+    labels_per_task: tuple[int, float, int] | None
 
 
 def statistics(tasks: TaskDataset, processor: Any) -> Statistics:
@@ -276,6 +279,7 @@ def statistics(tasks: TaskDataset, processor: Any) -> Statistics:
         num_labels=None if is_free else len(found),
         mean_tokens=num_tokens / num_examples if num_tokens else None,
         single_label_share=None if is_free else sum(len(labels) == 1 for labels in kinds) / len(kinds),
+        labels_per_task=None if is_free else _spread([len(labels) for labels in kinds]),
     )
 
 

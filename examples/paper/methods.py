@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from examples.paper.costs import stored_models
 from examples.paper.scale import Cell
 from examples.paper.study import Pool, Study
 from hf_clamu.evaluation import finetune_together, label_probabilities, labels_of_examples
@@ -29,7 +30,7 @@ class Outcome:
 
     Args:
         scores (*dict* of `str` to `float`): per task, on its reported examples.
-        storage (`float`): weights that it keeps, in fp32 models; a mask is one bit per weight, 1/32 of a model.
+        storage (`float`): weights that it keeps, in fp32 models (see `stored_models`).
         alpha (`float`, *optional*): the scaling coefficient that it chose.
         num_clusters (`int`, *optional*): clusters that there are.
     """
@@ -162,7 +163,7 @@ class _Run:
         )
         alpha, masks = Localizer(self.trainer, problem).run()
         return self._scored(
-            self._masked(delta, alpha, masks), storage=1 + len(masks) / 32, alpha=alpha, num_clusters=len(masks)
+            self._masked(delta, alpha, masks), storage=stored_models(len(masks)), alpha=alpha, num_clusters=len(masks)
         )
 
     _emr = _tall = _clamu = _localized
@@ -179,7 +180,9 @@ class _Run:
     def _by_support(self, stored: int) -> Outcome:
         delta = self.pool.total(self.task_ids)
         masks = tuple(union([support(self.pool.vector(task_id)) for task_id in members]) for members in self.clusters)
-        return self._tuned(lambda factor: self._masked(delta, self._alpha(factor), masks), storage=1 + stored / 32)
+        return self._tuned(
+            lambda factor: self._masked(delta, self._alpha(factor), masks), storage=stored_models(stored)
+        )
 
     def _alpha(self, factor: float | str) -> float:
         return scaling_coefficient(factor, len(self.task_ids))

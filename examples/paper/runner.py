@@ -18,6 +18,9 @@ from hf_clamu.storage import write_atomically
 
 __all__ = ["Results", "extra_digest", "measure_cells", "measure_extra", "say", "write_json"]
 
+# Rises when results without cells get other entries.
+_EXTRA_FORMAT = 2
+
 
 class Results:
     """Measured cells, a JSON file for each setting and seed.
@@ -136,7 +139,7 @@ def measure_extra(name: str, scale: Scale, folder: Path, paths: dict[str, str]) 
 
 def extra_digest(setting: Setting, experiment: Experiment) -> str:
     """Return the SHA-256 of everything that a result without cells depends on."""
-    return digest_json([setting.digest, list(experiment.num_clusters), experiment.requests])
+    return digest_json([_EXTRA_FORMAT, setting.digest, list(experiment.num_clusters), experiment.requests])
 
 
 def _settle(jobs: int) -> None:

@@ -365,7 +365,7 @@ def test_statistics_of_labels(tweets):
     tasks, _ = sent140(seed=0, path=tweets, min_examples=4, max_examples=10, validation_fraction=0.5)
     found = statistics(tasks, byte_tokenizer())
     assert (found.num_tasks, found.examples, found.validation_examples) == (4, (3, 3, 3), (3, 3, 3))
-    assert (found.num_labels, found.single_label_share) == (2, 0.25)
+    assert (found.num_labels, found.single_label_share, found.labels_per_task) == (2, 0.25, (1, 1.75, 2))
     assert found.mean_tokens == (9 * len("ann says 0") + 3 * len("dan is glad 0")) / 12
     lm, _ = sent140(seed=0, path=tweets, min_examples=4, max_examples=10, validation_fraction=0.5, head="lm")
     assert (statistics(lm, byte_tokenizer()).num_labels, statistics(lm, byte_tokenizer()).single_label_share) == (
@@ -379,7 +379,8 @@ def test_statistics_of_free_answers_and_images(tmp_path, pictures):
     rows = [{"question": f"q{row}", "answer": f"a{row}"} for row in range(40)]
     path.write_text(json.dumps(rows), encoding="utf-8")
     found = statistics(tofu(seed=0, path=path)[0], byte_tokenizer())
-    assert (found.examples, found.num_labels, found.single_label_share) == ((20, 20, 20), None, None)
+    assert (found.examples, found.num_labels, found.labels_per_task) == ((20, 20, 20), None, None)
+    assert found.single_label_share is None
     tasks, _ = clip_task_level(seed=0, path=pictures, num_tasks=6, examples_per_task=8, num_validation=2)
     assert statistics(tasks, None).mean_tokens is None
 

@@ -5,9 +5,11 @@ import json
 import re
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from examples.paper.__main__ import main
 from examples.paper.bases import BASES
@@ -16,9 +18,11 @@ from examples.paper.costs import mean_retained, unlearning_cost
 from examples.paper.measured import LABELS, Measured, Value
 from examples.paper.measures import first_answers
 from examples.paper.methods import _Run, run_cell
+from examples.paper.paper_tables import GPT2_XL_WEIGHTS, forgetting
 from examples.paper.quoted import quoted_rows
 from examples.paper.runner import measure_cells
 from examples.paper.scale import METHODS, SCALES, Cell, Scale
+from examples.paper.sections import TITLES
 from examples.paper.sources import SOURCES, load_setting_tasks
 from examples.paper.study import Study
 from hf_clamu.errors import RecipeError
@@ -29,8 +33,11 @@ from hf_clamu.training import deterministic, silent_progress
 def ran(tmp_path_factory):
     """Everything of the smoke scale: where its results and its page are."""
     folder = tmp_path_factory.mktemp("paper")
-    words = ["--scale", "smoke", "--output", str(folder / "results"), "--page", str(folder / "docs" / "paper.md")]
-    assert main(["all", *words, "--jobs", "1"]) == 0
+    docs = Path(__file__).parents[2] / "docs"
+    committed = {path: path.read_bytes() for path in (docs / "paper.md", *(docs / "images" / "paper").iterdir())}
+    assert main(["all", "--scale", "smoke", "--output", str(folder / "results"), "--jobs", "1"]) == 0
+    # No scale writes docs/ unless it is asked to.
+    assert {path: path.read_bytes() for path in committed} == committed
     return folder
 
 
@@ -44,8 +51,10 @@ def study(ran):
 
 
 def test_the_page_has_every_table_and_figure(ran):
-    page = (ran / "docs" / "paper.md").read_text()
+    page = (ran / "results" / "smoke" / "paper.md").read_text()
     scale = Scale.load("smoke")
+    assert "## Table 4: Reddit" in page
+    assert "## Table 5: Sent140" in page
     for name in scale.experiments:
         assert f"`python -m examples.paper {name} --scale smoke`" in page
     for setting in scale.settings.values():
@@ -53,7 +62,7 @@ def test_the_page_has_every_table_and_figure(ran):
     for method in METHODS:
         assert LABELS[method] in page
     assert "374.5 times" in page
-    images = sorted(path.name for path in (ran / "docs" / "images" / "paper").iterdir())
+    images = sorted(path.name for path in (ran / "results" / "smoke" / "images" / "paper").iterdir())
     assert images == ["figure2.png", "figure3.png", "figure4.png", "figure5.png", "table1.png"]
     assert all(f"](images/paper/{name})" in page for name in images)
     # Each request was compared with a build, byte for byte.
@@ -99,7 +108,7 @@ def test_timed_requests_of_another_recipe_are_not_used(ran):
     assert measured.extra("cost") == {}
 
 
-def test_the_papers_numbers_are_beside_ours(ran):
+def test_what_the_paper_states_is_beside_ours(ran):
     scale = Scale.load("smoke")
     measured = Measured(scale, ran / "results" / "smoke")
     rows = {row[1]: row[2] for row in quoted_rows(measured)}
@@ -111,8 +120,72 @@ def test_the_papers_numbers_are_beside_ours(ran):
         for setting in ("images_label", "users_cls", "users_lm")
     ]
     assert rows["5 to 80"] == f"{min(gains):.1f} to {max(gains):.1f}"
-    page = (ran / "docs" / "paper.md").read_text()
+    assert rows["12 to 30"] == _range(
+        [
+            _score(measured, "images_label", "clamu", count)
+            - _score(measured, "images_label", "clamu", count, "random")
+            for count in (2, 3)
+        ]
+    )
+    assert rows["5 to 20"] == _range(
+        [
+            _score(measured, setting, "clamu", 2) - _score(measured, setting, method, 2)
+            for setting in ("images_label", "users_cls", "users_lm")
+            for method in ("tall", "emr")
+        ]
+    )
+    page = (ran / "results" / "smoke" / "paper.md").read_text()
     assert all(f"| {number} | {ours} |" in page for number, ours in rows.items())
+
+
+def _score(measured, setting, method, num_clusters, clustering="features"):
+    return 100 * measured.value(setting, 4, method, num_clusters=num_clusters, clustering=clustering).mean
+
+
+def _range(points):
+    return f"{round(min(points))} to {round(max(points))}"
+
+
+def test_the_papers_tables_stand_beside_ours(ran):
+    page = (ran / "results" / "smoke" / "paper.md").read_text()
+    parts = {part.partition(":")[0]: part for part in page.split("\n## ")}
+
+    def rows(part, label):
+        lines = [line.strip("| ").split(" | ") for line in parts[part].split("\n") if line.startswith("| ")]
+        return [cells[1:] for cells in lines if cells[0] == label]
+
+    assert rows("Table 1", "ClAMU")[0][2:] == "100 94 40 35 100 100 100 100".split()
+    assert rows("Table 1", "merged tasks")[0][2] == "paper, small: 2"
+    # The classification head comes first, then the other; ours by features and random come before the paper's.
+    assert [row[2:] for row in rows("Table 4", "TALL")] == [["40.1", "25.1"], ["45.7", "27.8"]]
+    assert [row[2:] for row in rows("Table 5", "local models")] == [["69.4", "67.8"], ["66.3", "63.2"]]
+    assert rows("Table 4", "zero-shot")[0][2:] == ["–", "–"]
+    # What the paper counts, and what our formulas give for its sizes.
+    assert rows("Table 2", "375")[0][:6] == ["70.8", "7.5K", "7,500", "83.9", "188K", "187,500"]
+    counted, accuracies = rows("Table 3", "250")
+    assert counted == ["10K", "10,000", "40", "53", "52.9", "54.9", "9.8", "9.8", "10.1"]
+    assert accuracies[:3] == ["63.4", "79.4", "71.2"]
+    assert rows("Table 6", "(i) images, all labels per task")[0][-4:] == ["500", "100", "10 to 47", "102"]
+
+
+def test_a_table_with_more_rows_than_the_papers():
+    columns, rows = forgetting((["here"], [[str(row)] for row in range(7)]))
+    assert len(columns) == len(rows[0]) == len(rows[6]) == 8
+    assert (rows[5][0], rows[5][-1]) == ("499", "5")
+    assert rows[6] == ["–"] * 7 + ["6"]
+
+
+def test_gpt2_xl_is_as_large_as_counted():
+    config = AutoConfig.for_model("gpt2", n_embd=1600, n_layer=48, n_head=25)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    assert model.num_parameters() == GPT2_XL_WEIGHTS
+
+
+def test_docs_are_written_by_report_alone(capsys):
+    with pytest.raises(SystemExit):
+        main(["table6", "--scale", "smoke", "--docs"])
+    assert "--docs goes with report or all" in capsys.readouterr().err
 
 
 def test_a_measured_cell_is_measured_the_same_again(ran, study):
@@ -230,7 +303,7 @@ def test_recipes_of_all_scales_can_be_read(name):
         if not isinstance(setting.base, str):
             options = dict(setting.base)
             inspect.signature(BASES[options.pop("source")]).bind(None, None, **options)
-    assert {"figure2", "figure3", "figure4", "figure5", "cost"} <= scale.experiments.keys()
+    assert scale.experiments.keys() == TITLES.keys()
     assert all(list(one.cells(scale.seeds)) for key, one in scale.experiments.items() if key not in ("table6", "cost"))
 
 
