@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import evaluate
 
 from hf_clamu.errors import TaskDataError
-from hf_clamu.evaluation.evaluators import evaluator
 from hf_clamu.evaluation.metrics import Accuracy, AnswerProbability, MacroF1
-from hf_clamu.serving.recipe_pipelines import recipe_pipeline
 from hf_clamu.serving.routing import Route, find_route, select_route
-from hf_clamu.tasks import Example, TaskDataset, traits_of
+from hf_clamu.tasks import Example, ModelLimits, TaskDataset, traits_of
 from hf_clamu.tasks.encoding import padding_id
 from hf_clamu.training import LiveModel, Progress, label_predictions, losses_and_scores, silent_progress
 
@@ -113,8 +111,8 @@ def evaluate_model(
 ) -> EvaluationReport:
     """Measure a merged model on its tasks.
 
-    Classifiers are measured by `evaluate`'s evaluators over a pipeline of each cluster, language models by the
-    probability that they give the right answer, which no pipeline tells.
+    Classifiers are measured by the labels they choose, language models by the probability of the right answer. Each
+    row is encoded once, as training has it.
 
     Args:
         model (`ClamuModel`): the model; what is selected is the same afterwards. It is held until the end: other
@@ -145,14 +143,14 @@ def _evaluated(
     for task_id in known:
         groups.setdefault(model.cluster_of(task_id), []).append(task_id)
     route = _route(model, serving)
-    measure = _Answers(model, tasks, split) if traits_of(tasks.spec.kind).writes_text else _Labels(model, tasks, split)
+    live = LiveModel(model, device=model.device, pad_token_id=padding_id(model.processor))
     measured: dict[str, tuple[dict[str, float], int]] = {}
     for number in progress(sorted(groups), "evaluate"):
         select_route(model, number if route is None else route)
         for task_id in groups[number]:
-            result = measure(task_id)
-            if result is not None:
-                measured[task_id] = result
+            examples = _examples(tasks, task_id, model, split)
+            if examples:
+                measured[task_id] = _metrics_of(live, examples, tasks.spec.kind), len(examples)
     if not measured:
         raise TaskDataError(
             f"None of the {len(known)} tasks has {split} examples: the recipe keeps none (validation_fraction), or "
@@ -186,53 +184,17 @@ def _summaries(tasks: Iterable[Mapping[str, float]]) -> dict[str, Summary]:
     return {name: Summary.of(row[name] for row in rows) for name in rows[0]}
 
 
-def _examples(tasks: TaskDataset, task_id: str, processor: Any, split: Split) -> tuple[Example, ...]:
-    encoded = tasks.encode(task_id, processor)
+def _examples(tasks: TaskDataset, task_id: str, model: Any, split: Split) -> tuple[Example, ...]:
+    encoded = tasks.encode(task_id, model.processor, ModelLimits.of(model))
     parts = {"train": encoded.train, "validation": encoded.validation}
     return parts.get(split, (*encoded.train, *encoded.validation))
 
 
-class _Labels:
-    """Measures a classifier by its pipeline."""
-
-    def __init__(self, model: Any, tasks: TaskDataset, split: Split) -> None:
-        spec = tasks.spec
-        self._tasks, self._split, self._processor = tasks, split, model.processor
-        self._live = LiveModel(model, device=model.device, pad_token_id=padding_id(model.processor))
-        self._evaluator = evaluator(traits_of(spec.kind).pipeline)
-        self._metric = evaluate.combine([Accuracy(), MacroF1()])
-        self._settings = {
-            "model_or_pipeline": recipe_pipeline(model),
-            "metric": self._metric,
-            "input_column": spec.image_column or spec.tokens_column or spec.text_column,
-            "label_column": spec.label_column or spec.tags_column,
-            "label_mapping": model.config.label2id,
-        }
-
-    def __call__(self, task_id: str) -> tuple[dict[str, float], int] | None:
-        if self._tasks.is_stored(task_id):  # there are no rows for a pipeline
-            examples = _examples(self._tasks, task_id, self._processor, self._split)
-            predictions, references = label_predictions(self._live, examples, self._tasks.spec.kind)
-            count = len(examples)
-            scores = self._metric.compute(predictions=predictions, references=references) if count else {}
-        else:
-            rows = self._tasks.rows(task_id, self._processor, self._split)
-            count = len(rows)
-            scores = self._evaluator.compute(data=rows, **self._settings) if count else {}
-        return ({name: float(scores[name]) for name in ("accuracy", "macro_f1")}, count) if count else None
-
-
-class _Answers:
-    """Measures a language model by the probability of the right answers."""
-
-    def __init__(self, model: Any, tasks: TaskDataset, split: Split) -> None:
-        self._tasks, self._split, self._processor = tasks, split, model.processor
-        self._live = LiveModel(model, device=model.device, pad_token_id=padding_id(model.processor))
-        self._metric = AnswerProbability()
-
-    def __call__(self, task_id: str) -> tuple[dict[str, float], int] | None:
-        examples = _examples(self._tasks, task_id, self._processor, self._split)
-        if not examples:
-            return None
-        losses, _ = losses_and_scores(self._live, examples, self._tasks.spec.kind)
-        return self._metric.compute(predictions=[-loss for loss in losses]), len(examples)
+def _metrics_of(live: LiveModel, examples: Sequence[Example], kind: str) -> dict[str, float]:
+    """Measure the weights that are served on some examples, which are encoded as training had them."""
+    if traits_of(kind).writes_text:
+        losses, _ = losses_and_scores(live, examples, kind)
+        return AnswerProbability().compute(predictions=[-loss for loss in losses]) or {}
+    predictions, references = label_predictions(live, examples, kind)
+    scores = evaluate.combine([Accuracy(), MacroF1()]).compute(predictions=predictions, references=references)
+    return {name: float(scores[name]) for name in ("accuracy", "macro_f1")}

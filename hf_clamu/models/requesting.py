@@ -18,7 +18,7 @@ from hf_clamu.operations.lifecycle.receipts import PENDING, make_receipt, salted
 from hf_clamu.operations.lifecycle.request_files import RequestFiles
 from hf_clamu.operations.request import ChangeResult, Request, RequestKind
 from hf_clamu.operations.snapshots import snapshot_names
-from hf_clamu.tasks import DataFiles, TaskDataset, keyed_id
+from hf_clamu.tasks import DataFiles, Encodings, ModelLimits, TaskDataset, keyed_id
 from hf_clamu.training import Progress, Workers, silent_progress
 
 __all__ = ["RequestOptions", "cover", "find_local_models", "ledger_id", "log_change", "make_request", "opened"]
@@ -79,7 +79,12 @@ def find_local_models(
 
 
 def make_request(
-    live: LiveState, options: RequestOptions, copy_base: Callable[[], Any], *, adds: bool = False
+    live: LiveState,
+    options: RequestOptions,
+    copy_base: Callable[[], Any],
+    *,
+    limits: ModelLimits,
+    adds: bool = False,
 ) -> Request:
     """Return a request on the present state.
 
@@ -87,6 +92,7 @@ def make_request(
         live (`LiveState`): of the model.
         options (`RequestOptions`): what the caller gave.
         copy_base (*callable*): makes a base model (`transformers.PreTrainedModel`) to train on.
+        limits (`ModelLimits`): of that model.
         adds (`bool`): local models of tasks that are not merged count, too.
 
     Raises:
@@ -97,6 +103,7 @@ def make_request(
         checkpoint=live.merged.checkpoint,
         copy_base=copy_base,
         processor=context.processor,
+        encodings=Encodings(context.processor, limits),
         data=options.data if options.data is not None else context.tasks,
         origin=context.folder,
         task_id_key=context.task_id_key,

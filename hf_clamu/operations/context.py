@@ -17,7 +17,7 @@ from hf_clamu.exact import digest_json
 from hf_clamu.local_models.local_models import LocalModels
 from hf_clamu.merging import ClamuArguments, MergedState
 from hf_clamu.storage import Archive, Journal
-from hf_clamu.tasks import TaskDataset
+from hf_clamu.tasks import Encodings, TaskDataset
 from hf_clamu.tasks.encoding import padding_id
 from hf_clamu.training import Environment, Progress, TaskTrainer, Workers, Workspace, deterministic, silent_progress
 
@@ -41,6 +41,7 @@ class RunContext:
         journal (`Journal`, *optional*): keeps what is finished, for another start.
         archive (`Archive`, *optional*): gets and has the vectors of the merged tasks.
         local_models (`LocalModels`, *optional*): of the tasks that are not finetuned here.
+        encodings (`Encodings`, *optional*): what was encoded already.
         backwards (`bool`): take tasks and clusters in the opposite order and split them over the processes in another
             way (`training.workers.split_backwards`), which must not show in any byte.
     """
@@ -56,6 +57,7 @@ class RunContext:
     journal: Journal | None = None
     archive: Archive | None = None
     local_models: LocalModels | None = None
+    encodings: Encodings | None = None
     backwards: bool = False
 
     def run(self, change: Callable[[TaskTrainer], MergedState], *, adds: bool) -> tuple[MergedState, dict[str, float]]:
@@ -93,6 +95,7 @@ class RunContext:
                 journal=self.journal,
                 archive=self.archive,
                 local_models=self.local_models,
+                encodings=self.encodings,
                 backwards=self.backwards,
             )
             # After a mismatch, too: a rebuild starts from this model.
@@ -144,6 +147,7 @@ def open_trainer(
     journal: Journal | None = None,
     archive: Archive | None = None,
     local_models: LocalModels | None = None,
+    encodings: Encodings | None = None,
     backwards: bool = False,
 ) -> TaskTrainer:
     """Return a `TaskTrainer` on a base model; the arguments are those of `RunContext`."""
@@ -169,6 +173,7 @@ def open_trainer(
         journal=journal,
         archive=archive,
         local_vectors=local_models,
+        encodings=encodings,
     )
     trainer.backwards = backwards
     return trainer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -35,7 +35,7 @@ from hf_clamu.operations.configuration import refreshed_config
 from hf_clamu.operations.context import RunContext
 from hf_clamu.operations.data import load_merged_tasks, with_ledger_ids
 from hf_clamu.storage import Archive, Journal, Snapshot
-from hf_clamu.tasks import DataFiles, TaskDataset
+from hf_clamu.tasks import DataFiles, Encodings, TaskDataset
 from hf_clamu.training import Environment, Progress, Workers, silent_progress
 
 __all__ = ["MISMATCHES", "ChangeResult", "OnMismatch", "Outcome", "Request", "RequestKind", "on_mismatch_of"]
@@ -107,6 +107,7 @@ class Request:
         checkpoint (`Checkpoint`): the merged model before.
         copy_base (*callable*): makes a base model (`transformers.PreTrainedModel`) for this request to train on.
         processor (*optional*): tokenizer or image processor.
+        encodings (`Encodings`): encodes rows with that processor, for that model; each step takes them from here.
         data (`TaskDataset`, `str`, `Path` or *list* of them, *optional*): the tasks' data, or files of them.
         origin (`Path`, *optional*): the saved model's folder; data files are looked for beside it.
         task_id_key (`str`, *optional*): the key of the ledger's task ids, if they are keyed.
@@ -120,6 +121,7 @@ class Request:
     checkpoint: Checkpoint
     copy_base: Callable[[], Any]
     processor: Any
+    encodings: Encodings
     data: TaskDataset | DataFiles | None
     origin: Path | None
     task_id_key: str | None = None
@@ -172,6 +174,7 @@ class Request:
             journal=self.journal,
             archive=self.archive,
             local_models=self.local_models,
+            encodings=self.encodings,
         )
 
     def require_environment(self) -> None:
@@ -190,7 +193,7 @@ class Request:
             DigestMismatchError: naming the first task whose data changed.
         """
         tasks, state = self.tasks(), self.checkpoint.state
-        check_data(state, state.task_ids, tasks, lambda task_id: tasks.encode(task_id, self.processor))
+        check_data(state, state.task_ids, tasks, partial(self.encodings.of, tasks))
         return tasks.select(state.task_ids)
 
     def tasks(self) -> TaskDataset:
@@ -249,7 +252,7 @@ class Request:
         require_merged(new.task_ids, records)
         changed = []
         for task_id in new.task_ids:
-            encoded, record = new.encode(task_id, self.processor), records[task_id]
+            encoded, record = self.encodings.of(new, task_id), records[task_id]
             if (encoded.digest, encoded.cluster_key) != (record.data_digest, record.cluster_key):
                 changed.append(task_id)
         return new.select(changed)

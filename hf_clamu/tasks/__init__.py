@@ -3,6 +3,7 @@
 - `kinds`: the table of task kinds
 - `spec`: which column is which
 - `dataset`: the tasks of a data set
+- `encodings`: the encoded tasks of one run
 - `keyed_ids`: commitments to ids
 - `reading/`: files and data sets to the checked rows of each task
 - `encoding/`: rows to tensors, in canonical order
@@ -18,6 +19,7 @@
 from hf_clamu.tasks.builtin import STDLIB_PACKAGES, digits, digits_public, stdlib_public, stdlib_text
 from hf_clamu.tasks.dataset import TaskDataset
 from hf_clamu.tasks.encoding import EncodedTask, Example, collate, encoder_for
+from hf_clamu.tasks.encodings import Encodings
 from hf_clamu.tasks.keyed_ids import keyed_id
 from hf_clamu.tasks.kinds import KindTraits, TaskKind, register_kind, task_kinds, traits_of
 from hf_clamu.tasks.limits import ModelLimits
@@ -38,6 +40,7 @@ __all__ = [
     "traits_of",
     "encoder_for",
     "EncodedTask",
+    "Encodings",
     "Example",
     "ModelLimits",
     "collate",

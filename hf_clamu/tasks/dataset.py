@@ -178,6 +178,10 @@ class TaskDataset:
     def __repr__(self) -> str:
         return f"TaskDataset({self.spec.kind}, {len(self)} tasks, {self.num_labels} labels)"
 
+    def content(self, task_id: str) -> object:
+        """Return what tells these rows from others: the same object in each selection of a data set."""
+        return self._task(task_id)
+
     def num_examples(self, task_id: str) -> int:
         """Return how many rows a task has, training and validation together."""
         task = self._task(task_id)
@@ -213,9 +217,7 @@ class TaskDataset:
         Raises:
             TaskNotFoundError: if an id is unknown; no other id is named.
         """
-        left_out = set(_ids(task_ids))
-        for task_id in sorted(left_out):
-            self._task(task_id)
+        left_out = set(self.select(task_ids))
         return self.select(task_id for task_id in self if task_id not in left_out)
 
     def first_place(self, task_id: str) -> str:
@@ -297,8 +299,7 @@ class TaskDataset:
 
         Args:
             task_id (`str`): the task.
-            processor (`transformers.PreTrainedTokenizerBase`, image processor, or None): as for `encode`; which
-                examples are kept out of training depends on what they are encoded to.
+            processor (*optional*): as for `encode`; it decides which examples are kept out of training.
             split (`str`, defaults to `"all"`): "train", "validation" or "all".
 
         Returns:
@@ -326,8 +327,7 @@ class TaskDataset:
     def _task(self, task_id: str) -> TaskRows | StoredTask:
         if task_id in self._tasks:
             return self._tasks[task_id]
-        # Only ids that look alike are suggested, as in `require_merged`.
-        hint = hint_at_like([task_id], self._tasks)
+        hint = hint_at_like([task_id], self._tasks)  # as in `require_merged`
         raise TaskNotFoundError(f"There is no task {task_id!r} among the {len(self)} tasks of {self.origin}.{hint}")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import time
-from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
@@ -14,7 +13,7 @@ import torch
 from hf_clamu.exact import FixedPoint, TaskVector, unpack_mask
 from hf_clamu.storage.archive import Archive
 from hf_clamu.storage.journal import Journal
-from hf_clamu.tasks import EncodedTask, ModelLimits, TaskDataset, traits_of
+from hf_clamu.tasks import EncodedTask, Encodings, ModelLimits, TaskDataset, traits_of
 from hf_clamu.training.finetuning import FinetuningArguments, finetune
 from hf_clamu.training.measuring import Measurement, measure, task_feature
 from hf_clamu.training.signs import FixedSigns
@@ -24,8 +23,6 @@ from hf_clamu.training.workspace import Workspace
 __all__ = ["LocalVectors", "Progress", "TaskTrainer", "silent_progress"]
 
 T = TypeVar("T")
-
-ENCODED_BYTES = 1 << 30
 
 
 class Progress(Protocol):
@@ -75,6 +72,7 @@ class TaskTrainer:
         journal (`Journal`, *optional*): keeps what is finished.
         archive (`Archive`, *optional*): keeps the vectors of merged tasks.
         local_vectors (`LocalVectors`, *optional*): of tasks that are not finetuned here.
+        encodings (`Encodings`, *optional*): what was encoded already, for the same processor and model.
     """
 
     def __init__(
@@ -90,6 +88,7 @@ class TaskTrainer:
         journal: Journal | None = None,
         archive: Archive | None = None,
         local_vectors: LocalVectors | None = None,
+        encodings: Encodings | None = None,
     ) -> None:
         self.workspace = workspace
         self.tasks = tasks
@@ -103,12 +102,8 @@ class TaskTrainer:
         self.backwards = False
         # The vector that a caller has at the moment; trainers that share memory share the list.
         self._lent: list[TaskVector] = []
-        self._processor = processor
-        self._limits = ModelLimits.of(workspace.model)
+        self._encodings = encodings or Encodings(processor, ModelLimits.of(workspace.model))
         self._arguments = arguments
-        # The most recently used last.
-        self._encoded: OrderedDict[str, EncodedTask] = OrderedDict()
-        self._encoded_bytes = 0
         self._signs: FixedSigns | None = None
         self._buffers: dict[str, torch.Tensor] = {}
         self.seconds: dict[str, float] = {}
@@ -116,7 +111,7 @@ class TaskTrainer:
     def on(self, tasks: TaskDataset) -> TaskTrainer:
         """Return a trainer of other data on the same live model."""
         other = copy.copy(self)
-        other.tasks, other._encoded, other._encoded_bytes = tasks, OrderedDict(), 0
+        other.tasks = tasks
         return other
 
     def share(self, items: Sequence[T]) -> Sequence[T]:
@@ -133,17 +128,8 @@ class TaskTrainer:
             self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - started
 
     def encoded(self, task_id: str) -> EncodedTask:
-        """Return a task's tokenised data; as many tasks as fit into 1 GiB are kept."""
-        if task_id in self._encoded:
-            self._encoded.move_to_end(task_id)
-            return self._encoded[task_id]
-        encoded = self.tasks.encode(task_id, self._processor, self._limits)
-        self._encoded[task_id] = encoded
-        self._encoded_bytes += encoded.nbytes
-        while self._encoded_bytes > ENCODED_BYTES and len(self._encoded) > 1:
-            _, oldest = self._encoded.popitem(last=False)
-            self._encoded_bytes -= oldest.nbytes
-        return encoded
+        """Return a task's tokenised data."""
+        return self._encodings.of(self.tasks, task_id)
 
     def check_texts(self, task_ids: Sequence[str]) -> None:
         """Check that the model can take every text of some tasks, before hours are spent on others.

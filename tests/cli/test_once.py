@@ -1,13 +1,15 @@
-"""One request does each thing once: it locks, reads and hashes nothing a second time on its way."""
+"""A command does each thing once: it locks, reads, encodes and hashes nothing a second time on its way."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
+import transformers
 from safetensors.torch import load_file
 
 from hf_clamu import ClamuModel, WeightsChangedError
@@ -56,6 +58,19 @@ def hashed(monkeypatch):
             return self.digest().hex()
 
     monkeypatch.setattr(hashlib, "sha256", Counted)
+    return count
+
+
+@pytest.fixture
+def tokenised(monkeypatch):
+    """Counts how often each text goes through a tokenizer."""
+    count, real = Counter(), transformers.PreTrainedTokenizerBase.__call__
+
+    def counted(self, text=None, *args, **options):
+        count[str(text)] += 1
+        return real(self, text, *args, **options)
+
+    monkeypatch.setattr(transformers.PreTrainedTokenizerBase, "__call__", counted)
     return count
 
 
@@ -108,3 +123,25 @@ def test_a_live_model_is_proven_again_for_a_request(work):
     with pytest.raises(WeightsChangedError, match="no longer has the base weights"):
         model.unmerge_task("user_1")
     assert model.state_digest() == before
+
+
+@pytest.mark.parametrize(
+    ("command", "users"),
+    [
+        ("train text.yaml --output new", "0123"),
+        ("unmerge text user_1", "0123"),
+        ("update text --new new.jsonl --data rows.jsonl", "01234"),
+        ("evaluate text", "0123"),
+        ("evaluate text --split all --serving global", "0123"),
+        ("verify text", "0123"),
+        ("plan text.yaml", "0123"),
+    ],
+)
+def test_a_command_encodes_each_row_once(command, users, clamu, work, tokenised):
+    rows = [json.loads(line) for line in (work / "rows.jsonl").read_text().splitlines()]
+    changed = [{**row, "text": row["text"].replace("of 3", "of 4")} for row in rows if row["user"] == "user_3"]
+    (work / "new.jsonl").write_text("".join(json.dumps(row) + "\n" for row in changed))
+    tokenised.clear()
+    assert clamu(*command.split()).code == 0
+    texts = {row["text"] for row in (*rows, *changed) if row["text"][-1] in users}
+    assert {text: tokenised[text] for text in texts} == dict.fromkeys(texts, 1)

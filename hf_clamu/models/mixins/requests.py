@@ -21,7 +21,7 @@ from hf_clamu.operations.request import ChangeResult, Request, RequestKind, on_m
 from hf_clamu.operations.unmerge import unmerge
 from hf_clamu.operations.update import update
 from hf_clamu.storage import Archive, Journal
-from hf_clamu.tasks import DataFiles, IdsSetting, TaskDataset
+from hf_clamu.tasks import DataFiles, IdsSetting, ModelLimits, TaskDataset
 from hf_clamu.training import Progress, silent_progress, undisturbed
 
 __all__ = ["RequestsMixin"]
@@ -275,7 +275,7 @@ class RequestsMixin(FilesMixin):
         self.merged.switch.check(self._parameters_by_name())  # before any data are read
         # A command has loaded the model for this request, after it opened the files.
         copy_base = partial(self._fresh_base, is_proven=options.files.is_open)
-        return make_request(self._live, options, copy_base, adds=adds)
+        return make_request(self._live, options, copy_base, limits=ModelLimits.of(self), adds=adds)
 
     def _fresh_base(self, *, is_proven: bool) -> Any:
         """Return a base model of its own for a request to train on."""
