@@ -63,9 +63,10 @@ def base_of(folder):
 def reference(folder, cluster):
     """M0 + alpha * (mask * delta) of the files alone: sums in float64, then one rounding.
 
-    `cluster` is a number, "global" for all of delta, or None for M0.
+    `cluster` is a number, "global" for all of delta under the global model's alpha, or None for M0.
     """
     config = json.loads((folder / "config.json").read_bytes())
+    alpha = config["global_alpha" if cluster == "global" else "alpha"]
     delta = load_file(folder / "delta.safetensors")
     base = dict(base_of(folder).named_parameters())
     assert base.keys() == delta.keys()
@@ -74,7 +75,7 @@ def reference(folder, cluster):
     found, start = {}, 0
     for name in sorted(delta):
         weights, steps = base[name].detach().numpy(), delta[name].numpy()
-        moved = (weights.astype(np.float64) + config["alpha"] * steps * 2.0**-28).astype(np.float32)
+        moved = (weights.astype(np.float64) + alpha * steps * 2.0**-28).astype(np.float32)
         if isinstance(cluster, int):
             size = -(-steps.size // 8)
             mask = np.unpackbits(packed[start : start + size], bitorder="little")[: steps.size].reshape(steps.shape)

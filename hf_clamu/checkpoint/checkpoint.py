@@ -130,6 +130,7 @@ class Checkpoint:
         return digest_json(
             {
                 "alpha": state.alpha,
+                **({"global_alpha": state.global_alpha} if state.global_alpha != state.alpha else {}),
                 "delta": self.config.delta_digest,  # computed with the state, or compared when it was read
                 "ledger": ledger_entries(state),
                 "masks": masks,

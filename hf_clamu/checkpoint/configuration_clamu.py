@@ -87,7 +87,8 @@ class ClamuConfig(PreTrainedConfig):
         arguments (*dict*): the settings of the build, see `ClamuArguments`.
         task_spec (*dict*): how rows became tasks, see `TaskSpec`.
         delta_digest (`str`): SHA-256 of the merged delta.
-        alpha (`float`): the scaling coefficient of the merged delta.
+        alpha (`float`): the scaling coefficient of the merged delta under the masks.
+        global_alpha (`float`): that of the merged delta without a mask, which is the global model.
         num_tasks (`int`): merged tasks.
         num_clusters (`int`): clusters, each with a mask unless the localization is `global`.
         cluster_names (*list* of `str`, *optional*): their names, no two alike; format 1 had none.
@@ -109,6 +110,7 @@ class ClamuConfig(PreTrainedConfig):
     task_spec: dict[str, Any] | None = None
     delta_digest: str = ""
     alpha: float = 0.0
+    global_alpha: float = 0.0
     num_tasks: int = 0
     num_clusters: int = 0
     cluster_names: list[str] | None = None
@@ -148,6 +150,7 @@ class ClamuConfig(PreTrainedConfig):
             "task_spec": self.task_spec,
             "delta_digest": self.delta_digest,
             "alpha": self.alpha,
+            "global_alpha": self.global_alpha,
             "num_tasks": self.num_tasks,
             "num_clusters": self.num_clusters,
             "cluster_names": self.cluster_names,

@@ -80,6 +80,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         task_features=_read_vectors(folder, len(records), parsed.arguments.clustering_method) if has_vectors else None,
         clusters=clusters,
         alpha=parsed.config.alpha,
+        global_alpha=parsed.config.global_alpha,
         masks=masks,
         scores=parsed.config.scores,
         task_masks=task_masks,
@@ -150,11 +151,10 @@ def _parse_config(values: Mapping[str, Any], num_tasks: int, num_clusters: int) 
     unknown = sorted(found.keys() - expected.keys())
     if unknown:
         raise CheckpointFormatError(f"{CONFIG_NAME} has the unknown entry {unknown[0]!r}. Upgrade hf_clamu.")
-    kinds: dict[str, type] = {"architecture": str, "delta_digest": str, "alpha": float}
+    kinds: dict[str, type] = {"architecture": str, "delta_digest": str, "alpha": float, "global_alpha": float}
     kinds |= dict.fromkeys(("base_model", "base_config", "arguments", "task_spec"), dict)
     odd = [key for key, kind in kinds.items() if not isinstance(found.get(key), kind)]
-    if not odd and not math.isfinite(found["alpha"]):
-        odd = ["alpha"]
+    odd = odd or [key for key in ("alpha", "global_alpha") if not math.isfinite(found[key])]
     odd += [key for key, n in (("num_tasks", num_tasks), ("num_clusters", num_clusters)) if found.get(key) != n]
     if odd:
         raise _misfit(odd[0], found)

@@ -16,6 +16,7 @@ Needs torch and numpy alone and knows nothing of models, data sets or files of o
 from hf_clamu.exact.accumulator import DeltaAccumulator, TaskVector, VectorSum, narrowest_dtype
 from hf_clamu.exact.bitmask import (
     ALL_WEIGHTS,
+    GLOBAL_MODEL,
     NO_WEIGHTS,
     PackedMask,
     check_padding,
@@ -40,6 +41,7 @@ from hf_clamu.exact.switch import WeightSwitch
 
 __all__ = [
     "ALL_WEIGHTS",
+    "GLOBAL_MODEL",
     "NO_WEIGHTS",
     "DeltaAccumulator",
     "FixedPoint",

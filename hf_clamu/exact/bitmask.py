@@ -13,6 +13,8 @@ from hf_clamu.errors import CheckpointFormatError
 
 __all__ = [
     "ALL_WEIGHTS",
+    "GLOBAL_BITS",
+    "GLOBAL_MODEL",
     "NO_WEIGHTS",
     "MaskBits",
     "PackedMask",
@@ -22,8 +24,10 @@ __all__ = [
     "unpack_mask",
 ]
 
-# The bits of one parameter: packed, or 0 or 255 where all are equal.
+# The bits of one parameter: packed, or 0 or 255 where all are equal, or `GLOBAL_BITS`.
 MaskBits: TypeAlias = torch.Tensor | int
+# In place of bits: all weights, under the scaling coefficient of the global model.
+GLOBAL_BITS = -1
 
 
 def packed_size(num_weights: int) -> int:
@@ -96,11 +100,13 @@ class PackedMask:
             Packed bits per parameter.
         fill (`int`, *optional*): instead of bits, 255 for the mask of ones or 0 for the mask of zeros.
         cluster (`int`, *optional*): the cluster that it is of.
+        is_global (`bool`): instead of bits, all weights under the scaling coefficient of the global model.
     """
 
     bits: Mapping[str, torch.Tensor] | None = None
     fill: int = 0
     cluster: int | None = None
+    is_global: bool = False
 
     def __post_init__(self) -> None:
         if self.fill not in (0, 255):
@@ -108,8 +114,11 @@ class PackedMask:
 
     def of(self, name: str) -> MaskBits:
         """Return the bits of one parameter."""
+        if self.is_global:
+            return GLOBAL_BITS
         return self.fill if self.bits is None else self.bits[name]
 
 
 ALL_WEIGHTS = PackedMask(fill=255)
+GLOBAL_MODEL = PackedMask(is_global=True)
 NO_WEIGHTS = PackedMask(fill=0)

@@ -1,11 +1,13 @@
 """Serve many masked models from one set of live weights by flipping bits in place.
 
-With one scaling coefficient for all clusters every live weight has only two possible values, `W0` and
+With one scaling coefficient for all clusters every live weight has under a mask only two possible values, `W0` and
 `W1 = W0 + alpha * delta`. The engine keeps `X = bits(W0) ^ bits(W1)`; a switch from one mask to another is
 
     P ^= X & expand(mask_old ^ mask_new)
 
-so the all-zero mask gives `W0` back bit for bit, in fp32, bf16 and fp16, and memory is twice the weights.
+so the all-zero mask gives `W0` back bit for bit, in fp32, bf16 and fp16, and memory is twice the weights. A global
+model with a scaling coefficient of its own has a third value, `Wg`, and `Y = bits(W0) ^ bits(Wg)` is kept as well.
+Between it and a mask the switch goes by way of `W0`, so a weight never holds anything but one of the three.
 
 The mask of each parameter is recorded as it is flipped, and checked just before. So the state of the weights is known
 after a switch that stops in the middle, and the next one starts from there.
@@ -22,7 +24,7 @@ import torch
 from hf_clamu.errors import CheckpointFormatError, IncompatibleBaseError, WeightsChangedError
 from hf_clamu.exact import bit_flips
 from hf_clamu.exact.bit_flips import FlipBuffer, Transition, mixed_bits, same_bits
-from hf_clamu.exact.bitmask import NO_WEIGHTS, MaskBits, PackedMask, check_padding
+from hf_clamu.exact.bitmask import GLOBAL_BITS, NO_WEIGHTS, MaskBits, PackedMask, check_padding
 from hf_clamu.exact.digest import value_digests
 from hf_clamu.exact.fixed_point import FixedPoint
 from hf_clamu.exact.guard import Guard
@@ -47,8 +49,9 @@ class WeightSwitch:
     Args:
         parameters (*mapping* of `str` to `torch.nn.Parameter`): live parameters; tied ones once.
         delta (*mapping* of `str` to `torch.Tensor`, integer): the merged delta of those that take part.
-        alpha (`float`): the scaling coefficient.
+        alpha (`float`): the scaling coefficient under masks.
         codec (`FixedPoint`): the grid of `delta`.
+        global_alpha (`float`, *optional*): the scaling coefficient of the global model; by default `alpha`.
         dtype (`torch.dtype`, *optional*): cast the live parameters to this type; both values are computed in the
             parameters' own type and cast once.
         uncast (*collection* of `str`): parameters that keep their type all the same.
@@ -81,6 +84,7 @@ class WeightSwitch:
         alpha: float,
         codec: FixedPoint,
         *,
+        global_alpha: float | None = None,
         dtype: torch.dtype | None = None,
         uncast: Collection[str] = (),
         digests: Mapping[str, bytes] | None = None,
@@ -88,6 +92,9 @@ class WeightSwitch:
     ) -> None:
         self.guard = Guard() if guard is None else guard
         self._flips: dict[str, torch.Tensor] = {}
+        self._global_flips: dict[str, torch.Tensor] = {}
+        # What the global model is, if it needs no flips of its own.
+        self._global_bits = 255 if global_alpha in (None, alpha) else 0 if global_alpha == 0 else GLOBAL_BITS
         self._layouts: dict[str, tuple[torch.Size, torch.dtype]] = {}
         self._stamps: dict[str, tuple[Any, ...]] = {}
         self._buffers: dict[tuple[torch.dtype, torch.device], FlipBuffer] = {}
@@ -106,14 +113,19 @@ class WeightSwitch:
                     f"{tuple(delta[name].shape)}. Take the base model that the delta was made for."
                 )
             flat = parameter.detach().reshape(-1)
-            served = codec.apply(flat, delta[name].reshape(-1), alpha, parameter.dtype)
+            scales = [(self._flips, alpha)]
+            if self._global_bits == GLOBAL_BITS and global_alpha is not None:
+                scales.append((self._global_flips, global_alpha))
+            steps = delta[name].reshape(-1)
+            served = [codec.apply(flat, steps, scale, parameter.dtype) for _, scale in scales]
             if dtype is not None and dtype != parameter.dtype and name not in uncast:
                 parameter.data = parameter.detach().to(dtype)
                 known.pop(name, None)
-                flat, served = parameter.detach().reshape(-1), served.to(dtype)
+                flat, served = parameter.detach().reshape(-1), [values.to(dtype) for values in served]
             # Only bits are compared and flipped, so -0.0 and NaN need no special care.
-            flips = served.view(bits_dtype(parameter.dtype))
-            self._flips[name] = flips.bitwise_xor_(flat.view(flips.dtype))
+            for (flips, _), values in zip(scales, served, strict=True):
+                bits = values.view(bits_dtype(parameter.dtype))
+                flips[name] = bits.bitwise_xor_(flat.view(bits.dtype))
             if name not in known:
                 bases[name] = flat
             self._layouts[name] = (parameter.shape, parameter.dtype)
@@ -197,6 +209,8 @@ class WeightSwitch:
                     )
                 if flips.device != parameter.device:
                     self._flips[name] = flips.to(parameter.device)
+                    if name in self._global_flips:
+                        self._global_flips[name] = self._global_flips[name].to(parameter.device)
                 self._stamps.pop(name, None)
                 stamp = stamp_of(parameter)
                 self._current[name] = self._identify_mask(name, parameter)
@@ -205,10 +219,9 @@ class WeightSwitch:
 
     def _identify_mask(self, name: str, parameter: torch.nn.Parameter) -> MaskBits:
         """Return the mask of a parameter, by the digest of the base weights that it leaves."""
-        flips = self._flips[name]
         for bits in self._possible_masks(name, parameter):
             base = parameter.detach().clone(memory_format=torch.contiguous_format)
-            self._flip(base, flips, Transition(bits, 0))
+            self._flip(name, base, Transition(bits, 0))
             if value_digests({name: base})[name] == self._base_digests[name]:
                 return bits
         raise WeightsChangedError(
@@ -221,37 +234,48 @@ class WeightSwitch:
         transition, size = self._interrupted.get(name), parameter.numel()
         if transition is None:
             return [self._current[name]]
+        if isinstance(transition.old, int) and isinstance(transition.new, int):
+            return [transition.new, transition.old]  # flipped in one step
         done = transition.num_done
         between = {done, done + entries_per_pass(parameter.device, bit_flips.ENTRIES_ON_CPU)}
         mixed = [mixed_bits(transition, count, size) for count in sorted(between) if 0 < count < size]
         return [transition.new, transition.old, *mixed]
 
     def _apply(self, parameters: Mapping[str, torch.nn.Parameter], mask: PackedMask) -> None:
-        # The bits of parameters are copies: the caller's tensors may be loaded over.
-        for name, flips in self._flips.items():
-            current, wanted = self._current[name], mask.of(name)
-            if same_bits(current, wanted):
-                continue
-            parameter = parameters[name]
-            transition = Transition(current, wanted if isinstance(wanted, int) else wanted.clone())
-            before = self._stamps.pop(name)
-            self._interrupted[name] = transition
-            count = self._flip(parameter, flips, transition)
-            stamp = stamp_of(parameter)
-            self._current[name] = transition.new
-            del self._interrupted[name]
-            # A write by another thread counts more versions; the next check then compares the bits.
-            if stamp == (*before[:-1], before[-1] + (0 if torch.is_inference_mode_enabled() else count)):
-                self._stamps[name] = stamp
+        for name in self._flips:
+            wanted = mask.of(name)
+            if _is_global(wanted):
+                wanted = self._global_bits
+            if _is_global(wanted) != _is_global(self._current[name]):
+                self._change(name, parameters[name], 0)
+            self._change(name, parameters[name], wanted)
         if mask.bits is not None:
             copies = {name: bits for name, bits in self._current.items() if isinstance(bits, torch.Tensor)}
             mask = PackedMask(bits=copies, cluster=mask.cluster)
         self._selected = mask
         self._is_consistent = True
 
-    def _flip(self, parameter: torch.Tensor, flips: torch.Tensor, transition: Transition) -> int:
+    def _change(self, name: str, parameter: torch.Tensor, wanted: MaskBits) -> None:
+        """Bring a parameter under another mask, which is not the global model unless one of both is no weights."""
+        if same_bits(self._current[name], wanted):
+            return
+        # The bits are a copy: the caller's tensors may be loaded over.
+        transition = Transition(self._current[name], wanted if isinstance(wanted, int) else wanted.clone())
+        before = self._stamps.pop(name, None)
+        self._interrupted[name] = transition
+        count = self._flip(name, parameter, transition)
+        stamp = stamp_of(parameter)
+        self._current[name] = transition.new
+        del self._interrupted[name]
+        # A write by another thread counts more versions; the next check then compares the bits.
+        count = 0 if torch.is_inference_mode_enabled() else count
+        if before is not None and stamp == (*before[:-1], before[-1] + count):
+            self._stamps[name] = stamp
+
+    def _flip(self, name: str, parameter: torch.Tensor, transition: Transition) -> int:
         """Flip a parameter's bits, and return how often it was written to."""
         old, new = transition.old, transition.new
+        flips = self._global_flips[name] if _is_global(old) or _is_global(new) else self._flips[name]
         if isinstance(old, int) and isinstance(new, int) and old == new:
             return 0
         live = parameter.detach()
@@ -268,6 +292,10 @@ class WeightSwitch:
             live.copy_(flat.view(live.dtype).view(live.shape))
             count = 1
         return count
+
+
+def _is_global(bits: MaskBits) -> bool:
+    return isinstance(bits, int) and bits == GLOBAL_BITS
 
 
 def _find(parameters: Mapping[str, torch.nn.Parameter], name: str) -> torch.nn.Parameter:

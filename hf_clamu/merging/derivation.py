@@ -41,7 +41,9 @@ def derive(
     delta, records = merged.total.narrowed(copy=False), merged.records
     merged.total.release()
     if not records:
-        return MergedState(delta=delta, records={}, task_features=None, clusters=(), alpha=0.0, masks=())
+        return MergedState(
+            delta=delta, records={}, task_features=None, clusters=(), alpha=0.0, global_alpha=0.0, masks=()
+        )
     features = torch.stack([merged.features[task_id] for task_id in records]) if merged.features else None
     keys = {task_id: record.cluster_key for task_id, record in records.items()}
     clusters = clusters_of(keys, features, arguments)
@@ -55,17 +57,20 @@ def derive(
         task_masks=merged.masks,
     )
     with trainer.timed("localize"):
-        alpha, masks = Localizer(trainer, problem).run()
+        localizer = Localizer(trainer, problem)
+        alpha, masks = localizer.run()
+        global_alpha = localizer.global_alpha(alpha)
     scores = None
     if arguments.score_validation and any(record.num_validation for record in records.values()):
         with trainer.timed("score"):
-            scores = score_clusters(trainer, delta, alpha, clusters, masks)
+            scores = score_clusters(trainer, delta, (alpha, global_alpha), clusters, masks)
     return MergedState(
         delta=delta,
         records=records,
         task_features=features,
         clusters=clusters,
         alpha=alpha,
+        global_alpha=global_alpha,
         masks=masks,
         scores=scores,
         task_masks=tuple(merged.masks[task_id] for task_id in records) if merged.masks else (),

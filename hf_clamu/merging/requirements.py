@@ -60,7 +60,7 @@ def deriving_reads_data(state: MergedState, arguments: ClamuArguments, more_vali
         or method.reads_data != "never"
         # Unless they are archived, retraining gives them.
         or method.needs_cluster_vectors
-        or arguments.scaling == "auto"
+        or arguments.chooses_alpha
     )
 
 
@@ -77,7 +77,7 @@ def derivation_depends_on_environment(records: Mapping[str, TaskRecord], argumen
         (clustering.depends_on_environment and not is_trivial)
         or _is_scored(records, arguments)
         or arguments.localization_method.depends_on_environment != "never"
-        or arguments.scaling == "auto"
+        or arguments.chooses_alpha
     )
 
 
@@ -98,7 +98,7 @@ def depends_on_environment(records: Mapping[str, TaskRecord], arguments: ClamuAr
         or arguments.clustering_method.depends_on_environment
         or localization == "always"
         or (localization == "with_data" and have_data(records))
-        or arguments.scaling == "auto"
+        or arguments.chooses_alpha
         or _is_scored(records, arguments)
     )
 
@@ -133,6 +133,7 @@ def require_no_data(arguments: ClamuArguments) -> None:
         "localization": (arguments.localization_method.reads_data == "always", listed(localizations)),
         "clustering": (arguments.clustering_method.needs_data, listed(clusterings)),
         "scaling": (arguments.scaling == "auto", "a multiple of 1/T, or sum"),
+        "global_scaling": (arguments.global_scaling == "auto", "a multiple of 1/T, sum, or same"),
     }
     for name, (is_needed, others) in needs_data.items():
         if is_needed:

@@ -23,7 +23,7 @@ _CLOSE = 0.01
 def score_clusters(
     trainer: TaskTrainer,
     delta: Mapping[str, torch.Tensor],
-    alpha: float,
+    alphas: tuple[float, float],
     clusters: Sequence[Sequence[str]],
     masks: Sequence[Mapping[str, torch.Tensor]],
 ) -> dict[str, Any] | None:
@@ -32,7 +32,7 @@ def score_clusters(
     Args:
         trainer (`TaskTrainer`): live model and data.
         delta (*mapping* of `str` to `torch.Tensor`, integer): the merged delta.
-        alpha (`float`): the scaling coefficient.
+        alphas (*tuple* of `float`): the scaling coefficients under the masks and of the global model.
         clusters (*sequence* of *sequence* of `str`): member ids.
         masks (*sequence* of *mapping* of `str` to `torch.Tensor`, uint8): packed, one per cluster; none if the
             localization makes none.
@@ -51,10 +51,10 @@ def score_clusters(
         scores = {}
         trainer.workspace.reset()
         scores["base"] = [trainer.measure_held_out(task_id).score for task_id in members]
-        trainer.load_masked(delta, alpha, None)
+        trainer.load_masked(delta, alphas[1], None)
         scores["global"] = [trainer.measure_held_out(task_id).score for task_id in members]
         if masks:
-            trainer.load_masked(delta, alpha, masks[int(number)])
+            trainer.load_masked(delta, alphas[0], masks[int(number)])
             scores["own"] = [trainer.measure_held_out(task_id).score for task_id in members]
         return scores
 

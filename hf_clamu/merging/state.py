@@ -76,7 +76,8 @@ class MergedState:
         task_features (`torch.Tensor` of shape `(tasks, size)`, *optional*): a row per task, to cluster by.
         clusters (*tuple* of *tuple* of `str`): member ids of each cluster.
         cluster_names (*tuple* of `str`): a name for each, no two alike, see `name_clusters`.
-        alpha (`float`): the scaling coefficient of the delta; 0 if no task is merged.
+        alpha (`float`): the scaling coefficient of the delta under the masks; 0 if no task is merged.
+        global_alpha (`float`): that of the delta without a mask, which is the global model; 0 if no task is merged.
         masks (*tuple* of *dict* of `str` to `torch.Tensor`, uint8): packed mask of each cluster; empty if the
             localization makes none.
         scores (*dict*, *optional*): held-out scores, see `score_clusters`.
@@ -90,6 +91,7 @@ class MergedState:
     task_features: torch.Tensor | None
     clusters: tuple[tuple[str, ...], ...]
     alpha: float
+    global_alpha: float
     masks: tuple[dict[str, torch.Tensor], ...]
     scores: dict[str, Any] | None = None
     task_masks: tuple[dict[str, torch.Tensor], ...] = ()

@@ -13,7 +13,7 @@ import torch
 from hf_clamu.base_models.adapters.space import PeftSpace
 from hf_clamu.base_models.casting import cast_others, kept_in_float32
 from hf_clamu.checkpoint.checkpoint import Checkpoint
-from hf_clamu.exact import ALL_WEIGHTS, PackedMask, WeightSwitch
+from hf_clamu.exact import GLOBAL_MODEL, PackedMask, WeightSwitch
 from hf_clamu.exact.guard import Guard
 from hf_clamu.hub.pull import place_of_repo
 from hf_clamu.merging import MergedState
@@ -89,6 +89,7 @@ class MergedWeights:
             state.delta,
             state.alpha,
             checkpoint.arguments.codec,
+            global_alpha=state.global_alpha,
             dtype=dtype,
             uncast=uncast,
             digests=digests,
@@ -110,13 +111,13 @@ class MergedWeights:
         return space if space is not None and space.is_live else None
 
     def mask_of(self, cluster: int | str | None) -> PackedMask:
-        """Return the mask of a cluster by its number or name; `None` is the global model, which has all weights.
+        """Return the mask of a cluster by its number or name; `None` is the global model, which has none.
 
         Raises:
             ClusterNotFoundError: if there is no such cluster.
         """
         if cluster is None:
-            return ALL_WEIGHTS
+            return GLOBAL_MODEL
         number = self.state.find_cluster(cluster)
         return replace(self.state.mask(number), cluster=number)
 

@@ -38,6 +38,7 @@ def refreshed_config(config: ClamuConfig, state: MergedState) -> ClamuConfig:
     values |= {
         "delta_digest": state.delta_digest or digest_tensors(state.delta),
         "alpha": state.alpha,
+        "global_alpha": state.global_alpha,
         "scores": state.scores,
         "num_tasks": len(state.records),
         "num_clusters": len(state.clusters),

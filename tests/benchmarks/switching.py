@@ -1,4 +1,4 @@
-"""Switching from one cluster's mask to another's; against copying all weights."""
+"""Switching from one cluster's mask to another's, and to the global model; against copying all weights."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import itertools
 
 import torch
 
-from hf_clamu.exact import FixedPoint, PackedMask, WeightSwitch, packed_size
+from hf_clamu.exact import GLOBAL_MODEL, FixedPoint, PackedMask, WeightSwitch, packed_size
 from tests.benchmarks.rows import Row, Size, ratios, times
 from tests.benchmarks.vectors import shapes_of
 
@@ -17,7 +17,7 @@ def measure(size: Size, rounds: int) -> list[Row]:
         shapes = shapes_of(size.gpt2)
         parameters = {name: torch.nn.Parameter(torch.randn(shape).to(dtype)) for name, shape in shapes.items()}
         delta = {name: torch.randint(-(2**20), 2**20, shape, dtype=torch.int32) for name, shape in shapes.items()}
-        switch = WeightSwitch(parameters, delta, 1.0, FixedPoint())
+        switch = WeightSwitch(parameters, delta, 1.0, FixedPoint(), global_alpha=0.25)
         masks = itertools.cycle(
             PackedMask(
                 bits={
@@ -38,14 +38,16 @@ def measure(size: Size, rounds: int) -> list[Row]:
         def select(switch: WeightSwitch = switch, parameters: dict = parameters, masks: itertools.cycle = masks):
             switch.select(parameters, next(masks))
 
-        copied, selected = times([copy, select], rounds)
-        kind = str(dtype).removeprefix("torch.")
-        rows.append(
-            Row(
-                what=f"switch cluster, {kind}",
-                against="`copy_` of all weights",
-                values=ratios(selected, copied),
-                target=2.5 if dtype == torch.float32 else None,
-            )
-        )
+        def select_global(switch: WeightSwitch = switch, parameters: dict = parameters):
+            switch.select(parameters, GLOBAL_MODEL)
+
+        # The last comes from a cluster, and leads the first of the next round back from the global model.
+        copied, back, selected, there = times([copy, select, select, select_global], rounds)
+        kind, against = str(dtype).removeprefix("torch."), "`copy_` of all weights"
+        target = 2.5 if dtype == torch.float32 else None
+        rows += [
+            Row(what=f"switch cluster, {kind}", against=against, values=ratios(selected, copied), target=target),
+            Row(what=f"… to a global model with its own alpha, {kind}", against=against, values=ratios(there, copied)),
+            Row(what=f"… back from it, {kind}", against=against, values=ratios(back, copied)),
+        ]
     return rows

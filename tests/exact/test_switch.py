@@ -13,10 +13,19 @@ from hypothesis import strategies as st
 from in_threads import together
 
 from hf_clamu.errors import CheckpointFormatError, IncompatibleBaseError, WeightsChangedError
-from hf_clamu.exact import ALL_WEIGHTS, NO_WEIGHTS, FixedPoint, PackedMask, WeightSwitch, digest_tensors, pack_mask
+from hf_clamu.exact import (
+    ALL_WEIGHTS,
+    GLOBAL_MODEL,
+    NO_WEIGHTS,
+    FixedPoint,
+    PackedMask,
+    WeightSwitch,
+    digest_tensors,
+    pack_mask,
+)
 
 CODEC = FixedPoint(fraction_bits=28)
-ALPHA = 0.3
+ALPHA, GLOBAL_ALPHA = 0.3, 0.07
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 # Weights per pass here, so that small tensors take several.
 CHUNK = 1 << 12
@@ -85,12 +94,14 @@ def packed(masks: dict[str, torch.Tensor]) -> PackedMask:
     return PackedMask(bits={name: pack_mask(mask) for name, mask in masks.items()})
 
 
-def reference(base: dict[str, torch.Tensor], delta: dict[str, torch.Tensor], masks: dict[str, torch.Tensor]):
+def reference(
+    base: dict[str, torch.Tensor], delta: dict[str, torch.Tensor], masks: dict[str, torch.Tensor], alpha: float = ALPHA
+):
     """The masked weights from the formula, without the switch."""
     result = {}
     for name, w0 in base.items():
         if name in delta:
-            w1 = (w0.double() + delta[name].double() * (ALPHA * CODEC.step)).to(w0.dtype)
+            w1 = (w0.double() + delta[name].double() * (alpha * CODEC.step)).to(w0.dtype)
             result[name] = bits(torch.where(masks[name], w1, w0))
         else:
             result[name] = bits(w0)
@@ -100,7 +111,7 @@ def reference(base: dict[str, torch.Tensor], delta: dict[str, torch.Tensor], mas
 def switched(dtype: torch.dtype = torch.float32) -> tuple[Model, WeightSwitch, dict[str, torch.Tensor]]:
     model = Model(dtype)
     delta = delta_for(model)
-    return model, WeightSwitch(parameters_of(model), delta, ALPHA, CODEC), delta
+    return model, WeightSwitch(parameters_of(model), delta, ALPHA, CODEC, global_alpha=GLOBAL_ALPHA), delta
 
 
 def base_of(model: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -125,21 +136,59 @@ def test_a_mask_selects_between_base_and_merged_weights_bit_for_bit(dtype, seed)
 
 
 def mask_number(delta: dict[str, torch.Tensor], number: int) -> tuple[PackedMask, dict[str, torch.Tensor]]:
+    if number < 0:
+        return GLOBAL_MODEL, {name: torch.ones(n.shape, dtype=torch.bool) for name, n in delta.items()}
     if number < 2:
         return (ALL_WEIGHTS if number else NO_WEIGHTS), {k: torch.full(n.shape, number == 1) for k, n in delta.items()}
     masks = masks_for(delta, number)
     return packed(masks), masks
 
 
-@settings(max_examples=25, deadline=None)
-@given(dtype=st.sampled_from(DTYPES), path=st.lists(st.integers(0, 5), min_size=1, max_size=6))
-def test_the_way_to_a_mask_does_not_show(dtype, path):
+def state_of(base: dict[str, torch.Tensor], delta: dict[str, torch.Tensor], number: int):
+    return reference(base, delta, mask_number(delta, number)[1], ALPHA if number >= 0 else GLOBAL_ALPHA)
+
+
+@settings(max_examples=40, deadline=None)
+@given(dtype=st.sampled_from(DTYPES), path=st.lists(st.integers(-1, 5), min_size=1, max_size=6))
+def test_the_way_to_a_mask_or_the_global_model_does_not_show(dtype, path):
     model = Model(dtype)
     base, delta = base_of(model), delta_for(model)
-    switch = WeightSwitch(parameters_of(model), delta, ALPHA, CODEC)
+    switch = WeightSwitch(parameters_of(model), delta, ALPHA, CODEC, global_alpha=GLOBAL_ALPHA)
     for number in path:
         switch.select(parameters_of(model), mask_number(delta, number)[0])
-    assert_equal(all_bits(model), reference(base, delta, mask_number(delta, path[-1])[1]))
+    assert_equal(all_bits(model), state_of(base, delta, path[-1]))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_global_model_in_another_type_is_rounded_once(dtype):
+    model = Model()
+    delta = delta_for(model)
+    ones = {name: torch.ones(n.shape, dtype=torch.bool) for name, n in delta.items()}
+    exact = {}
+    for name, w0 in base_of(model).items():
+        moved = w0.double() + delta[name].double() * (GLOBAL_ALPHA * CODEC.step) if name in delta else w0
+        exact[name] = bits(moved.float().to(dtype) if name in delta else w0)
+    switch = WeightSwitch(parameters_of(model), delta, ALPHA, CODEC, global_alpha=GLOBAL_ALPHA, dtype=dtype)
+    for mask in (packed(masks_for(delta, 1)), GLOBAL_MODEL, packed(ones), GLOBAL_MODEL):
+        switch.select(parameters_of(model), mask)
+    assert_equal(all_bits(model), exact)
+
+
+@pytest.mark.parametrize(("global_alpha", "same"), [(ALPHA, ALL_WEIGHTS), (None, ALL_WEIGHTS), (0.0, NO_WEIGHTS)])
+def test_a_global_model_without_a_coefficient_of_its_own(global_alpha, same):
+    model = Model()
+    with torch.no_grad():
+        model.odd.mul_(0.0)  # zeros of both signs
+    delta = delta_for(model)
+    switch = WeightSwitch(parameters_of(model), delta, ALPHA, CODEC, global_alpha=global_alpha)
+    switch.select(parameters_of(model), same)
+    expected, versions = all_bits(model), {name: p._version for name, p in model.named_parameters()}
+    switch.select(parameters_of(model), GLOBAL_MODEL)
+    assert switch.selected is GLOBAL_MODEL
+    assert {name: p._version for name, p in model.named_parameters()} == versions
+    switch.select(parameters_of(model), packed(masks_for(delta, 1)))
+    switch.select(parameters_of(model), GLOBAL_MODEL)
+    assert_equal(all_bits(model), expected)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -358,14 +407,14 @@ CHANGES = [
 
 
 @pytest.mark.parametrize("change", CHANGES)
-@pytest.mark.parametrize("number", [0, 1, 2])
+@pytest.mark.parametrize("number", [-1, 0, 1, 2])
 def test_changes_underneath_are_refused_and_no_weight_is_touched(change: Callable[[Model], None], number):
     model, switch, delta = switched()
     switch.select(parameters_of(model), mask_number(delta, number)[0])
     selected = switch.selected
     change(model)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    for target in (2, 3, 0, 1):
+    for target in (2, 3, 0, 1, -1):
         with pytest.raises(WeightsChangedError, match=r"'(odd|embedding|long)'"):
             switch.select(parameters_of(model), mask_number(delta, target)[0])
     assert switch.selected is selected
@@ -391,7 +440,7 @@ def test_a_step_of_another_model_counts_no_version():
     assert {name: parameter._version for name, parameter in parameters_of(model).items()} == before
 
 
-@pytest.mark.parametrize("number", [0, 1, 2])
+@pytest.mark.parametrize("number", [-1, 0, 1, 2])
 def test_selecting_the_selected_mask_writes_nothing(number):
     model, switch, delta = switched()
     mask, _ = mask_number(delta, number)
@@ -467,11 +516,11 @@ class _Watched(dict):
 
 
 @pytest.mark.parametrize("again", [False, True], ids=["once", "again"])
-@pytest.mark.parametrize(("start", "target"), [(2, 3), (0, 1), (1, 2), (3, 0)])
+@pytest.mark.parametrize(("start", "target"), [(2, 3), (0, 1), (1, 2), (3, 0), (2, -1), (-1, 3), (1, -1), (-1, 0)])
 def test_a_switch_may_be_interrupted_at_any_line(start, target, again):
     model, switch, delta = switched()
     base, parameters = base_of(model), parameters_of(model)
-    states = {number: reference(base, delta, mask_number(delta, number)[1]) for number in (0, start, target, 4)}
+    states = {number: state_of(base, delta, number) for number in (0, start, target, 4)}
     wanted = mask_number(delta, target)[0]
     place, unsettled = 1, 0
     while True:
@@ -481,7 +530,8 @@ def test_a_switch_may_be_interrupted_at_any_line(start, target, again):
             break
         if switch.is_consistent:
             # It went back, or had arrived.
-            arrived = switch.selected.fill == wanted.fill and (switch.selected.bits is None) == (wanted.bits is None)
+            arrived = switch.selected.fill == wanted.fill and switch.selected.is_global == wanted.is_global
+            arrived = arrived and (switch.selected.bits is None) == (wanted.bits is None)
             if start + target == 5:  # both with bits
                 arrived = torch.equal(switch.selected.bits["long"], wanted.bits["long"])
             assert_equal(all_bits(model), states[target if arrived else start])
@@ -518,8 +568,8 @@ def test_a_weight_that_was_changed_after_an_interruption_is_refused():
 def test_threads_switch_one_after_the_other():
     model, switch, delta = switched()
     base, parameters = base_of(model), parameters_of(model)
-    masks = {number: mask_number(delta, number) for number in range(4)}
-    expected = {number: reference(base, delta, masks[number][1]) for number in masks}
+    masks = {number: mask_number(delta, (0, -1, 2, 3)[number]) for number in range(4)}
+    expected = {number: state_of(base, delta, (0, -1, 2, 3)[number]) for number in masks}
 
     def work(number: int) -> None:
         for _ in range(15):

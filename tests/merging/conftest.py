@@ -103,7 +103,7 @@ def _assert_same(found, expected) -> None:
     assert list(found.records) == list(expected.records)
     assert found.records == expected.records
     assert found.clusters == expected.clusters
-    assert found.alpha == expected.alpha
+    assert (found.alpha, found.global_alpha) == (expected.alpha, expected.global_alpha)
     assert (found.task_features is None) == (expected.task_features is None)
     if expected.task_features is not None:
         assert found.task_features.dtype == expected.task_features.dtype

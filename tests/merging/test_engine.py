@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from statistics import fmean
 
 import pytest
 import torch
@@ -34,7 +35,7 @@ def test_a_state_is_the_sum_of_its_tasks(merged_of, images, trainer_of, settings
         assert task_id in state.clusters[state.cluster_of(task_id)]
     assert all(torch.equal(state.delta[name], total[name]) for name in total)
     assert all(n.dtype == torch.int32 for n in state.delta.values())
-    assert state.alpha == 4 / 6
+    assert (state.alpha, state.global_alpha) == (4 / 6, 1 / 6)
     assert len(state.masks) == len(state.clusters) == 2
 
 
@@ -66,11 +67,31 @@ def test_unmerging_equals_merging_the_rest(
 
 
 @pytest.mark.parametrize("localization", LOCALIZATIONS)
-def test_unmerging_chooses_alpha_anew(merged_of, images, trainer_of, settings, assert_same, localization):
-    arguments = settings(localization=localization, scaling="auto")
+@pytest.mark.parametrize(
+    "scalings", [{"scaling": "auto"}, {"global_scaling": "auto"}, {"global_scaling": 2.5}, {"global_scaling": "same"}]
+)
+def test_unmerging_chooses_alpha_again(merged_of, images, trainer_of, settings, assert_same, localization, scalings):
+    arguments = settings(localization=localization, **scalings)
     trainer = trainer_of(images, arguments)
     found = unmerge_tasks(merged_of(images, arguments), FORGOTTEN, trainer, arguments)
     assert_same(found, merged_of(images.without(FORGOTTEN), arguments))
+    if localization == "global" or scalings == {"global_scaling": "same"}:
+        assert found.alpha == found.global_alpha
+    elif scalings == {"global_scaling": 2.5}:
+        assert found.global_alpha == 2.5 / 4
+
+
+def test_a_global_model_that_is_chosen_is_not_below_the_base(merged_of, images, trainer_of, settings):
+    # Steps so large that every multiple of the delta does harm.
+    arguments = settings(global_scaling="auto", learning_rate=1.0)
+    state = merged_of(images, arguments)
+    trainer = trainer_of(images, arguments)
+    scores = {}
+    for alpha in (0.0, 1 / 6, 2 / 6, 4 / 6, 1.0):
+        trainer.load_masked(state.delta, alpha, None)
+        found = [trainer.measure_held_out(task_id) for task_id in images]
+        scores[alpha] = (fmean(one.score for one in found), -fmean(one.loss for one in found))
+    assert scores[state.global_alpha] == max(scores.values())
 
 
 @pytest.mark.parametrize("localization", ["clamu", "tall"])

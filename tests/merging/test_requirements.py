@@ -66,7 +66,9 @@ def _records(keys, *, data=True, validation=False, elsewhere=False):
 
 
 def _state(records):
-    return MergedState(delta={}, records=records, task_features=None, clusters=(), alpha=0.0, masks=())
+    return MergedState(
+        delta={}, records=records, task_features=None, clusters=(), alpha=0.0, global_alpha=0.0, masks=()
+    )
 
 
 def test_the_table_has_all_methods():

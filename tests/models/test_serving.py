@@ -39,7 +39,7 @@ def _reference(folder, cluster):
     start = 0
     for name in sorted(delta):
         steps = delta[name]
-        moved = config["alpha"] * steps.numpy().astype(np.float64) * 2.0**-28
+        moved = config["global_alpha" if cluster is None else "alpha"] * steps.numpy().astype(np.float64) * 2.0**-28
         weights = base[name].numpy()
         served = (weights.astype(np.float64) + moved).astype(np.float32)
         if mask is not None:

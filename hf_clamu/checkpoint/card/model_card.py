@@ -155,7 +155,7 @@ def _scores_note(checkpoint: Checkpoint) -> str:
     if scores is None:
         return ""
     # What was chosen by these examples is no longer held out from them.
-    chosen = ["alpha"] * (arguments.scaling == "auto") + list(arguments.localization_method.chooses)
+    chosen = ["alpha"] * arguments.chooses_alpha + list(arguments.localization_method.chooses)
     also = f" They also chose {' and '.join(chosen)}." if chosen else ""
     metric = traits_of(checkpoint.task_spec.kind).metric.replace("_", " ")
     return (
@@ -185,12 +185,13 @@ def _mask_bytes(masks: Sequence[Mapping[str, torch.Tensor]]) -> int:
 def _recipe_table(checkpoint: Checkpoint) -> str:
     config, state = checkpoint.config, checkpoint.state
     arguments, defaults = checkpoint.arguments.to_dict(), ClamuArguments().to_dict()
-    always: tuple[str, ...] = ("clustering", "localization", "scaling", "seed")
+    always: tuple[str, ...] = ("clustering", "localization", "scaling", "global_scaling", "seed")
     if not _is_from_elsewhere(state):
         always += ("finetune_steps", "learning_rate", "batch_size")
     shown = [name for name in arguments if name in always or arguments[name] != defaults[name]]
     rows = [[f"`{name}`", f"`{arguments[name]}`"] for name in sorted(shown)]
     rows.append(["scaling coefficient alpha", f"{state.alpha:.6g}"])
+    rows.append(["alpha of the global model", f"{state.global_alpha:.6g}"])
     if _is_from_elsewhere(state):
         rows.append(["local models", "finetuned elsewhere, and merged from their checkpoints"])
     if config.peft_config is not None:

@@ -59,6 +59,7 @@ def info(
         "num_parameters": sum(n.numel() for n in state.delta.values()),
         "num_tasks": len(state.records),
         "alpha": state.alpha,
+        "global_alpha": state.global_alpha,
         "clusters": [list(members) for members in state.clusters],
         "cluster_names": list(state.cluster_names),
         "state_digest": checkpoint.state_digest,
@@ -168,7 +169,8 @@ def _info_text(folder: str, values: Mapping[str, Any], *, most: int | None) -> s
     return "\n".join(
         [
             f"{folder}: {values['architecture']}, base {name} {base['revision'] or ''}".rstrip(),
-            f"{values['num_tasks']} tasks, {values['num_parameters']:,} weights, alpha {values['alpha']:.6g}",
+            f"{values['num_tasks']} tasks, {values['num_parameters']:,} weights, alpha {values['alpha']:.6g}, "
+            f"{values['global_alpha']:.6g} for the global model",
             ", ".join(f"{name} {arguments[name]}" for name in ("clustering", "localization", "scaling", "seed")),
             _kept_text("snapshot", values, "none beside the model"),
             _kept_text("archive", values, "a model does not name its own; --archive PLACE looks into one"),

@@ -10,6 +10,9 @@ from hf_clamu.training import MaskingArguments
 
 __all__ = ["LocalizationArguments", "LocalizationName"]
 
+# A multiple of 1/T: the average of the local models.
+DEFAULT_GLOBAL_SCALING = 1.0
+
 # For editors: the built-in ones. The registry decides what is accepted.
 LocalizationName = Literal["clamu", "sift", "tall", "emr", "global"] | str
 
@@ -27,7 +30,15 @@ class LocalizationArguments(MaskingArguments):
             "The default is for clamu; the paper of sift takes 1."
         },
     )
-
+    # A string once the settings are made; `None` asks for the default.
+    global_scaling: float | str | None = field(
+        default=None,
+        metadata={
+            "help": "Alpha of the global model, which has no mask: a multiple of 1/T, 'sum', 'auto' to choose from "
+            "the grid and 0, the base model, or 'same' as under the masks. By default 'auto' if scaling is 'auto', "
+            f"and otherwise {DEFAULT_GLOBAL_SCALING:g}; 'same' for localizations without masks."
+        },
+    )
     tall_lambda: float = field(
         default=0.4,
         metadata={
@@ -39,10 +50,19 @@ class LocalizationArguments(MaskingArguments):
         super().__post_init__()
         if not 0 < self.tall_lambda < float("inf"):
             raise RecipeError(f"tall_lambda must be a number above 0, got {self.tall_lambda!r}.")
-        if isinstance(self.scaling, str):
-            if self.scaling not in ("sum", "auto"):
-                raise RecipeError(f"scaling must be a number above 0, 'sum' or 'auto', got {self.scaling!r}.")
-        else:
-            object.__setattr__(self, "scaling", float(self.scaling))
-            if not 0 < self.scaling < float("inf"):
-                raise RecipeError(f"scaling must be a number above 0, 'sum' or 'auto', got {self.scaling!r}.")
+        _require_scaling("scaling", self.scaling, ("sum", "auto"))
+        if self.global_scaling is None:
+            object.__setattr__(self, "global_scaling", "auto" if self.scaling == "auto" else DEFAULT_GLOBAL_SCALING)
+        _require_scaling("global_scaling", self.global_scaling, ("sum", "auto", "same"))
+
+    @property
+    def chooses_alpha(self) -> bool:
+        """Whether a scaling coefficient is chosen by the scores of the tasks, which reads their data."""
+        return "auto" in (self.scaling, self.global_scaling)
+
+
+def _require_scaling(name: str, value: float | str | None, words: tuple[str, ...]) -> None:
+    is_known = value in words if isinstance(value, str) else value is not None and 0 < value < float("inf")
+    if not is_known:
+        *others, last = map(repr, words)
+        raise RecipeError(f"{name} must be a number above 0, {', '.join(others)} or {last}, got {value!r}.")

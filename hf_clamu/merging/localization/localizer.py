@@ -13,7 +13,7 @@ from hf_clamu.exact import digest_json, digest_tensors, pack_mask, packed_size
 from hf_clamu.merging.localization.arguments import LocalizationArguments
 from hf_clamu.merging.localization.base import MaskInputs, Weights
 from hf_clamu.merging.localization.registry import LOCALIZATIONS
-from hf_clamu.merging.localization.search import best_alpha, candidate_alphas
+from hf_clamu.merging.localization.search import GLOBAL_GRID, best_alpha, candidate_alphas
 from hf_clamu.training import TaskTrainer
 
 __all__ = ["ClusterVector", "Localizer", "MaskProblem"]
@@ -77,9 +77,27 @@ class Localizer:
         With `scaling="auto"` every alpha of the grid is localized in full, and `best_alpha` chooses.
         """
         problem = self._problem
+        if not self._method.makes_masks and problem.arguments.global_scaling != "same":
+            return self._unmasked_alpha(), ()
         masks = self._masks(candidate_alphas(problem.arguments.scaling, problem.num_tasks))
         alpha = best_alpha(self._trainer, problem.delta, problem.clusters, masks)
         return alpha, masks[alpha]
+
+    def global_alpha(self, alpha: float) -> float:
+        """Return the scaling coefficient of the global model.
+
+        With `global_scaling="auto"` the scores of the tasks choose it; 0, the base model, is one of the grid.
+
+        Args:
+            alpha (`float`): the one under the masks.
+        """
+        is_same = self._problem.arguments.global_scaling == "same" or not self._method.makes_masks
+        return alpha if is_same else self._unmasked_alpha()
+
+    def _unmasked_alpha(self) -> float:
+        problem = self._problem
+        alphas = candidate_alphas(problem.arguments.global_scaling, problem.num_tasks, GLOBAL_GRID)
+        return best_alpha(self._trainer, problem.delta, problem.clusters, dict.fromkeys(alphas, ()))
 
     def _masks(self, alphas: Sequence[float]) -> dict[float, tuple[Weights, ...]]:
         """Return the packed masks of all clusters under each alpha."""

@@ -9,10 +9,12 @@ from hf_clamu.merging.localization.base import Weights
 from hf_clamu.merging.shared_work import map_shared
 from hf_clamu.training import TaskTrainer
 
-__all__ = ["ALPHA_GRID", "best_alpha", "candidate_alphas", "scaling_coefficient"]
+__all__ = ["ALPHA_GRID", "GLOBAL_GRID", "best_alpha", "candidate_alphas", "scaling_coefficient"]
 
 # Multiples of 1/T that "auto" chooses from, for every method alike; "sum" (alpha = 1) comes last.
 ALPHA_GRID: tuple[float | str, ...] = (1.0, 2.0, 4.0, 8.0, 16.0, "sum")
+# For the global model, which is the base model where nothing serves all tasks better.
+GLOBAL_GRID = (0.0, *ALPHA_GRID)
 
 
 def scaling_coefficient(scaling: float | str, num_tasks: int) -> float:
@@ -33,14 +35,15 @@ def scaling_coefficient(scaling: float | str, num_tasks: int) -> float:
     return 1.0 if isinstance(scaling, str) else min(1.0, scaling / num_tasks)
 
 
-def candidate_alphas(scaling: float | str, num_tasks: int) -> list[float]:
-    """Return the alphas that are localized: the one that is set, or those of the grid.
+def candidate_alphas(scaling: float | str, num_tasks: int, grid: Sequence[float | str] = ALPHA_GRID) -> list[float]:
+    """Return the alphas to choose from: the one that is set, or those of the grid.
 
     Args:
         scaling (`float`, `"sum"` or `"auto"`): the setting.
         num_tasks (`int`): T.
+        grid (*sequence* of `float` or `"sum"`): what `"auto"` chooses from.
     """
-    values = ALPHA_GRID if scaling == "auto" else (scaling,)
+    values = grid if scaling == "auto" else (scaling,)
     return sorted({scaling_coefficient(value, num_tasks) for value in values})
 
 

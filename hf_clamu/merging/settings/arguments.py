@@ -25,7 +25,7 @@ __all__ = ["WITHOUT_DATA", "ClamuArguments"]
 WITHOUT_DATA = {"clustering": "task_vectors", "localization": "emr"}
 
 # Settings that may be left open, with the type of what else they are.
-_OPTIONAL = {"num_threads": int, "mask_learning_rate": float}
+_OPTIONAL: dict[str, type] = {"num_threads": int, "mask_learning_rate": float, "global_scaling": float}
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false"}
 
 
@@ -35,8 +35,8 @@ class ClamuArguments(FinetuningArguments, ClusteringArguments, LocalizationArgum
     """Settings of a build. They are part of the recipe: an unmerge and a rebuild repeat them.
 
     The fields are those of the stages: finetuning (`finetune_steps`, `learning_rate`, `batch_size`, ...), clustering
-    (`num_clusters`, `clustering`), localization (`localization`, `scaling`, `mask_steps`, `mask_batch_size`), the
-    integer grid (`fraction_bits`) and what is measured for the card (`score_validation`).
+    (`num_clusters`, `clustering`), localization (`localization`, `scaling`, `global_scaling`, `mask_steps`,
+    `mask_batch_size`), the integer grid (`fraction_bits`) and what is measured for the card (`score_validation`).
     `ClamuArguments.describe()` returns each with its meaning. `localization` and `clustering` may be any registered
     method (`register_localization`, `register_clustering`).
 
@@ -85,9 +85,11 @@ class ClamuArguments(FinetuningArguments, ClusteringArguments, LocalizationArgum
             object.__setattr__(self, setting.name, value)
         FinetuningArguments.__post_init__(self)
         ClusteringArguments.__post_init__(self)
-        LocalizationArguments.__post_init__(self)
         CLUSTERINGS.require(self.clustering)
         LOCALIZATIONS.require(self.localization)
+        if self.global_scaling is None and self.scaling != "auto" and not self.localization_method.makes_masks:
+            object.__setattr__(self, "global_scaling", "same")  # then there is one model, and one coefficient
+        LocalizationArguments.__post_init__(self)
         FixedPoint(fraction_bits=self.fraction_bits)
 
     @property
@@ -151,7 +153,7 @@ def _checked(name: str, default: Any, value: Any) -> Any:
         return tuple(value)
     if isinstance(default, str) or (name in _OPTIONAL and value is None):
         return value
-    if name == "scaling" and isinstance(value, str):
+    if name in ("scaling", "global_scaling") and isinstance(value, str):
         return value
     kind: Any = _OPTIONAL.get(name, type(default))
     # 1 is a fine number for 1.0, but true is no number.
