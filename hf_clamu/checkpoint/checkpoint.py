@@ -15,13 +15,15 @@ from hf_clamu.checkpoint.configuration_clamu import ClamuConfig
 from hf_clamu.checkpoint.ledger import FileEntry, ledger_entries
 from hf_clamu.checkpoint.parsed_config import ParsedConfig
 from hf_clamu.exact import digest_json, digest_tensors
-from hf_clamu.merging import ClamuArguments, MergedState
+from hf_clamu.merging import ClamuArguments, MergedState, routing_features
 from hf_clamu.tasks import TaskSpec
 from hf_clamu.training import Environment
 
-__all__ = ["VECTORS_KEY", "Checkpoint", "SavedFiles"]
+__all__ = ["FEATURES_KEY", "VECTORS_KEY", "Checkpoint", "SavedFiles"]
 
+# What tasks are clustered by, and the base model's features where those are kept besides.
 VECTORS_KEY = "vectors"
+FEATURES_KEY = "features"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -106,6 +108,17 @@ class Checkpoint:
         """The task masks that are stored besides the cluster masks; empty if they are the same masks."""
         return () if self.state.has_mask_per_task else self.state.task_masks
 
+    @property
+    def stored_features(self) -> dict[str, torch.Tensor]:
+        """The features of the tasks by their names in the file; empty if there are none."""
+        rows = {VECTORS_KEY: self.state.task_features, FEATURES_KEY: self.state.base_features}
+        return {name: tensor for name, tensor in rows.items() if tensor is not None}
+
+    @property
+    def routing_features(self) -> torch.Tensor | None:
+        """What `cluster="auto"` compares an input with, see `hf_clamu.merging.routing_features`."""
+        return routing_features(self.state, self.arguments, self.task_spec.kind)
+
     @cached_property
     def task_mask_digests(self) -> dict[str, str]:
         """The SHA-256 of each task's mask, by task id; empty unless the localization keeps them."""
@@ -123,7 +136,8 @@ class Checkpoint:
     @cached_property
     def state_digest(self) -> str:
         """The SHA-256 of everything that is merged."""
-        state, by_task = self.state, list(self.task_mask_digests.values())
+        state, features = self.state, self.stored_features
+        by_task = list(self.task_mask_digests.values())
         known = {id(mask): digest for mask, digest in zip(state.task_masks, by_task, strict=True)}
         # A cluster of one task has the task's own mask.
         masks = [known[id(mask)] if id(mask) in known else digest_tensors(mask) for mask in state.masks]
@@ -136,6 +150,6 @@ class Checkpoint:
                 "masks": masks,
                 "scores": state.scores,
                 **({"task_masks": by_task} if self.stored_task_masks else {}),
-                "vectors": None if state.task_features is None else digest_tensors({VECTORS_KEY: state.task_features}),
+                "vectors": digest_tensors(features) if features else None,
             }
         )

@@ -17,6 +17,8 @@ FORMAT_VERSION = 2
 _LACKING_ENTRIES: dict[int, dict[str, Any]] = {1: {}}
 _LACKING_SETTINGS: dict[int, dict[str, Any]] = {
     1: {
+        "global_scaling": "same",
+        "keep_features": False,
         "mask_learning_rate": None,
         "mask_scaling_schedule": "constant",
         "mask_ramp_start": 0.05,
@@ -66,6 +68,8 @@ def current_entries(values: Mapping[str, Any]) -> dict[str, Any]:
     arguments = values.get("arguments")
     for older in range(version, FORMAT_VERSION):
         entries = {**_LACKING_ENTRIES[older], **entries}
+        if older == 1 and "alpha" in entries:  # one coefficient was that of the masks and of the global model
+            entries.setdefault("global_alpha", entries["alpha"])
         if isinstance(arguments, dict):
             arguments = {**_LACKING_SETTINGS[older], **arguments}
     return {**entries, "arguments": arguments, "format_version": FORMAT_VERSION}

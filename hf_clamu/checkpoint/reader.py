@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from hf_clamu.checkpoint.checkpoint import VECTORS_KEY, Checkpoint, SavedFiles
+from hf_clamu.checkpoint.checkpoint import FEATURES_KEY, VECTORS_KEY, Checkpoint, SavedFiles
 from hf_clamu.checkpoint.configuration_clamu import ClamuConfig, current_entries, format_version
 from hf_clamu.checkpoint.layout import (
     BASE_FOLDER,
@@ -32,13 +32,7 @@ from hf_clamu.checkpoint.parsed_config import ParsedConfig, cluster_names
 from hf_clamu.checkpoint.processor_files import normalized_bytes
 from hf_clamu.errors import CheckpointFormatError, RecipeError, first_line
 from hf_clamu.exact import check_padding, digest_tensors, narrowest_dtype, sha256_files, sha256_hex
-from hf_clamu.merging import (
-    ClamuArguments,
-    ClusteringMethod,
-    MergedState,
-    TaskRecord,
-    depends_on_environment,
-)
+from hf_clamu.merging import ClamuArguments, MergedState, TaskRecord, depends_on_environment, keeps_base_features
 from hf_clamu.storage import read_tensors
 from hf_clamu.storage.replace import finish_replacement
 from hf_clamu.training import Environment
@@ -73,11 +67,13 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         _check_base_index(folder, listed)
     delta = _read_delta(folder / delta_name(version), ledger, parsed.config, records)
     masks, task_masks = _read_masks(folder, parsed.arguments, clusters, records, delta)
-    has_vectors = VECTORS_NAME in listed
+    features, base_features = None, None
+    if VECTORS_NAME in listed:
+        features, base_features = _read_features(folder, len(records), parsed.arguments, parsed.task_spec.kind)
     state = MergedState(
         delta=delta,
         records=records,
-        task_features=_read_vectors(folder, len(records), parsed.arguments.clustering_method) if has_vectors else None,
+        task_features=features,
         clusters=clusters,
         alpha=parsed.config.alpha,
         global_alpha=parsed.config.global_alpha,
@@ -86,6 +82,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         task_masks=task_masks,
         delta_digest=parsed.config.delta_digest,
         cluster_names=cluster_names(parsed, records, clusters),
+        base_features=base_features,
     )
     parsed.config.cluster_names = list(state.cluster_names)
     fresh = read_tensor_file(folder / FRESH_NAME) if FRESH_NAME in listed else {}
@@ -315,19 +312,25 @@ def _read_mask(path: Path, key: str, delta: Mapping[str, torch.Tensor]) -> dict[
     return mask
 
 
-def _read_vectors(folder: Path, num_tasks: int, clustering: ClusteringMethod) -> torch.Tensor:
-    """Read what the tasks are clustered by."""
-    path = folder / VECTORS_NAME
-    vectors = read_tensor_file(path).get(VECTORS_KEY)
-    if vectors is None:
+def _read_features(
+    folder: Path, num_tasks: int, arguments: ClamuArguments, kind: str
+) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """Read what the tasks are clustered by, and the base model's features that are kept besides."""
+    path, clustering = folder / VECTORS_NAME, arguments.clustering_method
+    found = read_tensor_file(path)
+    expected = {VECTORS_KEY: clustering.feature_dtype}
+    if keeps_base_features(arguments, kind):
+        expected[FEATURES_KEY] = torch.float32
+    for name, tensor in found.items():
+        if tensor.ndim != 2 or len(tensor) != num_tasks:
+            rows = len(tensor) if tensor.ndim else 0
+            raise CheckpointFormatError(f"{path} has {rows} rows for {num_tasks} tasks. Take an undamaged copy.")
+        dtype = expected.get(name)
+        if tensor.dtype != dtype or not tensor.isfinite().all():
+            raise CheckpointFormatError(
+                f"{path} holds {name!r} of {tensor.dtype}, or values that are not finite; a model with clustering "
+                f"{clustering.name!r} and these settings has {dtype or 'none'} there. Take an undamaged copy."
+            )
+    if not found or (clustering.feature_dtype is not None and VECTORS_KEY not in found):
         raise CheckpointFormatError(f"{path} has no tensor {VECTORS_KEY!r}. Take an undamaged copy.")
-    if vectors.ndim != 2 or len(vectors) != num_tasks:
-        rows = len(vectors) if vectors.ndim else 0
-        raise CheckpointFormatError(f"{path} has {rows} rows for {num_tasks} tasks. Take an undamaged copy.")
-    expected = clustering.feature_dtype
-    if vectors.dtype != expected or not vectors.isfinite().all():
-        raise CheckpointFormatError(
-            f"{path} holds {vectors.dtype}, or values that are not finite; clustering {clustering.name!r} has "
-            f"{expected or 'no such file'}. Take an undamaged copy."
-        )
-    return vectors
+    return found.get(VECTORS_KEY), found.get(FEATURES_KEY)

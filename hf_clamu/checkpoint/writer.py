@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_clamu.checkpoint.card.model_card import model_card
-from hf_clamu.checkpoint.checkpoint import VECTORS_KEY, Checkpoint
+from hf_clamu.checkpoint.checkpoint import Checkpoint
 from hf_clamu.checkpoint.configuration_clamu import FORMAT_VERSION
 from hf_clamu.checkpoint.layout import (
     CARD_NAME,
@@ -48,8 +48,8 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> str:
     save_tensors(folder / DELTA_NAME, state.delta)
     if checkpoint.fresh:
         save_tensors(folder / FRESH_NAME, checkpoint.fresh)
-    if state.task_features is not None:
-        save_tensors(folder / VECTORS_NAME, {VECTORS_KEY: state.task_features})
+    if checkpoint.stored_features:
+        save_tensors(folder / VECTORS_NAME, checkpoint.stored_features)
     _write_masks(folder, checkpoint)
     ledger = sealed(_ledger(folder, checkpoint))
     (folder / LEDGER_NAME).write_bytes(canonical_json(ledger))

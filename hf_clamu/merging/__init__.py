@@ -33,9 +33,11 @@ from hf_clamu.merging.requirements import (
     derivation_depends_on_environment,
     deriving_reads_data,
     have_data,
+    keeps_base_features,
     missing_checkpoints_error,
     require_finetuning,
     require_no_data,
+    routing_features,
     with_rows,
 )
 from hf_clamu.merging.scoring import remark_on, warn_of_scores
@@ -75,6 +77,7 @@ __all__ = [
     "deriving_reads_data",
     "have_data",
     "is_plain",
+    "keeps_base_features",
     "merge_tasks",
     "missing_checkpoints_error",
     "remark_on",
@@ -86,6 +89,7 @@ __all__ = [
     "register_localization",
     "require_finetuning",
     "require_no_data",
+    "routing_features",
     "scaling_coefficient",
     "unmerge_tasks",
     "update_tasks",

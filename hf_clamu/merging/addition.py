@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 
+from hf_clamu.errors import RecipeError
 from hf_clamu.exact import TaskVector
 from hf_clamu.merging.derivation import clusters_of, derive
 from hf_clamu.merging.localization.task_masks import TaskMasks
-from hf_clamu.merging.requirements import require_finetuning, require_keys
+from hf_clamu.merging.requirements import keeps_base_features, require_finetuning, require_keys
 from hf_clamu.merging.settings.arguments import ClamuArguments
 from hf_clamu.merging.shared_work import map_shared
 from hf_clamu.merging.state import MergedState, PartialState, TaskRecord
@@ -37,10 +40,11 @@ def add_and_derive(
     require_finetuning(arguments, [task_id for task_id in task_ids if trainer.is_local(task_id)])
     trainer.check_texts(task_ids)
     work = _Addition(trainer, arguments)
-    features = before.features | _data_features(task_ids, trainer, arguments)
+    features, base_features = _data_features(task_ids, trainer, arguments)
     early = None if before.records else early_clusters(task_ids, features, trainer, arguments)
+    before = replace(before, features=before.features | features, base_features=before.base_features | base_features)
     with trainer.timed("finetune"), sum_vectors(trainer, early or [task_ids], work) as sums:
-        whole = work.added(before, features, task_ids, sums)
+        whole = work.added(before, task_ids, sums)
         return derive(whole, trainer, arguments, sums.of if early else None)
 
 
@@ -98,13 +102,11 @@ class _Addition:
         local = self._trainer.local_vectors
         return local.fingerprint(task_id) if local is not None and task_id in local else None
 
-    def added(
-        self, before: PartialState, features: Mapping[str, torch.Tensor], task_ids: Sequence[str], sums: TaskSums
-    ) -> PartialState:
-        """Return what was merged before together with what was added up now."""
+    def added(self, before: PartialState, task_ids: Sequence[str], sums: TaskSums) -> PartialState:
+        """Return what was merged before, with the features of the new tasks, together with what was added up now."""
         parameters = sorted(self._trainer.workspace.shapes)
         records = {task_id: TaskRecord.from_dict(sums.entries[task_id], parameters) for task_id in task_ids}
-        features, masks = dict(features), dict(before.masks)
+        features, masks = dict(before.features), dict(before.masks)
         if self._makes_sketches:
             dtype = self._clustering.feature_dtype
             features |= {task_id: torch.tensor(sums.entries[task_id]["sketch"], dtype=dtype) for task_id in task_ids}
@@ -112,29 +114,54 @@ class _Addition:
             sums.total.add(before.total)
         if self._task_masks is not None:
             masks |= self._task_masks.gather({task_id: record.vector_digest for task_id, record in records.items()})
-        return PartialState(
-            total=sums.total, records=dict(sorted((before.records | records).items())), features=features, masks=masks
-        )
+        records = dict(sorted((before.records | records).items()))
+        return replace(before, total=sums.total, records=records, features=features, masks=masks)
 
 
 def _data_features(
     task_ids: Sequence[str], trainer: TaskTrainer, arguments: ClamuArguments
-) -> dict[str, torch.Tensor]:
-    """Return the features that the clustering makes of the tasks' data; none if it makes none."""
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """Return the features that the clustering makes of the tasks' data, and those that are kept for routing."""
     method = arguments.clustering_method
-    if method.feature_source != "data":
-        return {}
+
+    def base_feature(task_id: str) -> torch.Tensor | None:
+        try:
+            return trainer.prompt_feature(task_id)
+        except RecipeError:  # the architecture shows none
+            return None
+
+    features: dict[str, torch.Tensor] = {}
+    base_features: dict[str, torch.Tensor] = {}
+    if method.feature_source == "data":
+        make = partial(method.data_feature, trainer)
+        features = _mapped("features", task_ids, trainer, make, method.feature_dtype)
+    if trainer.tasks.has_rows and keeps_base_features(arguments, trainer.tasks.spec.kind):
+        base_features = _mapped("base features", task_ids, trainer, base_feature)
+    return features, base_features
+
+
+def _mapped(
+    stage: str,
+    task_ids: Sequence[str],
+    trainer: TaskTrainer,
+    make: Callable[[str], torch.Tensor | None],
+    dtype: torch.dtype | None = torch.float32,
+) -> dict[str, torch.Tensor]:
+    """Make a feature of each task; tasks without one are left out."""
 
     def work(task_id: str) -> dict[str, Any]:
-        return {"data_digest": trainer.encoded(task_id).digest, "row": method.data_feature(trainer, task_id).tolist()}
+        feature = make(task_id)
+        row = None if feature is None else feature.tolist()
+        return {"data_digest": trainer.encoded(task_id).digest, "row": row}
 
     def is_sound(task_id: str, value: Any) -> bool:
         return bool(value["data_digest"] == trainer.encoded(task_id).digest)
 
     with trainer.timed("features"):
-        values = map_shared(trainer, "features", task_ids, work, is_sound=is_sound, description="features")
+        values = map_shared(trainer, stage, task_ids, work, is_sound=is_sound, description="features")
+    rows = {task_id: value["row"] for task_id, value in values.items()}
     # A float32 is the same after a trip through JSON, which writes float64 in full.
-    return {task_id: torch.tensor(value["row"], dtype=method.feature_dtype) for task_id, value in values.items()}
+    return {task_id: torch.tensor(row, dtype=dtype) for task_id, row in rows.items() if row is not None}
 
 
 def early_clusters(

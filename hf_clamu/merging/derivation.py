@@ -6,7 +6,7 @@ was built without the forgotten tasks.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -44,7 +44,7 @@ def derive(
         return MergedState(
             delta=delta, records={}, task_features=None, clusters=(), alpha=0.0, global_alpha=0.0, masks=()
         )
-    features = torch.stack([merged.features[task_id] for task_id in records]) if merged.features else None
+    features = _stacked(merged.features, records)
     keys = {task_id: record.cluster_key for task_id, record in records.items()}
     clusters = clusters_of(keys, features, arguments)
     problem = MaskProblem(
@@ -76,7 +76,12 @@ def derive(
         task_masks=tuple(merged.masks[task_id] for task_id in records) if merged.masks else (),
         delta_digest=problem.delta_digest,
         cluster_names=names_of(clusters, keys, features, arguments),
+        base_features=_stacked(merged.base_features, records),
     )
+
+
+def _stacked(features: Mapping[str, torch.Tensor], task_ids: Iterable[str]) -> torch.Tensor | None:
+    return torch.stack([features[task_id] for task_id in task_ids]) if features else None
 
 
 @dataclass(frozen=True)

@@ -68,13 +68,7 @@ def subtract_tasks(state: MergedState, task_ids: Sequence[str], trainer: TaskTra
         total = DeltaAccumulator.restore(state.delta, [r.bounds for r in state.records.values()], folder)
         total.subtract(sums.total)
         sums.total.release()
-    before, gone = PartialState.of(state), set(leaving)
-    return PartialState(
-        total=total,
-        records={task_id: record for task_id, record in before.records.items() if task_id not in gone},
-        features={task_id: feature for task_id, feature in before.features.items() if task_id not in gone},
-        masks={task_id: mask for task_id, mask in before.masks.items() if task_id not in gone},
-    )
+    return PartialState.of(state).without(leaving, total)
 
 
 class _Recovery:

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+import torch
+
 from hf_clamu.errors import DigestMismatchError, RecipeError, TaskDataError
 from hf_clamu.merging.clustering.registry import CLUSTERINGS
 from hf_clamu.merging.localization.registry import LOCALIZATIONS
 from hf_clamu.merging.registry import listed
 from hf_clamu.merging.settings.arguments import ClamuArguments
 from hf_clamu.merging.state import MergedState, TaskRecord
-from hf_clamu.tasks import EncodedTask, TaskDataset
+from hf_clamu.tasks import EncodedTask, TaskDataset, traits_of
 from hf_clamu.training import TaskTrainer
 
 __all__ = [
@@ -24,6 +26,8 @@ __all__ = [
     "derivation_depends_on_environment",
     "deriving_reads_data",
     "have_data",
+    "keeps_base_features",
+    "routing_features",
     "missing_checkpoints_error",
     "require_finetuning",
     "require_keys",
@@ -64,6 +68,37 @@ def deriving_reads_data(state: MergedState, arguments: ClamuArguments, more_vali
     )
 
 
+def keeps_base_features(arguments: ClamuArguments, kind: str) -> bool:
+    """Whether the base model's feature of each task is kept beside what the tasks are clustered by.
+
+    Args:
+        arguments (`ClamuArguments`): the settings.
+        kind (`str`): of the tasks.
+    """
+    return arguments.keep_features and not _are_clustered_by_prompts(arguments, kind)
+
+
+def routing_features(state: MergedState, arguments: ClamuArguments, kind: str) -> torch.Tensor | None:
+    """Return the base model's feature of each task, by sorted id, if they are kept.
+
+    Args:
+        state (`MergedState`): what is merged.
+        arguments (`ClamuArguments`): the settings.
+        kind (`str`): of the tasks.
+
+    Returns:
+        `torch.Tensor` of shape `(tasks, hidden_size)`, float32, or `None`.
+    """
+    if state.base_features is None and _are_clustered_by_prompts(arguments, kind):
+        return state.task_features
+    return state.base_features
+
+
+def _are_clustered_by_prompts(arguments: ClamuArguments, kind: str) -> bool:
+    # The clustering takes the whole example; a completion is not known yet when an input is to be routed.
+    return arguments.clustering_method.uses_base_features and traits_of(kind).labels != "next_tokens"
+
+
 def derivation_depends_on_environment(records: Mapping[str, TaskRecord], arguments: ClamuArguments) -> bool:
     """Whether clusters, alpha, masks and scores that are derived from given task vectors depend on the environment.
 
@@ -97,6 +132,7 @@ def depends_on_environment(records: Mapping[str, TaskRecord], arguments: ClamuAr
         any(not record.from_checkpoint for record in records.values())
         or arguments.clustering_method.depends_on_environment
         or localization == "always"
+        or (arguments.keep_features and have_data(records))
         or (localization == "with_data" and have_data(records))
         or arguments.chooses_alpha
         or _is_scored(records, arguments)

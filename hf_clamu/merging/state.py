@@ -84,6 +84,8 @@ class MergedState:
         task_masks (*tuple* of *dict* of `str` to `torch.Tensor`, uint8): packed mask of each task, by sorted id, of
             which cluster masks are made; empty unless the localization keeps them.
         delta_digest (`str`, *optional*): SHA-256 of the delta, if it is known already.
+        base_features (`torch.Tensor` of shape `(tasks, hidden_size)`, *optional*): the base model's feature of each
+            task, if it is kept beside `task_features`; see `routing_features`.
     """
 
     delta: dict[str, torch.Tensor]
@@ -97,6 +99,7 @@ class MergedState:
     task_masks: tuple[dict[str, torch.Tensor], ...] = ()
     delta_digest: str | None = None
     cluster_names: tuple[str, ...] = ()
+    base_features: torch.Tensor | None = None
 
     @property
     def task_ids(self) -> tuple[str, ...]:
@@ -153,25 +156,50 @@ class PartialState:
         records (*dict* of `str` to `TaskRecord`): the tasks, by sorted id.
         features (*dict* of `str` to `torch.Tensor`): what each task is clustered by; empty if by none.
         masks (*dict* of `str` to *dict*): packed mask of each task; empty unless the localization keeps them.
+        base_features (*dict* of `str` to `torch.Tensor`): the feature of each task by the base model; perhaps empty.
     """
 
     total: DeltaAccumulator | VectorSum | None
     records: dict[str, TaskRecord]
     features: dict[str, torch.Tensor]
     masks: dict[str, dict[str, torch.Tensor]]
+    base_features: dict[str, torch.Tensor]
 
     @classmethod
     def of(cls, state: MergedState) -> PartialState:
         """Return the part of a merged state that nothing was derived for."""
-        features = {} if state.task_features is None else dict(zip(state.task_ids, state.task_features, strict=True))
+        features, base_features = (
+            {} if rows is None else dict(zip(state.task_ids, rows, strict=True))
+            for rows in (state.task_features, state.base_features)
+        )
         total = VectorSum.of(state.delta, (record.bounds for record in state.records.values()))
         masks = dict(zip(state.task_ids, state.task_masks, strict=True)) if state.task_masks else {}
-        return cls(total=total if state.records else None, records=dict(state.records), features=features, masks=masks)
+        return cls(
+            total=total if state.records else None,
+            records=dict(state.records),
+            features=features,
+            masks=masks,
+            base_features=base_features,
+        )
 
     @classmethod
     def empty(cls) -> PartialState:
         """Return the state of no tasks."""
-        return cls(total=None, records={}, features={}, masks={})
+        return cls(total=None, records={}, features={}, masks={}, base_features={})
+
+    def without(self, task_ids: Iterable[str], total: DeltaAccumulator) -> PartialState:
+        """Return what is kept of the other tasks.
+
+        Args:
+            task_ids (*iterable* of `str`): tasks that leave.
+            total (`DeltaAccumulator`): the sum without them.
+        """
+        stay = self.records.keys() - set(task_ids)
+        kept: dict[str, Any] = {
+            name: {task_id: value for task_id, value in getattr(self, name).items() if task_id in stay}
+            for name in ("records", "features", "masks", "base_features")
+        }
+        return PartialState(total=total, **kept)
 
 
 def require_merged(wanted: Iterable[str], present: Iterable[str]) -> None:

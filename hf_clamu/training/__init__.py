@@ -18,7 +18,15 @@ from hf_clamu.training.determinism import derive_seed, deterministic, seeded, un
 from hf_clamu.training.environment import Environment
 from hf_clamu.training.finetuning import FinetuningArguments, finetune
 from hf_clamu.training.masking import MaskingArguments, train_mask
-from hf_clamu.training.measuring import Measurement, label_predictions, losses_and_scores, measure, task_feature
+from hf_clamu.training.measuring import (
+    Measurement,
+    example_features,
+    label_predictions,
+    losses_and_scores,
+    measure,
+    prompts_of,
+    task_feature,
+)
 from hf_clamu.training.signs import FixedSigns
 from hf_clamu.training.task_trainer import LocalVectors, Progress, TaskTrainer, silent_progress
 from hf_clamu.training.workers import Workers
@@ -37,11 +45,13 @@ __all__ = [
     "Workers",
     "Workspace",
     "derive_seed",
+    "example_features",
     "deterministic",
     "finetune",
     "label_predictions",
     "losses_and_scores",
     "measure",
+    "prompts_of",
     "sample_batches",
     "seeded",
     "silent_progress",

@@ -14,7 +14,15 @@ from hf_clamu.tasks import Example, traits_of
 from hf_clamu.training.batching import chunks
 from hf_clamu.training.workspace import LiveModel
 
-__all__ = ["Measurement", "label_predictions", "losses_and_scores", "measure", "task_feature"]
+__all__ = [
+    "Measurement",
+    "example_features",
+    "label_predictions",
+    "losses_and_scores",
+    "measure",
+    "prompts_of",
+    "task_feature",
+]
 
 EVALUATION_BATCH = 64
 
@@ -116,12 +124,8 @@ def _answers(live: LiveModel, examples: Sequence[Example], kind: str) -> Iterato
         yield live.forward(batch).logits.float(), labels_B
 
 
-@torch.no_grad()
 def task_feature(live: LiveModel, examples: Sequence[Example]) -> torch.Tensor:
-    """Return the mean feature of a task's examples under the base model.
-
-    The feature of an example is the model's own pooling if there is one (of the vision tower, for CLIP), and otherwise
-    the last token of the last layer (text) or its first token (image).
+    """Return the mean feature of a task's examples under the base model, see `example_features`.
 
     Args:
         live (`LiveModel`): the model, which must hold `theta_0`.
@@ -133,30 +137,72 @@ def task_feature(live: LiveModel, examples: Sequence[Example]) -> torch.Tensor:
     Raises:
         RecipeError: if the architecture shows neither pooling nor hidden states.
     """
+    total: torch.Tensor | None = None
+    for pooled_BD in _pooled(live, examples):
+        summed = pooled_BD.sum(0)
+        total = summed if total is None else total + summed
+    assert total is not None, "a task has at least one training example"
+    return (total / len(examples)).float().cpu()
+
+
+def example_features(live: LiveModel, examples: Sequence[Example]) -> torch.Tensor:
+    """Return what the base model makes of each example.
+
+    The feature of an example is the model's own pooling if there is one (of the vision tower, for CLIP), and otherwise
+    the last token of the last layer (text) or its first token (image).
+
+    Args:
+        live (`LiveModel`): the model, which must hold `theta_0`.
+        examples (*sequence* of `Example`): at least one.
+
+    Returns:
+        `torch.Tensor` of shape `(examples, hidden_size)`, float32, on the CPU.
+
+    Raises:
+        RecipeError: if the architecture shows neither pooling nor hidden states.
+    """
+    return torch.cat(list(_pooled(live, examples))).float().cpu()
+
+
+def prompts_of(examples: Sequence[Example], kind: str) -> list[Example]:
+    """Return what a model is given of each example: without the completion where it is to write that itself.
+
+    Args:
+        examples (*sequence* of `Example`): any number.
+        kind (`str`): of the tasks.
+    """
+    if traits_of(kind).labels != "next_tokens":
+        return list(examples)
+    cut = [int((example["labels"] != -100).to(torch.uint8).argmax()) for example in examples]
+    return [
+        {name: tensor[:length] for name, tensor in example.items()} if length else example
+        for example, length in zip(examples, cut, strict=True)
+    ]
+
+
+@torch.no_grad()
+def _pooled(live: LiveModel, examples: Sequence[Example]) -> Iterator[torch.Tensor]:
+    """Yield the features of a batch after the other, float64 of shape `(batch, hidden_size)`."""
     live.model.eval()
     backbone = _backbone(live.model)
-    total: torch.Tensor | None = None
     for part in chunks(examples, EVALUATION_BATCH):
         batch = live.batch(part)
-        del batch["labels"]
+        batch.pop("labels", None)
         output = backbone(**batch)
         pooled = getattr(output, "pooler_output", None)
         if pooled is None:
             hidden_BLD = getattr(output, "last_hidden_state", None)
             if hidden_BLD is None:
                 raise RecipeError(
-                    f"clustering='features' needs a base model with pooling or hidden states, but "
-                    f"{type(live.model).__name__} has neither. Choose another clustering."
+                    f"Features need a base model with pooling or hidden states, but {type(live.model).__name__} has "
+                    "neither. Choose a clustering other than 'features'."
                 )
             if "attention_mask" in batch:
                 last_B = batch["attention_mask"].sum(-1) - 1
                 pooled = hidden_BLD[torch.arange(len(part), device=hidden_BLD.device), last_B]
             else:
                 pooled = hidden_BLD[:, 0]
-        summed = pooled.reshape(len(part), -1).double().sum(0)
-        total = summed if total is None else total + summed
-    assert total is not None, "a task has at least one training example"
-    return (total / len(examples)).float().cpu()
+        yield pooled.reshape(len(part), -1).double()
 
 
 def _backbone(model: Any) -> Any:

@@ -15,7 +15,7 @@ from hf_clamu.storage.archive import Archive
 from hf_clamu.storage.journal import Journal
 from hf_clamu.tasks import EncodedTask, Encodings, ModelLimits, TaskDataset, traits_of
 from hf_clamu.training.finetuning import FinetuningArguments, finetune
-from hf_clamu.training.measuring import Measurement, measure, task_feature
+from hf_clamu.training.measuring import Measurement, measure, prompts_of, task_feature
 from hf_clamu.training.signs import FixedSigns
 from hf_clamu.training.workers import Workers
 from hf_clamu.training.workspace import Workspace
@@ -195,6 +195,14 @@ class TaskTrainer:
         """Return the task's mean feature under the base model."""
         self.workspace.reset()
         return task_feature(self.workspace, self.encoded(task_id).train)
+
+    def prompt_feature(self, task_id: str) -> torch.Tensor:
+        """Return the task's mean feature under the base model, of what its model is given alone.
+
+        It is `feature` unless the model writes the rest of an example itself.
+        """
+        self.workspace.reset()
+        return task_feature(self.workspace, prompts_of(self.encoded(task_id).train, self.tasks.spec.kind))
 
     def load_masked(
         self, delta: Mapping[str, torch.Tensor], alpha: float, mask: Mapping[str, torch.Tensor] | None

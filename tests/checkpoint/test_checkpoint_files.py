@@ -63,6 +63,7 @@ def test_layout_of_a_global_image_model(tiny, tmp_path):
         "base_model/model.safetensors",
         "config.json",
         "delta.safetensors",
+        "features.safetensors",
         "ledger.json",
     ]
 

@@ -58,7 +58,7 @@ def test_a_file_that_would_be_read_and_is_not_listed_is_refused(folder, name):
 
 
 def test_unlisted_features_are_refused(tiny, tmp_path):
-    model = tiny.train("text", clustering="random")
+    model = tiny.train("text", clustering="random", keep_features=False)
     model.save_pretrained(tmp_path / "m")
     save_file({"vectors": torch.zeros(5, 16)}, tmp_path / "m/features.safetensors")
     with pytest.raises(CheckpointFormatError, match=r"features\.safetensors is no part"):

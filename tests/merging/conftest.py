@@ -104,10 +104,9 @@ def _assert_same(found, expected) -> None:
     assert found.records == expected.records
     assert found.clusters == expected.clusters
     assert (found.alpha, found.global_alpha) == (expected.alpha, expected.global_alpha)
-    assert (found.task_features is None) == (expected.task_features is None)
-    if expected.task_features is not None:
-        assert found.task_features.dtype == expected.task_features.dtype
-        assert torch.equal(found.task_features, expected.task_features)
+    for rows, right in ((found.task_features, expected.task_features), (found.base_features, expected.base_features)):
+        assert (rows is None) == (right is None)
+        assert right is None or (rows.dtype == right.dtype and torch.equal(rows, right))
     assert len(found.masks) == len(expected.masks)
     assert len(found.task_masks) == len(expected.task_masks)
     pairs = [(found.delta, expected.delta), *zip(found.masks, expected.masks, strict=True)]

@@ -45,6 +45,15 @@ def test_features_are_those_of_the_base_model(merged_of, images, trainer_of, set
     fresh = trainer_of(images, arguments)
     expected = torch.stack([fresh.feature(task_id) for task_id in images])
     assert torch.equal(state.task_features, expected)
+    assert state.base_features is None, "they are not kept twice"
+
+
+@pytest.mark.parametrize("clustering", ["task_vectors", "anchored", "random", "column", "none"])
+def test_features_of_the_base_model_are_kept_whatever_the_clustering(merged_of, images, settings, clustering):
+    state = merged_of(images, settings(clustering=clustering))
+    assert torch.equal(state.base_features, merged_of(images, settings()).task_features)
+    without = merged_of(images, settings(clustering=clustering, keep_features=False))
+    assert without.base_features is None
 
 
 @pytest.mark.parametrize("clustering", CLUSTERINGS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import itertools
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -97,7 +98,9 @@ def test_requirements_are_those_of_the_table(localization, clustering, scaling):
         assert derivation_depends_on_environment(records, arguments) == differs
     for data, differs in ((True, differs_with), (False, differs_without)):
         records = _records(KEYS, data=data, elsewhere=True)
-        assert depends_on_environment(records, arguments) == (differs or differs_too or is_auto)
+        assert depends_on_environment(records, arguments) == (data or differs or differs_too or is_auto)
+        without = replace(arguments, keep_features=False)  # which the base model makes of the data
+        assert depends_on_environment(records, without) == (differs or differs_too or is_auto)
     assert arguments.clustering_method.num_clusters(3, len(KEYS), KEYS.values()) == count
     trainer = SimpleNamespace(tasks=SimpleNamespace(cluster_key=KEYS.__getitem__))
     rows = dict(zip(KEYS, torch.eye(5), strict=True)) if clustering == "features" else {}

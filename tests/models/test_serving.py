@@ -246,5 +246,5 @@ def test_generation(tiny, saved_text):
     answers = {}
     for cluster in (0, None):
         model.set_cluster(cluster)
-        answers[cluster] = model.generate(**inputs, max_new_tokens=4, do_sample=False)
+        answers[cluster] = model.generate(**inputs, max_new_tokens=4, min_new_tokens=4, do_sample=False)
         assert answers[cluster].shape == (1, inputs["input_ids"].shape[1] + 4)

@@ -19,6 +19,13 @@ class ClusteringArguments:
 
     num_clusters: int = field(default=20, metadata={"help": "Clusters K; never more than tasks."})
     clustering: ClusteringName = field(default="features", metadata={"help": "Which tasks share a mask"})
+    keep_features: bool = field(
+        default=True,
+        metadata={
+            "help": "Keep the mean feature of each task's training examples under the base model, where tasks have "
+            "data, whatever the clustering: cluster='auto' finds the cluster of an input by it."
+        },
+    )
 
     def __post_init__(self) -> None:
         if self.num_clusters < 1:

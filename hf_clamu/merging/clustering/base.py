@@ -50,6 +50,7 @@ class ClusteringMethod:
         feature_source (`str`): what a feature per task is made of, to cluster by: `"none"`, `"data"` (`data_feature`,
             before finetuning) or `"task_vector"` (`vector_feature`, after it).
         feature_dtype (`torch.dtype`, *optional*): of the features in the saved model; needed if there are any.
+        uses_base_features (`bool`): the feature is the mean of the base model's, of the task's training examples.
         needs_data (`bool`): tasks without data cannot be clustered.
         needs_keys (`bool`): the data must name a cluster per task.
         names_clusters (`bool`): a label is text that depends on its task alone, and names the cluster; `labels` is
@@ -61,6 +62,7 @@ class ClusteringMethod:
     summary: str
     feature_source: Literal["none", "data", "task_vector"] = "none"
     feature_dtype: torch.dtype | None = None
+    uses_base_features: bool = False
     needs_data: bool = False
     needs_keys: bool = False
     names_clusters: bool = False

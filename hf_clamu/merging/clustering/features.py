@@ -17,6 +17,7 @@ class FeatureClustering(SpectralMethod):
     summary = "of the base model"
     feature_source = "data"
     feature_dtype = torch.float32
+    uses_base_features = True
     needs_data = True
 
     def data_feature(self, trainer: TaskTrainer, task_id: str) -> torch.Tensor:

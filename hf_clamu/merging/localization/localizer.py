@@ -95,8 +95,9 @@ class Localizer:
         return alpha if is_same else self._unmasked_alpha()
 
     def _unmasked_alpha(self) -> float:
-        problem = self._problem
-        alphas = candidate_alphas(problem.arguments.global_scaling, problem.num_tasks, GLOBAL_GRID)
+        problem, scaling = self._problem, self._problem.arguments.global_scaling
+        assert scaling is not None, "settings that are made have a value"
+        alphas = candidate_alphas(scaling, problem.num_tasks, GLOBAL_GRID)
         return best_alpha(self._trainer, problem.delta, problem.clusters, dict.fromkeys(alphas, ()))
 
     def _masks(self, alphas: Sequence[float]) -> dict[float, tuple[Weights, ...]]:
