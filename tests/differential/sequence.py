@@ -177,6 +177,8 @@ class Sequence:
             "clustering",
             "num_clusters",
             "scaling",
+            "global_scaling",
+            "keep_features",
             "fraction_bits",
             "score_validation",
             "freeze",

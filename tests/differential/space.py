@@ -48,7 +48,11 @@ AXES: dict[str, tuple[Any, ...]] = {
     "data": ("rows", "file"),
     "num_tasks": (1, 2, 3, 4, 5, 6, 7),
     "preset": (None, "per-task", "clusters", "adapters", "one-model"),
+    "global_scaling": (None, "auto", "same", "sum", 2.5),
+    "keep_features": (True, False),
 }
+# What is drawn after all else, so that the seeds of before give the sequences of before.
+_LAST = ("preset", "global_scaling", "keep_features")
 _SIZES: dict[str, dict[str, Any]] = {
     "IA3": {"feedforward_modules": []},
     "LOHA": {"r": 2},
@@ -89,6 +93,7 @@ _WEIGHTS = {
     "archive": (2, 1),
     "num_tasks": (1, 1, 2, 3, 3, 2, 1),
     "preset": (8, 1, 1, 1, 1),
+    "keep_features": (3, 1),
 }
 
 
@@ -106,7 +111,7 @@ def draw(seed: int, changes: Mapping[str, Any] | None = None) -> Configuration:
         return chance.choices(AXES[axis], _WEIGHTS.get(axis))[0]
 
     # Every axis is drawn, whether it counts or not: one that comes later stays what it is.
-    found: Configuration = {axis: one(axis) for axis in AXES if axis != "preset"} | given
+    found: Configuration = {axis: one(axis) for axis in AXES if axis not in _LAST} | given
     architecture = ARCHITECTURES[found["architecture"]]
     kind = chance.choice(architecture.kinds)
     found["kind"] = given.get("kind", kind)
@@ -137,7 +142,9 @@ def draw(seed: int, changes: Mapping[str, Any] | None = None) -> Configuration:
         found["spec"]["with_cluster_column"] = False
     found["num_spare"] = chance.choice((0, 0, 1, 2))
     found["num_requests"] = chance.choice((1, 2, 3, 4, 5))
-    preset = one("preset")
+    last = {axis: one(axis) for axis in _LAST}
+    preset = last.pop("preset")
+    found |= last | given
     found["preset"] = given.get("preset", None if given.keys() & METHOD_SETTINGS else preset)
     return found | _of_preset(found) | given
 

@@ -244,7 +244,7 @@ def test_auto_takes_the_best_alpha_of_the_grid(images, trainer_of, settings, ass
 def test_auto_prefers_score_then_loss_then_the_smaller_alpha(
     images, trainer_of, settings, monkeypatch, scores, losses, place
 ):
-    arguments = settings(localization="global", scaling="auto")
+    arguments = settings(localization="global", scaling="auto", global_scaling="same")
     trainer = trainer_of(images, arguments)
     delta, own = _crafted(trainer)
     calls = []
