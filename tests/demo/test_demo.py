@@ -71,7 +71,7 @@ def test_data_are_the_same_every_time(prepared, tmp_path, tiny):
 def test_recipes_are_the_presets(few):
     per_task, clusters = few.per_task, few.clusters
     assert (per_task.localization, per_task.clustering, per_task.scaling) == ("sift", "none", 1)
-    assert (clusters.localization, clusters.clustering, clusters.scaling) == ("clamu", "features", 4)
+    assert (clusters.localization, clusters.clustering, clusters.scaling) == ("clamu", "anchored", 4)
     assert per_task.finetune_steps == clusters.finetune_steps
 
 

@@ -12,7 +12,7 @@ from hf_clamu.training import silent_progress
 
 EXPLICIT = {
     "per-task": {"localization": "sift", "clustering": "none", "scaling": 1},
-    "clusters": {"localization": "clamu", "clustering": "features", "num_clusters": 20, "scaling": 4.0},
+    "clusters": {"localization": "clamu", "clustering": "anchored", "num_clusters": 20, "scaling": 4.0},
     "adapters": {"localization": "sift", "clustering": "none", "scaling": 1},
     "one-model": {"localization": "global", "clustering": "random", "num_clusters": 1, "scaling": "auto"},
 }
@@ -37,13 +37,18 @@ def test_every_preset_has_settings_of_its_own():
     [
         ({}, "per-task"),
         ({"learning_rate": 1e-3, "scaling": 1.0}, "per-task"),
-        ({"num_clusters": 20}, "clusters"),
+        ({"clustering": "column"}, "clusters"),
         ({"clustering": "features"}, "clusters"),
-        ({"localization": "clamu"}, "clusters"),
+        ({"localization": "emr", "clustering": "random"}, "clusters"),
     ],
 )
 def test_without_a_preset_the_named_settings_tell(given, name):
     assert ClamuArguments(**given) == ClamuArguments(preset=name, **given)
+
+
+@pytest.mark.parametrize("given", [{"num_clusters": 20}, {"localization": "clamu"}, {"localization": "emr"}])
+def test_without_a_preset_clusters_are_of_features_as_they_were_before_presets(given):
+    assert ClamuArguments(**given) == ClamuArguments(preset="clusters", clustering="features", **given)
 
 
 def test_settings_that_are_given_win():

@@ -41,9 +41,9 @@ class ClamuArguments(FinetuningArguments, ClusteringArguments, LocalizationArgum
     method (`register_localization`, `register_clustering`).
 
     A `preset` (`"per-task"`, `"clusters"`, `"adapters"`, `"one-model"`) gives the settings that are not given
-    themselves. Without one it is `"clusters"` if `num_clusters`, `clustering` or `localization` is given, and
-    `"per-task"` if none of them is. It is resolved at once: settings that are equal are equal, and saved alike,
-    whichever way they came about.
+    themselves. Without one it is `"clusters"`, but with clustering `"features"`, if `num_clusters`, `clustering` or
+    `localization` is given, and `"per-task"` if none of them is. It is resolved at once: settings that are equal are
+    equal, and saved alike, whichever way they came about.
 
     Args:
         preset (`str`, *optional*): see above; all other arguments are the fields.

@@ -16,8 +16,10 @@ __all__ = ["METHOD_SETTINGS", "PRESETS", "Preset", "PresetName", "describe_prese
 PresetName = Literal["per-task", "clusters", "adapters", "one-model"]
 # What a preset decides even where a recipe says something else and the preset comes from the command line.
 METHOD_SETTINGS = ("localization", "clustering", "num_clusters", "scaling")
-# Who names one of these means the settings that belonged to them before there were presets.
+# Who names one of these and no preset means the settings that belonged to them before there were presets: those of
+# clusters, with another clustering. So recipes of that time build what they built.
 _OF_CLUSTERS = ("localization", "clustering", "num_clusters")
+_BEFORE_PRESETS = {"clustering": "features"}
 
 _Settings = TypeVar("_Settings")
 
@@ -50,7 +52,7 @@ PRESETS: dict[str, Preset] = {
         Preset(
             name="clusters",
             summary="a learned mask per cluster of tasks, ClAMU; the smallest storage for many tasks",
-            settings={"localization": "clamu", "clustering": "features", "num_clusters": 20, "scaling": 4.0},
+            settings={"localization": "clamu", "clustering": "anchored", "num_clusters": 20, "scaling": 4.0},
         ),
         Preset(
             name="adapters",
@@ -77,8 +79,8 @@ def describe_presets() -> str:
         values = ", ".join(f"{name} {value}" for name, value in settings.items())
         parts.append(f"{preset.name} ({preset.summary}: {values})")
     return (
-        f"Settings that go together, for those that are not given: {listed(parts)}. By default clusters if "
-        f"{listed(_OF_CLUSTERS)} is given, and otherwise per-task."
+        f"Settings that go together, for those that are not given: {listed(parts)}. By default clusters with "
+        f"clustering {_BEFORE_PRESETS['clustering']} if {listed(_OF_CLUSTERS)} is given, and otherwise per-task."
     )
 
 
@@ -102,8 +104,10 @@ def with_presets(settings_class: type[_Settings]) -> type[_Settings]:
 def _resolved(given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings that were given, with those of their preset for others."""
     name = given.get("preset")
+    if name is None and any(setting in given for setting in _OF_CLUSTERS):
+        return {**PRESETS["clusters"].settings, **_BEFORE_PRESETS, **given}
     if name is None:
-        name = "clusters" if any(setting in given for setting in _OF_CLUSTERS) else "per-task"
+        name = "per-task"
     elif not isinstance(name, str) or name not in PRESETS:
         hint = hint_for(name, tuple(PRESETS), lists=False)
         raise RecipeError(f"preset must be one of {', '.join(PRESETS)}, got {name!r}.{hint}")
