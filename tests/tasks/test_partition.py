@@ -130,6 +130,21 @@ def test_each_task_has_few_labels_and_each_label_is_used_as_often():
     assert len(subsets) > 6
 
 
+def test_tasks_may_have_different_numbers_of_labels():
+    found, report = partition_by_labels(
+        _labelled([60] * 9), "label", num_tasks=8, labels_per_task=(2, 5), examples_per_task=20, num_validation=10
+    )
+    rows = [pair for split in found.values() for pair in zip(split["task"], split["label"], strict=True)]
+    pairs = set(rows)
+    numbers = [sum(task == one for task, _ in pairs) for one in sorted({task for task, _ in pairs})]
+    assert sorted(numbers) == [2, 2, 3, 3, 4, 4, 5, 5]
+    assert (report.labels, report.examples) == ((2, 3.5, 5), (30, 30, 30))
+    uses = [sum(label == one for _, label in pairs) for one in range(9)]
+    assert max(uses) - min(uses) <= 1
+    for task, label in pairs:
+        assert rows.count((task, label)) in {-(-30 // number) for number in numbers} | {30 // n for n in numbers}
+
+
 def test_an_uneven_number_of_examples_per_label_is_dealt_out():
     found, report = partition_by_labels(
         _labelled([60] * 4), "label", num_tasks=2, labels_per_task=3, examples_per_task=10, num_validation=1
@@ -203,6 +218,8 @@ def test_bad_settings_are_named(options, error, words):
 
 
 def test_more_labels_than_there_are_are_refused():
+    with pytest.raises(RecipeError, match=r"labels_per_task must be 1 to 2, the number of labels; found \(2, 1\)"):
+        partition_by_labels(_labelled([4, 4]), "label", num_tasks=1, labels_per_task=(2, 1))
     with pytest.raises(RecipeError, match="labels_per_task must be 1 to 2"):
         partition_by_labels(_labelled([4, 4]), "label", num_tasks=1, labels_per_task=3)
     with pytest.raises(TaskDataError, match="Label 0 has 2 rows for 3 tasks"):

@@ -18,7 +18,7 @@ def partition_by_labels(
     label_column: str,
     *,
     num_tasks: int,
-    labels_per_task: int,
+    labels_per_task: int | tuple[int, int],
     seed: int = 0,
     examples_per_task: int | None = None,
     num_validation: int = 0,
@@ -35,7 +35,8 @@ def partition_by_labels(
         dataset (`datasets.Dataset`): rows with labels.
         label_column (`str`): their column, of names or numbers; rows without a label are left over.
         num_tasks (`int`): how many tasks.
-        labels_per_task (`int`): how many labels each.
+        labels_per_task (`int` or *tuple* of `int`): how many labels each; of `(least, most)`, every number comes
+            equally often.
         seed (`int`, defaults to 0): of the choice of labels and rows.
         examples_per_task, num_validation: as for `partition_uniform`.
         content_columns, task_column: as for `partition_by_column`.
@@ -50,7 +51,9 @@ def partition_by_labels(
 
     Source: the ClAMU paper's task-and-label-level split.
     """
-    require_counts(num_tasks=num_tasks, labels_per_task=labels_per_task)
+    least, most = labels_per_task if isinstance(labels_per_task, tuple) else (labels_per_task, labels_per_task)
+    require_counts(num_tasks=num_tasks, labels_per_task=least)
+    require_counts(labels_per_task=most)
     settings = CutSettings(
         num_tasks=num_tasks,
         examples_per_task=examples_per_task,
@@ -60,34 +63,39 @@ def partition_by_labels(
         task_column=task_column,
     )
     rows = rows_by_value(dataset, label_column, lambda label: label)
-    if labels_per_task > len(rows):
+    if not least <= most <= len(rows):
         raise RecipeError(f"labels_per_task must be 1 to {len(rows)}, the number of labels; found {labels_per_task}.")
     names = task_names(prefix, num_tasks)
-    shares = _shares_of_labels(rows, names, labels_per_task, settings.rows_per_task, seed)
+    numbers = {task: least + place % (most - least + 1) for place, task in enumerate(names)}
+    shares = _shares_of_labels(rows, numbers, settings.rows_per_task, seed)
     return cut_rows(dataset, _deal(rows, names, shares, seed), settings)
 
 
 def _shares_of_labels(
-    rows: Mapping[Any, Sequence[int]], names: Sequence[str], labels_per_task: int, rows_per_task: int | None, seed: int
+    rows: Mapping[Any, Sequence[int]], numbers: Mapping[str, int], rows_per_task: int | None, seed: int
 ) -> dict[Any, list[tuple[str, int | None]]]:
     """Return, for each label, the tasks that get some of its rows, and at most how many (`None`: no limit)."""
-    # The first labels of a task have one row more where it does not come out even.
-    shares: list[int | None] = [None] * labels_per_task
-    if rows_per_task is not None:
-        even, rest = divmod(rows_per_task, labels_per_task)
-        shares = [even + (number < rest) for number in range(labels_per_task)]
     chosen: dict[Any, list[tuple[str, int | None]]] = {label: [] for label in sorted(rows)}
 
-    def preference(label: Any, task: str) -> tuple[bool, int, str]:
+    def preference(label: Any, task: str, share: int | None) -> tuple[bool, int, str]:
         num_tasks = len(chosen[label])
-        is_used_up = shares[0] is not None and (num_tasks + 1) * shares[0] > len(rows[label])
+        is_used_up = share is not None and (num_tasks + 1) * share > len(rows[label])
         return is_used_up, num_tasks, rank(label, "labels", seed, task)
 
-    for task in names:
-        preferred = sorted(chosen, key=lambda label: preference(label, task))
-        for label, share in zip(preferred[:labels_per_task], shares, strict=True):
+    for task, number in numbers.items():
+        shares = _even_shares(rows_per_task, number)
+        order = {label: preference(label, task, shares[0]) for label in chosen}
+        for label, share in zip(sorted(order, key=order.__getitem__)[:number], shares, strict=True):
             chosen[label].append((task, share))
     return chosen
+
+
+def _even_shares(rows_per_task: int | None, number: int) -> list[int | None]:
+    """Return how many rows a task gets of each of its labels; the first have one more where it is not even."""
+    if rows_per_task is None:
+        return [None] * number
+    even, rest = divmod(rows_per_task, number)
+    return [even + (place < rest) for place in range(number)]
 
 
 def _deal(
