@@ -114,6 +114,18 @@ def test_a_request_goes_straight_down(clamu, work, opened, hashed, arguments):
     assert {name: hashed[digest] for name, digest in new.items()} == dict.fromkeys(new, 1)
 
 
+def test_an_output_with_another_model_is_refused_before_the_source_is_read(clamu, work, opened):
+    def tried():
+        opened.clear()
+        assert "lm" in clamu("unmerge", "text", "user_1", "--output", "lm").error
+        return [sum(_named(opened, f"{name}/ledger.json")) for name in ("text", "lm")]
+
+    assert tried() == [0, 0]
+    # Receipts could say that it is the result of an earlier run.
+    assert clamu("unmerge", "text", "user_0").code == 0
+    assert tried() == [0, 1]
+
+
 def test_a_live_model_is_proven_again_for_a_request(work):
     model = ClamuModel.from_pretrained(work / "text")
     before = model.state_digest()

@@ -171,8 +171,11 @@ def _came_from(source: str, output: Path, receipts: Path) -> bool:
 
     A run may have been stopped when everything was saved.
     """
-    if not (output / LEDGER_NAME).is_file():
+    if not (output / LEDGER_NAME).is_file() or not (written := read_receipts(receipts)):
         return False
-    after, before = saved_state_digest(output), saved_state_digest(resolve_folder(source))
-    history = {} if after is None else lineage(read_receipts(receipts), after)
-    return any(receipt["digests"]["before"] == before for receipt in history.values())
+    after = saved_state_digest(output)
+    history = {} if after is None else lineage(written, after)
+    # Reading a model checks all of its files, so the source is read only where it may matter.
+    return bool(history) and saved_state_digest(resolve_folder(source)) in {
+        receipt["digests"]["before"] for receipt in history.values()
+    }
