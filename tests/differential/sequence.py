@@ -7,17 +7,19 @@ import contextlib
 import random
 import re
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import transformers
 
 from hf_clamu import ClamuArguments, ClamuError, ClamuModel, ClamuTrainer
 from hf_clamu.base_models.byte_tokenizer import byte_tokenizer
 from hf_clamu.merging import METHOD_SETTINGS
+from hf_clamu.operations.snapshots import snapshot_names
 from hf_clamu.tasks import keyed_id, traits_of
 from hf_clamu.training import silent_progress
 from tests.differential.bases import ARCHITECTURES
@@ -93,7 +95,7 @@ class Sequence:
     def run(self) -> Outcome:
         """Carry it out; failures are in the outcome."""
         try:
-            with counted_steps() as self._steps:
+            with counted_steps() as self._steps, self._snapshot_key():
                 self._run()
         except _RefusedError:
             pass
@@ -105,6 +107,14 @@ class Sequence:
             where = " < ".join(f"{Path(f.filename).name}:{f.lineno}" for f in frames[:-9:-1])
             self._failed(f"{type(error).__name__}: {error} ({where})")
         return self.outcome
+
+    @contextlib.contextmanager
+    def _snapshot_key(self) -> Iterator[None]:
+        key = "11" * 32 if self._configuration["snapshot"] == "encrypted" else None
+        with pytest.MonkeyPatch.context() as environment:
+            if key is not None:
+                environment.setenv("CLAMU_SNAPSHOT_KEY", key)
+            yield
 
     def _failed(self, message: str) -> None:
         if message not in self.outcome.failures:
@@ -156,6 +166,7 @@ class Sequence:
             options = self._places(may_leave_out=False)
             options.pop("receipt_dir")
             options["archive_dir"] = options.pop("archive", None)
+            options["snapshot"] = found["snapshot"] != "none"
         self.outcome.steps.append(f"build of {self._short(revisions)} {_shown(options)}")
         return ClamuTrainer(
             self._base(),
@@ -265,8 +276,9 @@ class Sequence:
         kind = chance.choices(kinds, weights)[0]
         options = self._places()
         some = [] if not merged else chance.sample(sorted(merged), chance.randint(1, len(merged)))
-        # What was trained with in this process is at hand, as long as the model is.
-        data = None if not self._is_loaded and chance.random() < 0.3 else self._given(merged)
+        # What was trained with in this process is at hand, as long as the model is; a snapshot always.
+        has_rows = not self._is_loaded or self._configuration["snapshot"] != "none"
+        data = None if has_rows and chance.random() < 0.3 else self._given(merged)
         if kind == "add":
             new = {one: self._revisions.get(one, 0) for one in chance.sample(absent, chance.randint(1, len(absent)))}
             tasks, data = self._data.tasks(new, chance.randrange(1000)), data if merged else None
@@ -314,6 +326,9 @@ class Sequence:
         if self._merged and model.clusters:
             model.set_cluster(chance.randrange(len(model.clusters)))
             model.set_cluster(task=chance.choice(sorted(self._merged)))
+            number = chance.randrange(len(model.clusters))
+            if model.set_cluster(model.cluster_names[number]).cluster != number:
+                self._failed(f"the name {model.cluster_names[number]!r} selects another cluster than {number}")
         if chance.random() < 0.5:
             model.set_base()
         if model.processor is not None:
@@ -353,11 +368,22 @@ class Sequence:
                 raise _FailedError(f"the build of what is left is refused: {type(error).__name__}: {error}") from error
             self._scratches[revisions] = scratch
         count, odd = compare(place, self._scratches[revisions])
+        self._compare_rows(place)
         self.outcome.num_comparisons += 1
         self.outcome.num_files += count
         self.outcome.num_different += sum(odd.values())
         if odd:
             raise _FailedError(f"bytes that differ from a build of {self._short(dict(revisions))}, by file: {odd}")
+
+    def _compare_rows(self, place: Path) -> None:
+        """Check that a snapshot has the rows of the merged tasks, and of no others."""
+        rows = Path(f"{place}.snapshot")
+        names = {path.name.split(".")[0] for path in rows.iterdir()} if rows.exists() else set()
+        kept = set()
+        if self._configuration["snapshot"] != "none":
+            kept = set(snapshot_names(self._model.merged.checkpoint.state.records).values())
+        if names != kept:
+            self._failed(f"the snapshot has {len(names)} tasks, {len(names - kept)} of them are not merged")
 
     def _check_files(self) -> None:
         model, chance, place = self._model, self._chance, self._place

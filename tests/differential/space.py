@@ -50,9 +50,10 @@ AXES: dict[str, tuple[Any, ...]] = {
     "preset": (None, "per-task", "clusters", "adapters", "one-model"),
     "global_scaling": (None, "auto", "same", "sum", 2.5),
     "keep_features": (True, False),
+    "snapshot": ("none", "plain", "encrypted"),
 }
 # What is drawn after all else, so that the seeds of before give the sequences of before.
-_LAST = ("preset", "global_scaling", "keep_features")
+_LAST = ("preset", "global_scaling", "keep_features", "snapshot")
 _SIZES: dict[str, dict[str, Any]] = {
     "IA3": {"feedforward_modules": []},
     "LOHA": {"r": 2},
@@ -94,6 +95,7 @@ _WEIGHTS = {
     "num_tasks": (1, 1, 2, 3, 3, 2, 1),
     "preset": (8, 1, 1, 1, 1),
     "keep_features": (3, 1),
+    "snapshot": (3, 2, 1),
 }
 
 
