@@ -1,10 +1,13 @@
-"""From a file of rows to a recipe for it.
+"""From files of rows to a recipe for them.
 
-- `survey`: what a file holds, and what in it will give trouble
-- `recipe_text`: the recipe that fits it, with comments
+- `columns`: which column is which
+- `images`: the shape of an image
+- `survey`: what files hold, and what in it will give trouble
+- `recipe_text`: the recipe that fits them, with comments
 """
 
+from hf_clamu.proposal.columns import Columns
 from hf_clamu.proposal.recipe_text import SAMPLE, recipe_text
-from hf_clamu.proposal.survey import Columns, Survey, survey_file
+from hf_clamu.proposal.survey import Survey, survey_files
 
-__all__ = ["SAMPLE", "Columns", "Survey", "recipe_text", "survey_file"]
+__all__ = ["SAMPLE", "Columns", "Survey", "recipe_text", "survey_files"]

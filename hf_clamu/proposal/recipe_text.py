@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Sequence
 from pathlib import Path
 
+from hf_clamu.errors import TaskDataError
 from hf_clamu.proposal.survey import Survey
 
 __all__ = ["MAX_LENGTH", "SAMPLE", "recipe_text"]
@@ -13,11 +16,13 @@ __all__ = ["MAX_LENGTH", "SAMPLE", "recipe_text"]
 SAMPLE = Path(__file__).with_name("messages.csv")
 MAX_LENGTH = 128
 
-_TINY = f"""\
-# A small model with random weights that reads bytes: it needs no network, and is there to try things. For real use
+_ABOUT = """\
+# A small model with random weights{reads}: it needs no network, and is there to try things. For real use
 # name a pretrained model of the Hub or a folder instead of these lines, such as
-#   base_model: distilbert/distilbert-base-uncased
+#   base_model: {example}
 # and take learning_rate: 5.0e-5.
+"""
+_TINY_TEXT = f"""\
 base_model:
   model_type: gpt2
   n_positions: {MAX_LENGTH}
@@ -29,29 +34,43 @@ base_model:
   attn_pdrop: 0.0
 tokenizer: bytes
 """
+_MEANINGS = {
+    "task_column": "whose row it is: the unit that can be forgotten",
+    "text_column": "what the model reads",
+    "prompt_column": "what the model reads",
+    "image_column": "what the model reads",
+    "label_column": "what it learns to say of it",
+    "completion_column": "what it learns to write after it",
+}
+# Patches of the small image model, which is quick with so few.
+_MOST_PATCHES = 16
 
 
-def recipe_text(survey: Survey, *, files: str, base: str | None = None, preset: str = "per-task") -> str:
+def recipe_text(
+    survey: Survey, *, files: str | Sequence[str], base: str | None = None, preset: str = "per-task"
+) -> str:
     """Return a recipe as YAML.
 
     Args:
-        survey (`Survey`): of the file.
-        files (`str`): the file's path, as the recipe is to name it.
+        survey (`Survey`): of the files.
+        files (`str` or *sequence* of `str`): the files' paths, as the recipe is to name them.
         base (`str`, *optional*): a Hub id or folder; by default a small model made from a configuration.
         preset (`str`): the preset.
+
+    Raises:
+        TaskDataError: if no small model could read images of these shapes.
     """
-    quoted = {name: json.dumps(getattr(survey.columns, name), ensure_ascii=False) for name in survey.columns.__slots__}
-    ids = "  ids: strip  # white space at the ends of ids is removed\n" if survey.strips else ""
+    columns = [f"  {option}: {_quoted(name)}  # {_MEANINGS[option]}" for option, name in survey.columns.named.items()]
+    ids = ["  ids: strip  # white space at the ends of ids is removed"] if survey.strips else []
+    length = [] if survey.columns.image_column else [f"  max_length: {MAX_LENGTH}  # tokens; longer texts are cut"]
     steps, rate = (60, "2.0e-3") if base is None else (20, "5.0e-5")
+    section = "\n".join([*columns, *ids, *length])
     return f"""\
 # Written by `clamu init`. Look it over, then: clamu plan, clamu train.
-{_TINY if base is None else f"base_model: {json.dumps(base)}{chr(10)}"}
+{_tiny(survey) if base is None else f"base_model: {_quoted(base)}{chr(10)}"}
 data:
-  files: {json.dumps(files, ensure_ascii=False)}
-  task_column: {quoted["task_column"]}  # whose row it is: the unit that can be forgotten
-  text_column: {quoted["text_column"]}
-  label_column: {quoted["label_column"]}
-{ids}  max_length: {MAX_LENGTH}  # tokens; longer texts are cut
+  files: {_quoted(files if isinstance(files, str) else list(files))}
+{section}
   validation_fraction: 0.2  # of each owner's rows, to measure with
 
 arguments:
@@ -64,4 +83,37 @@ arguments:
 # Keep a private copy of the tokenised rows beside the model: requests then need no file, and an owner who edits or
 # deletes a row stops nobody else's request. A forgotten owner's copy is destroyed with it.
 snapshot: true
+"""
+
+
+def _quoted(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _tiny(survey: Survey) -> str:
+    """Return a small base model for what was seen."""
+    columns = survey.columns
+    if columns.image_column is None:
+        example = "openai-community/gpt2" if columns.prompt_column else "distilbert/distilbert-base-uncased"
+        return _ABOUT.format(reads=" that reads bytes", example=example) + _TINY_TEXT
+    if len(survey.image_shapes) != 1:
+        shapes = ", ".join("x".join(map(str, shape)) for shape in survey.image_shapes[:3]) or "none that can be read"
+        raise TaskDataError(
+            f"The images have no single shape (channels x height x width: {shapes}), as the small model needs. Give "
+            "--base MODEL: a pretrained model's image processor resizes them."
+        )
+    ((channels, height, width),) = survey.image_shapes
+    sizes = [size for size in range(1, math.gcd(height, width) + 1) if height % size == width % size == 0]
+    few = [size for size in sizes if (height // size) * (width // size) <= _MOST_PATCHES]
+    about = _ABOUT.format(reads="", example="google/vit-base-patch16-224-in21k")
+    return f"""\
+{about}base_model:
+  model_type: vit
+  image_size: {height if height == width else [height, width]}
+  patch_size: {(few or sizes[-1:])[0]}
+  num_channels: {channels}
+  hidden_size: 64
+  intermediate_size: 128
+  num_hidden_layers: 2
+  num_attention_heads: 4
 """

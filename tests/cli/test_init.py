@@ -88,6 +88,68 @@ def test_what_cannot_be_used_is_refused(clamu, folder, words, message):
     assert not (folder / "recipe.yaml").exists()
 
 
+def _write(path: Path, rows: list[dict[str, object]]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def test_several_files_are_one_table(clamu, folder):
+    (folder / "old.csv").write_text(DIRTY, encoding="utf-8")
+    _write(folder / "new.jsonl", [{"Customer ID": "c1001", "channel": "web", "body": "Hello.", "stars": "good"}])
+    told = clamu("init", "old.csv", "new.jsonl")
+    assert "old.csv, new.jsonl: 6 rows" in told.out
+    assert "'C1001' (line 5 of old.csv) and 'c1001' (line 1 of new.jsonl)" in told.out
+    assert "1 empty cells in column 'body': line 7 of old.csv" in told.out
+    assert Recipe.load(folder / "recipe.yaml").data["files"] == ["old.csv", "new.jsonl"]
+    assert clamu("init", "one.csv", "two.csv", "--sample", "--output", "x.yaml").error.endswith("Give one name.")
+
+
+def test_prompts_and_completions_train_a_language_model(clamu, folder):
+    rows = [{"user": f"u{n % 3}", "question": f"What is {n}?", "answer": f"It is {n}."} for n in range(12)]
+    _write(folder / "rows.jsonl", rows)
+    told = clamu("init", "rows.jsonl", "--json").json
+    assert (told["prompt_column"], told["completion_column"]) == ("question", "answer")
+    assert "label_column" not in told
+    assert Recipe.load(folder / "recipe.yaml").tasks().spec.kind == "causal-lm"
+    assert clamu("plan", "recipe.yaml", "--json").json["num_tasks"] == 3
+    words = ["--prompt-column", "answer", "--label-column", "question", "--output", "x.yaml"]
+    assert "do not go together" in clamu("init", "rows.jsonl", *words).error
+
+
+def _image_rows(size: int) -> list[dict[str, object]]:
+    pixels = [[(row * column) % 17 for column in range(size)] for row in range(size)]
+    return [{"owner": f"o{n % 3}", "image": pixels, "label": str(n % 2)} for n in range(12)]
+
+
+def test_images_as_numbers_get_a_model_of_their_shape(clamu, folder):
+    _write(folder / "rows.jsonl", _image_rows(8))
+    assert "images  column 'image', of shape 1x8x8" in clamu("init", "rows.jsonl").out
+    text = (folder / "recipe.yaml").read_text(encoding="utf-8").replace("finetune_steps: 60", "finetune_steps: 1")
+    (folder / "recipe.yaml").write_text(text, encoding="utf-8")
+    assert clamu("train", "recipe.yaml", "--output", "model", "--json").json["num_tasks"] == 3
+
+
+def test_image_files_come_in_parquet(clamu, folder):
+    from datasets import Dataset, Features, Image, Value
+    from PIL.Image import new
+
+    features = Features({"owner": Value("string"), "image": Image(), "label": Value("string")})
+    columns: dict[str, list[object]] = {"owner": [f"o{n % 3}" for n in range(6)], "label": ["a", "b"] * 3}
+    for name, sizes in (("equal", [12] * 6), ("unequal", [8, 9] * 3)):
+        columns["image"] = [new("RGB", (size, size), (n, 0, 0)) for n, size in enumerate(sizes)]
+        Dataset.from_dict(columns, features=features).to_parquet(folder / f"{name}.parquet")
+    assert "of shape 3x12x12" in clamu("init", "equal.parquet").out
+    assert clamu("plan", "recipe.yaml", "--json").json["num_tasks"] == 3
+    told = clamu("init", "unequal.parquet", "--output", "other.yaml").error
+    assert "no single shape (channels x height x width: 3x8x8, 3x9x9)" in told
+    assert clamu("init", "unequal.parquet", "--output", "other.yaml", "--base", "org/vit").code == 0
+
+
+def test_names_of_image_files_are_no_images(clamu, folder):
+    (folder / "rows.csv").write_text("user,image,label\na,x.png,b\nc,y.jpg,d\n", encoding="utf-8")
+    told = clamu("init", "rows.csv").error
+    assert "Column 'image' of rows.csv holds names of image files. Images are read from Parquet" in told
+
+
 _PAGE = (Path(__file__).parents[2] / "docs" / "from-your-csv.md").read_text(encoding="utf-8")
 
 

@@ -1,10 +1,10 @@
-"""`clamu init`: from a file of rows to a recipe."""
+"""`clamu init`: from files of rows to a recipe."""
 
 from __future__ import annotations
 
 import os
 import shutil
-from dataclasses import asdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -19,19 +19,33 @@ if TYPE_CHECKING:
 
 __all__ = ["init"]
 
+_TaskColumn = Annotated[str | None, typer.Option(help="Column of owners.", show_default=False)]
+_TextColumn = Annotated[str | None, typer.Option(help="Column of texts.", show_default=False)]
+_LabelColumn = Annotated[str | None, typer.Option(help="Column of labels.", show_default=False)]
+_PromptColumn = Annotated[str | None, typer.Option(help="Column of prompts.", show_default=False)]
+_CompletionColumn = Annotated[
+    str | None, typer.Option(help="Column of what is to be written after a prompt.", show_default=False)
+]
+_ImageColumn = Annotated[str | None, typer.Option(help="Column of images.", show_default=False)]
+
 
 def init(
     data: Annotated[
-        Path | None,
-        typer.Argument(metavar="DATA", help="File of rows: CSV, JSON, JSON lines or Parquet.", show_default=False),
+        list[Path] | None,
+        typer.Argument(
+            metavar="DATA", help="Files of rows: CSV, JSON, JSON lines or Parquet; one table.", show_default=False
+        ),
     ] = None,
     output: Annotated[Path, typer.Option(help="File for the recipe.")] = Path("recipe.yaml"),
     sample: Annotated[
         bool, typer.Option("--sample", help="First write a sample to DATA (default messages.csv): 12 shops' messages.")
     ] = False,
-    task_column: Annotated[str | None, typer.Option(help="Column of owners.", show_default=False)] = None,
-    text_column: Annotated[str | None, typer.Option(help="Column of texts.", show_default=False)] = None,
-    label_column: Annotated[str | None, typer.Option(help="Column of labels.", show_default=False)] = None,
+    task_column: _TaskColumn = None,
+    text_column: _TextColumn = None,
+    label_column: _LabelColumn = None,
+    prompt_column: _PromptColumn = None,
+    completion_column: _CompletionColumn = None,
+    image_column: _ImageColumn = None,
     base: Annotated[
         str | None, typer.Option(help="Hub id or folder of the base model [default: a tiny one].", show_default=False)
     ] = None,
@@ -41,45 +55,72 @@ def init(
     force: Annotated[bool, typer.Option("--force", help="Replace the files that are written.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Look at a file of texts with owners and labels, say what is in it, and write a recipe for it."""
-    from hf_clamu.proposal import SAMPLE, recipe_text, survey_file
+    """Look at files of rows with owners, say what is in them, and write a recipe for them.
+
+    A row has a text and a label, a prompt and a completion, or an image and a label.
+    """
+    from hf_clamu.proposal import SAMPLE, recipe_text, survey_files
     from hf_clamu.proposal.recipe_text import MAX_LENGTH
 
-    if data is None and not sample:
+    if not data and not sample:
         raise RecipeError("Give the file of rows (DATA), or --sample to write one to start with.")
-    path = data or Path("messages.csv")
-    for file in (output, *([path] if sample else [])):
+    paths = data or [Path("messages.csv")]
+    if sample and len(paths) > 1:
+        raise RecipeError(f"--sample writes one file, and {len(paths)} are given. Give one name.")
+    for file in (output, *(paths if sample else [])):
         if file.exists() and not force:
             raise RecipeError(f"{file} exists already. Give another name, or --force to replace it.")
-    chosen = {"task_column": task_column, "text_column": text_column, "label_column": label_column}
-    survey = survey_file(SAMPLE if sample else path, max_length=MAX_LENGTH, **chosen)
-    files = Path(os.path.relpath(path, output.parent)).as_posix()
-    text = recipe_text(survey, files=files, base=base, preset=preset)
+    chosen = {
+        "task_column": task_column,
+        "text_column": text_column,
+        "label_column": label_column,
+        "prompt_column": prompt_column,
+        "completion_column": completion_column,
+        "image_column": image_column,
+    }
+    survey = survey_files([SAMPLE] if sample else paths, max_length=MAX_LENGTH, **chosen)
+    files = [Path(os.path.relpath(path, output.parent)).as_posix() for path in paths]
+    text = recipe_text(survey, files=files[0] if len(files) == 1 else files, base=base, preset=preset)
     if sample:
-        shutil.copyfile(SAMPLE, path)
+        shutil.copyfile(SAMPLE, paths[0])
     output.write_text(text, encoding="utf-8")
-    values: dict[str, Any] = {
-        "data": str(path),
+    emit(as_json, _values(survey, paths, output), lambda: _text(survey, paths, output))
+
+
+def _values(survey: Survey, paths: Sequence[Path], output: Path) -> dict[str, Any]:
+    return {
+        "data": str(paths[0]),
+        "files": list(map(str, paths)),
         "recipe": str(output),
         "num_rows": survey.num_rows,
         "owners": survey.owners,
         "labels": survey.labels,
         "trouble": list(survey.trouble),
-        **asdict(survey.columns),
+        **survey.columns.named,
     }
-    emit(as_json, values, lambda: _text(survey, path, output))
 
 
-def _text(survey: Survey, path: Path, output: Path) -> str:
+def _text(survey: Survey, paths: Sequence[Path], output: Path) -> str:
     columns, sizes = survey.columns, survey.owners.values()
-    labels = ", ".join(f"{label} ({count})" for label, count in list(survey.labels.items())[:10])
+    rows = [f"  owners  {len(survey.owners)} in column {columns.task_column!r}, {min(sizes)} to {max(sizes)} rows"]
+    if columns.image_column is not None:
+        shapes = ", ".join("x".join(map(str, shape)) for shape in survey.image_shapes[:5])
+        rows.append(f"  images  column {columns.image_column!r}, of shape {shapes}")
+    elif columns.prompt_column is not None:
+        rows.append(
+            f"  texts   column {columns.prompt_column!r} and after it {columns.completion_column!r}, the longest has "
+            f"{survey.longest} bytes"
+        )
+    else:
+        rows.append(f"  texts   column {columns.text_column!r}, the longest has {survey.longest} bytes")
+    if columns.label_column is not None:
+        labels = ", ".join(f"{label} ({count})" for label, count in list(survey.labels.items())[:10])
+        more = ", …" if len(survey.labels) > 10 else ""
+        rows.append(f"  labels  {len(survey.labels)} in column {columns.label_column!r}: {labels}{more}")
     return "\n".join(
         [
-            f"{path}: {survey.num_rows} rows",
-            f"  owners  {len(survey.owners)} in column {columns.task_column!r}, {min(sizes)} to {max(sizes)} rows",
-            f"  texts   column {columns.text_column!r}, the longest has {survey.longest} bytes",
-            f"  labels  {len(survey.labels)} in column {columns.label_column!r}: {labels}"
-            f"{', …' if len(survey.labels) > 10 else ''}",
+            f"{', '.join(map(str, paths))}: {survey.num_rows} rows",
+            *rows,
             *(["Look at:", *(f"  {line}" for line in survey.trouble)] if survey.trouble else []),
             f"Wrote {output}. Next: clamu plan {output}; clamu train {output} --output model",
         ]

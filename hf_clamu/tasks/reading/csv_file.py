@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from hf_clamu.errors import TaskDataError
-from hf_clamu.tasks.reading.tables import columns_to_read
+from hf_clamu.tasks.reading.tables import columns_to_read, require_once
 from hf_clamu.tasks.spec import TaskSpec
 
-__all__ = ["cells_of_any_length", "csv_line", "read_csv"]
+__all__ = ["csv_line", "csv_rows", "read_csv"]
 
 # A row of a CSV file must fit into a block.
 _CSV_BLOCK = 2**26
@@ -21,22 +21,38 @@ _CSV_BLOCK = 2**26
 
 def read_csv(path: Path, spec: TaskSpec, partial: bool) -> Any:
     """Return the wanted columns as a `datasets.Dataset` of texts."""
-    import pyarrow as pa
     from datasets import Dataset
-    from pyarrow import csv as arrow
 
+    columns = columns_to_read(_header(path), spec, partial)
+    if not columns:
+        raise TaskDataError(f"the file has none of the columns {', '.join(spec.columns)}.")
+    return Dataset(_table(path, columns))
+
+
+def csv_rows(path: Path) -> list[dict[str, Any]]:
+    """Return all rows with all columns, as texts."""
+    header = _header(path)
+    require_once(header, header)
+    rows: list[dict[str, Any]] = _table(path, header).to_pylist()
+    return rows
+
+
+def _header(path: Path) -> list[str]:
     with path.open(encoding="utf-8-sig", newline="") as file:
         try:
-            header = next(csv.reader(file))
+            return next(csv.reader(file))
         except StopIteration:
             raise TaskDataError("the file is empty; its first line names the columns.") from None
         except csv.Error as error:
             raise TaskDataError(f"the first line does not name columns ({error}).") from error
-    columns = columns_to_read(header, spec, partial)
-    if not columns:
-        raise TaskDataError(f"the file has none of the columns {', '.join(spec.columns)}.")
+
+
+def _table(path: Path, columns: list[str]) -> Any:
+    import pyarrow as pa
+    from pyarrow import csv as arrow
+
     try:
-        table = arrow.read_csv(
+        return arrow.read_csv(
             path,
             read_options=arrow.ReadOptions(block_size=min(max(path.stat().st_size, 2**20), _CSV_BLOCK)),
             parse_options=arrow.ParseOptions(newlines_in_values=True),
@@ -52,11 +68,10 @@ def read_csv(path: Path, spec: TaskSpec, partial: bool) -> Any:
             f"a row is larger than {_CSV_BLOCK // 2**20} MiB, or a quotation mark is not closed. Write it as JSON "
             "lines, or close it."
         ) from error
-    return Dataset(table)
 
 
 @contextmanager
-def cells_of_any_length() -> Iterator[None]:
+def _cells_of_any_length() -> Iterator[None]:
     """Lift the limit on the length of a cell, which all readers of Python's `csv` share: texts may be long."""
     limit = csv.field_size_limit(sys.maxsize)
     try:
@@ -68,7 +83,7 @@ def cells_of_any_length() -> Iterator[None]:
 def csv_line(path: Path, row: int) -> int | None:
     """Return the line on which a row begins; the first is 1, and has the names of the columns."""
     try:
-        with cells_of_any_length(), path.open(encoding="utf-8-sig", newline="") as file:
+        with _cells_of_any_length(), path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file)
             count, begin = -1, 1
             for cells in reader:

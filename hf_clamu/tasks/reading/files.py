@@ -6,18 +6,20 @@ whatever they look like, so that 007 and true stay what they are.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from hf_clamu.errors import TaskDataError
-from hf_clamu.tasks.reading.csv_file import csv_line, read_csv
-from hf_clamu.tasks.reading.json_file import json_line, read_json
-from hf_clamu.tasks.reading.parquet_file import read_parquet
+from hf_clamu.tasks.reading.csv_file import csv_line, csv_rows, read_csv
+from hf_clamu.tasks.reading.json_file import json_line, json_rows, read_json
+from hf_clamu.tasks.reading.parquet_file import parquet_rows, read_parquet
 from hf_clamu.tasks.spec import TaskSpec
 
-__all__ = ["SUFFIXES", "DataFile", "place_in", "read_files"]
+__all__ = ["SUFFIXES", "DataFile", "place_in", "read_files", "read_rows"]
+
+_Read = TypeVar("_Read")
 
 SUFFIXES = (".csv", ".json", ".jsonl", ".parquet")
 
@@ -83,15 +85,39 @@ def read_files(paths: Sequence[Path], spec: TaskSpec, *, partial: bool = False) 
         raise TaskDataError(f"The columns of {names} do not fit together: {error}") from error
 
 
+def read_rows(paths: Sequence[Path]) -> tuple[list[dict[str, Any]], tuple[DataFile, ...]]:
+    """Read files one after the other with all their columns, for those who do not know yet which they need.
+
+    Args:
+        paths (*sequence* of `Path`): files ending in .csv, .json, .jsonl or .parquet.
+
+    Returns:
+        *tuple*: all rows, with the values as they are in the files (of CSV: texts), and the files.
+
+    Raises:
+        TaskDataError: if a file is missing or is no table.
+    """
+    readers = {".csv": csv_rows, ".parquet": parquet_rows}
+    parts = [_readable(path, readers.get(path.suffix.lower(), json_rows)) for path in paths]
+    files = tuple(DataFile(path=path, num_rows=len(part)) for path, part in zip(paths, parts, strict=True))
+    return [row for part in parts for row in part], files
+
+
 def _read_file(path: Path, spec: TaskSpec, partial: bool) -> Any:
+    readers: Mapping[str, Callable[[Path, TaskSpec, bool], Any]] = {".csv": read_csv, ".parquet": read_parquet}
+    read = readers.get(path.suffix.lower(), read_json)
+    return _readable(path, lambda path: read(path, spec, partial))
+
+
+def _readable(path: Path, read: Callable[[Path], _Read]) -> _Read:
+    """Return what a reader makes of a file, or say which file it cannot read and why."""
     if path.suffix.lower() not in SUFFIXES:
         raise TaskDataError(f"Cannot read {path.name!r}: expected a file ending in {', '.join(SUFFIXES)}.")
     if not path.is_file():
         raise TaskDataError(f"There is no data file {path}.")
-    readers = {".csv": read_csv, ".parquet": read_parquet}
     kind = path.suffix[1:].upper()
     try:
-        return readers.get(path.suffix.lower(), read_json)(path, spec, partial)
+        return read(path)
     except TaskDataError as error:
         raise TaskDataError(f"{path.name}: {error}") from error
     # Of Arrow, JSON, UTF-8 and the disk; Arrow's are ValueErrors, TypeErrors, KeyErrors and more.

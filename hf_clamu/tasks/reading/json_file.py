@@ -12,7 +12,7 @@ from hf_clamu.errors import TaskDataError
 from hf_clamu.tasks.reading.tables import TableBuilder, columns_to_read
 from hf_clamu.tasks.spec import TaskSpec
 
-__all__ = ["json_line", "read_json"]
+__all__ = ["json_line", "json_rows", "read_json"]
 
 
 def read_json(path: Path, spec: TaskSpec, partial: bool) -> Any:
@@ -23,8 +23,6 @@ def read_json(path: Path, spec: TaskSpec, partial: bool) -> Any:
     names: dict[str, None] = {}
     builder = TableBuilder(spec)
     for position, row in _json_rows(path):
-        if not isinstance(row, dict):
-            raise TaskDataError(f"{position}: expected one object per row, either one per line or in a list.")
         names.update(dict.fromkeys(row))
         builder.add(row, position)
     if not builder.num_rows:
@@ -34,6 +32,11 @@ def read_json(path: Path, spec: TaskSpec, partial: bool) -> Any:
         raise TaskDataError(f"the rows have none of the columns {', '.join(spec.columns)}.")
     tables = [table.select(columns) for table in builder.tables()]
     return Dataset(pa.concat_tables(tables, promote_options="permissive").combine_chunks())
+
+
+def json_rows(path: Path) -> list[dict[str, Any]]:
+    """Return all rows with all columns, as they are."""
+    return [row for _, row in _json_rows(path)]
 
 
 def json_line(path: Path, row: int) -> int | None:
@@ -52,8 +55,15 @@ def _is_list(file: TextIO) -> bool:
     return start.lstrip().startswith("[")
 
 
-def _json_rows(path: Path) -> Iterator[tuple[str, Any]]:
+def _json_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield each row with its place; no more than one line, or the text of a list, is in memory."""
+    for position, row in _json_values(path):
+        if not isinstance(row, dict):
+            raise TaskDataError(f"{position}: expected one object per row, either one per line or in a list.")
+        yield position, row
+
+
+def _json_values(path: Path) -> Iterator[tuple[str, Any]]:
     decoder = json.JSONDecoder(parse_constant=_no_constant, object_pairs_hook=_unique)
     with path.open(encoding="utf-8-sig", newline="\n") as file:
         if _is_list(file):

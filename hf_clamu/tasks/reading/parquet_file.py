@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from hf_clamu.errors import TaskDataError
 from hf_clamu.tasks.reading.tables import columns_to_read
 from hf_clamu.tasks.spec import TaskSpec
 
-__all__ = ["read_parquet"]
+__all__ = ["parquet_rows", "read_parquet"]
 
 # Text of a language model packs four to one; a file that grows more than this is made to fill the memory.
 _MOST_GROWTH = 64
@@ -22,11 +23,32 @@ def read_parquet(path: Path, spec: TaskSpec, partial: bool) -> Any:
     """Return the wanted columns as a `datasets.Dataset`; ids and labels become texts."""
     import pyarrow as pa
     from datasets import Dataset
+
+    table = _table(path, lambda names: columns_to_read(names, spec, partial))
+    features = Dataset(table.slice(0, 0)).features
+    table = table.combine_chunks()
+    for index, name in enumerate(table.column_names):
+        if name in spec.name_columns and _is_plain_name(table.schema.field(name).type):
+            if getattr(features[name], "names", None) is not None:
+                continue  # numbers that stand for the names of a ClassLabel
+            table = table.set_column(index, name, table[name].cast(pa.string()))
+    return Dataset(table)
+
+
+def parquet_rows(path: Path) -> list[dict[str, Any]]:
+    """Return all rows with all columns, as they are."""
+    rows: list[dict[str, Any]] = _table(path, list).to_pylist()
+    return rows
+
+
+def _table(path: Path, choose: Callable[[list[str]], list[str]]) -> Any:
+    """Return the columns that are chosen of those that the file has."""
+    import pyarrow as pa
     from pyarrow import parquet
 
     limit = max(_ALWAYS_FITS, _MOST_GROWTH * path.stat().st_size)
     with parquet.ParquetFile(path) as file:
-        columns = columns_to_read(file.schema_arrow.names, spec, partial)
+        columns = choose(file.schema_arrow.names)
         metadata = file.metadata
         # What is said to be in it, before anything is unpacked, and then what is in it.
         said = sum(
@@ -43,14 +65,7 @@ def read_parquet(path: Path, spec: TaskSpec, partial: bool) -> Any:
             batches.append(batch)
         schema = pa.schema([file.schema_arrow.field(name) for name in columns], metadata=file.schema_arrow.metadata)
     table = pa.Table.from_batches(batches, schema=batches[0].schema if batches else schema)
-    features = Dataset(table.slice(0, 0).replace_schema_metadata(schema.metadata)).features
-    table = table.replace_schema_metadata(schema.metadata).combine_chunks()
-    for index, name in enumerate(columns):
-        if name in spec.name_columns and _is_plain_name(table.schema.field(name).type):
-            if getattr(features[name], "names", None) is not None:
-                continue  # numbers that stand for the names of a ClassLabel
-            table = table.set_column(index, name, table[name].cast(pa.string()))
-    return Dataset(table)
+    return table.replace_schema_metadata(schema.metadata)
 
 
 def _require_size(size: int, limit: int) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from hf_clamu.errors import TaskDataError
 from hf_clamu.tasks.spec import TaskSpec
 
-__all__ = ["TableBuilder", "columns_to_read"]
+__all__ = ["TableBuilder", "columns_to_read", "require_once"]
 
 _BATCH_ROWS = 1000
 
@@ -36,10 +36,15 @@ def columns_to_read(names: Sequence[str], spec: TaskSpec, partial: bool) -> list
             if len(names) == 1 and letter in names[0]:
                 hint = f" It is separated by {name}; write commas."
         raise TaskDataError(f"the file has no column {column!r} ({field}); it has {', '.join(names)}.{hint}")
+    require_once(wanted, names)
+    return [column for column in wanted if column in names]
+
+
+def require_once(wanted: Iterable[str], names: Sequence[str]) -> None:
+    """Refuse a file that has a wanted column twice."""
     for column in wanted:
         if list(names).count(column) > 1:
             raise TaskDataError(f"the file has two columns {column!r}; rename one of them.")
-    return [column for column in wanted if column in names]
 
 
 class TableBuilder:
