@@ -13,6 +13,7 @@ __all__ = [
     "Archive",
     "Checkpoints",
     "Cluster",
+    "ClusterOrAuto",
     "Data",
     "EraseHistory",
     "Ids",
@@ -40,6 +41,15 @@ _MODEL = "Folder of a saved model, or a Hub id."
 ModelToRead = Annotated[str, typer.Argument(metavar="DIR", help=_MODEL, show_default=False, callback=before_reading)]
 ModelToChange = Annotated[str, typer.Argument(metavar="DIR", help=_MODEL, show_default=False, callback=before_model)]
 Cluster = Annotated[str | None, typer.Option(metavar="NAME", help="Name or number of a cluster.", show_default=False)]
+ClusterOrAuto = Annotated[
+    str | None,
+    typer.Option(
+        "--cluster",
+        metavar="NAME",
+        help="Name or number of a cluster, or auto: each input by the nearest one by the base model's features.",
+        show_default=False,
+    ),
+]
 Task = Annotated[str | None, typer.Option(help="Id of a task; its cluster serves.", show_default=False)]
 RepoId = Annotated[str, typer.Argument(metavar="REPO", help="Hub id, such as org/name.", show_default=False)]
 

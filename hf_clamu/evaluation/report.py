@@ -12,15 +12,23 @@ import evaluate
 
 from hf_clamu.errors import TaskDataError
 from hf_clamu.evaluation.metrics import Accuracy, AnswerProbability, MacroF1
-from hf_clamu.serving.routing import Route, find_route, select_route
+from hf_clamu.serving.auto_routing import resolve_routes
+from hf_clamu.serving.routing import Route, find_route, group_by_route, select_route
 from hf_clamu.tasks import Example, ModelLimits, TaskDataset, traits_of
 from hf_clamu.tasks.encoding import padding_id
-from hf_clamu.training import LiveModel, Progress, label_predictions, losses_and_scores, silent_progress
+from hf_clamu.training import (
+    LiveModel,
+    Progress,
+    label_predictions,
+    losses_and_scores,
+    prompts_of,
+    silent_progress,
+)
 
 __all__ = ["EvaluationReport", "Summary", "evaluate_model"]
 
 Split = Literal["validation", "train", "all"]
-Serving = Literal["own", "global", "base"]
+Serving = Literal["own", "global", "base", "auto"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -120,10 +128,12 @@ def evaluate_model(
         tasks (`TaskDataset`): data of merged tasks; others in it are left out.
         split (`str`): `"validation"`, `"train"` or `"all"` examples of the tasks.
         serving (`str` or `int`): each task by its `"own"` cluster, or all by the `"global"` model, the `"base"`, or
-            one cluster by its name or number.
+            one cluster by its name or number; or with `"auto"` each example by the cluster that is nearest to it by
+            the base model's features, whoever it belongs to.
         progress (`Progress`, *optional*): shows how far it is.
 
     Raises:
+        RecipeError: if serving is `"auto"` and the model keeps no features, or has no masks to choose from.
         TaskDataError: if no task of the data is merged, or none of them has examples of that split.
     """
     with model.held():
@@ -146,11 +156,11 @@ def _evaluated(
     live = LiveModel(model, device=model.device, pad_token_id=padding_id(model.processor))
     measured: dict[str, tuple[dict[str, float], int]] = {}
     for number in progress(sorted(groups), "evaluate"):
-        select_route(model, number if route is None else route)
         for task_id in groups[number]:
             examples = _examples(tasks, task_id, model, split)
             if examples:
-                measured[task_id] = _metrics_of(live, examples, tasks.spec.kind), len(examples)
+                routes = [number if route is None else route] * len(examples)
+                measured[task_id] = _metrics_of(live, examples, routes, tasks.spec.kind), len(examples)
     if not measured:
         raise TaskDataError(
             f"None of the {len(known)} tasks has {split} examples: the recipe keeps none (validation_fraction), or "
@@ -174,9 +184,9 @@ def _evaluated(
 
 def _route(model: Any, serving: Serving | int | str) -> Route | None:
     """Return who answers for all tasks; `None` if each is served by its own cluster."""
-    if serving in ("own", "global", "base"):
-        return None if serving == "own" else "global" if serving == "global" else "base"
-    return find_route(model, serving, None)
+    if serving in ("own", "global"):
+        return None if serving == "own" else "global"
+    return "base" if serving == "base" else find_route(model, serving, None)
 
 
 def _summaries(tasks: Iterable[Mapping[str, float]]) -> dict[str, Summary]:
@@ -190,11 +200,20 @@ def _examples(tasks: TaskDataset, task_id: str, model: Any, split: Split) -> tup
     return parts.get(split, (*encoded.train, *encoded.validation))
 
 
-def _metrics_of(live: LiveModel, examples: Sequence[Example], kind: str) -> dict[str, float]:
-    """Measure the weights that are served on some examples, which are encoded as training had them."""
+def _metrics_of(live: LiveModel, examples: Sequence[Example], routes: Sequence[Route], kind: str) -> dict[str, float]:
+    """Measure a model on some examples, which are encoded as training had them, each served by its route."""
+    prompts = prompts_of(examples, kind)
+    losses, predictions, references = [], [], []
+    for route, indices in group_by_route(resolve_routes(live.model, routes, prompts.__getitem__)).items():
+        select_route(live.model, route)
+        served = [examples[index] for index in indices]
+        if traits_of(kind).writes_text:
+            losses += losses_and_scores(live, served, kind)[0]
+            continue
+        found = label_predictions(live, served, kind)
+        predictions += found[0]
+        references += found[1]
     if traits_of(kind).writes_text:
-        losses, _ = losses_and_scores(live, examples, kind)
         return AnswerProbability().compute(predictions=[-loss for loss in losses]) or {}
-    predictions, references = label_predictions(live, examples, kind)
     scores = evaluate.combine([Accuracy(), MacroF1()]).compute(predictions=predictions, references=references)
     return {name: float(scores[name]) for name in ("accuracy", "macro_f1")}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -163,7 +163,7 @@ class PartialState:
     records: dict[str, TaskRecord]
     features: dict[str, torch.Tensor]
     masks: dict[str, dict[str, torch.Tensor]]
-    base_features: dict[str, torch.Tensor]
+    base_features: dict[str, torch.Tensor] = field(default_factory=dict)
 
     @classmethod
     def of(cls, state: MergedState) -> PartialState:
@@ -185,7 +185,7 @@ class PartialState:
     @classmethod
     def empty(cls) -> PartialState:
         """Return the state of no tasks."""
-        return cls(total=None, records={}, features={}, masks={}, base_features={})
+        return cls(total=None, records={}, features={}, masks={})
 
     def without(self, task_ids: Iterable[str], total: DeltaAccumulator) -> PartialState:
         """Return what is kept of the other tasks.

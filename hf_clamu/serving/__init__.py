@@ -1,5 +1,6 @@
 """Inference per cluster.
 
+auto_routing      the cluster of an input by the base model's features
 routing           which weights serve an input, and selecting them
 pipelines         transformers' pipelines, served per cluster and per task
 recipe_pipelines  pipelines that encode inputs as the model's recipe did

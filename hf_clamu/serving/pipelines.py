@@ -12,6 +12,7 @@ from transformers.pipelines.pt_utils import PipelineIterator
 
 from hf_clamu.errors import IncompatibleBaseError
 from hf_clamu.models.modeling_clamu import ClamuModel
+from hf_clamu.serving.auto_routing import input_example, require_features, resolve_routes
 from hf_clamu.serving.recipe_pipelines import (
     RecipeFeaturePipeline,
     RecipeImageFeaturePipeline,
@@ -20,7 +21,7 @@ from hf_clamu.serving.recipe_pipelines import (
     RecipeWordsInTextPipeline,
     recipe_tokenizer,
 )
-from hf_clamu.serving.routing import Fallback, find_route, group_by_route, require_one_choice, select_route
+from hf_clamu.serving.routing import Fallback, Route, find_route, group_by_route, require_one_choice, select_route
 from hf_clamu.serving.text2text import Text2TextPipeline
 from hf_clamu.tasks import KindTraits, TaskSpec, task_kinds, traits_of
 
@@ -59,10 +60,11 @@ def pipeline(
             encoder-decoders, which transformers 5 has no pipeline for, `"text2text-generation"`.
         model (`ClamuModel`, `str` or `Path`): a model, a folder or a Hub id.
         cluster (`str` or `int`, *optional*): the cluster, by name or number, that serves when a call names none; by
-            default the global model.
+            default the global model. `"auto"` serves each input by the cluster that is nearest to it by the base
+            model's features, see `hf_clamu.serving.auto_routing`.
         task (`str`, *optional*): instead, the cluster that serves this task.
-        fallback (`str`, *optional*): who serves a task that is not merged (never was, or is forgotten): `"global"` or
-            `"base"`; by default it raises.
+        fallback (`str`, *optional*): who serves a task that is not merged (never was, or is forgotten): `"global"`,
+            `"base"` or `"auto"`; by default it raises.
         tokenizer (*optional*): by default the model's own, which cuts and pads as in training; a given one as it says.
         image_processor (*optional*): by default the model's own; without one, pixels are taken as they are, as in
             training.
@@ -72,6 +74,7 @@ def pipeline(
 
     Raises:
         IncompatibleBaseError: if the model has the head of another pipeline, or no tokenizer.
+        RecipeError: if `"auto"` is asked for and the model keeps no features.
         TaskNotFoundError: if the task is not merged and there is no fallback.
 
     Example:
@@ -158,12 +161,15 @@ class ClamuPipeline:
         task: str | None = None,
         fallback: Fallback | None = None,
     ) -> None:
-        if fallback not in (None, "global", "base"):
-            raise ValueError(f"fallback must be 'global', 'base' or None, got {fallback!r}.")
+        if fallback not in (None, "global", "base", "auto"):
+            raise ValueError(f"fallback must be 'global', 'base', 'auto' or None, got {fallback!r}.")
         self.inner = inner
         self._fallback = fallback
         self._default = (cluster, task)
-        self._select(cluster, task)
+        if "auto" in (cluster, fallback):
+            require_features(inner.model)
+        route = find_route(inner.model, cluster, task, fallback)
+        select_route(inner.model, "global" if route == "auto" else route)
 
     def __getattr__(self, name: str) -> Any:
         if name == "inner":  # a copy is being made, which has no pipeline yet
@@ -183,7 +189,8 @@ class ClamuPipeline:
         Args:
             inputs: what the transformers pipeline takes. Generators and datasets are answered one by one when the
                 answers are asked for, by the cluster of this call whatever was selected in between.
-            cluster (`str` or `int`, *optional*): the cluster for this call.
+            cluster (`str` or `int`, *optional*): the cluster for this call; with `"auto"` inputs are grouped by the
+                clusters that are found, after one more pass of the base model.
             task (`str` or *sequence* of `str`, *optional*): the task whose cluster serves this call, or one for each
                 input (`None`: who serves by default); inputs are grouped by cluster and answered in their order.
 
@@ -195,19 +202,42 @@ class ClamuPipeline:
         if task is None or isinstance(task, str):
             asked = self._default if task is None and cluster is None else (cluster, task)
             with model.held(restores=False):
-                self._select(*asked)
+                route = find_route(model, *asked, self._fallback)
+                if route == "auto":
+                    return self._routed(inputs, asked, args, kwargs)
+                select_route(model, route)
                 answers = self.inner(inputs, *args, **kwargs)
             return _Answers(self, answers, *asked) if isinstance(answers, PipelineIterator) else answers
         rows = self._rows(inputs, len(task))
         with model.held(restores=False):
             choices = [self._default if task_id is None else (None, task_id) for task_id in task]
-            groups = group_by_route(find_route(model, *choice, self._fallback) for choice in choices)
-            in_order: list[Any] = [None] * len(rows)
-            for route, indices in groups.items():
-                select_route(model, route)
-                answers = self.inner([rows[index] for index in indices], *args, **kwargs)
-                for index, answer in zip(indices, answers, strict=True):
-                    in_order[index] = answer
+            routes = [find_route(model, *choice, self._fallback) for choice in choices]
+            return self._grouped(rows, routes, args, kwargs)
+
+    def _routed(self, inputs: Any, asked: tuple[Any, Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Answer inputs by the clusters that are nearest to them."""
+        if isinstance(inputs, Iterator):
+            named = dict(zip(("cluster", "task"), asked, strict=True))
+            return (self([one], *args, **named, **kwargs)[0] for one in inputs)
+        if isinstance(inputs, (list, tuple, torch.utils.data.Dataset)):
+            rows = [inputs[index] for index in range(len(inputs))]  # type: ignore[arg-type]
+            return self._grouped(rows, ["auto"] * len(rows), args, kwargs)
+        model = self.inner.model
+        select_route(model, resolve_routes(model, ["auto"], lambda index: input_example(model, inputs))[0])
+        return self.inner(inputs, *args, **kwargs)
+
+    def _grouped(
+        self, rows: Sequence[Any], routes: Sequence[Route], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> list[Any]:
+        """Answer inputs in their order, those of a route together."""
+        model = self.inner.model
+        routes = resolve_routes(model, routes, lambda index: input_example(model, rows[index]))
+        in_order: list[Any] = [None] * len(rows)
+        for route, indices in group_by_route(routes).items():
+            select_route(model, route)
+            answers = self.inner([rows[index] for index in indices], *args, **kwargs)
+            for index, answer in zip(indices, answers, strict=True):
+                in_order[index] = answer
         return in_order
 
     def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:

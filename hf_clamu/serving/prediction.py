@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from hf_clamu.errors import TaskDataError, TaskNotFoundError
+from hf_clamu.serving.auto_routing import input_example, resolve_routes
 from hf_clamu.serving.routing import Fallback, Route, find_route, group_by_route, require_one_choice, select_route
 from hf_clamu.tasks import Example, ModelLimits, TaskSpec, traits_of
 from hf_clamu.tasks.encoding import example_encoder, padding_id, tokenizer_limit
@@ -59,11 +60,12 @@ def predict(
         model (`ClamuModel`): the model; what is selected is the same afterwards. It is held until all rows are
             answered: other threads wait.
         rows (*sequence* of *mapping*): with the columns of the model's recipe (labels are not needed).
-        cluster (`str` or `int`, *optional*): serve all rows by this cluster.
+        cluster (`str` or `int`, *optional*): serve all rows by this cluster, or with `"auto"` each by the cluster that
+            is nearest to it by the base model's features.
         task (`str`, *optional*): serve all rows by this task's cluster. Without either, a row that has the task column
             is served by its task's cluster, any other by the global model.
-        fallback (`str`, *optional*): who serves a task that is not merged (never was, or is forgotten): `"global"` or
-            `"base"`; by default it raises.
+        fallback (`str`, *optional*): who serves a task that is not merged (never was, or is forgotten): `"global"`,
+            `"base"` or `"auto"`; by default it raises.
         max_new_tokens (`int`): length of a generated completion.
         name_of_row (*callable* from `int` to `str`): what messages call a row, by default its number from 0.
 
@@ -74,6 +76,7 @@ def predict(
         no token is left (an empty one, or beyond `max_length`).
 
     Raises:
+        RecipeError: if `"auto"` is asked for and the model keeps no features.
         TaskDataError: if a row lacks the column.
         TaskNotFoundError: if a task is not merged and there is no fallback; names the row.
     """
@@ -86,6 +89,7 @@ def predict(
             routes = [_route_of(model, spec, given, fallback) for given in inputs]
         else:
             routes = [find_route(model, cluster, task, fallback)] * len(rows)
+        routes = resolve_routes(model, routes, lambda index: _routed_example(model, spec, inputs[index]))
         for route, indices in group_by_route(routes).items():
             select_route(model, route)
             served: dict[str, Any] = {"cluster": None, "cluster_name": None, "served_by": route}
@@ -107,7 +111,7 @@ def _route_of(model: Any, spec: TaskSpec, given: _Input, fallback: Fallback | No
     try:
         return find_route(model, None, task if task is None else spec.task_id(task), fallback)
     except TaskNotFoundError as error:
-        way_out = "To have such rows answered by the global model or the base, give fallback= (--fallback in clamu)."
+        way_out = "To have such rows answered all the same, give fallback= (--fallback in clamu)."
         raise TaskNotFoundError(given.problem(spec.task_column, f"{error} {way_out}")) from None
 
 
@@ -165,6 +169,24 @@ def _encoded(model: Any, spec: TaskSpec, inputs: Sequence[_Input], column: str) 
     return examples
 
 
+def _routed_example(model: Any, spec: TaskSpec, given: _Input) -> Example:
+    """Encode what of a row is known before it is answered."""
+    if traits_of(spec.kind).writes_text:
+        column, text = _prompt(spec, given)
+        try:
+            return input_example(model, text)
+        except TaskDataError as error:
+            raise TaskDataError(given.problem(column, f"{error}.")) from None
+    return _encoded(model, spec, [given], str(spec.image_column or spec.tokens_column or spec.text_column))[0]
+
+
+def _prompt(spec: TaskSpec, given: _Input) -> tuple[str, str]:
+    """Return the column of a row that is answered, and what the model reads of it."""
+    column = str(spec.prompt_column or spec.text_column)
+    _require(given, column, spec)
+    return column, spec.template.replace("{prompt}", given.row[column])
+
+
 def _tags(
     num_words: int, words: Sequence[int], labels: Sequence[int], scores: Sequence[float], names: Mapping[int, str]
 ) -> dict[str, Any]:
@@ -176,9 +198,7 @@ def _tags(
 
 
 def _complete(model: Any, spec: TaskSpec, given: _Input, max_new_tokens: int) -> str:
-    column = str(spec.prompt_column or spec.text_column)
-    _require(given, column, spec)
-    text = spec.template.replace("{prompt}", given.row[column])
+    column, text = _prompt(spec, given)
     limit = _positions(model, spec)
     if traits_of(spec.kind).labels == "decoder":
         cut = spec.max_length or tokenizer_limit(model.processor)  # as in training

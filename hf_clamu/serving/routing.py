@@ -1,4 +1,7 @@
-"""Routes: whether a cluster, the global model or the base model serves an input, asked for by name, number or task."""
+"""Routes: whether a cluster, the global model or the base model serves an input, asked for by name, number or task.
+
+The route `"auto"` is yet to be resolved: see `auto_routing`.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from hf_clamu.errors import TaskNotFoundError
 
 __all__ = ["Fallback", "Route", "find_route", "group_by_route", "require_one_choice", "select_route"]
 
-Fallback: TypeAlias = Literal["global", "base"]
+Fallback: TypeAlias = Literal["global", "base", "auto"]
 Route: TypeAlias = int | Fallback
 
 
@@ -28,7 +31,7 @@ def find_route(model: Any, cluster: int | str | None, task: str | None, fallback
 
     Args:
         model (`ClamuModel`): held by the caller.
-        cluster (`str` or `int`, *optional*): a cluster's name or number.
+        cluster (`str` or `int`, *optional*): a cluster's name or number, or `"auto"`.
         task (`str`, *optional*): instead, the cluster that serves this task; without either the global model.
         fallback (`str`, *optional*): the route of a task that is not merged; by default it raises.
 
@@ -37,6 +40,8 @@ def find_route(model: Any, cluster: int | str | None, task: str | None, fallback
         TaskNotFoundError: if the task is not merged and there is no fallback, or the ledger's key is missing.
     """
     require_one_choice(cluster, task)
+    if cluster == "auto":
+        return "auto"
     if task is None:
         return "global" if cluster is None else int(model.merged.state.find_cluster(cluster))
     model.ledger_id(task)  # without the ledger's key nothing is known of a task, and no fallback is right
@@ -57,7 +62,7 @@ def group_by_route(routes: Iterable[Route]) -> dict[Route, list[int]]:
 
 
 def select_route(model: Any, route: Route) -> None:
-    """Select the weights of a route.
+    """Select the weights of a route, which is not `"auto"`.
 
     Raises:
         ClusterNotFoundError: if there is no such cluster.

@@ -28,7 +28,11 @@ def evaluate(
         ),
     ] = None,
     serving: Annotated[
-        Literal["own", "global", "base"], typer.Option(help="Each task by its own cluster, the global model or base.")
+        Literal["own", "global", "base", "auto"],
+        typer.Option(
+            help="Each task by its own cluster, the global model or base; auto: each example by the cluster that is "
+            "nearest by the base model's features."
+        ),
     ] = "own",
     as_json: Json = False,
 ) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from hf_clamu.cli.models import chosen_cluster, open_model
-from hf_clamu.cli.options import Cluster, Json, ModelToRead, Task
+from hf_clamu.cli.options import ClusterOrAuto, Json, ModelToRead, Task
 from hf_clamu.cli.output import emit, note, quieten
 from hf_clamu.errors import RecipeError
 
@@ -23,7 +23,7 @@ def predict(
     inputs: Annotated[
         list[str] | None, typer.Argument(metavar="INPUT", help="Texts, or image files.", show_default=False)
     ] = None,
-    cluster: Cluster = None,
+    cluster: ClusterOrAuto = None,
     task: Task = None,
     data: Annotated[
         list[Path] | None,
@@ -32,9 +32,10 @@ def predict(
         ),
     ] = None,
     fallback: Annotated[
-        Literal["global", "base"] | None,
+        Literal["global", "base", "auto"] | None,
         typer.Option(
-            help="Who serves a task that is not merged, or is forgotten; by default it is an error.",
+            help="Who serves a task that is not merged, or is forgotten (auto: the nearest cluster); by default it is "
+            "an error.",
             show_default=False,
         ),
     ] = None,
@@ -65,7 +66,7 @@ def predict(
     if unchosen and model.clusters:
         note(
             f"The global model serves {unchosen} of {len(rows)} inputs, which name no task. It has no mask and is "
-            "weaker than a cluster on its own tasks: choose one with --task or --cluster."
+            "weaker than a cluster on its own tasks: choose one with --task or --cluster, or try --cluster auto."
         )
     if data:
         named = [{"row": number, "task": row.get(spec.task_column)} for number, row in enumerate(rows)]
