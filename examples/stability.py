@@ -11,8 +11,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -20,26 +19,33 @@ from typing import Any
 
 import torch
 
+from examples.paper.bases import load_setting_base
+from examples.paper.scale import Scale
+from examples.paper.scale import Setting as PaperSetting
+from examples.paper.sources import VIEWS, load_setting_tasks
 from hf_clamu.base_models.loading import load_base
+from hf_clamu.demo.preparation import prepare
 from hf_clamu.exact import DeltaAccumulator, TaskVector
-from hf_clamu.merging import ClamuArguments, MergedState, TaskRecord
+from hf_clamu.merging import ClamuArguments, MergedState, TaskRecord, place_anchors
 from hf_clamu.merging.derivation import derive
 from hf_clamu.merging.state import PartialState
 from hf_clamu.operations.context import open_trainer
 from hf_clamu.recipe import Recipe
-from hf_clamu.tasks import Example, load_tasks
-from hf_clamu.training import TaskTrainer, deterministic
+from hf_clamu.tasks import PUBLIC_TASK, Example, digits_public, load_tasks, public_rows, stdlib_public
+from hf_clamu.training import TaskTrainer, deterministic, example_features
 
 __all__ = ["SETTINGS", "WAYS", "Row", "Setting", "measure", "page"]
 
 SETTINGS = {
-    "demo": "48 owners of `clamu demo`, two digits each",
+    "demo": "48 owners of `clamu demo`, two digits and a scanner each",
     "images_label": "48 tasks, two digits each in one of three views ([paper](paper.md), ii)",
+    "images_task": "48 tasks, all digits each in one of three views ([paper](paper.md), i)",
     "reddit_cls": "48 users, two packages of docstrings each ([paper](paper.md), iv)",
 }
-_CLUSTERINGS = ("features", "task_vectors", "anchored", "random")
+_CLUSTERINGS = ("features", "task_vectors", "anchored", "public_rows", "random")
 # Localization, clustering, scaling, and how many of the requests are measured (all if 0).
-WAYS: tuple[tuple[str, str, float | str, int], ...] = (
+Way = tuple[str, str, float | str, int]
+WAYS: tuple[Way, ...] = (
     *(("clamu", clustering, 4.0, 0) for clustering in _CLUSTERINGS),
     ("clamu", "features", "auto", 12),
     ("clamu", "anchored", "auto", 12),
@@ -48,6 +54,7 @@ WAYS: tuple[tuple[str, str, float | str, int], ...] = (
     *(("sift", clustering, 1.0, 0) for clustering in (*_CLUSTERINGS, "none")),
     ("global", "none", 1.0, 0),
 )
+_PLACES = {way[:2]: place for place, way in reversed(list(enumerate(WAYS)))}
 _MARK = "<!-- The table below is written by examples/stability.py. -->\n"
 
 
@@ -116,42 +123,60 @@ class _Trainer(TaskTrainer):
         return self._vectors[task_id]
 
 
-def open_setting(name: str, work: Path, mask_steps: int) -> Setting:
+def open_setting(name: str, work: Path, mask_steps: int, *, has_signs: bool = False) -> Setting:
     """Load or make the base model and tasks of a setting.
 
     Args:
         name (`str`): one of `SETTINGS`.
         work (`Path`): keeps base models.
         mask_steps (`int`): steps of mask training.
+        has_signs (`bool`): tasks are finetuned under fixed signs, as SIFT needs it.
     """
     if name == "demo":
-        from hf_clamu import demo
-
         folder = work / "demo"
         if not folder.is_dir():
-            demo.prepare(folder)
-        recipe = Recipe.load(folder / "recipe-clusters.yaml")
+            prepare(folder)
+        recipe = Recipe.load(folder / ("recipe.yaml" if has_signs else "recipe-clusters.yaml"))
         tasks, given = recipe.tasks(), recipe.clamu_arguments()
         test = load_tasks({**recipe.data, "files": "data/test.jsonl"}, base_dir=folder)
         base = load_base(str(folder / "base"), tasks.spec, num_labels=tasks.num_labels, run_seed=given.seed)
         held_out = {task_id: test.encode(task_id, None).train for task_id in test.task_ids}
     else:
-        from examples.paper.bases import load_setting_base
-        from examples.paper.scale import Scale
-        from examples.paper.sources import load_setting_tasks
-
-        setting = Scale.load("local").settings[name]
+        setting = _smaller(Scale.load("local").settings[name])
         tasks, given = load_setting_tasks({**setting.data, "num_tasks": 48}, 0, {}), setting.settings(0)
         base = load_setting_base(setting, tasks, work / "bases", 0, {})
         held_out = {task_id: tasks.encode(task_id, base.processor).validation for task_id in tasks.task_ids}
-    arguments = replace(given, num_clusters=6, mask_steps=mask_steps, score_validation=False)
+    localization = "sift" if has_signs else "clamu"
+    arguments = replace(
+        given, localization=localization, num_clusters=6, mask_steps=mask_steps, score_validation=False
+    )
     workspace = open_trainer(base.model, base.processor, tasks, arguments).workspace
-    trainer = _Trainer(workspace, tasks, base.processor, arguments, arguments.codec)
+    public = public_rows(_public(name), tasks.spec).encode(PUBLIC_TASK, base.processor).train
+    anchors = place_anchors(example_features(workspace, public), arguments.num_clusters, arguments.seed)
+    trainer = _Trainer(workspace, tasks, base.processor, arguments, arguments.codec, anchors=anchors)
     return Setting(trainer=trainer, arguments=arguments, held_out=held_out, processor=base.processor)
 
 
-def measure(name: str, setting: Setting, ways: Iterable[tuple[str, str, float | str, int]], limit: int) -> list[Row]:
-    """Forget each task alone, under each way.
+def _public(name: str) -> list[dict[str, Any]]:
+    """Return rows that no task has, as many kinds of them as the tasks have."""
+    if name == "reddit_cls":
+        return [{"text": text} for text in stdlib_public()[0]]
+    images = torch.from_numpy(digits_public()[0][::4])
+    views = [lambda image, turns=turns: image.rot90(turns, (-2, -1)) for turns in range(4)]
+    seen = views if name == "demo" else [view for _, view in VIEWS]
+    return [{"image": view(image).tolist()} for view in seen for image in images]
+
+
+def _smaller(setting: PaperSetting) -> PaperSetting:
+    """Return a setting whose texts are so short that 48 requests do not take hours; images are small already."""
+    if setting.data["source"] != "stdlib":
+        return setting
+    arguments = {**setting.arguments, "mask_batch_size": 16}
+    return replace(setting, data={**setting.data, "max_length": 24}, arguments=arguments)
+
+
+def measure(name: str, setting: Setting, ways: Iterable[Way], limit: int) -> Iterator[Row]:
+    """Forget each task alone, under each way, and yield what it did.
 
     Args:
         name (`str`): of the setting.
@@ -159,15 +184,10 @@ def measure(name: str, setting: Setting, ways: Iterable[tuple[str, str, float | 
         ways (*iterable* of *tuple*): entries of `WAYS` whose localizations finetune tasks alike.
         limit (`int`): at most so many requests.
     """
-    rows = []
     for localization, clustering, scaling, count in ways:
-        started = time.perf_counter()
         arguments = replace(setting.arguments, localization=localization, clustering=clustering, scaling=scaling)
         whole = _merged(setting, arguments)
-        requests = setting.trainer.tasks.task_ids[: min(limit, count or limit)]
-        rows.append(_row(setting, arguments, name, whole, requests))
-        print(json.dumps(asdict(rows[-1])), f"{time.perf_counter() - started:.0f} s", flush=True)
-    return rows
+        yield _row(setting, arguments, name, whole, setting.trainer.tasks.task_ids[: min(limit, count or limit)])
 
 
 def _merged(setting: Setting, arguments: ClamuArguments) -> PartialState:
@@ -189,7 +209,7 @@ def _merged(setting: Setting, arguments: ClamuArguments) -> PartialState:
             features[task_id] = method.vector_feature(vector, arguments.seed)
         if arguments.localization_method.keeps_task_masks:
             masks[task_id] = arguments.localization_method.task_mask(vector)
-    return PartialState(total=None, records=records, features=features, masks=masks)
+    return PartialState(total=None, records=records, features=features, masks=masks, base_features={})
 
 
 def _derived(setting: Setting, arguments: ClamuArguments, whole: PartialState, gone: str | None) -> MergedState:
@@ -208,6 +228,7 @@ def _derived(setting: Setting, arguments: ClamuArguments, whole: PartialState, g
         records={task_id: whole.records[task_id] for task_id in kept},
         features={task_id: row for task_id, row in whole.features.items() if task_id != gone},
         masks={task_id: mask for task_id, mask in whole.masks.items() if task_id != gone},
+        base_features={},
     )
     return derive(partial, trainer, arguments, lambda members: total(members).narrowed())
 
@@ -306,27 +327,27 @@ def main(given: Sequence[str] | None = None) -> None:
     ways = [
         way for way in WAYS if way[0] in options.localizations and way[1] in options.clusterings and way[2] != "auto"
     ]
-    rows: list[Row] = []
+    kept = options.work / "measured.jsonl"
+    options.work.mkdir(parents=True, exist_ok=True)
+    rows = [Row(**json.loads(line)) for line in kept.read_text().splitlines()] if kept.is_file() else []
+    done = {(row.setting, row.localization, row.clustering, row.scaling) for row in rows}
     with deterministic(1):
-        for name in options.settings:
-            # Fixed signs change how tasks are finetuned.
-            for has_signs in (False, True):
-                wanted = [way for way in ways if (way[0] == "sift") == has_signs]
-                if not wanted:
-                    continue
-                setting = open_setting(name, options.work, options.mask_steps)
-                if has_signs:
-                    setting = _with_signs(setting)
-                rows += measure(name, setting, wanted, options.requests)
+        for name, has_signs in itertools.product(options.settings, (True, False)):
+            wanted = [way for way in ways if (way[0] == "sift") == has_signs and (name, *way[:3]) not in done]
+            if not wanted:
+                continue
+            setting = open_setting(name, options.work, options.mask_steps, has_signs=has_signs)
+            for row in measure(name, setting, wanted, options.requests):
+                rows.append(row)
+                print(json.dumps(asdict(row)), flush=True)
+                with kept.open("a") as file:  # an interrupted run goes on from there
+                    file.write(json.dumps(asdict(row)) + "\n")
     if options.output is not None:
         text = options.output.read_text(encoding="utf-8")
-        options.output.write_text(text.partition(_MARK)[0] + _MARK + "\n" + page(rows), encoding="utf-8")
-
-
-def _with_signs(setting: Setting) -> Setting:
-    old, arguments = setting.trainer, replace(setting.arguments, localization="sift")
-    trainer = _Trainer(old.workspace, old.tasks, setting.processor, arguments, arguments.codec)
-    return replace(setting, trainer=trainer, arguments=arguments)
+        ordered = sorted(
+            rows, key=lambda row: [list(SETTINGS).index(row.setting), _PLACES[row.localization, row.clustering]]
+        )
+        options.output.write_text(text.partition(_MARK)[0] + _MARK + "\n" + page(ordered), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ _KEYS = (
     "card",
     "archive",
     "snapshot",
+    "public_rows",
 )
 
 
@@ -51,6 +52,8 @@ class Recipe:
         archive (`str`, *optional*): a folder (relative to the recipe) or `hf://ORG/NAME` for the integer vectors of
             the tasks, see `ClamuTrainer`.
         snapshot (`bool`): keep the encoded rows of the tasks beside the model, see `ClamuTrainer`.
+        public_rows (`str` or *list* of `str`, *optional*): files of rows that belong to nobody (relative to the
+            recipe), see `ClamuTrainer`.
         folder (`Path`): relative paths start here.
 
     Raises:
@@ -75,6 +78,7 @@ class Recipe:
     card: dict[str, Any] = field(default_factory=dict)
     archive: str | None = None
     snapshot: bool = False
+    public_rows: str | list[str] | None = None
     folder: Path = Path()
 
     @classmethod
@@ -115,6 +119,10 @@ class Recipe:
                 raise RecipeError(f"{where}: {key} must be a mapping, got {values[key]!r}.")
         if not isinstance(values.get("snapshot", False), bool):
             raise RecipeError(f"{where}: snapshot must be true or false, got {values['snapshot']!r}.")
+        public = values.get("public_rows")
+        names = public if isinstance(public, list) else [public]
+        if public is not None and not (names and all(isinstance(name, str) and name for name in names)):
+            raise RecipeError(f"{where}: public_rows must be a path or a list of paths, got {public!r}.")
         base = values["base_model"]
         return cls(
             base_model=base if isinstance(base, str) else dict(base),
@@ -128,6 +136,7 @@ class Recipe:
             card=dict(values.get("card") or {}),
             archive=values.get("archive"),
             snapshot=values.get("snapshot", False),
+            public_rows=values.get("public_rows"),
             folder=folder or Path(),
         )
 
@@ -172,8 +181,18 @@ class Recipe:
             peft_config=self.peft_config,
             peft_merging=self.peft_merging,
             card=self.card,
-            **{"archive_dir": self.archive_place(), "snapshot": self.snapshot, **options},
+            **{
+                "archive_dir": self.archive_place(),
+                "snapshot": self.snapshot,
+                "public_rows": self.public_files(),
+                **options,
+            },
         )
+
+    def public_files(self) -> list[Path] | None:
+        """Return where the public rows are, as `ClamuTrainer` takes them."""
+        names = [self.public_rows] if isinstance(self.public_rows, str) else self.public_rows
+        return None if names is None else [self.folder / name for name in names]
 
     def archive_place(self) -> str | Path | None:
         """Return where the archive is, as `ClamuTrainer` takes it."""

@@ -6,20 +6,25 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from hf_clamu.base_models.adapters.space import PeftSpace
+from hf_clamu.base_models.identity import BaseModel
 from hf_clamu.base_models.loading import load_base
 from hf_clamu.checkpoint.card.settings import CardSettings
 from hf_clamu.errors import RecipeError
 from hf_clamu.hub.archive import archive_at
-from hf_clamu.merging import ClamuArguments, warn_of_scores
+from hf_clamu.merging import ClamuArguments, place_anchors, require_public_rows, warn_of_scores
 from hf_clamu.models.modeling_clamu import attach_in_place
 from hf_clamu.models.state import ModelContext
 from hf_clamu.operations.build import build
 from hf_clamu.operations.configuration import initial_config
 from hf_clamu.operations.context import RunContext, build_environment
 from hf_clamu.storage import Journal, environment_key
-from hf_clamu.tasks import TaskDataset, require_known_words
-from hf_clamu.training import Progress, undisturbed
+from hf_clamu.tasks import PUBLIC_TASK, ModelLimits, TaskDataset, require_known_words
+from hf_clamu.tasks import public_rows as read_public_rows
+from hf_clamu.tasks.encoding import padding_id
+from hf_clamu.training import LiveModel, Progress, Workers, deterministic, example_features, prompts_of, undisturbed
 
 if TYPE_CHECKING:
     from hf_clamu.models.modeling_clamu import ClamuPreTrainedModel
@@ -65,6 +70,9 @@ class ClamuTrainer:
             model, from its first `save_pretrained` on, so that requests need no other data. It is not part of the
             model and never pushed; a forgotten task's rows are destroyed with it. With the environment variable
             `CLAMU_SNAPSHOT_KEY` it is encrypted.
+        public_rows (*optional*): rows that belong to nobody, in any form that `TaskDataset.from_dataset` takes, for
+            `clustering="public_rows"`. Columns of owners, labels and completions are not read. The saved model keeps
+            the anchors that are placed in them, so that no request needs the rows.
         progress (`Progress`, *optional*): shows how far it is; by default bars on stderr.
 
     Example:
@@ -93,6 +101,7 @@ class ClamuTrainer:
         journal_dir: str | Path | Journal | None = None,
         archive_dir: str | Path | None = None,
         snapshot: bool = False,
+        public_rows: Any = None,
         progress: Progress | None = None,
     ) -> None:
         if not isinstance(tasks, TaskDataset):
@@ -113,6 +122,8 @@ class ClamuTrainer:
         if snapshot:
             environment_key()  # a key that cannot be used should show before anything is trained
         self.snapshot = snapshot
+        require_public_rows(self.args, public_rows is not None)
+        self.public_rows = None if public_rows is None else read_public_rows(public_rows, tasks.spec)
         self.progress: Progress = progress or progress_bars
         self.seconds: dict[str, float] = {}
         self.scores: dict[str, float] | None = None
@@ -143,19 +154,22 @@ class ClamuTrainer:
             dtype=self.dtype,
         )
         require_known_words(self.tasks, base.processor)
+        environment, config = build_environment(self.args), initial_config(base, self.tasks, self.args, self.card)
+        with deterministic(environment.num_threads):
+            anchors, config.public_rows = self._anchors(base)
         context = RunContext(
             base=base.model,
             base_digest=base.start_digest,
             processor=base.processor,
             tasks=self.tasks,
             arguments=self.args,
-            environment=build_environment(self.args),
+            environment=environment,
             progress=self.progress,
             space=base.space,
             journal=self.journal,
             archive=self.archive,
+            anchors=anchors,
         )
-        config = initial_config(base, self.tasks, self.args, self.card)
         built = build(context, config, fresh=base.fresh, source=self.tasks.source)
         self.seconds = built.seconds
         measured = built.checkpoint.state.scores
@@ -169,6 +183,17 @@ class ClamuTrainer:
         )
         attach_in_place(built.base, built.checkpoint, kept, journal=self.journal)
         return built.base  # type: ignore[no-any-return]
+
+    def _anchors(self, base: BaseModel) -> tuple[dict[str, torch.Tensor], dict[str, Any] | None]:
+        """Place anchors in the public rows, if there are any; return them, and what is recorded of the rows."""
+        if self.public_rows is None:
+            return {}, None
+        encoded = self.public_rows.encode(PUBLIC_TASK, base.processor, ModelLimits.of(base.model))
+        device = Workers.current().device
+        live = LiveModel(base.model.to(device), device=device, pad_token_id=padding_id(base.processor))
+        features = example_features(live, prompts_of(encoded.train, self.tasks.spec.kind))
+        anchors = place_anchors(features, self.args.num_clusters, self.args.seed)
+        return anchors, {"digest": encoded.digest, "num_rows": len(encoded.train)}
 
 
 def progress_bars(items: Any, description: str) -> Any:

@@ -54,6 +54,7 @@ class Checkpoint:
         environment (`Environment`, *optional*): fingerprint of the build; None if no bit depends on it.
         source (*dict*, *optional*): where the tasks' data came from, see `load_tasks`.
         fresh (*dict* of `str` to `torch.Tensor`): parameters that the base checkpoint lacks.
+        anchors (*mapping* of `str` to `torch.Tensor`): what tasks are clustered by, from public rows; perhaps empty.
         localized_in (`Environment`, *optional*): where clusters, masks and scores were derived, if elsewhere.
         files (`SavedFiles`, *optional*): of the folder that it was read from; None for one that was built.
         known_masks (*mapping* of `str` to `str`): SHA-256 of task masks that stayed as they were, by task id.
@@ -65,6 +66,7 @@ class Checkpoint:
     environment: Environment | None
     source: dict[str, Any] | None
     fresh: dict[str, torch.Tensor]
+    anchors: Mapping[str, torch.Tensor] = field(default_factory=dict)
     localized_in: Environment | None = None
     files: SavedFiles | None = field(default=None, repr=False, compare=False)
     known_masks: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
@@ -144,6 +146,7 @@ class Checkpoint:
         return digest_json(
             {
                 "alpha": state.alpha,
+                **({"anchors": digest_tensors(self.anchors)} if self.anchors else {}),
                 **({"global_alpha": state.global_alpha} if state.global_alpha != state.alpha else {}),
                 "delta": self.config.delta_digest,  # computed with the state, or compared when it was read
                 "ledger": ledger_entries(state),

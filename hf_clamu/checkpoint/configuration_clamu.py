@@ -100,6 +100,8 @@ class ClamuConfig(PreTrainedConfig):
         task_ids (`str`): `"plain"`, or `"hmac-sha256"` if the ids in the ledger are keyed commitments.
         peft_config (*dict*, *optional*): the PEFT adapter that tasks are finetuned through, if there is one.
         peft_merging (`str`, *optional*): how it is merged, see `ClamuTrainer`.
+        public_rows (*dict*, *optional*): `digest` (SHA-256 of their tokenised form) and `num_rows` of the rows that
+            anchors were placed in; written only if there are any.
         card (*dict*, *optional*): what the model card shows besides, see `CardSettings`.
     """
 
@@ -122,6 +124,7 @@ class ClamuConfig(PreTrainedConfig):
     task_ids: str = "plain"
     peft_config: dict[str, Any] | None = None
     peft_merging: str | None = None
+    public_rows: dict[str, Any] | None = None
     card: dict[str, Any] | None = None
 
     @classmethod
@@ -162,6 +165,7 @@ class ClamuConfig(PreTrainedConfig):
             "task_ids": self.task_ids,
             "peft_config": self.peft_config,
             "peft_merging": self.peft_merging,
+            **({} if self.public_rows is None else {"public_rows": self.public_rows}),
             "card": self.card,
             _WEIGHTS_ENTRY: _NO_WEIGHTS,
         }

@@ -16,6 +16,7 @@ from typing import Literal
 from hf_clamu.errors import CheckpointFormatError
 
 __all__ = [
+    "ANCHORS_NAME",
     "BASE_FOLDER",
     "CARD_NAME",
     "CONFIG_NAME",
@@ -50,6 +51,7 @@ CARD_NAME = "README.md"
 DELTA_NAME = "delta.safetensors"
 FRESH_NAME = "base_init.safetensors"
 VECTORS_NAME = "features.safetensors"
+ANCHORS_NAME = "anchors.safetensors"
 MASKS_FOLDER = "masks"
 TASK_MASKS_FOLDER = "task_masks"
 BASE_FOLDER = "base_model"
@@ -110,7 +112,7 @@ _INDEX = re.escape(WEIGHTS_INDEX_NAME)
 TABLE: tuple[FileRule, ...] = (
     # `verify` compares the card, and people edit it; the ledger cannot list itself.
     FileRule(names=_plain(CARD_NAME, LEDGER_NAME), writer="model", is_listed=False),
-    FileRule(names=_plain(CONFIG_NAME, DELTA_NAME, FRESH_NAME, VECTORS_NAME), writer="model"),
+    FileRule(names=_plain(CONFIG_NAME, DELTA_NAME, FRESH_NAME, VECTORS_NAME, ANCHORS_NAME), writer="model"),
     # The delta of format 1. Where it is left over in a newer model's folder, transformers would take it for weights.
     FileRule(names=_plain(WEIGHTS_NAME), writer="model"),
     FileRule(names=(rf"{MASKS_FOLDER}/cluster_\d+/adapter_(config\.json|model\.safetensors)",), writer="model"),

@@ -12,6 +12,7 @@ import torch
 from hf_clamu.checkpoint.checkpoint import FEATURES_KEY, VECTORS_KEY, Checkpoint, SavedFiles
 from hf_clamu.checkpoint.configuration_clamu import ClamuConfig, current_entries, format_version
 from hf_clamu.checkpoint.layout import (
+    ANCHORS_NAME,
     BASE_FOLDER,
     CONFIG_NAME,
     FRESH_NAME,
@@ -93,6 +94,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         environment=environment,
         source=ledger.get("source"),
         fresh=fresh,
+        anchors=_read_anchors(folder, listed, parsed.arguments, features),
         localized_in=localized_in,
         files=SavedFiles(format_version=version, digest=str(ledger["digest"]), entries=listed, rewritten=rewritten),
         parsed=parsed,
@@ -144,7 +146,7 @@ def _parse_config(values: Mapping[str, Any], num_tasks: int, num_clusters: int) 
     found = current_entries(values)
     for key in ("model_type", "architectures"):
         found.pop(key, None)
-    expected = ClamuConfig().to_file_dict()
+    expected = ClamuConfig(public_rows={}).to_file_dict()
     unknown = sorted(found.keys() - expected.keys())
     if unknown:
         raise CheckpointFormatError(f"{CONFIG_NAME} has the unknown entry {unknown[0]!r}. Upgrade hf_clamu.")
@@ -310,6 +312,18 @@ def _read_mask(path: Path, key: str, delta: Mapping[str, torch.Tensor]) -> dict[
     for name, bits in mask.items():
         check_padding(name, bits, delta[name].numel())
     return mask
+
+
+def _read_anchors(
+    folder: Path, listed: Collection[str], arguments: ClamuArguments, vectors: torch.Tensor | None
+) -> dict[str, torch.Tensor]:
+    """Read what tasks are clustered by, from public rows, if the clustering has such anchors."""
+    found = read_tensor_file(folder / ANCHORS_NAME) if ANCHORS_NAME in listed else {}
+    if not arguments.clustering_method.fits_anchors(found, None if vectors is None else vectors.shape[-1]):
+        raise CheckpointFormatError(
+            f"{folder / ANCHORS_NAME} holds no anchors of these tasks' clustering. Take an undamaged copy."
+        )
+    return found
 
 
 def _read_features(

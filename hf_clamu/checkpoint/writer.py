@@ -9,6 +9,7 @@ from hf_clamu.checkpoint.card.model_card import model_card
 from hf_clamu.checkpoint.checkpoint import Checkpoint
 from hf_clamu.checkpoint.configuration_clamu import FORMAT_VERSION
 from hf_clamu.checkpoint.layout import (
+    ANCHORS_NAME,
     CARD_NAME,
     CONFIG_NAME,
     DELTA_NAME,
@@ -50,6 +51,8 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> str:
         save_tensors(folder / FRESH_NAME, checkpoint.fresh)
     if checkpoint.stored_features:
         save_tensors(folder / VECTORS_NAME, checkpoint.stored_features)
+    if checkpoint.anchors:
+        save_tensors(folder / ANCHORS_NAME, dict(checkpoint.anchors))
     _write_masks(folder, checkpoint)
     ledger = sealed(_ledger(folder, checkpoint))
     (folder / LEDGER_NAME).write_bytes(canonical_json(ledger))

@@ -14,6 +14,7 @@
 """
 
 from hf_clamu.merging.cluster_names import is_plain, own_name
+from hf_clamu.merging.clustering.anchored import place_anchors
 from hf_clamu.merging.clustering.arguments import ClusteringArguments
 from hf_clamu.merging.clustering.base import ClusteringInputs, ClusteringMethod
 from hf_clamu.merging.clustering.grouping import canonical_clusters, cluster_tasks, name_clusters
@@ -37,6 +38,7 @@ from hf_clamu.merging.requirements import (
     missing_checkpoints_error,
     require_finetuning,
     require_no_data,
+    require_public_rows,
     routing_features,
     with_rows,
 )
@@ -84,11 +86,13 @@ __all__ = [
     "name_clusters",
     "names_of",
     "own_name",
+    "place_anchors",
     "require_merged",
     "register_clustering",
     "register_localization",
     "require_finetuning",
     "require_no_data",
+    "require_public_rows",
     "routing_features",
     "scaling_coefficient",
     "unmerge_tasks",

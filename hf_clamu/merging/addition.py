@@ -13,7 +13,12 @@ from hf_clamu.errors import RecipeError
 from hf_clamu.exact import TaskVector
 from hf_clamu.merging.derivation import clusters_of, derive
 from hf_clamu.merging.localization.task_masks import TaskMasks
-from hf_clamu.merging.requirements import keeps_base_features, require_finetuning, require_keys
+from hf_clamu.merging.requirements import (
+    keeps_base_features,
+    require_finetuning,
+    require_keys,
+    require_public_rows,
+)
 from hf_clamu.merging.settings.arguments import ClamuArguments
 from hf_clamu.merging.shared_work import map_shared
 from hf_clamu.merging.state import MergedState, PartialState, TaskRecord
@@ -37,6 +42,7 @@ def add_and_derive(
     task_ids = tuple(sorted(task_ids))
     keys = {task_id: record.cluster_key for task_id, record in before.records.items()}
     require_keys(keys | {task_id: trainer.tasks.cluster_key(task_id) for task_id in task_ids}, arguments)
+    require_public_rows(arguments, bool(trainer.anchors))
     require_finetuning(arguments, [task_id for task_id in task_ids if trainer.is_local(task_id)])
     trainer.check_texts(task_ids)
     work = _Addition(trainer, arguments)

@@ -33,6 +33,7 @@ __all__ = [
     "require_keys",
     "require_recoverable",
     "require_no_data",
+    "require_public_rows",
     "with_rows",
 ]
 
@@ -194,6 +195,30 @@ def require_finetuning(arguments: ClamuArguments, from_checkpoints: Sequence[str
             f"localization={arguments.localization!r} needs every task finetuned here under its fixed signs, but task "
             f"{from_checkpoints[0]!r} comes from a checkpoint: give its data instead, or choose other settings: "
             "preset: clusters where tasks have data, localization: emr, clustering: task_vectors where they have none."
+        )
+
+
+def require_public_rows(arguments: ClamuArguments, are_given: bool) -> None:
+    """Check that public rows, or the anchors that were placed in them, are there if the clustering needs them.
+
+    Args:
+        arguments (`ClamuArguments`): the settings.
+        are_given (`bool`): whether they are there.
+
+    Raises:
+        RecipeError: if they are not, or if nothing uses them.
+    """
+    method = arguments.clustering_method
+    if are_given and not method.needs_public_rows:
+        using = listed([one.name for one in CLUSTERINGS.values() if one.needs_public_rows])
+        raise RecipeError(
+            f"Public rows are given, and clustering={method.name!r} does not use them: leave them out, or choose "
+            f"clustering {using}."
+        )
+    if method.needs_public_rows and not are_given:
+        raise RecipeError(
+            f"clustering={method.name!r} groups tasks around rows that belong to nobody, and none are given: name a "
+            "file of them (public_rows in the recipe, ClamuTrainer(public_rows=...)), or choose another clustering."
         )
 
 

@@ -60,6 +60,7 @@ def build(
         environment=context.environment if depends_on_environment(state.records, arguments) else None,
         source=dict(source) if source is not None else None,
         fresh=fresh,
+        anchors=context.anchors,
     )
     seconds = {**seconds, "total": time.perf_counter() - started}
     return ChangeResult(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from hf_clamu.base_models.adapters.idle import require_learning
 from hf_clamu.base_models.adapters.product import local_adapter
 from hf_clamu.base_models.adapters.space import PeftSpace
 from hf_clamu.errors import EnvironmentMismatchError
-from hf_clamu.exact import digest_json
+from hf_clamu.exact import digest_json, digest_tensors
 from hf_clamu.local_models.local_models import LocalModels
 from hf_clamu.merging import ClamuArguments, MergedState
 from hf_clamu.storage import Archive, Journal
@@ -42,6 +42,7 @@ class RunContext:
         archive (`Archive`, *optional*): gets and has the vectors of the merged tasks.
         local_models (`LocalModels`, *optional*): of the tasks that are not finetuned here.
         encodings (`Encodings`, *optional*): what was encoded already.
+        anchors (*mapping* of `str` to `torch.Tensor`): what tasks are compared with, from public rows; perhaps empty.
         backwards (`bool`): take tasks and clusters in the opposite order and split them over the processes in another
             way (`training.workers.split_backwards`), which must not show in any byte.
     """
@@ -58,6 +59,7 @@ class RunContext:
     archive: Archive | None = None
     local_models: LocalModels | None = None
     encodings: Encodings | None = None
+    anchors: Mapping[str, torch.Tensor] = field(default_factory=dict)
     backwards: bool = False
 
     def run(self, change: Callable[[TaskTrainer], MergedState], *, adds: bool) -> tuple[MergedState, dict[str, float]]:
@@ -96,6 +98,7 @@ class RunContext:
                 archive=self.archive,
                 local_models=self.local_models,
                 encodings=self.encodings,
+                anchors=self.anchors,
                 backwards=self.backwards,
             )
             # After a mismatch, too: a rebuild starts from this model.
@@ -112,6 +115,7 @@ class RunContext:
         """Return the digest of what the bits depend on besides the tasks' data."""
         return digest_json(
             {
+                **({"anchors": digest_tensors(self.anchors)} if self.anchors else {}),
                 "arguments": self.arguments.to_dict(),
                 "base": self.base_digest,
                 "environment": self.environment.to_dict(),
@@ -148,6 +152,7 @@ def open_trainer(
     archive: Archive | None = None,
     local_models: LocalModels | None = None,
     encodings: Encodings | None = None,
+    anchors: Mapping[str, torch.Tensor] | None = None,
     backwards: bool = False,
 ) -> TaskTrainer:
     """Return a `TaskTrainer` on a base model; the arguments are those of `RunContext`."""
@@ -174,6 +179,7 @@ def open_trainer(
         archive=archive,
         local_vectors=local_models,
         encodings=encodings,
+        anchors=anchors,
     )
     trainer.backwards = backwards
     return trainer

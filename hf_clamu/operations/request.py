@@ -175,6 +175,7 @@ class Request:
             archive=self.archive,
             local_models=self.local_models,
             encodings=self.encodings,
+            anchors=self.checkpoint.anchors,
         )
 
     def require_environment(self) -> None:
@@ -292,6 +293,7 @@ class Request:
             environment=(before.environment or self.environment) if depends else None,
             source=before.source,
             fresh=before.fresh,
+            anchors=before.anchors,
             localized_in=localized_in,
             known_masks=before.masks_kept_in(state),
         )

@@ -7,7 +7,7 @@
 - `keyed_ids`: commitments to ids
 - `reading/`: files and data sets to the checked rows of each task
 - `encoding/`: rows to tensors, in canonical order
-- `partition/`: tasks out of data sets that have none
+- `partition/`: tasks out of data sets that have none, and rows of no task
 - `sources`: the data section of a recipe
 - `builtin`: data sets that need no download
 - `limits`: what a model can take
@@ -24,6 +24,7 @@ from hf_clamu.tasks.keyed_ids import keyed_id
 from hf_clamu.tasks.kinds import KindTraits, TaskKind, register_kind, task_kinds, traits_of
 from hf_clamu.tasks.limits import ModelLimits
 from hf_clamu.tasks.partition import PartitionReport, partition_by_column, partition_by_labels, partition_uniform
+from hf_clamu.tasks.partition.public_rows import PUBLIC_TASK, public_rows
 from hf_clamu.tasks.sources import DataFiles, load_tasks
 from hf_clamu.tasks.spec import IdsSetting, TaskSpec
 from hf_clamu.tasks.stored import StoredTask, pack, unpack
@@ -48,6 +49,8 @@ __all__ = [
     "load_tasks",
     "DataFiles",
     "require_known_words",
+    "PUBLIC_TASK",
+    "public_rows",
     "StoredTask",
     "pack",
     "unpack",

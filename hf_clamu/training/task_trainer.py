@@ -73,6 +73,7 @@ class TaskTrainer:
         archive (`Archive`, *optional*): keeps the vectors of merged tasks.
         local_vectors (`LocalVectors`, *optional*): of tasks that are not finetuned here.
         encodings (`Encodings`, *optional*): what was encoded already, for the same processor and model.
+        anchors (*mapping* of `str` to `torch.Tensor`, *optional*): what tasks are compared with, from public rows.
     """
 
     def __init__(
@@ -89,6 +90,7 @@ class TaskTrainer:
         archive: Archive | None = None,
         local_vectors: LocalVectors | None = None,
         encodings: Encodings | None = None,
+        anchors: Mapping[str, torch.Tensor] | None = None,
     ) -> None:
         self.workspace = workspace
         self.tasks = tasks
@@ -97,6 +99,7 @@ class TaskTrainer:
         self.journal = journal
         self.archive = archive
         self.local_vectors = local_vectors
+        self.anchors = anchors or {}
         self.progress = progress if self.workers.is_main else silent_progress
         # Whether tasks and clusters are taken in the opposite order and by other processes; no byte may depend on it.
         self.backwards = False

@@ -167,6 +167,8 @@ class Sequence:
             options.pop("receipt_dir")
             options["archive_dir"] = options.pop("archive", None)
             options["snapshot"] = found["snapshot"] != "none"
+        if found["clustering"] == "public_rows":
+            options["public_rows"] = self._data.public_rows(self._chance.randrange(1000))
         self.outcome.steps.append(f"build of {self._short(revisions)} {_shown(options)}")
         return ClamuTrainer(
             self._base(),

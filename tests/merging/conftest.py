@@ -4,9 +4,9 @@ import pytest
 import torch
 from datasets import Dataset
 
-from hf_clamu.merging import ClamuArguments, merge_tasks
-from hf_clamu.tasks import TaskDataset, digits
-from hf_clamu.training import TaskTrainer, Workspace, deterministic, seeded
+from hf_clamu.merging import ClamuArguments, merge_tasks, place_anchors
+from hf_clamu.tasks import TaskDataset, digits, digits_public
+from hf_clamu.training import TaskTrainer, Workspace, deterministic, example_features, seeded
 
 _COLUMNS = {
     "task_column": "task",
@@ -77,12 +77,20 @@ def trainer_of(settings):
         arguments = arguments or settings()
         with seeded(1):
             model = ViTForImageClassification(config).eval()
-        trainer = TaskTrainer(Workspace(model), tasks, None, arguments, arguments.codec)
+        workspace = Workspace(model)
+        anchors = _anchors(workspace, arguments) if arguments.clustering_method.needs_public_rows else None
+        trainer = TaskTrainer(workspace, tasks, None, arguments, arguments.codec, anchors=anchors)
         if progress is not None:
             trainer.progress = progress
         return trainer
 
     return make
+
+
+def _anchors(workspace: Workspace, arguments: ClamuArguments) -> dict[str, torch.Tensor]:
+    images, _ = digits_public()
+    examples = [{"pixel_values": torch.from_numpy(image)[None]} for image in images[:60]]
+    return place_anchors(example_features(workspace, examples), arguments.num_clusters, arguments.seed)
 
 
 @pytest.fixture(scope="session")

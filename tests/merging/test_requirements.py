@@ -43,6 +43,7 @@ BY_CLUSTERING = {
     "features": (True, True, True, 3),
     "task_vectors": (False, True, False, 3),
     "anchored": (False, False, False, 3),
+    "public_rows": (True, True, True, 3),
     "random": (False, False, True, 3),
     "column": (True, False, True, 2),
     "none": (False, False, True, 5),
@@ -103,7 +104,7 @@ def test_requirements_are_those_of_the_table(localization, clustering, scaling):
         assert depends_on_environment(records, without) == (differs or differs_too or is_auto)
     assert arguments.clustering_method.num_clusters(3, len(KEYS), KEYS.values()) == count
     trainer = SimpleNamespace(tasks=SimpleNamespace(cluster_key=KEYS.__getitem__))
-    rows = dict(zip(KEYS, torch.eye(5), strict=True)) if clustering == "features" else {}
+    rows = dict(zip(KEYS, torch.eye(5), strict=True)) if clustering in ("features", "public_rows") else {}
     assert (early_clusters(tuple(KEYS), rows, trainer, arguments) is not None) == (vectors and is_early)
 
 

@@ -52,6 +52,7 @@ class ClusteringMethod:
         feature_dtype (`torch.dtype`, *optional*): of the features in the saved model; needed if there are any.
         uses_base_features (`bool`): the feature is the mean of the base model's, of the task's training examples.
         needs_data (`bool`): tasks without data cannot be clustered.
+        needs_public_rows (`bool`): the build needs rows that belong to nobody; `trainer.anchors` comes from them.
         needs_keys (`bool`): the data must name a cluster per task.
         names_clusters (`bool`): a label is text that depends on its task alone, and names the cluster; `labels` is
             called however many clusters there are. Without, a cluster is named by the hashes of its members.
@@ -64,6 +65,7 @@ class ClusteringMethod:
     feature_dtype: torch.dtype | None = None
     uses_base_features: bool = False
     needs_data: bool = False
+    needs_public_rows: bool = False
     needs_keys: bool = False
     names_clusters: bool = False
     depends_on_environment: bool = False
@@ -109,6 +111,15 @@ class ClusteringMethod:
             run_seed (`int`): the seed of the recipe.
         """
         raise NotImplementedError
+
+    def fits_anchors(self, anchors: Mapping[str, torch.Tensor], count: int | None) -> bool:
+        """Whether a saved model may have these anchors; a method that needs public rows says which.
+
+        Args:
+            anchors (*mapping* of `str` to `torch.Tensor`): from its file; empty if there is none.
+            count (`int`, *optional*): size of the tasks' features, if there are tasks.
+        """
+        return not anchors
 
     def labels(self, inputs: ClusteringInputs, count: int) -> Mapping[str, Hashable]:
         """Return any label for each task; equal labels make a cluster.

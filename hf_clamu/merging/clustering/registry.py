@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hf_clamu.merging.clustering.anchored import AnchoredClustering
+from hf_clamu.merging.clustering.anchored import AnchoredClustering, PublicRowsClustering
 from hf_clamu.merging.clustering.base import ClusteringMethod
 from hf_clamu.merging.clustering.column import ColumnClustering
 from hf_clamu.merging.clustering.features import FeatureClustering
@@ -19,6 +19,7 @@ CLUSTERINGS: Registry[ClusteringMethod] = Registry(
         FeatureClustering(),
         TaskVectorClustering(),
         AnchoredClustering(),
+        PublicRowsClustering(),
         RandomClustering(),
         ColumnClustering(),
         NoClustering(),

@@ -6,6 +6,7 @@
 - `ranks`: orders drawn by SHA-256
 - `cut`: the data set with its task column, and the validation examples
 - `report`: what a partition gave
+- `public_rows`: rows of no task
 """
 
 from hf_clamu.tasks.partition.by_column import partition_by_column

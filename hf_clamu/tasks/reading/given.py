@@ -11,7 +11,7 @@ from hf_clamu.tasks.reading.files import DataFile, read_files
 from hf_clamu.tasks.reading.splits import Split, open_split
 from hf_clamu.tasks.spec import TaskSpec
 
-__all__ = ["open_splits"]
+__all__ = ["open_splits", "tables_of"]
 
 
 def open_splits(dataset: Any, spec: TaskSpec) -> list[Split]:
@@ -25,10 +25,19 @@ def open_splits(dataset: Any, spec: TaskSpec) -> list[Split]:
         RecipeError: if both the data and the spec keep examples out of training.
         TaskDataError: if these are no data, or a column is missing.
     """
-    return [open_split(name, rows, spec, files) for name, rows, files in _splits_of(dataset, spec)]
+    return [open_split(name, rows, spec, files) for name, rows, files in tables_of(dataset, spec)]
 
 
-def _splits_of(dataset: Any, spec: TaskSpec) -> list[tuple[str, Any, tuple[DataFile, ...]]]:
+def tables_of(dataset: Any, spec: TaskSpec, *, partial: bool = False) -> list[tuple[str, Any, tuple[DataFile, ...]]]:
+    """Return the splits of data in any form that users give as `datasets.Dataset`, each with its name and files.
+
+    Args:
+        dataset, spec: as in `open_splits`.
+        partial (`bool`): columns may be missing in files.
+
+    Raises:
+        RecipeError, TaskDataError: as in `open_splits`.
+    """
     from datasets import Dataset, DatasetDict
 
     if isinstance(dataset, (str, Path)):
@@ -39,7 +48,7 @@ def _splits_of(dataset: Any, spec: TaskSpec) -> list[tuple[str, Any, tuple[DataF
         frame = dataset
         dataset = _table_of("a DataFrame", lambda: Dataset.from_pandas(frame, preserve_index=False))
     if isinstance(dataset, (list, tuple)) and all(isinstance(path, (str, Path)) for path in dataset):
-        rows, files = read_files([Path(path) for path in dataset], spec)
+        rows, files = read_files([Path(path) for path in dataset], spec, partial=partial)
         return [("train", rows, files)]
     if isinstance(dataset, Dataset):
         return [("train", dataset, ())]
