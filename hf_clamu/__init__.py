@@ -40,6 +40,7 @@ if TYPE_CHECKING:
         RecipeError,
         RunInProgressError,
         SaveConflictError,
+        ScoreDropError,
         SnapshotError,
         StaleMaskError,
         TaskAlreadyMergedError,
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     )
     from hf_clamu.merging import ClamuArguments
     from hf_clamu.models.modeling_clamu import ClamuModel
+    from hf_clamu.operations.effects.values import ChangeEffect
     from hf_clamu.portability import use_portable_kernels
     from hf_clamu.recipe import Recipe
     from hf_clamu.serving.pipelines import ClamuPipeline, pipeline
@@ -72,6 +74,7 @@ _ERRORS = (
     "RecipeError",
     "RunInProgressError",
     "SaveConflictError",
+    "ScoreDropError",
     "SnapshotError",
     "StaleMaskError",
     "TaskAlreadyMergedError",
@@ -81,6 +84,7 @@ _ERRORS = (
     "WorkerError",
 )
 _HOME = {
+    "ChangeEffect": "hf_clamu.operations.effects.values",
     "ClamuArguments": "hf_clamu.merging",
     "ClamuConfig": "hf_clamu.checkpoint.configuration_clamu",
     "ClamuModel": "hf_clamu.models.modeling_clamu",
@@ -99,6 +103,7 @@ _HOME = {
 
 __all__ = [
     "ArchiveError",
+    "ChangeEffect",
     "CheckpointFormatError",
     "ClusterNotFoundError",
     "ClamuArguments",
@@ -118,6 +123,7 @@ __all__ = [
     "RecipeError",
     "RunInProgressError",
     "SaveConflictError",
+    "ScoreDropError",
     "SnapshotError",
     "StaleMaskError",
     "TaskAlreadyMergedError",

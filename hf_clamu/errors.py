@@ -18,6 +18,7 @@
     ├ CheckpointFormatError (ValueError) a saved model is missing, truncated, tampered with or too new
     ├ HubError                           the Hub refused a request or could not be reached
     │ └ HubConflictError                 another push came in between, so nothing was overwritten
+    ├ ScoreDropError                     a retained task would lose more of its score than the request allows
     ├ SaveConflictError                  the folder holds another state than the one that was loaded from it
     ├ RunInProgressError                 another run works on the same output
     └ WorkerError                        another process of the run failed
@@ -51,6 +52,7 @@ __all__ = [
     "CheckpointFormatError",
     "HubError",
     "HubConflictError",
+    "ScoreDropError",
     "SaveConflictError",
     "RunInProgressError",
     "WorkerError",
@@ -130,6 +132,10 @@ class HubError(ClamuError):
 
 class HubConflictError(HubError):
     """The branch on the Hub is not at the commit that was expected; nothing was overwritten."""
+
+
+class ScoreDropError(ClamuError):
+    """A retained task would lose more of its score than the request allows, or nothing tells; nothing was changed."""
 
 
 class SaveConflictError(ClamuError):

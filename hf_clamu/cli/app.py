@@ -86,8 +86,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv (*sequence* of `str`, *optional*): by default the process's own arguments.
 
     Returns:
-        `int`: 0 on success; 1 if exactness could not be proven; 2 on bad usage or input; 3 on a fault of hf_clamu; 130
-        when interrupted.
+        `int`: 0 on success; 1 if exactness could not be proven, or a task would lose more than `--max-drop`; 2 on bad
+        usage or input; 3 on a fault of hf_clamu; 130 when interrupted.
     """
     arguments, debug = _understood(list(sys.argv[1:] if argv is None else argv))
     as_json = "--json" in arguments

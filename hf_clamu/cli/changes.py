@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,15 +12,17 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from hf_clamu.cli.interruption import expect_result
-from hf_clamu.cli.models import load_model
-from hf_clamu.cli.output import is_main_process, note, quieten, require_empty_output
+from hf_clamu.cli.models import load_model, open_model
+from hf_clamu.cli.output import emit, is_main_process, note, quieten, require_empty_output, table
 
 if TYPE_CHECKING:
     from hf_clamu.models.modeling_clamu import ClamuModel
+    from hf_clamu.operations.effects.values import ChangeEffect
     from hf_clamu.operations.lifecycle.target import ModelTarget
 
-__all__ = ["OpenChange", "open_change", "receipt_lines"]
+__all__ = ["OpenChange", "effect_lines", "open_change", "receipt_lines", "report_dry_run"]
 
+_MOST_ROWS = 20
 _LEFT = "Old commits of {} still hold the forgotten tasks: clamu erase {} removes them for good."
 
 
@@ -32,11 +34,31 @@ class OpenChange:
         target (`ModelTarget`): where it is, and where the result goes.
         model (`ClamuModel`): the model.
         erase_history (`bool`, *optional*): remove old commits of a Hub id when the result is saved; `None` says how.
+        is_dry (`bool`): the result is looked at only: nothing is locked, recovered, changed or saved.
+        max_drop (`float`, *optional*): the most that a task which stays may lose of its validation score.
     """
 
     target: ModelTarget
     model: ClamuModel
     erase_history: bool | None
+    is_dry: bool = False
+    max_drop: float | None = None
+
+    def carry_out(self, request: Callable[..., Any], *tasks: Any, **options: Any) -> ChangeEffect | None:
+        """Make a request, or a dry run of it, and return what it changes for other tasks.
+
+        Args:
+            request (*callable*): method of the model.
+            tasks: its tasks.
+            options: its other options.
+        """
+        options |= {**self.target.options(), "max_drop": self.max_drop}
+        if self.is_dry:
+            effect: ChangeEffect = request(*tasks, dry_run=True, **options)
+            return effect
+        self.require_writable()
+        request(*tasks, **options)
+        return self.model.last_effect
 
     def require_writable(self) -> None:
         """Refuse an output or a folder of receipts that cannot be written, before anything is trained."""
@@ -57,18 +79,28 @@ class OpenChange:
             expect_result(target.source if target.is_on_hub else Path(target.name).resolve())
         target.save(self.model, erase_history=bool(self.erase_history))
 
-    def receipt_values(self, receipt: Mapping[str, Any]) -> dict[str, Any]:
-        """Return a receipt and the file that has it."""
+    def receipt_values(self, receipt: Mapping[str, Any], effect: ChangeEffect | None = None) -> dict[str, Any]:
+        """Return a receipt, the file that has it, and what it changed for other tasks where that is known."""
         from hf_clamu.operations.lifecycle.receipts import receipt_path
 
-        return {"receipt": receipt, "receipt_file": str(receipt_path(self.target.receipts, receipt))}
+        known = {} if effect is None else {"effect": effect.to_dict()}
+        return {"receipt": receipt, "receipt_file": str(receipt_path(self.target.receipts, receipt)), **known}
 
 
 @contextmanager
 def open_change(
-    folder: str, *, output: Path | None, receipts: Path | None, archive: str | None, erase_history: bool | None
+    folder: str,
+    *,
+    output: Path | None,
+    receipts: Path | None,
+    archive: str | None,
+    erase_history: bool | None,
+    dry_run: bool = False,
+    max_drop: float | None = None,
 ) -> Iterator[OpenChange]:
     """Lock a model, recover what a run that died has left (and say so on stderr), and load it.
+
+    A dry run loads it, and neither locks nor recovers.
 
     Args:
         folder (`str`): folder or Hub id of the model.
@@ -76,9 +108,15 @@ def open_change(
         receipts (`Path`, *optional*): folder of the receipts.
         archive (`str`, *optional*): folder or `hf://ORG/NAME` of the task vectors.
         erase_history (`bool`, *optional*): remove old commits of a Hub id; `None` asks, before anything is done.
+        dry_run, max_drop: see `OpenChange`.
     """
-    from hf_clamu.operations.lifecycle.target import open_target
+    from hf_clamu.operations.lifecycle.target import open_target, target_to_read
 
+    if dry_run:
+        quieten()
+        target = target_to_read(folder, output=output, receipts=receipts, archive=archive)
+        yield OpenChange(target=target, model=open_model(folder), erase_history=False, is_dry=True, max_drop=max_drop)
+        return
     if erase_history is None and output is None and not Path(folder).is_dir():
         erase_history = _asked_to_erase(folder)
     quieten()
@@ -87,7 +125,7 @@ def open_change(
             require_empty_output(output)
         # The result, if an earlier run had saved it.
         model = load_model(target.name if target.has_result else target.source)
-        yield OpenChange(target=target, model=model, erase_history=erase_history)
+        yield OpenChange(target=target, model=model, erase_history=erase_history, max_drop=max_drop)
 
 
 def _asked_to_erase(repo_id: str) -> bool | None:
@@ -105,3 +143,64 @@ def receipt_lines(values: Mapping[str, Any]) -> list[str]:
         f"state after  {values['receipt']['digests']['after']}",
         f"Receipt: {values['receipt_file']} (remove its part 'private' before you show it to others).",
     ]
+
+
+def report_dry_run(change: OpenChange, effect: ChangeEffect, as_json: bool) -> None:
+    """Print what a request would change for the tasks that stay."""
+    values = {"status": "dry run", "output": change.target.name, "effect": effect.to_dict()}
+    count = f"{effect.num_tasks_after} tasks instead of {effect.num_tasks_before}"
+    head = f"Dry run: nothing was changed. {change.target.name} would have {count}."
+    emit(as_json, values, lambda: "\n".join([head, *effect_lines(effect)]))
+
+
+def effect_lines(effect: ChangeEffect | None) -> list[str]:
+    """Return readable lines about what a request changes for the tasks that stay; none if that is not known."""
+    if effect is None:
+        return []
+    worst = "unknown" if effect.worst_drop is None else f"{100 * effect.worst_drop:.1f} points"
+    lines = [
+        f"Other tasks: {len(effect.tasks)} stay, {len(effect.changed)} of them with other weights and "
+        f"{len(effect.moved)} with other cluster mates; largest loss of {effect.metric.replace('_', ' ')}: {worst}."
+    ]
+    if effect.unmeasured:
+        lines.append(
+            f"Not measured: {len(effect.unmeasured)} of them, whose validation rows are not at hand (--data FILE)."
+        )
+    if len(effect.unscored) > len(effect.unmeasured):
+        lines.append(f"{len(effect.unscored) - len(effect.unmeasured)} of them have no validation rows.")
+    seconds = effect.seconds.get("total", 0.0) + effect.seconds["compare"]
+    sizes = f"{effect.num_bytes_before / 1e6:.2f} MB before, {effect.num_bytes_after / 1e6:.2f} MB after"
+    return [*lines, *_task_rows(effect), *_cluster_rows(effect), f"Delta, masks, features: {sizes}. {seconds:.1f} s."]
+
+
+def _task_rows(effect: ChangeEffect) -> list[str]:
+    """Return the tasks for whom something changes, those that lose most first."""
+    shown = {one: effect.tasks[one] for one in effect.tasks if one in {*effect.changed, *effect.moved}}
+    rows = [
+        (name, task.cluster_before, task.cluster_after, _percent(task.score_before), _percent(task.score_after))
+        for name, task in sorted(shown.items(), key=lambda item: -(item[1].drop or 0.0))
+    ]
+    return _cut(("task", "cluster before", "cluster after", "score before", "score after"), rows, left=(0, 1, 2))
+
+
+def _cluster_rows(effect: ChangeEffect) -> list[str]:
+    """Return the clusters, unless each is of one task."""
+    counts = {name: (one.num_tasks_before, one.num_tasks_after) for name, one in effect.clusters.items()}
+    if max((max(pair) for pair in counts.values()), default=0) <= 1:
+        return []
+    rows = [
+        (name, *map(str, counts[name]), _percent(one.score_before), _percent(one.score_after))
+        for name, one in effect.clusters.items()
+    ]
+    return _cut(("cluster", "tasks before", "tasks after", "score before", "score after"), rows)
+
+
+def _cut(columns: Sequence[str], rows: Sequence[Sequence[str]], *, left: Sequence[int] = (0,)) -> list[str]:
+    if not rows:
+        return []
+    more = [f"… and {len(rows) - _MOST_ROWS} more: --json lists all."] if len(rows) > _MOST_ROWS else []
+    return ["", table(columns, rows[:_MOST_ROWS], left=left), *more, ""]
+
+
+def _percent(score: float | None) -> str:
+    return "-" if score is None else f"{100 * score:.1f} %"

@@ -7,7 +7,7 @@ import sys
 import tempfile
 import traceback
 
-from hf_clamu.errors import ClamuError, ExactnessError
+from hf_clamu.errors import ClamuError, ExactnessError, ScoreDropError
 
 __all__ = ["FAULT", "INTERRUPTED", "refusal"]
 
@@ -24,7 +24,7 @@ def refusal(error: BaseException, *, show_traceback: bool) -> tuple[int, str, st
         show_traceback (`bool`): print the traceback of an unexpected one on stderr.
     """
     kind = type(error).__name__
-    if isinstance(error, ExactnessError):
+    if isinstance(error, (ExactnessError, ScoreDropError)):
         return 1, kind, str(error)
     if isinstance(error, (ClamuError, OSError)):
         return 2, kind, str(error)

@@ -15,9 +15,11 @@ __all__ = [
     "Cluster",
     "ClusterOrAuto",
     "Data",
+    "DryRun",
     "EraseHistory",
     "Ids",
     "Json",
+    "MaxDrop",
     "ModelToChange",
     "ModelToRead",
     "NewArchive",
@@ -135,5 +137,29 @@ NewArchive = Annotated[
 OnMismatch = Annotated[
     Literal["error", "rebuild"],
     typer.Option(help="What to do if data, bits or environment differ from the ledger."),
+]
+DryRun = Annotated[
+    bool,
+    typer.Option("--dry-run", help="Compute the result, show what it changes for other tasks, and change nothing."),
+]
+
+
+def _checked_drop(max_drop: float | None) -> float | None:
+    if max_drop is not None:
+        from hf_clamu.operations.effects.values import check_max_drop
+
+        check_max_drop(max_drop)
+    return max_drop
+
+
+MaxDrop = Annotated[
+    float | None,
+    typer.Option(
+        "--max-drop",
+        metavar="X",
+        help="Change nothing if a task that stays would lose more of its validation score than this, 0 to 1.",
+        show_default=False,
+        callback=_checked_drop,
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]

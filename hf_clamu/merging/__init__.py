@@ -42,7 +42,7 @@ from hf_clamu.merging.requirements import (
     routing_features,
     with_rows,
 )
-from hf_clamu.merging.scoring import remark_on, warn_of_scores
+from hf_clamu.merging.scoring import recorded_scores, remark_on, score_tasks, warn_of_scores
 from hf_clamu.merging.settings.arguments import WITHOUT_DATA, ClamuArguments
 from hf_clamu.merging.settings.presets import METHOD_SETTINGS, PRESETS, Preset, PresetName
 from hf_clamu.merging.state import MergedState, TaskRecord, require_merged
@@ -82,6 +82,7 @@ __all__ = [
     "keeps_base_features",
     "merge_tasks",
     "missing_checkpoints_error",
+    "recorded_scores",
     "remark_on",
     "name_clusters",
     "names_of",
@@ -95,6 +96,7 @@ __all__ = [
     "require_public_rows",
     "routing_features",
     "scaling_coefficient",
+    "score_tasks",
     "unmerge_tasks",
     "update_tasks",
     "warn_of_scores",

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 
 from hf_clamu.merging.shared_work import map_shared
+from hf_clamu.merging.state import MergedState
 from hf_clamu.training import TaskTrainer, Workers
 
-__all__ = ["remark_on", "score_clusters", "warn_of_scores"]
+__all__ = ["recorded_scores", "remark_on", "score_clusters", "score_tasks", "warn_of_scores"]
 
 _logger = logging.getLogger(__name__)
 
@@ -70,6 +71,42 @@ def score_clusters(
             for number, members in enumerate(held_out)
         ],
     }
+
+
+def recorded_scores(state: MergedState) -> dict[str, float]:
+    """Return the scores that a state has of single tasks: of those that are a cluster of their own.
+
+    Args:
+        state (`MergedState`): with the scores of `score_clusters`, or none.
+    """
+    if state.scores is None:
+        return {}
+    served = "own" if state.masks else "global"
+    pairs = zip(state.clusters, state.scores["clusters"], strict=True)
+    return {members[0]: scores[served] for members, scores in pairs if len(members) == 1 and scores is not None}
+
+
+def score_tasks(trainer: TaskTrainer, state: MergedState, task_ids: Sequence[str]) -> dict[str, float]:
+    """Measure the validation examples of some tasks as they are served.
+
+    Args:
+        trainer (`TaskTrainer`): live model, and data with validation examples of these tasks.
+        state (`MergedState`): has these tasks.
+        task_ids (*sequence* of `str`): the tasks.
+
+    Returns:
+        *dict* of `str` to `float`: score of each by its id, that of `Measurement`, in [0, 1].
+    """
+    groups: dict[str, list[str]] = {}
+    for task_id in task_ids:
+        groups.setdefault(str(state.cluster_of(task_id)), []).append(task_id)
+
+    def measured(number: str) -> dict[str, float]:
+        trainer.load_masked(state.delta, state.served_alpha, state.masks[int(number)] if state.masks else None)
+        return {task_id: trainer.measure_held_out(task_id).score for task_id in groups[number]}
+
+    by_cluster = map_shared(trainer, "effect", list(groups), measured, description="compare")
+    return {task_id: score for scores in by_cluster.values() for task_id, score in scores.items()}
 
 
 def remark_on(mean: Mapping[str, float]) -> str | None:

@@ -111,6 +111,18 @@ class MergedState:
         """Whether each task is a cluster of its own, so that cluster masks are task masks."""
         return len(self.clusters) == len(self.records)
 
+    @property
+    def num_bytes(self) -> int:
+        """What delta, masks and features take; a cluster of one task has the task's own mask."""
+        masks = self.masks if self.has_mask_per_task else (*self.masks, *self.task_masks)
+        features = sum(rows.nbytes for rows in (self.task_features, self.base_features) if rows is not None)
+        return features + sum(tensor.nbytes for part in (self.delta, *masks) for tensor in part.values())
+
+    @property
+    def served_alpha(self) -> float:
+        """The scaling coefficient that tasks are served with: without masks, by the global model."""
+        return self.alpha if self.masks else self.global_alpha
+
     def cluster_of(self, task_id: str) -> int:
         """Return the number of the cluster that serves a task.
 

@@ -10,18 +10,30 @@ from typing import Any
 
 from hf_clamu.checkpoint.checkpoint import Checkpoint
 from hf_clamu.checkpoint.configuration_clamu import ClamuConfig
-from hf_clamu.errors import TaskDataError, TaskNotFoundError, warn_caller
+from hf_clamu.errors import ScoreDropError, TaskDataError, TaskNotFoundError, warn_caller
 from hf_clamu.local_models.local_models import LocalModels, require_named
 from hf_clamu.models.state import LiveState, ModelContext, RequestLog
+from hf_clamu.operations.effects.values import ChangeEffect, check_max_drop
 from hf_clamu.operations.lifecycle.pending import Change, archived_names
 from hf_clamu.operations.lifecycle.receipts import PENDING, make_receipt, salted_ids
 from hf_clamu.operations.lifecycle.request_files import RequestFiles
 from hf_clamu.operations.request import ChangeResult, Request, RequestKind
 from hf_clamu.operations.snapshots import snapshot_names
+from hf_clamu.storage import Archive, HeldArchive
 from hf_clamu.tasks import DataFiles, Encodings, ModelLimits, TaskDataset, keyed_id
 from hf_clamu.training import Progress, Workers, silent_progress
 
-__all__ = ["RequestOptions", "cover", "find_local_models", "ledger_id", "log_change", "make_request", "opened"]
+__all__ = [
+    "RequestOptions",
+    "accept_vectors",
+    "cover",
+    "find_local_models",
+    "ledger_id",
+    "log_change",
+    "make_request",
+    "opened",
+    "require_accepted",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +44,19 @@ class RequestOptions:
     checkpoints: Mapping[str, str | Path] | None = None
     files: RequestFiles = field(default_factory=RequestFiles)
     progress: Progress = silent_progress
+    dry_run: bool = False
+    max_drop: float | None = None
+
+    def __post_init__(self) -> None:
+        check_max_drop(self.max_drop)
+        if self.dry_run:  # nothing is kept, and nothing left behind is finished
+            object.__setattr__(self, "files", RequestFiles(archive=self.files.archive))
+
+    def working_archive(self) -> Archive | None:
+        """Return the archive for a request: one that gets nothing before the result is accepted, if it may not be."""
+        archive = self.files.archive
+        waits = archive is not None and (self.dry_run or self.max_drop is not None)
+        return HeldArchive(archive) if archive is not None and waits else archive
 
 
 def ledger_id(checkpoint: Checkpoint, context: ModelContext, task_id: str) -> str:
@@ -108,7 +133,7 @@ def make_request(
         origin=context.folder,
         task_id_key=context.task_id_key,
         journal=options.files.journal,
-        archive=options.files.archive,
+        archive=options.working_archive(),
         local_models=find_local_models(live, options.checkpoints, adds=adds),
         snapshot=context.snapshot,
         progress=options.progress,
@@ -171,6 +196,8 @@ def log_change(
     requests: Mapping[str | None, Sequence[str]],
     built: ChangeResult,
     files: RequestFiles,
+    *,
+    effect: ChangeEffect,
 ) -> RequestLog:
     """Make the receipts of a change, and return the model's log with it.
 
@@ -180,6 +207,7 @@ def log_change(
         requests (*mapping* of `str` to *sequence* of `str`): the tasks of each request, by what it is called.
         built (`ChangeResult`): the new state.
         files (`RequestFiles`): of the request.
+        effect (`ChangeEffect`): what it changes for other tasks.
     """
     before, after, archive = live.merged.checkpoint, built.checkpoint, files.archive
     facts: dict[str, Any] = {
@@ -207,13 +235,46 @@ def log_change(
     change = Change(
         **facts["digests"],
         receipts=[
-            make_receipt(kind, task_ids, recipe=recipe, facts=facts, request_id=name)
+            make_receipt(kind, task_ids, recipe=recipe, facts=facts, effect=effect.for_receipt, request_id=name)
             for name, task_ids in requests.items()
         ],
         receipt_dir=None if files.receipts is None else str(files.receipts.absolute()),
         **archived,
     )
     return live.log.with_change(change, files.journal, is_main=Workers.current().is_main)
+
+
+def require_accepted(effect: ChangeEffect, options: RequestOptions) -> None:
+    """Refuse a change that takes more from a task than the caller allows, and leave nothing of it.
+
+    Args:
+        effect (`ChangeEffect`): of the change.
+        options (`RequestOptions`): of the request.
+
+    Raises:
+        ScoreDropError: if a task would lose too much, or nothing tells.
+    """
+    if options.max_drop is None:
+        return
+    try:
+        effect.require_drop_within(options.max_drop)
+    except ScoreDropError:
+        journal = options.files.journal
+        if journal is not None:  # what is finished holds vectors, and nobody goes on with it
+            Workers.current().in_turn(lambda: journal.clear(keep_note=True))
+        raise
+
+
+def accept_vectors(archive: Archive | None) -> None:
+    """Bring new vectors that waited into their archive, from all processes in turn.
+
+    Args:
+        archive (`Archive`, *optional*): that a request worked with.
+    """
+    if isinstance(archive, HeldArchive):
+        workers = Workers.current()
+        with workers.watched():
+            workers.in_turn(archive.write_held)
 
 
 def _recipe(config: ClamuConfig) -> dict[str, Any]:

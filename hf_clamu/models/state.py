@@ -17,6 +17,7 @@ from hf_clamu.exact import GLOBAL_MODEL, PackedMask, WeightSwitch
 from hf_clamu.exact.guard import Guard
 from hf_clamu.hub.pull import place_of_repo
 from hf_clamu.merging import MergedState
+from hf_clamu.operations.effects.values import ChangeEffect
 from hf_clamu.operations.lifecycle.pending import Change, finish_pending, record_pending, remove_pending
 from hf_clamu.operations.lifecycle.receipts import PENDING, amend_receipt
 from hf_clamu.operations.lifecycle.recovery import finalize_changes
@@ -274,19 +275,22 @@ class LiveState:
         merged (`MergedWeights`): what it serves.
         context (`ModelContext`): what goes with it.
         log (`RequestLog`): its requests.
+        effect (`ChangeEffect`, *optional*): what the last of them changed for other tasks.
     """
 
     merged: MergedWeights
     context: ModelContext
     log: RequestLog = field(default_factory=RequestLog)
+    effect: ChangeEffect | None = None
 
-    def replace(self, merged: MergedWeights, tasks: TaskDataset | None, log: RequestLog) -> None:
+    def replace(self, merged: MergedWeights, tasks: TaskDataset | None, log: RequestLog, effect: ChangeEffect) -> None:
         """Go on to the state that a request led to.
 
         Args:
             merged (`MergedWeights`): what is merged now.
             tasks (`TaskDataset`, *optional*): the data of the tasks that are merged now.
             log (`RequestLog`): with the request.
+            effect (`ChangeEffect`): what the request changed for other tasks.
         """
-        self.merged, self.log = merged, log
+        self.merged, self.log, self.effect = merged, log, effect
         self.context.tasks = tasks

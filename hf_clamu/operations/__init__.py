@@ -10,5 +10,6 @@ context.py        what a change runs on
 configuration.py  the configuration of the result
 data.py           the data of merged tasks
 snapshots.py      their rows in a snapshot: kept before a save, destroyed after it
+effects/          what a change means for the tasks that stay
 lifecycle/        queue of requests, pending changes, receipts, recovery after a crash
 """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -15,13 +15,15 @@ from hf_clamu.base_models.adapters.space import PeftSpace
 from hf_clamu.errors import EnvironmentMismatchError
 from hf_clamu.exact import digest_json, digest_tensors
 from hf_clamu.local_models.local_models import LocalModels
-from hf_clamu.merging import ClamuArguments, MergedState
+from hf_clamu.merging import ClamuArguments
 from hf_clamu.storage import Archive, Journal
 from hf_clamu.tasks import Encodings, TaskDataset
 from hf_clamu.tasks.encoding import padding_id
 from hf_clamu.training import Environment, Progress, TaskTrainer, Workers, Workspace, deterministic, silent_progress
 
 __all__ = ["RunContext", "build_environment", "open_trainer"]
+
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,15 +64,15 @@ class RunContext:
     anchors: Mapping[str, torch.Tensor] = field(default_factory=dict)
     backwards: bool = False
 
-    def run(self, change: Callable[[TaskTrainer], MergedState], *, adds: bool) -> tuple[MergedState, dict[str, float]]:
-        """Compute a new state with all processes of the run.
+    def run(self, change: Callable[[TaskTrainer], _Result], *, adds: bool) -> tuple[_Result, dict[str, float]]:
+        """Compute a new state, or what is to be known of one, with all processes of the run.
 
         Args:
             change (*callable*): computes it with a trainer on this context.
             adds (`bool`): the change may start an archive.
 
         Returns:
-            `MergedState`, *dict* of `str` to `float`: the state, and how many seconds each stage took.
+            what `change` returns, *dict* of `str` to `float`: the state, and how many seconds each stage took.
 
         Raises:
             EnvironmentMismatchError: if the processes differ in the base model, the libraries or the device.
@@ -103,13 +105,10 @@ class RunContext:
             )
             # After a mismatch, too: a rebuild starts from this model.
             stack.callback(trainer.workspace.release)
-            state = change(trainer)
+            result = change(trainer)
             if self.archive is not None:
-                for rank in range(workers.size):  # in turn: they may share a disk, and a repository on the Hub
-                    if rank == workers.rank:
-                        self.archive.flush()
-                    workers.meet()
-            return state, trainer.seconds
+                workers.in_turn(self.archive.flush)
+            return result, trainer.seconds
 
     def _key(self) -> str:
         """Return the digest of what the bits depend on besides the tasks' data."""

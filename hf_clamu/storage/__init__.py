@@ -13,7 +13,7 @@ archive.py    integer task vectors that spare a request the retraining
 snapshot/     encoded rows that spare a request the original data
 """
 
-from hf_clamu.storage.archive import ARCHIVE_SUFFIX, Archive, is_archive_name, scratch_of
+from hf_clamu.storage.archive import ARCHIVE_SUFFIX, Archive, HeldArchive, is_archive_name, scratch_of
 from hf_clamu.storage.destroy import destroy_folder
 from hf_clamu.storage.durable import is_plain_file, parse_json, write_atomically
 from hf_clamu.storage.journal import Journal, Part
@@ -23,6 +23,7 @@ from hf_clamu.storage.tensors import opened_tensors, read_tensors, save_tensors
 __all__ = [
     "ARCHIVE_SUFFIX",
     "Archive",
+    "HeldArchive",
     "Journal",
     "KEY_VARIABLE",
     "Part",

@@ -11,6 +11,7 @@ import re
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from hf_clamu.storage.destroy import destroy_file, destroy_folder
 from hf_clamu.storage.durable import is_plain_file, move_into_place, sync_folder
 from hf_clamu.storage.tensors import opened_tensors, save_tensors
 
-__all__ = ["ARCHIVE_SUFFIX", "Archive", "is_archive_name", "scratch_of"]
+__all__ = ["ARCHIVE_SUFFIX", "Archive", "HeldArchive", "is_archive_name", "scratch_of"]
 
 ARCHIVE_SUFFIX = ".safetensors"
 _VERSION = "1"
@@ -166,6 +167,65 @@ class Archive:
                 self.destroy(name)
             except OSError as error:
                 raise OSError(f"{self.folder / name}: {error}") from error
+
+
+class HeldArchive(Archive):
+    """An archive that gets nothing before it is told to: new vectors wait in memory.
+
+    Args:
+        archive (`Archive`): the archive that it is read from.
+    """
+
+    def __init__(self, archive: Archive) -> None:
+        super().__init__(archive.folder, retains_forgotten=archive.retains_forgotten)
+        self._archive = archive
+        self._held: dict[str, tuple[str, TaskVector]] = {}
+
+    @property
+    def uri(self) -> str:
+        """Where the archive is."""
+        return self._archive.uri
+
+    def open(self, *, may_create: bool) -> None:
+        """Check that it can be used, unless it may be a new one, which only a write makes."""
+        if not may_create:
+            self._archive.open(may_create=False)
+
+    @contextmanager
+    def fetched(self, name: str) -> Iterator[Path]:
+        """Give the path of a file of the archive while it is read."""
+        with self._archive.fetched(name) as path:
+            yield path
+
+    def write(self, task_id: str, vector: TaskVector) -> None:
+        """Hold a task's vector."""
+        # It is lent, so it is copied.
+        held = replace(vector, steps={name: steps.clone() for name, steps in vector.steps.items()})
+        self._held[self.file_name(task_id, vector.digest)] = (task_id, held)
+
+    def holds(self, task_id: str, vector_digest: str) -> bool:
+        """Whether a task's vector is held, or in the archive."""
+        return self.file_name(task_id, vector_digest) in self._held or self._archive.holds(task_id, vector_digest)
+
+    def read(
+        self, task_id: str, vector_digest: str, bounds: Mapping[str, int], shapes: Mapping[str, torch.Size]
+    ) -> TaskVector:
+        """Return a task's vector, as `Archive.read`."""
+        held = self._held.get(self.file_name(task_id, vector_digest))
+        return self._archive.read(task_id, vector_digest, bounds, shapes) if held is None else held[1]
+
+    def write_held(self) -> None:
+        """Bring the held vectors into the archive; every process calls it, one after the other.
+
+        Raises:
+            OSError: if one cannot be written.
+        """
+        if self._held:
+            self._archive.open(may_create=True)
+        for task_id, vector in self._held.values():
+            self._archive.write(task_id, vector)
+        self._archive.flush()
+        self._held.clear()
 
 
 def is_archive_name(name: str) -> bool:

@@ -12,7 +12,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, Generic, TypeVar
@@ -171,6 +171,17 @@ class Workers:
                 self.raise_if_failed()
                 self._raise_if_silent(seen)
                 time.sleep(_POLL_SECONDS)
+
+    def in_turn(self, action: Callable[[], object]) -> None:
+        """Run an action in one process after the other, as they may share a disk.
+
+        Raises:
+            WorkerError: if it failed in another one, or that no longer answers.
+        """
+        for rank in range(self.size):
+            if rank == self.rank:
+                action()
+            self.meet()
 
     @contextmanager
     def watched(self) -> Iterator[None]:

@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hf_clamu.cli.changes import OpenChange, open_change, receipt_lines
+from hf_clamu.cli.changes import OpenChange, effect_lines, open_change, receipt_lines, report_dry_run
 from hf_clamu.cli.checkpoints import checkpoints_of
 from hf_clamu.cli.options import (
     Archive,
     Checkpoints,
     Data,
+    DryRun,
     EraseHistory,
     Ids,
     Json,
+    MaxDrop,
     ModelToChange,
     NewRows,
     NewRowsOrNone,
@@ -29,6 +31,7 @@ from hf_clamu.errors import RecipeError, TaskDataError
 
 if TYPE_CHECKING:
     from hf_clamu.models.modeling_clamu import ClamuModel
+    from hf_clamu.operations.effects.values import ChangeEffect
     from hf_clamu.tasks import IdsSetting, TaskDataset
 
 __all__ = ["add", "update"]
@@ -50,6 +53,8 @@ def add(
     erase_history: EraseHistory = None,
     receipts: Receipts = None,
     archive: Archive = None,
+    dry_run: DryRun = False,
+    max_drop: MaxDrop = None,
     as_json: Json = False,
 ) -> None:
     """Merge more tasks: the result is byte for byte a build that had them from the start.
@@ -62,25 +67,27 @@ def add(
     if not new and not checkpoint:
         raise RecipeError("Give the new rows (--new FILE), or checkpoints (--checkpoint ID=FOLDER).")
     folders = checkpoints_of(checkpoint or ())
-    with open_change(folder, output=output, receipts=receipts, archive=archive, erase_history=erase_history) as change:
+    places: dict[str, Any] = {"output": output, "receipts": receipts, "archive": archive}
+    options: dict[str, Any] = {"erase_history": erase_history, "dry_run": dry_run, "max_drop": max_drop}
+    with open_change(folder, **places, **options) as change:
         model = change.model
         offered = _new_tasks(model, new, tasks, ids) if new else _tasks_of_checkpoints(model, folders, tasks)
         done = set(model.tasks)
         if tasks and new:  # a named task that was merged by another command is an error
             done &= added_before(change.target.history(model))
         wanted = _share([task_id for task_id in offered.task_ids if task_id not in done])
+        effect = None
         if wanted:
-            change.require_writable()
             present = {*wanted, *model.tasks}
-            model.add_task(
+            effect = change.carry_out(
+                model.add_task,
                 offered.select(wanted),
                 checkpoints={name: folders[name] for name in folders if model.ledger_id(name) in present},
                 data=data,
                 progress=progress_bars,
-                **change.target.options(),
             )
         _save_if_changed(change)
-    _report(change, "Added", as_json)
+    _report(change, "Added", effect, as_json)
 
 
 def update(
@@ -98,6 +105,8 @@ def update(
     receipts: Receipts = None,
     archive: Archive = None,
     on_mismatch: OnMismatch = "error",
+    dry_run: DryRun = False,
+    max_drop: MaxDrop = None,
     as_json: Json = False,
 ) -> None:
     """Give merged tasks other rows: the result is byte for byte a build with the new ones.
@@ -107,7 +116,9 @@ def update(
     from hf_clamu.trainer import progress_bars
 
     folders = checkpoints_of(checkpoint or ())
-    with open_change(folder, output=output, receipts=receipts, archive=archive, erase_history=erase_history) as change:
+    places: dict[str, Any] = {"output": output, "receipts": receipts, "archive": archive}
+    options: dict[str, Any] = {"erase_history": erase_history, "dry_run": dry_run, "max_drop": max_drop}
+    with open_change(folder, **places, **options) as change:
         model = change.model
         offered = _new_tasks(model, new, tasks, ids)
         wanted = [task_id for task_id in offered.task_ids if tasks or task_id in model.tasks]
@@ -115,18 +126,18 @@ def update(
             names = ", ".join(map(str, new))
             note(f"{len(offered) - len(wanted)} tasks of {names} are not merged and left out: clamu add merges them.")
         wanted = _share(wanted)
+        effect = None
         if wanted:
-            change.require_writable()
-            model.update_task(
+            effect = change.carry_out(
+                model.update_task,
                 offered.select(wanted),
                 data=data,
                 checkpoints=folders,
                 on_mismatch=on_mismatch,
                 progress=progress_bars,
-                **change.target.options(),
             )
         _save_if_changed(change)
-    _report(change, "Updated", as_json)
+    _report(change, "Updated", effect, as_json)
 
 
 def _new_tasks(
@@ -177,15 +188,18 @@ def _save_if_changed(change: OpenChange) -> None:
         change.save()
 
 
-def _report(change: OpenChange, verb: str, as_json: bool) -> None:
+def _report(change: OpenChange, verb: str, effect: ChangeEffect | None, as_json: bool) -> None:
     if not is_main_process():
+        return
+    if change.is_dry and effect is not None:
+        report_dry_run(change, effect, as_json)
         return
     model, name = change.model, change.target.name
     if not model.receipts:
         values: dict[str, Any] = {"status": "nothing to do", "output": name}
         emit(as_json, values, lambda: f"Nothing to do: {name} has these tasks with these rows.")
         return
-    values = {"status": verb.lower(), "output": name, **change.receipt_values(model.receipts[-1])}
+    values = {"status": verb.lower(), "output": name, **change.receipt_values(model.receipts[-1], effect)}
     names = ", ".join(sorted(values["receipt"]["private"]["salts"]))
     head = f"{verb} {names}; {name} has {len(model.tasks)} tasks now."
-    emit(as_json, values, lambda: "\n".join([head, *receipt_lines(values)]))
+    emit(as_json, values, lambda: "\n".join([head, *effect_lines(effect), *receipt_lines(values)]))

@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from hf_clamu.cli.changes import OpenChange, open_change, receipt_lines
+from hf_clamu.cli.changes import OpenChange, effect_lines, open_change, receipt_lines, report_dry_run
 from hf_clamu.cli.checkpoints import checkpoints_of
 from hf_clamu.cli.options import (
     Archive,
     Checkpoints,
     Data,
+    DryRun,
     EraseHistory,
     Json,
+    MaxDrop,
     ModelToChange,
     Output,
     Receipts,
@@ -25,6 +27,7 @@ from hf_clamu.errors import RecipeError, TaskNotFoundError
 
 if TYPE_CHECKING:
     from hf_clamu.models.modeling_clamu import ClamuModel
+    from hf_clamu.operations.effects.values import ChangeEffect
     from hf_clamu.operations.lifecycle.queue import ForgetRequest, TriagedRequest
 
 __all__ = ["unmerge"]
@@ -54,6 +57,8 @@ def unmerge(
     receipts: Receipts = None,
     archive: Archive = None,
     on_mismatch: _OnMismatch = "error",
+    dry_run: DryRun = False,
+    max_drop: MaxDrop = None,
     as_json: Json = False,
 ) -> None:
     """Forget tasks: what is left is byte for byte what a build without them gives.
@@ -67,19 +72,24 @@ def unmerge(
     asked = _parse(tasks, requests)
     way_out = on_mismatch_of(on_mismatch, "unmerge", has_archive=archive is not None)
     options: dict[str, Any] = {"data": data, "checkpoints": checkpoints_of(checkpoint or ()), "on_mismatch": way_out}
-    with open_change(folder, output=output, receipts=receipts, archive=archive, erase_history=erase_history) as change:
+    places: dict[str, Any] = {"output": output, "receipts": receipts, "archive": archive}
+    ways: dict[str, Any] = {"erase_history": erase_history, "dry_run": dry_run, "max_drop": max_drop}
+    effect = None
+    with open_change(folder, **places, **ways) as change:
         statuses = _triage(change, asked)
         wanted = _share_open(statuses)
         _warn_of_near_ids(change.model, wanted)
         if wanted:
-            change.require_writable()
-            _subtract(change, wanted, {**options, "progress": progress_bars})
-            change.save()
+            effect = _subtract(change, wanted, {**options, "progress": progress_bars})
+            if not dry_run:
+                change.save()
     if is_main_process():
-        if requests is None:
-            _report(change, asked[0], statuses[0], as_json)
+        if requests is not None:
+            _report_queue(change, statuses, effect, as_json)
+        elif dry_run and effect is not None:
+            report_dry_run(change, effect, as_json)
         else:
-            _report_queue(change, statuses, as_json)
+            _report(change, asked[0], statuses[0], as_json)
 
 
 def _parse(tasks: Sequence[str] | None, requests: Path | None) -> list[ForgetRequest]:
@@ -131,21 +141,22 @@ def _warn_of_near_ids(model: ClamuModel, wanted: Mapping[str | None, Sequence[st
         )
 
 
-def _subtract(change: OpenChange, wanted: Mapping[str | None, list[str]], options: Mapping[str, Any]) -> None:
+def _subtract(
+    change: OpenChange, wanted: Mapping[str | None, list[str]], options: Mapping[str, Any]
+) -> ChangeEffect | None:
     """Take the tasks out of the model, and derive clusters and masks from the others."""
     requests = {name: task_ids for name, task_ids in wanted.items() if name is not None}
-    options = {**options, **change.target.options()}
-    if requests:
-        change.model.unmerge_requests(requests, **options)
-    else:
-        change.model.unmerge_task(wanted[None], **options)
+    if requests and not change.is_dry:
+        return change.carry_out(change.model.unmerge_requests, requests, **options)
+    leaving = dict.fromkeys(task_id for task_ids in wanted.values() for task_id in task_ids)
+    return change.carry_out(change.model.unmerge_task, list(leaving), **options)
 
 
 def _report(change: OpenChange, asked: ForgetRequest, status: TriagedRequest, as_json: bool) -> None:
     """Print what became of the tasks that the command line names."""
     values: dict[str, Any] = {"status": "done already", "output": change.target.name}
     if status.status == "open":
-        values |= {"status": "forgotten", **change.receipt_values(change.model.receipts[-1])}
+        values |= {"status": "forgotten", **change.receipt_values(change.model.receipts[-1], change.model.last_effect)}
     else:
         values["receipt_files"] = list(map(str, status.receipts))
     ids = list(zip(asked.tasks, status.request.tasks, strict=True))
@@ -153,19 +164,21 @@ def _report(change: OpenChange, asked: ForgetRequest, status: TriagedRequest, as
     if before:
         note(f"Forgotten before, so nothing was to do: {', '.join(before)}.")
     names = ", ".join(name for name, task_id in ids if not status.tasks or task_id in status.tasks)
-    emit(as_json, values, lambda: _text(names, values))
+    emit(as_json, values, lambda: _text(names, values, change.model.last_effect))
 
 
-def _text(names: str, values: Mapping[str, Any]) -> str:
+def _text(names: str, values: Mapping[str, Any], effect: ChangeEffect | None) -> str:
     if values["status"] == "done already":
         return f"Nothing to do: {names} was forgotten before, see {', '.join(values['receipt_files'])}."
     receipt = values["receipt"]
     count = receipt["num_tasks"]
     head = f"Forgot {names} ({receipt['how']}); {count['after']} of {count['before']} tasks are left in "
-    return "\n".join([f"{head}{values['output']}.", *receipt_lines(values)])
+    return "\n".join([f"{head}{values['output']}.", *effect_lines(effect), *receipt_lines(values)])
 
 
-def _report_queue(change: OpenChange, statuses: Sequence[TriagedRequest], as_json: bool) -> None:
+def _report_queue(
+    change: OpenChange, statuses: Sequence[TriagedRequest], effect: ChangeEffect | None, as_json: bool
+) -> None:
     """Print what became of each request of a file; exit with 2 if one failed."""
     model = change.model
     made = {receipt["id"]: receipt for receipt in model.receipts if "id" in receipt}
@@ -173,7 +186,9 @@ def _report_queue(change: OpenChange, statuses: Sequence[TriagedRequest], as_jso
     for status in statuses:
         request = status.request
         entry: dict[str, Any] = {"id": request.name, "tasks": list(request.tasks)}
-        if status.status == "open":
+        if status.status == "open" and change.is_dry:
+            entry |= {"status": "dry run"}
+        elif status.status == "open":
             receipt_file = change.receipt_values(made[request.name])["receipt_file"]
             entry |= {"status": "forgotten", "receipt_file": receipt_file}
         elif status.status == "done":
@@ -184,17 +199,19 @@ def _report_queue(change: OpenChange, statuses: Sequence[TriagedRequest], as_jso
             entry |= {"status": "failed", "error": status.problem}
         entries.append(entry)
     values = {"output": change.target.name, "num_tasks": len(model.tasks), "requests": entries}
-    emit(as_json, values, lambda: _queue_text(values))
+    values |= {"status": "dry run"} if change.is_dry else {}
+    values |= {} if effect is None else {"effect": effect.to_dict()}
+    emit(as_json, values, lambda: "\n".join([_queue_text(values), *effect_lines(effect)]))
     if any(status.status == "failed" for status in statuses):
         raise typer.Exit(2)
 
 
 def _queue_text(values: Mapping[str, Any]) -> str:
-    count = dict.fromkeys(("forgotten", "done already", "failed"), 0)
+    count = dict.fromkeys(("dry run" if "status" in values else "forgotten", "done already", "failed"), 0)
     rows = []
     for entry in values["requests"]:
         count[entry["status"]] += 1
-        result = entry.get("error") or entry["receipt_file"]
+        result = entry.get("error") or entry.get("receipt_file", "-")
         if "merged_again" in entry:
             result += f" (merged again since: {', '.join(entry['merged_again'])}; a new request needs a new id)"
         rows.append((entry["id"], entry["status"], result))

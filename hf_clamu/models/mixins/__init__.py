@@ -3,5 +3,6 @@
 inspection.py  what is merged
 serving.py     which cluster the live weights serve, for one thread or many
 files.py       saving, pushing and exporting
+acceptance.py  putting a request, and accepting its result
 requests.py    forgetting, adding and updating tasks, and verifying
 """

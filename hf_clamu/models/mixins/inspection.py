@@ -11,6 +11,9 @@ from hf_clamu.checkpoint.ledger import ledger_entries
 from hf_clamu.merging import require_merged
 from hf_clamu.models.requesting import ledger_id
 from hf_clamu.models.state import LiveState, MergedWeights
+from hf_clamu.operations.data import load_merged_tasks, with_ledger_ids
+from hf_clamu.operations.effects.values import ChangeEffect
+from hf_clamu.tasks import DataFiles, IdsSetting, TaskDataset
 
 __all__ = ["InspectionMixin"]
 
@@ -91,6 +94,11 @@ class InspectionMixin:
         return tuple(self._live.log.receipts)
 
     @property
+    def last_effect(self) -> ChangeEffect | None:
+        """What the last request that this object carried out changed for the tasks that stayed."""
+        return self._live.effect
+
+    @property
     def processor(self) -> Any:
         """A copy of the tokenizer or image processor that is saved with the model; `None` if there is none.
 
@@ -116,3 +124,25 @@ class InspectionMixin:
             TaskNotFoundError: if the ledger's ids are keyed and this model was loaded without the key.
         """
         return ledger_id(self.merged.checkpoint, self._live.context, task_id)
+
+    def load_tasks(self, data: TaskDataset | DataFiles | None = None, *, ids: IdsSetting | None = None) -> TaskDataset:
+        """Return the tasks' data: given, kept from training, in the snapshot, or from the ledger's source.
+
+        A snapshot has encoded examples: `encode` gives them, and there are no rows.
+
+        Args:
+            data (`TaskDataset`, `str`, `Path` or *list* of them, *optional*): the data, or files of their rows.
+            ids (`str`, *optional*): for files of new rows, what to do with ids that look alike, see `TaskSpec`. By
+                default ids are read as the recipe says, and none is refused: the merged ones are told apart already.
+
+        Raises:
+            TaskDataError: if they are not found, or use another task specification than the merged ones.
+        """
+        context = self._live.context
+        given = data if data is not None else context.tasks
+        checkpoint, snapshot = self.merged.checkpoint, context.snapshot
+        return load_merged_tasks(checkpoint, given, context.folder, context.task_id_key, snapshot, ids=ids)
+
+    def keyed_tasks(self, tasks: TaskDataset) -> TaskDataset:
+        """Return data under the ids that the ledger has, keyed if it keeps keyed commitments."""
+        return with_ledger_ids(self.merged.checkpoint, tasks, self._live.context.task_id_key)

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, overload
 
-from hf_clamu.base_models.saved import clone_base
 from hf_clamu.checkpoint.comparison import VerificationReport
-from hf_clamu.models.mixins.files import FilesMixin
+from hf_clamu.models.mixins.acceptance import AcceptanceMixin
 from hf_clamu.models.mixins.serving import holds_model
-from hf_clamu.models.requesting import RequestOptions, cover, log_change, make_request, opened
-from hf_clamu.models.state import MergedWeights
+from hf_clamu.models.requesting import RequestOptions, cover, opened
 from hf_clamu.models.verifying import verify
 from hf_clamu.operations.add import add
-from hf_clamu.operations.data import load_merged_tasks, with_ledger_ids
+from hf_clamu.operations.effects.values import ChangeEffect
 from hf_clamu.operations.lifecycle.request_files import RequestFiles
-from hf_clamu.operations.request import ChangeResult, Request, RequestKind, on_mismatch_of
+from hf_clamu.operations.request import on_mismatch_of
 from hf_clamu.operations.unmerge import unmerge
 from hf_clamu.operations.update import update
 from hf_clamu.storage import Archive, Journal
-from hf_clamu.tasks import DataFiles, IdsSetting, ModelLimits, TaskDataset
+from hf_clamu.tasks import DataFiles, TaskDataset
 from hf_clamu.training import Progress, silent_progress, undisturbed
 
 __all__ = ["RequestsMixin"]
@@ -29,10 +26,10 @@ __all__ = ["RequestsMixin"]
 _Changed = TypeVar("_Changed", bound="RequestsMixin")
 
 
-class RequestsMixin(FilesMixin):
+class RequestsMixin(AcceptanceMixin):
     """Changes of what is merged."""
 
-    @holds_model
+    @overload
     def unmerge_task(
         self: _Changed,
         task_id: str | Sequence[str],
@@ -43,8 +40,31 @@ class RequestsMixin(FilesMixin):
         receipt_dir: str | Path | None = None,
         journal_dir: str | Path | Journal | None = None,
         archive: str | Path | Archive | None = None,
+        dry_run: Literal[False] = False,
+        max_drop: float | None = None,
         progress: Progress = silent_progress,
-    ) -> _Changed:
+    ) -> _Changed: ...
+
+    @overload
+    def unmerge_task(
+        self, task_id: str | Sequence[str], *, dry_run: Literal[True], **options: Any
+    ) -> ChangeEffect: ...
+
+    @holds_model  # type: ignore[misc]  # the options of a dry run are those of the method
+    def unmerge_task(
+        self: _Changed,
+        task_id: str | Sequence[str],
+        *,
+        data: TaskDataset | DataFiles | None = None,
+        checkpoints: Mapping[str, str | Path] | None = None,
+        on_mismatch: str = "error",
+        receipt_dir: str | Path | None = None,
+        journal_dir: str | Path | Journal | None = None,
+        archive: str | Path | Archive | None = None,
+        dry_run: bool = False,
+        max_drop: float | None = None,
+        progress: Progress = silent_progress,
+    ) -> _Changed | ChangeEffect:
         """Forget one task or many: the result is byte for byte a build without them.
 
         Each named task is retrained alone (or its vector read, see `checkpoints` and `archive`), checked by digest and
@@ -71,20 +91,25 @@ class RequestsMixin(FilesMixin):
                 `ClamuTrainer(archive_dir=...)` filled: the vectors are taken from there instead of retraining, so the
                 rows of the named tasks are not needed. The next `save_pretrained` or `push_to_hub` destroys them
                 there, and then receipts are written.
+            dry_run (`bool`): compute the result, compare it with what is merged, and change neither model nor files.
+            max_drop (`float`, *optional*): the most that a retained task may lose of its validation score, 0 to 1.
             progress (`Progress`, *optional*): shows how far it is.
 
         Returns:
-            `ClamuModel`: the model itself.
+            `ClamuModel`: the model itself; with `dry_run` the `ChangeEffect`.
 
         Raises:
             TaskNotFoundError: if one is not merged.
             DigestMismatchError: if data changed or the retrained bits differ; nothing is changed then.
             ArchiveError: if the archive lacks a vector or holds another one; nothing is changed then.
             EnvironmentMismatchError: if the environment differs; nothing is changed then.
+            ScoreDropError: if a task would lose more than `max_drop`, or nothing tells; nothing is changed then.
             TaskDataError: if data are missing.
         """
         files = RequestFiles.of(journal_dir, receipt_dir, archive)
-        options = RequestOptions(data=data, checkpoints=checkpoints, files=files, progress=progress)
+        options = RequestOptions(
+            data=data, checkpoints=checkpoints, files=files, progress=progress, max_drop=max_drop, dry_run=dry_run
+        )
         return self._unmerge({None: task_id}, on_mismatch, options)
 
     @holds_model
@@ -98,6 +123,7 @@ class RequestsMixin(FilesMixin):
         receipt_dir: str | Path | None = None,
         journal_dir: str | Path | Journal | None = None,
         archive: str | Path | Archive | None = None,
+        max_drop: float | None = None,
         progress: Progress = silent_progress,
     ) -> _Changed:
         """Carry out several requests to forget at once: the same bytes, one localization, and a receipt for each.
@@ -105,19 +131,21 @@ class RequestsMixin(FilesMixin):
         Args:
             requests (*mapping* of `str` to `str` or *sequence* of `str`): the tasks that each request names, by what
                 the request is called. Its receipt has this name and commitments to these tasks alone.
-            data, checkpoints, on_mismatch, receipt_dir, journal_dir, archive, progress: as in `unmerge_task`.
+            data, checkpoints, on_mismatch, receipt_dir, journal_dir, archive, max_drop, progress: as in
+                `unmerge_task`.
 
         Raises:
             TaskNotFoundError: if a task of any request is not merged; nothing is changed then.
         """
         files = RequestFiles.of(journal_dir, receipt_dir, archive)
-        options = RequestOptions(data=data, checkpoints=checkpoints, files=files, progress=progress)
-        return self._unmerge(dict(requests), on_mismatch, options)
+        options = RequestOptions(data=data, checkpoints=checkpoints, files=files, progress=progress, max_drop=max_drop)
+        self._unmerge(dict(requests), on_mismatch, options)
+        return self
 
     @undisturbed()
     def _unmerge(
         self: _Changed, requests: Mapping[Any, str | Sequence[str]], on_mismatch: str, options: RequestOptions
-    ) -> _Changed:
+    ) -> _Changed | ChangeEffect:
         named = {
             name: [self.ledger_id(one) for one in ([task_ids] if isinstance(task_ids, str) else task_ids)]
             for name, task_ids in requests.items()
@@ -127,10 +155,30 @@ class RequestsMixin(FilesMixin):
         with opened(self._live, options.files) as earlier:
             if cover(earlier, "unmerge", ids):
                 return self
-            result = unmerge(self._request(options), ids, way_out)
-            return self._take_result("unmerge", named, result, options.files)
+            request = self._request(options)
+            return self._answer("unmerge", named, request, unmerge(request, ids, way_out), options)
 
-    @holds_model
+    @overload
+    def add_task(
+        self: _Changed,
+        tasks: TaskDataset | None = None,
+        *,
+        checkpoints: Mapping[str, str | Path] | None = None,
+        data: TaskDataset | DataFiles | None = None,
+        receipt_dir: str | Path | None = None,
+        journal_dir: str | Path | Journal | None = None,
+        archive: str | Path | Archive | None = None,
+        dry_run: Literal[False] = False,
+        max_drop: float | None = None,
+        progress: Progress = silent_progress,
+    ) -> _Changed: ...
+
+    @overload
+    def add_task(
+        self, tasks: TaskDataset | None = None, *, dry_run: Literal[True], **options: Any
+    ) -> ChangeEffect: ...
+
+    @holds_model  # type: ignore[misc]  # the options of a dry run are those of the method
     @undisturbed()
     def add_task(
         self: _Changed,
@@ -141,8 +189,10 @@ class RequestsMixin(FilesMixin):
         receipt_dir: str | Path | None = None,
         journal_dir: str | Path | Journal | None = None,
         archive: str | Path | Archive | None = None,
+        dry_run: bool = False,
+        max_drop: float | None = None,
         progress: Progress = silent_progress,
-    ) -> _Changed:
+    ) -> _Changed | ChangeEffect:
         """Merge more tasks: the result is byte for byte a build that had them from the start.
 
         Args:
@@ -155,7 +205,7 @@ class RequestsMixin(FilesMixin):
             receipt_dir (`str` or `Path`, *optional*): as in `unmerge_task`.
             journal_dir (`str` or `Path`, *optional*): as in `unmerge_task`.
             archive (`str` or `Path`, *optional*): a folder or `"hf://ORG/NAME"` that gets the new vectors.
-            progress (`Progress`, *optional*): shows how far it is.
+            dry_run, max_drop, progress: as in `unmerge_task`.
 
         Raises:
             TaskAlreadyMergedError: if one is merged already.
@@ -163,7 +213,9 @@ class RequestsMixin(FilesMixin):
             TaskDataError: if a folder is missing, or some tasks come with data and others without.
         """
         files = RequestFiles.of(journal_dir, receipt_dir, archive)
-        options = RequestOptions(data=data, checkpoints=checkpoints, files=files, progress=progress)
+        options = RequestOptions(
+            data=data, checkpoints=checkpoints, files=files, progress=progress, max_drop=max_drop, dry_run=dry_run
+        )
         new = map(self.ledger_id, checkpoints or ()) if tasks is None else self.keyed_tasks(tasks).task_ids
         with opened(self._live, options.files) as earlier:
             if cover(earlier, "add", list(new)):
@@ -171,10 +223,28 @@ class RequestsMixin(FilesMixin):
             self._live.context.require_room_for_rows()
             request = self._request(options, adds=True)
             added = request.new_tasks() if tasks is None else request.with_ledger_ids(tasks)
-            result = add(request, added)
-            return self._take_result("add", {None: added.task_ids}, result, options.files)
+            return self._answer("add", {None: added.task_ids}, request, add(request, added), options)
 
-    @holds_model
+    @overload
+    def update_task(
+        self: _Changed,
+        tasks: TaskDataset,
+        *,
+        data: TaskDataset | DataFiles | None = None,
+        checkpoints: Mapping[str, str | Path] | None = None,
+        on_mismatch: str = "error",
+        receipt_dir: str | Path | None = None,
+        journal_dir: str | Path | Journal | None = None,
+        archive: str | Path | Archive | None = None,
+        dry_run: Literal[False] = False,
+        max_drop: float | None = None,
+        progress: Progress = silent_progress,
+    ) -> _Changed: ...
+
+    @overload
+    def update_task(self, tasks: TaskDataset, *, dry_run: Literal[True], **options: Any) -> ChangeEffect: ...
+
+    @holds_model  # type: ignore[misc]  # the options of a dry run are those of the method
     @undisturbed()
     def update_task(
         self: _Changed,
@@ -186,8 +256,10 @@ class RequestsMixin(FilesMixin):
         receipt_dir: str | Path | None = None,
         journal_dir: str | Path | Journal | None = None,
         archive: str | Path | Archive | None = None,
+        dry_run: bool = False,
+        max_drop: float | None = None,
         progress: Progress = silent_progress,
-    ) -> _Changed:
+    ) -> _Changed | ChangeEffect:
         """Give merged tasks other data (some examples more, some less): the result is byte for byte a build with it.
 
         The tasks are retrained on the data that was merged and subtracted, finetuned on the new data and added;
@@ -202,7 +274,7 @@ class RequestsMixin(FilesMixin):
                 that came from a checkpoint cannot be given other data.
             on_mismatch (`str`): as in `unmerge_task`; with `"rebuild"` the old rows need not be there any more.
             archive (`str` or `Path`, *optional*): the old vectors are taken from there, and the new ones go there.
-            receipt_dir, journal_dir, progress: as in `unmerge_task`.
+            receipt_dir, journal_dir, dry_run, max_drop, progress: as in `unmerge_task`.
 
         Raises:
             TaskNotFoundError: if one is not merged; `add_task` merges it.
@@ -210,38 +282,16 @@ class RequestsMixin(FilesMixin):
             TaskDataError: if the old data are missing.
         """
         files = RequestFiles.of(journal_dir, receipt_dir, archive)
-        options = RequestOptions(data=data, checkpoints=checkpoints, files=files, progress=progress)
+        options = RequestOptions(
+            data=data, checkpoints=checkpoints, files=files, progress=progress, max_drop=max_drop, dry_run=dry_run
+        )
         way_out = on_mismatch_of(on_mismatch, "update", has_archive=files.archive is not None)
-        with opened(self._live, files):
+        with opened(self._live, options.files):
             self._live.context.require_room_for_rows()
             request = self._request(options)
             new = request.changed_tasks(tasks)
-            if not len(new):
-                return self
-            result = update(request, new, way_out)
-            return self._take_result("update", {None: new.task_ids}, result, files)
-
-    def load_tasks(self, data: TaskDataset | DataFiles | None = None, *, ids: IdsSetting | None = None) -> TaskDataset:
-        """Return the tasks' data: given, kept from training, in the snapshot, or from the ledger's source.
-
-        A snapshot has encoded examples: `encode` gives them, and there are no rows.
-
-        Args:
-            data (`TaskDataset`, `str`, `Path` or *list* of them, *optional*): the data, or files of their rows.
-            ids (`str`, *optional*): for files of new rows, what to do with ids that look alike, see `TaskSpec`. By
-                default ids are read as the recipe says, and none is refused: the merged ones are told apart already.
-
-        Raises:
-            TaskDataError: if they are not found, or use another task specification than the merged ones.
-        """
-        context = self._live.context
-        given = data if data is not None else context.tasks
-        checkpoint, snapshot = self.merged.checkpoint, context.snapshot
-        return load_merged_tasks(checkpoint, given, context.folder, context.task_id_key, snapshot, ids=ids)
-
-    def keyed_tasks(self, tasks: TaskDataset) -> TaskDataset:
-        """Return data under the ids that the ledger has, keyed if it keeps keyed commitments."""
-        return with_ledger_ids(self.merged.checkpoint, tasks, self._live.context.task_id_key)
+            result = update(request, new, way_out) if len(new) else None
+            return self._answer("update", {None: new.task_ids}, request, result, options)
 
     @holds_model
     @undisturbed()
@@ -268,32 +318,3 @@ class RequestsMixin(FilesMixin):
         """
         options = RequestOptions(data=data, checkpoints=checkpoints, progress=progress)
         return verify(self._request(options), self._write_copy)
-
-    # -- inside --------------------------------------------------------------------------------------------------
-
-    def _request(self, options: RequestOptions, *, adds: bool = False) -> Request:
-        self.merged.switch.check(self._parameters_by_name())  # before any data are read
-        # A command has loaded the model for this request, after it opened the files.
-        copy_base = partial(self._fresh_base, is_proven=options.files.is_open)
-        return make_request(self._live, options, copy_base, limits=ModelLimits.of(self), adds=adds)
-
-    def _fresh_base(self, *, is_proven: bool) -> Any:
-        """Return a base model of its own for a request to train on."""
-        with self.held():
-            self.set_base()
-            return clone_base(self, self.merged.checkpoint, is_proven=is_proven)
-
-    def _take_result(
-        self: _Changed,
-        kind: RequestKind,
-        requests: Mapping[str | None, Sequence[str]],
-        built: ChangeResult,
-        files: RequestFiles,
-    ) -> _Changed:
-        """Serve the new state from now on; its receipts say which requests led to it."""
-        log = log_change(self._live, kind, requests, built, files)
-        self.set_base()
-        switch = self.merged.switch
-        merged = MergedWeights.on(self, built.checkpoint, digests=switch.base_digests, guard=switch.guard)
-        self._live.replace(merged, built.tasks_with_rows, log)
-        return self._serve_globally()

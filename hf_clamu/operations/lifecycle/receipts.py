@@ -12,6 +12,7 @@ import hashlib
 import re
 import secrets
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,7 @@ def make_receipt(
     *,
     recipe: Mapping[str, Any],
     facts: Mapping[str, Any],
+    effect: Callable[[Callable[[str], str]], Mapping[str, Any]] | None = None,
     request_id: str | None = None,
 ) -> dict[str, Any]:
     """Make the receipt of a request that was carried out.
@@ -66,6 +68,8 @@ def make_receipt(
         task_ids (*sequence* of `str`): the tasks it named.
         recipe (*mapping*): the settings of the build.
         facts (*mapping*): digests before and after, environment, durations in seconds.
+        effect (*callable*, *optional*): gives what it changes for other tasks, from what stands for an id: a
+            commitment under one salt of its own.
         request_id (`str`, *optional*): what the request is called.
 
     Returns:
@@ -73,6 +77,10 @@ def make_receipt(
         the owner of a task can check their commitment with id and salt.
     """
     salts = {task_id: secrets.token_hex(16) for task_id in task_ids}
+    private: dict[str, Any] = {"salts": salts}
+    if effect is not None:
+        private["effect_salt"] = secrets.token_hex(16)
+        facts = {**facts, "effect": dict(effect(partial(commitment, private["effect_salt"])))}
     return {
         "request": request,
         "time": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
@@ -80,7 +88,7 @@ def make_receipt(
         "recipe_digest": digest_json(dict(recipe)),
         **({} if request_id is None else {"id": request_id}),
         **facts,
-        "private": {"salts": salts},
+        "private": private,
     }
 
 
@@ -178,6 +186,27 @@ def _has(value: Any, keys: Sequence[str], check: Callable[[Any], bool]) -> bool:
     return isinstance(value, dict) and sorted(value) == sorted(keys) and all(map(check, value.values()))
 
 
+def _is_private(value: Any) -> bool:
+    if not isinstance(value, dict) or not {"salts"} <= value.keys() <= {"salts", "effect_salt"}:
+        return False
+    salts, effect_salt = value["salts"], value.get("effect_salt", _NO_SALT)
+    return isinstance(salts, dict) and all(map(_is_salt, (*salts.values(), effect_salt)))
+
+
+def _is_effect(value: Any) -> bool:
+    """Whether it has the counts that are shown, and names nobody."""
+    if not isinstance(value, dict) or not all(_is_count(value.get(key)) for key in _EFFECT_COUNTS):
+        return False
+    entries = (value.get("tasks"), "task"), (value.get("clusters"), "cluster")
+    return _has(value.get("num_bytes"), ("before", "after"), _is_count) and all(
+        isinstance(found, list) and all(isinstance(one, dict) and _is_digest(one.get(key)) for one in found)
+        for found, key in entries
+    )
+
+
+# Of receipts from before there were effects.
+_NO_SALT = "0" * 32
+_EFFECT_COUNTS = ("num_retained", "num_changed", "num_moved", "num_scored", "num_unscored")
 _is_digest, _is_salt, _is_word = _matches("[0-9a-f]{64}"), _matches("[0-9a-f]{32}"), _matches("[a-z_]+")
 _CHECKS: dict[str, Callable[[Any], bool]] = {
     "request": lambda value: isinstance(value, str) and value in _KINDS,
@@ -196,9 +225,8 @@ _CHECKS: dict[str, Callable[[Any], bool]] = {
     "archive": lambda value: value in (PENDING, "destroyed", "kept", "written"),
     "snapshot": lambda value: value in (PENDING, "destroyed", "kept", "written"),
     "erasure": lambda value: isinstance(value, dict),
-    _PRIVATE: lambda value: _has(
-        value, ("salts",), lambda salts: isinstance(salts, dict) and all(map(_is_salt, salts.values()))
-    ),
+    "effect": _is_effect,
+    _PRIVATE: _is_private,
 }
 # Receipts are kept for years, and those of today lack what comes later: a new field is never required.
 _REQUIRED = frozenset(

@@ -27,6 +27,7 @@ __all__ = [
     "open_target",
     "receipts_beside",
     "recover_target",
+    "target_to_read",
 ]
 
 Say = Callable[[str], object]
@@ -113,7 +114,7 @@ def open_target(
     is_folder = Path(source).is_dir()
     folder = output or (Path(source) if is_folder else Path(source.replace("/", "--")))
     if receipts is None:
-        receipts = receipts_beside(Path(source)) if is_folder else Path.cwd() / "receipts"
+        receipts = _receipts_of(source)
         require_no_link(receipts)
     # With an output the source keeps its tasks, so their vectors stay in the archive.
     opened_archive = archive_at(archive, retains_forgotten=output is not None)
@@ -124,6 +125,21 @@ def open_target(
             has_result = recover_target(files, folder if output is not None or is_folder else source, say)
             has_result = has_result or (output is not None and _came_from(source, output, receipts))
         yield ModelTarget(source=source, output=output, receipts=receipts, files=files, has_result=has_result)
+
+
+def target_to_read(source: str, *, output: Path | None, receipts: Path | None, archive: str | None) -> ModelTarget:
+    """Return a model as a target that nothing is written to: neither locked nor recovered, for a dry run.
+
+    Args:
+        source, output, receipts, archive: as in `open_target`.
+    """
+    files = RequestFiles(archive=archive_at(archive, retains_forgotten=True))
+    receipts = receipts or _receipts_of(source)
+    return ModelTarget(source=source, output=output, receipts=receipts, files=files, has_result=False)
+
+
+def _receipts_of(source: str) -> Path:
+    return receipts_beside(Path(source)) if Path(source).is_dir() else Path.cwd() / "receipts"
 
 
 @contextmanager
