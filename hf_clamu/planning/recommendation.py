@@ -152,6 +152,11 @@ def _case(wishes: Wishes, presets: Mapping[str, BuildEstimate]) -> str:
 def _considerations(wishes: Wishes, estimate: BuildEstimate) -> list[str]:
     """Return what to think of besides the preset."""
     notes = []
+    if not wishes.ids_known:
+        notes.append(
+            "If owners send inputs that look different, per-task or clusters can find an input's cluster by itself "
+            "(--cluster auto): compare both on your own rows with clamu evaluate --serving auto."
+        )
     seconds = estimate.seconds
     if wishes.max_request_seconds is not None:
         if seconds is None:

@@ -93,6 +93,7 @@ def test_the_table_of_cases(situation, wishes, preset, keeps):
         ({"build": 60.0}, {}, "The build takes 60 seconds or so"),
         (LARGE, {}, "The model is large"),
         ({}, {"ids_known": False}, "The task of an input is unknown"),
+        ({}, {"ids_known": False}, "clamu evaluate --serving auto"),
     ],
 )
 def test_the_reasons_say_why(situation, wishes, sentence):
