@@ -129,7 +129,7 @@ def _task_facts(checkpoint: Checkpoint, task: str, kept: Mapping[str, _Kept | No
         "scores": scores,
         "mask_bytes": sum(mask.numel() * mask.element_size() for mask in masks.values()),
         "has_own_mask": bool(state.task_masks) or (bool(masks) and state.has_mask_per_task),
-        "has_features": state.task_features is not None,
+        "has_features": bool(checkpoint.stored_features),
         "from_checkpoint": record.from_checkpoint,
         "data_digest": record.data_digest,
         "vector_digest": record.vector_digest,
