@@ -16,7 +16,7 @@ from hf_clamu.merging.clustering.grouping import cluster_tasks, name_clusters
 from hf_clamu.merging.localization.localizer import ClusterVector, Localizer, MaskProblem
 from hf_clamu.merging.recovery import merged_vector
 from hf_clamu.merging.requirements import require_keys
-from hf_clamu.merging.scoring import score_clusters
+from hf_clamu.merging.scoring import at_least_base, score_clusters
 from hf_clamu.merging.settings.arguments import ClamuArguments
 from hf_clamu.merging.state import MergedState, PartialState, TaskRecord
 from hf_clamu.training import TaskTrainer
@@ -64,6 +64,8 @@ def derive(
     if arguments.score_validation and any(record.num_validation for record in records.values()):
         with trainer.timed("score"):
             scores = score_clusters(trainer, delta, (alpha, global_alpha), clusters, masks)
+        if arguments.global_scaling == "average":
+            global_alpha, scores = at_least_base(global_alpha, scores)
     return MergedState(
         delta=delta,
         records=records,

@@ -13,7 +13,7 @@ from hf_clamu.merging.shared_work import map_shared
 from hf_clamu.merging.state import MergedState
 from hf_clamu.training import TaskTrainer, Workers
 
-__all__ = ["recorded_scores", "remark_on", "score_clusters", "score_tasks", "warn_of_scores"]
+__all__ = ["at_least_base", "recorded_scores", "remark_on", "score_clusters", "score_tasks", "warn_of_scores"]
 
 _logger = logging.getLogger(__name__)
 
@@ -70,6 +70,29 @@ def score_clusters(
             {name: fmean(parts[number]) for name, parts in by_name.items()} if members else None
             for number, members in enumerate(held_out)
         ],
+    }
+
+
+def at_least_base(global_alpha: float, scores: dict[str, Any] | None) -> tuple[float, dict[str, Any] | None]:
+    """Take the base model for the global model if it scores higher.
+
+    Args:
+        global_alpha (`float`): the scaling coefficient of the global model.
+        scores (*dict*, *optional*): see `score_clusters`; without, nothing is changed.
+
+    Returns:
+        *tuple*: the scaling coefficient, which is 0 for the base model, and the scores under it.
+    """
+    if scores is None or scores["mean"]["global"] >= scores["mean"]["base"]:
+        return global_alpha, scores
+
+    def under_base(means: dict[str, float] | None) -> dict[str, float] | None:
+        return None if means is None else {**means, "global": means["base"]}
+
+    return 0.0, {
+        **scores,
+        "mean": under_base(scores["mean"]),
+        "clusters": [under_base(means) for means in scores["clusters"]],
     }
 
 

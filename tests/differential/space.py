@@ -48,7 +48,7 @@ AXES: dict[str, tuple[Any, ...]] = {
     "data": ("rows", "file"),
     "num_tasks": (1, 2, 3, 4, 5, 6, 7),
     "preset": (None, "per-task", "clusters", "adapters", "one-model"),
-    "global_scaling": (None, "auto", "same", "sum", 2.5),
+    "global_scaling": (None, "auto", "same", "sum", 1.0, 2.5),
     "keep_features": (True, False),
     "snapshot": ("none", "plain", "encrypted"),
 }

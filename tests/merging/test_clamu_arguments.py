@@ -34,7 +34,10 @@ from hf_clamu.merging import PRESETS, ClamuArguments, LocalizationArguments
         ({"scaling": float("nan")}, "scaling must be a number above 0, 'sum' or 'auto', got nan."),
         ({"localization": "ties"}, "localization must be one of clamu, sift, tall, emr, global, got 'ties'."),
         ({"localization": 1}, "localization must be one of clamu, sift, tall, emr, global, got 1."),
-        ({"clustering": ["none"]}, "clustering must be one of features, task_vectors, anchored, random, column, none"),
+        (
+            {"clustering": ["none"]},
+            "clustering must be one of features, task_vectors, anchored, public_rows, random, column, none",
+        ),
         ({"lr_scheduler_type": 3}, "lr_scheduler_type must be one of constant, linear, cosine, got 3."),
         ({"mask_batch_size": 0}, "mask_batch_size must be at least 1, got 0."),
         ({"learning_rate": -1.0}, "learning_rate must be above 0, got -1.0."),

@@ -77,17 +77,39 @@ def test_unmerging_equals_merging_the_rest(
 
 @pytest.mark.parametrize("localization", LOCALIZATIONS)
 @pytest.mark.parametrize(
-    "scalings", [{"scaling": "auto"}, {"global_scaling": "auto"}, {"global_scaling": 2.5}, {"global_scaling": "same"}]
+    "scalings",
+    [
+        {"scaling": "auto"},
+        {"global_scaling": "auto"},
+        {"global_scaling": 2.5},
+        {"global_scaling": "same"},
+        {"learning_rate": 1.0},  # so that the base model is the better global model
+    ],
 )
 def test_unmerging_chooses_alpha_again(merged_of, images, trainer_of, settings, assert_same, localization, scalings):
     arguments = settings(localization=localization, **scalings)
-    trainer = trainer_of(images, arguments)
-    found = unmerge_tasks(merged_of(images, arguments), FORGOTTEN, trainer, arguments)
+    state = merged_of(images, arguments)
+    found = unmerge_tasks(state, FORGOTTEN, trainer_of(images, arguments), arguments)
     assert_same(found, merged_of(images.without(FORGOTTEN), arguments))
     if localization == "global" or scalings == {"global_scaling": "same"}:
         assert found.alpha == found.global_alpha
     elif scalings == {"global_scaling": 2.5}:
         assert found.global_alpha == 2.5 / 4
+    elif scalings == {"learning_rate": 1.0}:
+        assert state.global_alpha == 0
+        assert found.scores["mean"]["global"] >= found.scores["mean"]["base"]
+
+
+@pytest.mark.parametrize(("learning_rate", "alpha"), [(1e-3, 1 / 6), (1.0, 0.0)])
+def test_the_global_model_is_the_average_or_the_base(merged_of, images, settings, learning_rate, alpha):
+    state = merged_of(images, settings(learning_rate=learning_rate))
+    assert state.global_alpha == alpha
+    assert state.scores["mean"]["global"] >= state.scores["mean"]["base"]
+    wanted = merged_of(images, settings(learning_rate=learning_rate, global_scaling=1.0))
+    assert wanted.global_alpha == 1 / 6
+    assert (wanted.scores == state.scores) == (alpha > 0)
+    unmeasured = merged_of(images, settings(learning_rate=learning_rate, score_validation=False))
+    assert (unmeasured.global_alpha, unmeasured.scores) == (1 / 6, None)
 
 
 def test_a_global_model_that_is_chosen_is_not_below_the_base(merged_of, images, trainer_of, settings):

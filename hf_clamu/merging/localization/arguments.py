@@ -10,9 +10,6 @@ from hf_clamu.training import MaskingArguments
 
 __all__ = ["LocalizationArguments", "LocalizationName"]
 
-# A multiple of 1/T: the average of the local models.
-DEFAULT_GLOBAL_SCALING = 1.0
-
 # For editors: the built-in ones. The registry decides what is accepted.
 LocalizationName = Literal["clamu", "sift", "tall", "emr", "global"] | str
 
@@ -34,9 +31,10 @@ class LocalizationArguments(MaskingArguments):
     global_scaling: float | str | None = field(
         default=None,
         metadata={
-            "help": "Alpha of the global model, which has no mask: a multiple of 1/T, 'sum', 'auto' to choose from "
-            "the grid and 0, the base model, or 'same' as under the masks. By default 'auto' if scaling is 'auto', "
-            f"and otherwise {DEFAULT_GLOBAL_SCALING:g}; 'same' for localizations without masks."
+            "help": "Alpha of the global model, which has no mask: 'average' for 1/T, or 0, the base model, if that "
+            "scores higher where validation examples are measured; a multiple of 1/T, 'sum', 'auto' to choose from "
+            "the grid and 0, or 'same' as under the masks. By default 'auto' if scaling is 'auto', and otherwise "
+            "'average'; 'same' for localizations without masks."
         },
     )
     tall_lambda: float = field(
@@ -52,8 +50,8 @@ class LocalizationArguments(MaskingArguments):
             raise RecipeError(f"tall_lambda must be a number above 0, got {self.tall_lambda!r}.")
         _require_scaling("scaling", self.scaling, ("sum", "auto"))
         if self.global_scaling is None:
-            object.__setattr__(self, "global_scaling", "auto" if self.scaling == "auto" else DEFAULT_GLOBAL_SCALING)
-        _require_scaling("global_scaling", self.global_scaling, ("sum", "auto", "same"))
+            object.__setattr__(self, "global_scaling", "auto" if self.scaling == "auto" else "average")
+        _require_scaling("global_scaling", self.global_scaling, ("average", "sum", "auto", "same"))
 
     @property
     def chooses_alpha(self) -> bool:

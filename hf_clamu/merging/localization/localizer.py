@@ -86,7 +86,8 @@ class Localizer:
     def global_alpha(self, alpha: float) -> float:
         """Return the scaling coefficient of the global model.
 
-        With `global_scaling="auto"` the scores of the tasks choose it; 0, the base model, is one of the grid.
+        With `global_scaling="auto"` the scores of the tasks choose it; 0, the base model, is one of the grid. For
+        `"average"` it is 1/T, and scores that are measured later may bring it to 0, see `at_least_base`.
 
         Args:
             alpha (`float`): the one under the masks.
@@ -97,7 +98,7 @@ class Localizer:
     def _unmasked_alpha(self) -> float:
         problem, scaling = self._problem, self._problem.arguments.global_scaling
         assert scaling is not None, "settings that are made have a value"
-        alphas = candidate_alphas(scaling, problem.num_tasks, GLOBAL_GRID)
+        alphas = candidate_alphas(1.0 if scaling == "average" else scaling, problem.num_tasks, GLOBAL_GRID)
         return best_alpha(self._trainer, problem.delta, problem.clusters, dict.fromkeys(alphas, ()))
 
     def _masks(self, alphas: Sequence[float]) -> dict[float, tuple[Weights, ...]]:
