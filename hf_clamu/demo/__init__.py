@@ -1,7 +1,7 @@
 """The whole story in three minutes, without network: `clamu demo`.
 
 Handwritten digits of scikit-learn; a small ViT pretrained on a public half; 48 data owners with two of the ten digits
-each, turned as the owner's scanner turns them.
+each, who call the lower one "few" and the higher one "many".
 
 running      the demo from the first row to the last figure
 preparation  rows, base model and recipes

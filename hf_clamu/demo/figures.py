@@ -78,6 +78,8 @@ def _forgetting(figure: Any, result: Mapping[str, Any]) -> None:
 
 
 def _requests(figure: Any, result: Mapping[str, Any]) -> None:
+    from matplotlib.ticker import LogLocator, NullLocator
+
     axes = figure.add_subplot()
     for name, growth in result["growth"].items():
         color, marker = _STYLES[name]
@@ -85,12 +87,15 @@ def _requests(figure: Any, result: Mapping[str, Any]) -> None:
         axes.plot(growth["owners"], growth["seconds"], color=color, marker=marker, label=label)
         axes.set_xticks(growth["owners"])
     axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter("{x:g}")
     axes.margins(y=0.15)
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
     axes.set_xlabel("owners")
     axes.set_ylabel("seconds of one request (log scale)")
-    axes.set_title("What a request costs as owners become more", loc="left")
+    axes.set_title("What a request costs, by number of owners", loc="left")
 
 
 def _storage(figure: Any, result: Mapping[str, Any]) -> None:

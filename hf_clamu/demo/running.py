@@ -13,7 +13,7 @@ from typing import Any
 
 from hf_clamu.checkpoint.comparison import compare_folders
 from hf_clamu.demo.figures import draw_demo
-from hf_clamu.demo.preparation import prepare
+from hf_clamu.demo.preparation import CHOSEN, prepare
 from hf_clamu.demo.ways import WAYS, Setting, Way
 from hf_clamu.errors import RecipeError
 from hf_clamu.evaluation import Measured, label_probabilities, labels_of_examples, measure_approach
@@ -100,6 +100,7 @@ def open_setting(folder: Path, recipe: Recipe, progress: Progress) -> Setting:
         tasks=tasks,
         per_task=recipe.clamu_arguments(),
         clusters=Recipe.load(folder / "recipe-clusters.yaml").clamu_arguments(),
+        chosen=CHOSEN,
         held_out={task_id: test.encode(task_id, None).train for task_id in tasks},
         progress=progress,
     )
@@ -176,7 +177,7 @@ def _measure(setting: Setting, approach: Any, requests: Sequence[str]) -> Measur
 
 
 def _base_accuracy(setting: Setting) -> float:
-    live = setting.trainer(setting.plain).workspace
+    live = setting.trainer(setting.clusters).workspace
     live.reset()
     scores = []
     for examples in setting.held_out.values():

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from hf_clamu.demo.ways import WAYS
+
 __all__ = ["COLUMNS", "footnote", "markdown_table", "table_rows"]
 
 COLUMNS = (
@@ -15,7 +17,7 @@ COLUMNS = (
     "a request",
     "100 requests*",
     "others' rows",
-    "others changed",
+    "others moved / changed",
     "worst drop",
     "to serve another owner",
 )
@@ -28,7 +30,8 @@ def table_rows(result: Mapping[str, Any]) -> list[tuple[str, ...]]:
         result (*mapping*): what `run_demo` returns, or its JSON.
     """
     base = ("base model, not trained", "no", _percent(result["accuracy"]["base"]), *("" for _ in COLUMNS[3:]))
-    return [base, *(_cells(way, result["accuracy"][name]) for name, way in result["approaches"].items())]
+    names = [way.name for way in WAYS if way.name in result["approaches"]]  # JSON may have them in another order
+    return [base, *(_cells(result["approaches"][name], result["accuracy"][name]) for name in names)]
 
 
 def _cells(way: Mapping[str, Any], accuracy: float) -> tuple[str, ...]:
@@ -41,7 +44,7 @@ def _cells(way: Mapping[str, Any], accuracy: float) -> tuple[str, ...]:
         _seconds(way["request_seconds"]),
         _seconds(100 * way["request_seconds"]),
         str(way["rows_of_others"]),
-        f"{way['others_changed']:.0f} of {left}",
+        f"{_count(way['others_moved'])} / {_count(way['others_changed'])} of {left}",
         f"{100 * way['worst_drop']:.0f} points",
         f"{1000 * way['cold_start_seconds']:.1f} ms" if way["needs_owner"] else "nothing to do",
     )
@@ -65,14 +68,19 @@ def footnote(result: Mapping[str, Any]) -> str:
     owners, count = result["num_tasks"], len(result["unmerged_tasks"])
     return (
         f"{owners} owners. A request forgets one owner, up to the saved files; median of {count} one after the other, "
-        "or a single one where all owners are trained or masked again. Others changed: owners with another answer to "
-        "any held-out example after a request, the mean. \\* One by one, extrapolated from one request; requests that "
-        "arrive together cost a training again only once."
+        "or a single one where all owners are trained or masked again. Others moved: owners who share a mask with "
+        "others than before; changed: owners with another answer to any held-out example; both the mean of the "
+        "requests. Worst drop: the most accuracy that one request took from another owner. \\* One by one, "
+        "extrapolated from one request; requests that arrive together cost a training again only once."
     )
 
 
 def _percent(score: float) -> str:
     return f"{100 * score:.1f} %"
+
+
+def _count(owners: float) -> str:
+    return f"{owners:.1f}".removesuffix(".0")
 
 
 def _seconds(seconds: float) -> str:

@@ -20,8 +20,6 @@ __all__ = ["WAYS", "Setting", "Way"]
 
 _NUM_SHARDS = 6
 _LORA = {"peft_type": "LORA", "r": 8, "lora_alpha": 16, "target_modules": "all-linear"}
-# LoRA wants a higher learning rate than all weights do.
-_LORA_FACTOR = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +30,8 @@ class Setting:
         base (`Path`): the folder of the base model.
         tasks (`TaskDataset`): the owners' training rows.
         per_task (`ClamuArguments`): the settings of a mask per owner.
-        clusters (`ClamuArguments`): the settings of a mask per group of owners; both finetune alike.
+        clusters (`ClamuArguments`): the settings of a mask per group of owners.
+        chosen (*mapping* of `str` to *tuple*): steps per owner and learning rate of what is not merged, by its name.
         held_out (*mapping* of `str` to *sequence* of `Example`): what is answered, by owner.
         progress (`Progress`): shows how far a build or request is.
     """
@@ -41,13 +40,14 @@ class Setting:
     tasks: TaskDataset
     per_task: ClamuArguments
     clusters: ClamuArguments
+    chosen: Mapping[str, tuple[int, float]]
     held_out: Mapping[str, Sequence[Example]]
     progress: Progress
 
-    @property
-    def plain(self) -> ClamuArguments:
-        """The settings for finetuning without fixed signs, on which nothing is merged."""
-        return self.clusters
+    def plain(self, name: str) -> ClamuArguments:
+        """Return the settings for finetuning without fixed signs, on which nothing is merged."""
+        steps, rate = self.chosen[name]
+        return replace(self.clusters, finetune_steps=steps, learning_rate=rate)
 
     def of_owners(self, task_ids: Sequence[str]) -> Setting:
         """Return the setting of some owners alone."""
@@ -92,21 +92,19 @@ class Way:
 def _sharded(num_shards: int) -> Callable[[Setting, Path], Approach]:
     def build(setting: Setting, folder: Path) -> Approach:
         folder.mkdir()
-        trainer = setting.trainer(setting.plain)
-        models = ShardedModels(trainer, setting.plain, setting.held_out, folder, num_shards=num_shards)
+        arguments = setting.plain("joint")
+        models = ShardedModels(setting.trainer(arguments), arguments, setting.held_out, folder, num_shards=num_shards)
         models.build()
         return models
 
     return build
 
 
-def _per_owner(peft_config: Mapping[str, Any] | None) -> Callable[[Setting, Path], Approach]:
+def _per_owner(name: str, peft_config: Mapping[str, Any] | None) -> Callable[[Setting, Path], Approach]:
     def build(setting: Setting, folder: Path) -> Approach:
         folder.mkdir()
-        arguments, space = setting.plain, None
-        if peft_config is not None:
-            arguments = replace(arguments, learning_rate=_LORA_FACTOR * arguments.learning_rate)
-            space = PeftSpace.of(peft_config)
+        arguments = setting.plain(name)
+        space = None if peft_config is None else PeftSpace.of(peft_config)
         models = OwnerModels(setting.trainer(arguments, space), arguments, setting.held_out, folder)
         models.build()
         return models
@@ -134,8 +132,8 @@ _SEARCHED = {**_MASK_PER_OWNER, "scaling": "auto"}
 WAYS = (
     Way(name="joint", label="one joint model, trained again", build=_sharded(1), is_slow=True),
     Way(name="sisa", label=f"SISA, {_NUM_SHARDS} shards", build=_sharded(_NUM_SHARDS)),
-    Way(name="local", label="a model per owner", build=_per_owner(None)),
-    Way(name="lora", label="LoRA per owner", build=_per_owner(_LORA)),
+    Way(name="local", label="a model per owner", build=_per_owner("local", None)),
+    Way(name="lora", label="LoRA per owner", build=_per_owner("lora", _LORA)),
     Way(name="global", label="average of all owners", build=_merged(localization="global", scaling=1.0)),
     Way(name="tall", label="TALL masks", build=_merged(localization="tall", **_SEARCHED), is_slow=True),
     Way(name="emr", label="EMR masks", build=_merged(localization="emr", **_SEARCHED), is_slow=True),

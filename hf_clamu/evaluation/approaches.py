@@ -34,6 +34,11 @@ class Approach(Protocol):
         ...
 
     @property
+    def clusters(self) -> tuple[tuple[str, ...], ...]:
+        """The owners that share a mask, or nothing where there are no masks."""
+        ...
+
+    @property
     def stored_bytes(self) -> int:
         """The size of all files that serving needs."""
         ...
@@ -62,6 +67,8 @@ class Measured:
         stored_bytes (`int`): the size of all files that serving needs, before any request.
         request_seconds (`float`): the median of the requests.
         rows_of_others (`int`): the rows of other owners that a request read, at most.
+        others_moved (`float`): owners who share a mask with others than before, the mean of the requests; the
+            forgotten owner itself does not count.
         others_changed (`float`): owners with another answer to any held-out example, the mean of the requests.
         worst_drop (`float`): the most accuracy that a single request took from another owner, in [0, 1].
         cold_start_seconds (`float`): from serving one owner to serving another, the median.
@@ -74,6 +81,7 @@ class Measured:
     stored_bytes: int
     request_seconds: float
     rows_of_others: int
+    others_moved: float
     others_changed: float
     worst_drop: float
     cold_start_seconds: float
@@ -102,11 +110,13 @@ def measure_approach(
     """
     stored_bytes, cold_start = approach.stored_bytes, _cold_start(approach)
     answers, before = _served(approach, labels)
-    latest, seconds, rows, changed, drops = before, [], [], [], [0.0]
+    latest, seconds, rows, moved, changed, drops = before, [], [], [], [], [0.0]
     for task_id in progress(requests, "requests"):
+        clusters = approach.clusters
         started = time.perf_counter()
         rows.append(approach.forget(task_id))
         seconds.append(time.perf_counter() - started)
+        moved.append(_moved(clusters, approach.clusters, task_id))
         new_answers, scores = _served(approach, labels)
         changed.append(sum(given != answers[owner] for owner, given in new_answers.items()))
         drops += [latest[owner] - score for owner, score in scores.items()]
@@ -118,6 +128,7 @@ def measure_approach(
         stored_bytes=stored_bytes,
         request_seconds=statistics.median(seconds),
         rows_of_others=max(rows),
+        others_moved=statistics.fmean(moved),
         others_changed=statistics.fmean(changed),
         worst_drop=max(drops),
         cold_start_seconds=cold_start,
@@ -130,6 +141,12 @@ def _served(approach: Approach, labels: Mapping[str, Sequence[int]]) -> tuple[di
     answers = {task_id: approach.answers(task_id) for task_id in approach.task_ids}
     hits = {one: [a == b for a, b in zip(given, labels[one], strict=True)] for one, given in answers.items()}
     return answers, {one: statistics.fmean(hit) for one, hit in hits.items()}
+
+
+def _moved(before: Sequence[Sequence[str]], after: Sequence[Sequence[str]], forgotten: str) -> int:
+    """Return how many owners share a mask with others than before."""
+    mates = {one: {*members} - {forgotten} for members in before for one in members}
+    return sum(mates[one] != {*members} for members in after for one in members)
 
 
 def _cold_start(approach: Approach) -> float:

@@ -48,6 +48,8 @@ class _TrainedModels:
         folder (`Path`): gets the files.
     """
 
+    clusters: tuple[tuple[str, ...], ...] = ()
+
     def __init__(
         self,
         trainer: TaskTrainer,

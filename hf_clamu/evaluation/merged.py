@@ -50,6 +50,11 @@ class MergedModel:
         return self._model.tasks
 
     @property
+    def clusters(self) -> tuple[tuple[str, ...], ...]:
+        """The tasks that share a mask."""
+        return self._model.clusters if self.needs_owner else ()
+
+    @property
     def stored_bytes(self) -> int:
         """The size of the saved model, with the base model where it is inside."""
         return size_of_files(self._folder)

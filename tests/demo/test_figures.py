@@ -15,7 +15,13 @@ from hf_clamu.demo.table import COLUMNS
 @pytest.fixture(scope="module")
 def result():
     """A result of three owners and two ways."""
-    common = {"rows_of_others": 0, "others_changed": 0.0, "worst_drop": 0.0, "cold_start_seconds": 0.002}
+    common = {
+        "rows_of_others": 0,
+        "others_moved": 0.0,
+        "others_changed": 1 / 3,
+        "worst_drop": 0.0,
+        "cold_start_seconds": 0.002,
+    }
     common |= {"before": {"a": 1.0, "b": 0.5, "c": 0.75}, "after": {"a": 0.9, "b": 0.6}, "num_requests": 1}
     joint = {"label": "one joint model", "needs_owner": False, "stored_bytes": 150_000, "request_seconds": 20.0}
     sift = {"label": "preset `per-task`", "needs_owner": True, "stored_bytes": 600_000, "request_seconds": 0.3}
@@ -44,7 +50,7 @@ def test_hundred_requests_cost_hundred_times_one(result):
     assert cells["one joint model"]["to serve another owner"] == "nothing to do"
     per_task = cells["preset `per-task`"]
     assert (per_task["a request"], per_task["100 requests*"], per_task["stored"]) == ("0.30 s", "30 s", "0.60 MB")
-    assert (per_task["others changed"], per_task["to serve another owner"]) == ("0 of 2", "2.0 ms")
+    assert (per_task["others moved / changed"], per_task["to serve another owner"]) == ("0 / 0.3 of 2", "2.0 ms")
 
 
 def test_a_page_may_show_some_of_the_columns(result):

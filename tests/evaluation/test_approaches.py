@@ -104,7 +104,18 @@ def test_a_merged_model_is_given_no_more_rows_than_it_needs(tiny, held_out, tmp_
     found = _measured(approach, held_out, ["user_4"])
     assert found.needs_owner
     assert found.rows_of_others == (4 * 7 if reads_others else 0)
+    assert found.others_moved == 0
     assert len(list((tmp_path / "receipts").iterdir())) == 1
     without = tiny.train("text", tiny.tasks("text").without("user_4"), **{"localization": "clamu", **changes})
     without.save_pretrained(tmp_path / "without")
     assert tiny.digests(tmp_path / "model") == tiny.digests(tmp_path / "without")
+
+
+def test_owners_move_when_their_cluster_gets_other_members(tiny, held_out, tmp_path):
+    model = tiny.train("text", score_validation=False, clustering="features", num_clusters=2)
+    model.save_pretrained(tmp_path / "model")
+    approach = MergedModel(tmp_path / "model", tiny.tasks("text"), held_out)
+    smaller = min(approach.clusters, key=len)
+    found = _measured(approach, held_out, smaller)  # then the members of the other one are cut into two
+    assert len(approach.clusters) == 2
+    assert found.others_moved > 0
