@@ -94,7 +94,9 @@ class _Run:
         for members in self.clusters:
             self._finetune(members)
             for task_id in self.task_ids:
-                found = label_probabilities(self.workspace, self.trainer.reported(task_id))
+                found = label_probabilities(
+                    self.workspace, self.trainer.reported(task_id), self.trainer.tasks.spec.kind
+                )
                 votes[task_id] = found + votes.get(task_id, 0.0)
         scores = {}
         for task_id, vote_BC in votes.items():

@@ -62,9 +62,9 @@ _CLUSTERS = """\
 # Steps per owner and learning rate of each way to finetune. Each was chosen from the same grid, on validation rows cut
 # from the training rows: `python -m examples.demo_settings`. No held-out row had a part in it.
 CHOSEN: dict[str, tuple[int, float]] = {
-    "joint": (10, 1e-3),
-    "local": (10, 1e-3),
-    "lora": (10, 1e-2),
+    "joint": (10, 5e-4),
+    "local": (5, 1e-3),
+    "lora": (5, 5e-3),
     "clusters": (10, 1e-3),
     "per-task": (10, 2e-3),
 }

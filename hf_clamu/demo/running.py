@@ -181,6 +181,6 @@ def _base_accuracy(setting: Setting) -> float:
     live.reset()
     scores = []
     for examples in setting.held_out.values():
-        answers = label_probabilities(live, examples).argmax(-1).tolist()
+        answers = label_probabilities(live, examples, setting.tasks.spec.kind).argmax(-1).tolist()
         scores.append(statistics.fmean(a == b for a, b in zip(answers, labels_of_examples(examples), strict=True)))
     return statistics.fmean(scores)

@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 
 from hf_clamu.tasks import Example
-from hf_clamu.training import LiveModel, Progress, silent_progress
+from hf_clamu.training import LiveModel, Progress, logits_and_labels, silent_progress
 
 __all__ = ["Approach", "Measured", "label_probabilities", "labels_of_examples", "measure_approach", "size_of_files"]
 
@@ -159,20 +159,18 @@ def _cold_start(approach: Approach) -> float:
 
 
 @torch.no_grad()
-def label_probabilities(live: LiveModel, examples: Sequence[Example]) -> torch.Tensor:
+def label_probabilities(live: LiveModel, examples: Sequence[Example], kind: str) -> torch.Tensor:
     """Return how probable a classifier finds each label.
 
     Args:
         live (`LiveModel`): holding the weights.
-        examples (*sequence* of `Example`): of one batch.
+        examples (*sequence* of `Example`): at least one.
+        kind (`str`): of the tasks, with a label per example.
 
     Returns:
         `torch.Tensor` of shape `(examples, labels)`, float32, on the CPU.
     """
-    live.model.eval()
-    batch = live.batch(examples)
-    del batch["labels"]
-    return live.forward(batch).logits.float().softmax(-1).cpu()  # type: ignore[no-any-return]
+    return torch.cat([logits.softmax(-1).cpu() for logits, _ in logits_and_labels(live, examples, kind)])
 
 
 def labels_of_examples(examples: Sequence[Example]) -> list[int]:

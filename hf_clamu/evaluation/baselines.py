@@ -64,6 +64,11 @@ class _TrainedModels:
         """The size of all files."""
         return size_of_files(self._folder)
 
+    def _probabilities(self, task_id: str) -> torch.Tensor:
+        """Return what the live model makes of an owner's held-out examples."""
+        trainer = self._trainer
+        return label_probabilities(trainer.workspace, self._held_out[task_id], trainer.tasks.spec.kind)
+
     def _keep(self, file: Path) -> dict[str, torch.Tensor]:
         """Write what the live model trains to a file, and return a copy of it."""
         parameters = self._trainer.workspace.parameters
@@ -122,7 +127,7 @@ class ShardedModels(_TrainedModels):
         votes = torch.zeros(())
         for weights in self._weights.values():
             self._trainer.workspace.load(weights)
-            votes = votes + label_probabilities(self._trainer.workspace, self._held_out[task_id])
+            votes = votes + self._probabilities(task_id)
         return [int(label) for label in votes.argmax(-1)]
 
     def forget(self, task_id: str) -> int:
@@ -177,8 +182,7 @@ class OwnerModels(_TrainedModels):
     def answers(self, task_id: str) -> list[int]:
         """Return the label of each held-out example of an owner."""
         self.serve(task_id)
-        found = label_probabilities(self._trainer.workspace, self._held_out[task_id]).argmax(-1)
-        return [int(label) for label in found]
+        return [int(label) for label in self._probabilities(task_id).argmax(-1)]
 
     def forget(self, task_id: str) -> int:
         """Delete the owner's file, which no row of another owner is needed for."""

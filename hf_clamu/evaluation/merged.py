@@ -68,7 +68,10 @@ class MergedModel:
         """Return the label of each held-out example of an owner."""
         self.serve(task_id)
         live = LiveModel(self._model, device=self._model.device)
-        return [int(label) for label in label_probabilities(live, self._held_out[task_id]).argmax(-1)]
+        return [
+            int(label)
+            for label in label_probabilities(live, self._held_out[task_id], self._tasks.spec.kind).argmax(-1)
+        ]
 
     def forget(self, task_id: str) -> int:
         """Forget an owner; return how many rows of the others the request had to be given."""

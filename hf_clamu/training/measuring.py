@@ -18,6 +18,7 @@ __all__ = [
     "Measurement",
     "example_features",
     "label_predictions",
+    "logits_and_labels",
     "losses_and_scores",
     "measure",
     "prompts_of",
@@ -70,7 +71,7 @@ def losses_and_scores(live: LiveModel, examples: Sequence[Example], kind: str) -
     traits = traits_of(kind)
     losses: list[float] = []
     scores: list[float] = []
-    for logits, labels_B in _answers(live, examples, kind):
+    for logits, labels_B in logits_and_labels(live, examples, kind):
         if traits.labels == "example":
             losses += torch.nn.functional.cross_entropy(logits, labels_B, reduction="none").tolist()
             scores += (logits.argmax(-1) == labels_B).float().tolist()
@@ -101,7 +102,7 @@ def label_predictions(live: LiveModel, examples: Sequence[Example], kind: str) -
     """
     predictions: list[Any] = []
     references: list[Any] = []
-    for logits, labels_B in _answers(live, examples, kind):
+    for logits, labels_B in logits_and_labels(live, examples, kind):
         found_B = logits.argmax(-1)
         if traits_of(kind).labels == "example":
             predictions += found_B.tolist()
@@ -114,8 +115,19 @@ def label_predictions(live: LiveModel, examples: Sequence[Example], kind: str) -
     return predictions, references
 
 
-def _answers(live: LiveModel, examples: Sequence[Example], kind: str) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yield logits (float32) and labels of one batch after the other."""
+def logits_and_labels(
+    live: LiveModel, examples: Sequence[Example], kind: str
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Yield logits and labels of one batch after the other.
+
+    Args:
+        live (`LiveModel`): the model.
+        examples (*sequence* of `Example`): any number.
+        kind (`str`): of the tasks.
+
+    Returns:
+        *iterator*: of pairs of `torch.Tensor`, the logits in float32, on the device of the model.
+    """
     live.model.eval()
     for part in chunks(examples, EVALUATION_BATCH):
         batch = live.batch(part)
