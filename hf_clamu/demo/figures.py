@@ -41,7 +41,7 @@ def draw_demo(folder: Path, result: Mapping[str, Any]) -> list[str]:
     drawings = {"forgetting.png": _forgetting, "requests.png": _requests, "storage.png": _storage}
     for name, draw in drawings.items():
         # Not pyplot: it would keep a global state and choose a window system.
-        figure = Figure(figsize=(7.2, 4.2), dpi=150, layout="constrained")
+        figure = Figure(figsize=(7.2, 4.2), dpi=100, layout="constrained")
         FigureCanvasAgg(figure)
         draw(figure, result)
         for axes in figure.axes:

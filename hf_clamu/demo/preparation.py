@@ -65,7 +65,7 @@ CHOSEN: dict[str, tuple[int, float]] = {
     "joint": (10, 5e-4),
     "local": (5, 1e-3),
     "lora": (5, 5e-3),
-    "clusters": (5, 4e-3),
+    "clusters": (10, 1e-3),
     "per-task": (10, 2e-3),
 }
 _SETTINGS = {
