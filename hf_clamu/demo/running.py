@@ -20,7 +20,7 @@ from hf_clamu.evaluation import Measured, label_probabilities, labels_of_example
 from hf_clamu.recipe import Recipe
 from hf_clamu.tasks import load_tasks
 from hf_clamu.trainer import progress_bars
-from hf_clamu.training import Progress
+from hf_clamu.training import Progress, deterministic
 
 __all__ = ["FORGOTTEN", "compare_ways", "measure_growth", "open_setting", "run_demo"]
 
@@ -173,7 +173,8 @@ def _summary(measured: dict[str, Measured], base: float) -> dict[str, Any]:
 
 def _measure(setting: Setting, approach: Any, requests: Sequence[str]) -> Measured:
     labels = {task_id: labels_of_examples(examples) for task_id, examples in setting.held_out.items()}
-    return measure_approach(approach, labels, requests, progress=setting.progress)
+    with deterministic(setting.per_task.num_threads):  # threads that wait for each other cost more than so small a model
+        return measure_approach(approach, labels, requests, progress=setting.progress)
 
 
 def _base_accuracy(setting: Setting) -> float:
