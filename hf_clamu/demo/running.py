@@ -173,7 +173,8 @@ def _summary(measured: dict[str, Measured], base: float) -> dict[str, Any]:
 
 def _measure(setting: Setting, approach: Any, requests: Sequence[str]) -> Measured:
     labels = {task_id: labels_of_examples(examples) for task_id, examples in setting.held_out.items()}
-    with deterministic(setting.per_task.num_threads):  # threads that wait for each other cost more than so small a model
+    # Threads that wait for each other would cost more than so small a model.
+    with deterministic(setting.per_task.num_threads):
         return measure_approach(approach, labels, requests, progress=setting.progress)
 
 
