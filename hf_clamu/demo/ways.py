@@ -138,7 +138,7 @@ WAYS = (
     Way(name="global", label="average of all owners", build=_merged(localization="global", scaling=1.0)),
     Way(name="tall", label="TALL masks", build=_merged(localization="tall", **_TALL), is_slow=True),
     Way(name="emr", label="EMR masks", build=_merged(localization="emr", **_EMR), is_slow=True),
-    Way(name="clamu", label="preset `clusters` (ClAMU)", build=_merged()),
+    Way(name="clamu", label="preset `clusters` (ClAMU)", build=_merged(), is_slow=True),
     Way(name="clamu_per_task", label="ClAMU per owner", build=_merged(**_MASK_PER_OWNER, mask_steps=15), is_slow=True),
     Way(name="sift", label="preset `per-task` (SIFT)", build=_per_task),
 )
