@@ -53,7 +53,7 @@ def test_help_is_readable(clamu, words):
     assert len(lines) > 30
     text = " ".join(found.out.split())
     assert "..." not in text.partition("Commands:")[2]
-    assert "Show the whole story on real handwritten digits, without network, in about two minutes." in text
+    assert "Show the whole story on real handwritten digits, without network: three minutes" in text
 
 
 @pytest.mark.parametrize("words", [["help", "unmerge"], ["unmerge", "-h"]])
