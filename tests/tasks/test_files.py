@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import logging
 import subprocess
@@ -116,13 +117,33 @@ def _tokenizer():
     return byte_tokenizer()
 
 
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_spreadsheets_separate_by_semicolons_or_tabs(tmp_path, separator):
+    rows = [["owner", "words", "mood"], ["a", "one, two; or\n\tthree", "glad"], ["b", "four", "sad"], ["a", "x", ""]]
+    path = tmp_path / "rows.csv"
+    with path.open("w", encoding="utf-8-sig", newline="") as file:
+        csv.writer(file, delimiter=separator).writerows(rows[:-1])
+    tasks = _tasks(path)
+    assert tasks.task_ids == ("a", "b")
+    assert [row["words"] for row in tasks.rows("a", _tokenizer())] == [rows[1][1]]
+    with path.open("a", encoding="utf-8", newline="") as file:
+        csv.writer(file, delimiter=separator).writerow(rows[-1])
+    with pytest.raises(TaskDataError, match=r"line 5 of rows\.csv"):  # the first text has two lines
+        _tasks(path)
+
+
+def test_a_comma_in_the_first_line_separates(tmp_path):
+    path = _write(tmp_path / "rows.csv", "owner,words;more,mood\na,b;c,d\n")
+    assert _tasks(path, text_column="words;more").task_ids == ("a",)
+
+
 CSV_REFUSED = {
     "a header twice": ("owner,words,mood,words\na,b,c,d\n", "two columns 'words'"),
-    "semicolons": ("owner;words;mood\na;b;c\n", "separated by semicolons"),
     "nothing": ("", "the file is empty"),
     "too few cells": ("owner,words,mood\na,b\n", "Expected 3 columns, got 2"),
     "UTF-16": ("owner,words,mood\na,b,c\n".encode("utf-16"), "utf-8"),
-    "Latin-1": ("owner,words,mood\na,caf\u00e9,c\n".encode("latin-1"), "UTF8|utf-8"),
+    "Latin-1": ("owner,words,mood\na,caf\u00e9,c\n".encode("latin-1"), "Save it as UTF-8"),
+    "Latin-1 names": ("owner,caf\u00e9,mood\na,b,c\n".encode("latin-1"), "Save it as UTF-8"),
 }
 
 

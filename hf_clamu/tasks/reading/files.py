@@ -123,4 +123,6 @@ def _readable(path: Path, read: Callable[[Path], _Read]) -> _Read:
     # Of Arrow, JSON, UTF-8 and the disk; Arrow's are ValueErrors, TypeErrors, KeyErrors and more.
     except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError, NotImplementedError) as error:
         problem = "it is nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
+        if kind == "CSV" and "utf" in problem.lower():
+            problem += ". Save it as UTF-8; spreadsheets call that CSV UTF-8"
         raise TaskDataError(f"Cannot read {path.name!r} as {kind}: {problem}") from error

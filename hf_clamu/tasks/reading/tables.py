@@ -31,11 +31,7 @@ def columns_to_read(names: Sequence[str], spec: TaskSpec, partial: bool) -> list
     missing = {column: field for column, field in wanted.items() if column not in names}
     if missing and not partial:
         column, field = next(iter(missing.items()))
-        hint = ""
-        for letter, name in ((";", "semicolons"), ("\t", "tabs")):
-            if len(names) == 1 and letter in names[0]:
-                hint = f" It is separated by {name}; write commas."
-        raise TaskDataError(f"the file has no column {column!r} ({field}); it has {', '.join(names)}.{hint}")
+        raise TaskDataError(f"the file has no column {column!r} ({field}); it has {', '.join(names)}.")
     require_once(wanted, names)
     return [column for column in wanted if column in names]
 
