@@ -173,7 +173,8 @@ def _text(names: str, values: Mapping[str, Any], effect: ChangeEffect | None) ->
     receipt = values["receipt"]
     count = receipt["num_tasks"]
     head = f"Forgot {names} ({receipt['how']}); {count['after']} of {count['before']} tasks are left in "
-    return "\n".join([f"{head}{values['output']}.", *effect_lines(effect), *receipt_lines(values)])
+    left = f"Rows of {names} in your own files are still there: delete them, too."
+    return "\n".join([f"{head}{values['output']}.", *effect_lines(effect), *receipt_lines(values), left])
 
 
 def _report_queue(

@@ -133,9 +133,9 @@ class ChangeEffect:
             worst = max(above, key=lambda task_id: drops[task_id])
             more = f", and {len(above) - 1} more would lose too much" if len(above) > 1 else ""
             raise ScoreDropError(
-                f"Nothing was changed: task {worst!r} would lose {drops[worst]:.3f} of its {_shown(self.metric)}, and "
-                f"max_drop allows {max_drop:g}{more}. A dry run (dry_run=True, --dry-run) without max_drop lists "
-                "them. Allow more, or build with preset 'per-task', whose requests seldom change other tasks."
+                f"Nothing was changed: task {worst!r} would lose {drops[worst]:.3f} of its {_shown(self.metric)} on "
+                f"{self.tasks[worst].num_validation} validation rows, and max_drop allows {max_drop:g}{more}. A dry "
+                "run (dry_run=True, --dry-run) without max_drop lists them. Allow more, or keep to the model as it is."
             )
         unknown = self.unmeasured or (self.unscored if self.worst_drop is None else ())
         if unknown:
