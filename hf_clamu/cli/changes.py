@@ -167,7 +167,7 @@ def effect_lines(effect: ChangeEffect | None) -> list[str]:
             f"Not measured: {len(effect.unmeasured)} of them, whose validation rows are not at hand (--data FILE)."
         )
     if len(effect.unscored) > len(effect.unmeasured):
-        lines.append(f"{len(effect.unscored) - len(effect.unmeasured)} of them have no validation rows.")
+        lines.append(f"Without validation rows: {len(effect.unscored) - len(effect.unmeasured)} of them.")
     seconds = effect.seconds.get("total", 0.0) + effect.seconds["compare"]
     sizes = f"{effect.num_bytes_before / 1e6:.2f} MB before, {effect.num_bytes_after / 1e6:.2f} MB after"
     return [*lines, *_task_rows(effect), *_cluster_rows(effect), f"Delta, masks, features: {sizes}. {seconds:.1f} s."]
@@ -177,10 +177,18 @@ def _task_rows(effect: ChangeEffect) -> list[str]:
     """Return the tasks for whom something changes, those that lose most first."""
     shown = {one: effect.tasks[one] for one in effect.tasks if one in {*effect.changed, *effect.moved}}
     rows = [
-        (name, task.cluster_before, task.cluster_after, _percent(task.score_before), _percent(task.score_after))
+        (
+            name,
+            task.cluster_before,
+            task.cluster_after,
+            str(task.num_validation),
+            _percent(task.score_before),
+            _percent(task.score_after),
+        )
         for name, task in sorted(shown.items(), key=lambda item: -(item[1].drop or 0.0))
     ]
-    return _cut(("task", "cluster before", "cluster after", "score before", "score after"), rows, left=(0, 1, 2))
+    columns = ("task", "cluster before", "cluster after", "validation rows", "score before", "score after")
+    return _cut(columns, rows, left=(0, 1, 2))
 
 
 def _cluster_rows(effect: ChangeEffect) -> list[str]:

@@ -47,6 +47,7 @@ def test_the_table_is_printed_before_and_after(clamu, work, tiny):
     start = dry.index("Other tasks"), dry.index("Delta, masks, features")
     assert dry[slice(*start)] in done
     assert "user_3" in dry
+    assert "validation rows" in dry
     assert "score before" in dry
 
 
