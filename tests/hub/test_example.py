@@ -29,7 +29,7 @@ def test_the_round_trip(tmp_path):
     assert len(checks) == 11
     assert all(line.startswith("ok   ") for line in checks)
     assert "for a shop 'delivery'" in checks[1]
-    assert "byte for byte a build that never had it (12 files)" in done.stdout
+    assert "byte for byte a build that never had it (13 files)" in done.stdout
     assert "answers [404] for them" in done.stdout
     # The server went with the script.
     address = next(line for line in done.stdout.splitlines() if "http://127.0.0.1:" in line).strip()

@@ -145,5 +145,5 @@ def test_a_model_without_features_says_what_else_there_is(build, encoded):
         def forward(self, pixel_values):
             return transformers.modeling_outputs.ImageClassifierOutput(logits=self.head(pixel_values.flatten(1)))
 
-    with pytest.raises(RecipeError, match=r"Bare has neither\. Choose another clustering"):
+    with pytest.raises(RecipeError, match=r"Bare has neither\. Choose a clustering other than"):
         task_feature(LiveModel(Bare(transformers.ViTConfig())), encoded["owner_00"].train)
