@@ -58,7 +58,7 @@ def ledger_entries(state: MergedState) -> dict[str, Any]:
         `bounds` (`max |n_t|` in grid steps, in the order of `parameters`).
     """
     names = sorted(state.delta)
-    cluster = {task_id: number for number, members in enumerate(state.clusters) for task_id in members}
+    cluster = state.cluster_numbers()
     tasks = {task_id: {**record.to_dict(), "cluster": cluster[task_id]} for task_id, record in state.records.items()}
     return {"parameters": names, "tasks": tasks}
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from hf_clamu.merging.shared_work import map_shared
-from hf_clamu.merging.state import MergedState
+from hf_clamu.merging.state import MergedState, require_merged
 from hf_clamu.training import TaskTrainer, Workers
 
 __all__ = ["at_least_base", "recorded_scores", "remark_on", "score_clusters", "score_tasks", "warn_of_scores"]
@@ -120,9 +120,11 @@ def score_tasks(trainer: TaskTrainer, state: MergedState, task_ids: Sequence[str
     Returns:
         *dict* of `str` to `float`: score of each by its id, that of `Measurement`, in [0, 1].
     """
+    require_merged(task_ids, state.records)
     groups: dict[str, list[str]] = {}
+    numbers = state.cluster_numbers()
     for task_id in task_ids:
-        groups.setdefault(str(state.cluster_of(task_id)), []).append(task_id)
+        groups.setdefault(str(numbers[task_id]), []).append(task_id)
 
     def measured(number: str) -> dict[str, float]:
         trainer.load_masked(state.delta, state.served_alpha, state.masks[int(number)] if state.masks else None)

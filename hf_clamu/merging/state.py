@@ -123,6 +123,10 @@ class MergedState:
         """The scaling coefficient that tasks are served with: without masks, by the global model."""
         return self.alpha if self.masks else self.global_alpha
 
+    def cluster_numbers(self) -> dict[str, int]:
+        """Return the number of the cluster that serves each task, for those who ask for many."""
+        return {task_id: number for number, members in enumerate(self.clusters) for task_id in members}
+
     def cluster_of(self, task_id: str) -> int:
         """Return the number of the cluster that serves a task.
 

@@ -77,7 +77,7 @@ def nearest_clusters(model: Any, examples: Sequence[Example]) -> list[int]:
         RecipeError: if the model keeps no features.
     """
     tasks_TD, state = require_features(model), model.merged.checkpoint.state
-    numbers = {task_id: number for number, members in enumerate(state.clusters) for task_id in members}
+    numbers = state.cluster_numbers()
     model.set_base()
     live = LiveModel(model, device=model.device, pad_token_id=padding_id(model.processor))
     nearest_B = nearest_tasks(example_features(live, examples), tasks_TD)

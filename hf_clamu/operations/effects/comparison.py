@@ -73,10 +73,7 @@ def measure_effect(
 
 def _places(before: MergedState, after: MergedState, task_ids: Sequence[str]) -> list[tuple[str, int, int]]:
     """Return the numbers of the clusters of each task, before and after."""
-    old, new = (
-        {task_id: number for number, members in enumerate(state.clusters) for task_id in members}
-        for state in (before, after)
-    )
+    old, new = before.cluster_numbers(), after.cluster_numbers()
     return [(task_id, old[task_id], new[task_id]) for task_id in task_ids]
 
 
