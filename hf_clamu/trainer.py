@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,8 +33,10 @@ if TYPE_CHECKING:
 
 __all__ = ["ClamuTrainer", "progress_bars"]
 
-# The loops that go over clusters; all others go over tasks.
-_BY_CLUSTER = ("localize", "evaluate")
+# No rate and no unit: a loop goes over tasks, clusters or requests, and a user's own may go over anything.
+_BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}]"
+# What a terminal is taken for that does not say its size.
+_USUAL_COLUMNS, _USUAL_LINES = 80, 24
 
 
 class ClamuTrainer:
@@ -197,9 +201,19 @@ class ClamuTrainer:
 
 
 def progress_bars(items: Any, description: str) -> Any:
-    """Show a bar on stderr: tasks, or clusters, per second and time left."""
+    """Show a bar on stderr: how many of the items are done, the time so far and the time left."""
     # The Hub client's bars honour HF_HUB_DISABLE_PROGRESS_BARS.
     from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]
 
-    unit = "cluster" if description.startswith(_BY_CLUSTER) else "task"
-    return tqdm(items, desc=description, unit=unit, leave=False)
+    return tqdm(items, desc=description, bar_format=_BAR, leave=False, **_missing_size())
+
+
+def _missing_size() -> dict[str, int]:
+    """Return a size for bars on a terminal that has none, where tqdm would print nothing at all."""
+    try:
+        size = os.get_terminal_size(sys.stderr.fileno())
+    except (AttributeError, OSError, ValueError):  # no terminal
+        return {}
+    if size.columns and size.lines:
+        return {}
+    return {"ncols": (size.columns or _USUAL_COLUMNS) - 1, "nrows": size.lines or _USUAL_LINES}

@@ -16,10 +16,10 @@ import pytest
 COMMAND = [sys.executable, "-m", "hf_clamu.cli"]
 
 
-def _on_a_terminal(*arguments, cwd):
+def _on_a_terminal(*arguments, cwd, lines, columns):
     """Run a command whose stderr is a terminal; return its exit code and what the terminal showed."""
     leader, follower = os.openpty()
-    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 100, 0, 0))
+    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
     with subprocess.Popen(
         [*COMMAND, *arguments], cwd=cwd, stdout=subprocess.DEVNULL, stderr=follower, stdin=subprocess.DEVNULL
     ) as process:
@@ -37,11 +37,14 @@ def _on_a_terminal(*arguments, cwd):
     return process.returncode, shown.decode()
 
 
-def test_a_terminal_shows_how_far_it_is(work):
-    code, shown = _on_a_terminal("evaluate", "text", cwd=work)
+# Those of containers, CI and `script` often do not say their size.
+@pytest.mark.parametrize(("lines", "columns"), [(30, 100), (0, 0)], ids=["sized", "without a size"])
+def test_a_terminal_shows_how_far_it_is(work, lines, columns):
+    code, shown = _on_a_terminal("evaluate", "text", cwd=work, lines=lines, columns=columns)
     assert code == 0
     assert "evaluate" in shown, shown
     assert "0/2" in shown
+    assert len(max(shown.split("\r"), key=len)) < (columns or 80)
 
 
 @pytest.mark.parametrize("words", [[], ["help"], ["-h"], ["--help"]])
