@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
-from hf_clamu import ClamuTrainer, RecipeError
+from hf_clamu import ClamuModel, ClamuTrainer, RecipeError
 from hf_clamu.training import silent_progress
 
 LLAMA = {
@@ -138,3 +140,70 @@ def test_an_adapter_that_can_learn_nothing_is_refused(tiny, kind, merging):
     if merging == "parameters":
         assert trainer(("*lora_B*",), init_lora_weights=False).train()
     assert trainer(("*c_fc.lora_B*", "*c_fc.lora_A*")).train()
+
+
+def _all_linear(tiny, kind, merging, tasks=None, *, peft_type="LORA", **options):
+    rank = {"r": 2} if peft_type != "IA3" else {"feedforward_modules": []}
+    return ClamuTrainer(
+        tiny.config(kind),
+        tiny.tasks(kind) if tasks is None else tasks,
+        tiny.arguments(),
+        processing_class=tiny.processor(kind),
+        peft_config={"peft_type": peft_type, "target_modules": "all-linear", **rank, **options},
+        peft_merging=merging,
+        progress=silent_progress,
+    ).train()
+
+
+def _of(model, module):
+    return {name.partition(f"{module}.")[2] for name in model.ledger["parameters"] if f"{module}." in name}
+
+
+@pytest.mark.parametrize("merging", ["frozen_a", "parameters", "product"])
+@pytest.mark.parametrize(("kind", "head"), [("text", "score"), ("image", "classifier")])
+def test_a_head_that_is_trained_as_a_whole_gets_no_adapter(tiny, tmp_path, kind, head, merging):
+    tasks = tiny.tasks(kind)
+    gone, *others = tasks.task_ids
+    model = _all_linear(tiny, kind, merging)
+    assert _of(model, head) == ({"weight"} if kind == "text" else {"weight", "bias"})
+    bounds = dict(zip(model.ledger["parameters"], model.ledger["tasks"][gone]["bounds"], strict=True))
+    assert bounds[f"{head}.weight"]
+    model.save_pretrained(tmp_path / "m")
+    saved = json.loads((tmp_path / "m/config.json").read_bytes())["peft_config"]
+    assert saved["exclude_modules"] == head
+    loaded = ClamuModel.from_pretrained(tmp_path / "m")
+    assert loaded.verify(data=tasks)
+    loaded.unmerge_task(gone, data=tasks).save_pretrained(tmp_path / "m")
+    _all_linear(tiny, kind, merging, tasks.select(others)).save_pretrained(tmp_path / "without")
+    assert tiny.digests(tmp_path / "m") == tiny.digests(tmp_path / "without")
+
+
+# All-linear as it stands in models that were saved when it had adapters around their heads, too.
+_SAVED_BEFORE = ["transformer.h.0.attn.c_attn", "transformer.h.0.attn.c_proj", "score"]
+
+
+@pytest.mark.parametrize("merging", ["frozen_a", "product"])
+@pytest.mark.parametrize(
+    ("options", "peft_type", "excluded"),
+    [
+        ({"target_modules": _SAVED_BEFORE}, "LORA", None),
+        ({"exclude_modules": ["c_proj"]}, "LORA", ["c_proj"]),
+        ({"exclude_modules": []}, "LORA", []),
+        ({"modules_to_save": []}, "LORA", None),
+        ({}, "VERA", None),
+    ],
+    ids=["named", "excluded", "none excluded", "not trained as a whole", "cannot exclude"],
+)
+def test_what_the_user_or_a_saved_model_names_stays(tiny, tmp_path, options, peft_type, excluded, merging):
+    tasks = tiny.tasks("text")
+    merging = "parameters" if peft_type == "VERA" and merging == "frozen_a" else merging
+    model = _all_linear(tiny, "text", merging, peft_type=peft_type, **options)
+    if merging != "product":
+        assert any("_B" in name or "lambda" in name for name in _of(model, "score"))
+    model.save_pretrained(tmp_path / "m")
+    assert json.loads((tmp_path / "m/config.json").read_bytes())["peft_config"].get("exclude_modules") == excluded
+    loaded = ClamuModel.from_pretrained(tmp_path / "m")
+    loaded.unmerge_task("user_1", data=tasks).save_pretrained(tmp_path / "m")
+    without = _all_linear(tiny, "text", merging, tasks.without("user_1"), peft_type=peft_type, **options)
+    without.save_pretrained(tmp_path / "without")
+    assert tiny.digests(tmp_path / "m") == tiny.digests(tmp_path / "without")

@@ -79,13 +79,14 @@ def add_adapter(space: PeftSpace, model: Any, run_seed: int) -> tuple[PeftSpace,
         run_seed (`int`): the adapter's first values are drawn from it.
 
     Returns:
-        `PeftSpace`, *dict* of `str` to `torch.Tensor`: with the modules that PEFT chose spelled out, and the
-        adapter's first values.
+        `PeftSpace`, *dict* of `str` to `torch.Tensor`: with the modules that PEFT chose spelled out, and those that it
+        was told to leave out; and the adapter's first values.
 
     Raises:
         RecipeError: if the adapter does not fit the model, or changes its weights before any training.
     """
     heads = space.heads(model)
+    space = space.sparing(heads)
     base = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
     tuner = insert_adapter(space, model, run_seed)
     _require_own_targets(model)

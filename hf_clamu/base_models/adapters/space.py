@@ -16,7 +16,8 @@ import dataclasses
 import enum
 import functools
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -146,6 +147,26 @@ class PeftSpace:
     def peft_config(self) -> Any:
         """Return PEFT's configuration; trained heads are not part of it."""
         return _make(self.peft_type, {k: v for k, v in self.options.items() if k != "modules_to_save"})
+
+    def sparing(self, trained: Collection[str]) -> PeftSpace:
+        """Return the same without adapters around modules that are trained as a whole.
+
+        Only `target_modules="all-linear"` is narrowed, where PEFT chooses. Named modules and `exclude_modules` stay as
+        they are.
+
+        Args:
+            trained (*collection* of `str`): names of parameters, see `heads`.
+        """
+        names = sorted({name.rpartition(".")[0] for name in trained} - {""})
+        chosen = self.options.get("target_modules")
+        is_left_to_peft = isinstance(chosen, str) and chosen.lower() == "all-linear"
+        # Some methods, such as VeRA, cannot leave modules out.
+        can_exclude = "exclude_modules" not in self.options and hasattr(self.peft_config(), "exclude_modules")
+        if not (names and is_left_to_peft and can_exclude):
+            return self
+        # A pattern, as a name in a list stands for all modules whose names end like it.
+        excluded = {"exclude_modules": "|".join(map(re.escape, names))}
+        return dataclasses.replace(self, options=dict(sorted({**self.options, **excluded}.items())))
 
     def heads(self, model: Any) -> set[str]:
         """Return the parameters that are trained besides the adapter: `modules_to_save`, or a classifier's head.
