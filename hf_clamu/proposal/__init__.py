@@ -2,7 +2,8 @@
 
 - `columns`: which column is which
 - `images`: the shape of an image
-- `survey`: what files hold, and what in it will give trouble
+- `findings`: what in them training refuses, how to solve it, and what it takes
+- `survey`: what files hold
 - `recipe_text`: the recipe that fits them, with comments
 """
 

@@ -42,6 +42,7 @@ _MEANINGS = {
     "label_column": "what it learns to say of it",
     "completion_column": "what it learns to write after it",
 }
+_IDS = {"strip": "white space at the ends of ids is removed", "as-is": "ids that look alike are different owners"}
 # Patches of the small image model, which is quick with so few.
 _MOST_PATCHES = 16
 
@@ -61,7 +62,7 @@ def recipe_text(
         TaskDataError: if no small model could read images of these shapes.
     """
     columns = [f"  {option}: {_quoted(name)}  # {_MEANINGS[option]}" for option, name in survey.columns.named.items()]
-    ids = ["  ids: strip  # white space at the ends of ids is removed"] if survey.strips else []
+    ids = [] if survey.ids == "strict" else [f"  ids: {survey.ids}  # {_IDS[survey.ids]}"]
     length = [] if survey.columns.image_column else [f"  max_length: {MAX_LENGTH}  # tokens; longer texts are cut"]
     steps, rate = (60, "2.0e-3") if base is None else (20, "5.0e-5")
     section = "\n".join([*columns, *ids, *length])

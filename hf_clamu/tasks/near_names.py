@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 
-__all__ = ["hint_at_like", "names_like", "near_names"]
+__all__ = ["LABELS_REMEDY", "describe_near", "hint_at_like", "ids_remedy", "names_like", "near_names", "strip_unites"]
+
+LABELS_REMEDY = "Write one label in the data, or list all of them in label_names if they are different ones."
+_SHOWN = 5  # groups of names
 
 _ZEROS_BEFORE_NUMBER = re.compile(r"^(\D*)0+(?=\d+$)")
 
@@ -32,6 +35,46 @@ def near_names(names: Iterable[str]) -> list[list[str]]:
     for name in dict.fromkeys(names):
         groups.setdefault(_plain(name), []).append(name)
     return [group for group in groups.values() if len(group) > 1]
+
+
+def describe_near(groups: Sequence[Sequence[str]], place: Callable[[str], object], noun: str) -> str:
+    """Name groups of names that look alike, with their places.
+
+    Args:
+        groups (*sequence* of *sequence* of `str`): from `near_names`.
+        place (*callable*): says where a name is.
+        noun (`str`): what the names are, in the plural.
+
+    Example:
+
+    ```python
+    >>> describe_near([["C1", "c1"]], {"C1": "line 2", "c1": "line 9"}.get, "ids")
+    "'C1' (line 2) and 'c1' (line 9)"
+
+    ```
+    """
+    # Each place reads the file again, so no more of them than are shown.
+    shown = "; ".join(" and ".join(f"{name!r} ({place(name)})" for name in group) for group in groups[:_SHOWN])
+    more = len(groups) - _SHOWN
+    return shown + (f"; and {more} more {'group' if more == 1 else 'groups'} of such {noun}" if more > 0 else "")
+
+
+def strip_unites(groups: Iterable[Iterable[str]]) -> bool:
+    """Whether some names of a group are the same without white space at their ends."""
+    return any(len({name.strip() for name in group}) < len(set(group)) for group in groups)
+
+
+def ids_remedy(groups: Iterable[Iterable[str]]) -> str:
+    """Say what to do about task ids that look alike.
+
+    Args:
+        groups (*iterable* of *iterable* of `str`): from `near_names`.
+    """
+    strip = ", or give ids: strip (--ids strip), which removes white space at the ends" if strip_unites(groups) else ""
+    return (
+        f"If they are one owner, write one id in the data{strip}; if they are different owners, give ids: as-is "
+        "(--ids as-is)."
+    )
 
 
 def names_like(wanted: Iterable[str], known: Iterable[str]) -> list[str]:

@@ -44,15 +44,35 @@ def test_dirt_is_named_with_its_lines(clamu, folder):
     told = clamu("init", "rows.csv").out
     for part in (
         "rows.csv: 5 rows",
-        "'Customer ID'",
+        "owners  3 in column 'Customer ID'",
         "column 'body'",
-        "ids that look alike: 'C1000' (line 2 of rows.csv) and 'C1000 ' (line 4 of rows.csv)",
-        "labels that look alike: 'good' (line 2 of rows.csv) and 'Good' (line 5 of rows.csv)",
-        "1 empty cells in column 'body': line 7",
-        "1 rows that repeat an earlier one: line 6",
+        "1. labels that look alike: 'good' (line 2 of rows.csv) and 'Good' (line 5 of rows.csv)\n     Write one label",
+        "2. 1 empty cell in column 'body': line 7\n     Fill in what is missing, or delete the row.",
+        "1 id with white space at the ends, which ids: strip removes: line 4",
+        "1 row that repeats an earlier one: line 6",
     ):
         assert part in told
+    assert "ids that look alike" not in told
+    assert told.endswith("Next: solve points 1 to 2, then check what is left: clamu plan recipe.yaml\n")
     assert Recipe.load(folder / "recipe.yaml").data["ids"] == "strip"
+
+
+def test_what_blocks_the_training_is_told_apart(clamu, folder):
+    rows = [{"owner": owner, "text": f"text {n}", "label": "x"} for n, owner in enumerate(["A", "a", "B ", "B", "c"])]
+    _write(folder / "rows.jsonl", [*rows, *rows[:2]])
+    for ids, expected in (("strict", 1), (None, 1), ("as-is", 0)):
+        options = [] if ids is None else ["--ids", ids]
+        told = clamu("init", "rows.jsonl", "--force", "--json", *options).json
+        assert [len(told["blocking"]), told["ids"]] == [expected, ids or "strip"]
+        assert Recipe.load(folder / "recipe.yaml").data.get("ids", "strict") == told["ids"]
+        assert clamu("plan", "recipe.yaml").code == (2 if expected else 0)
+    told = clamu("init", "rows.jsonl", "--force", "--ids", "strict").out
+    pairs = "'A' (line 1 of rows.jsonl) and 'a' (line 2 of rows.jsonl); 'B ' (line 3 of rows.jsonl) and 'B' (line 4"
+    assert f"1. ids that look alike: {pairs}" in told
+    assert "or give ids: strip (--ids strip), which removes white space at the ends" in told
+    assert pairs in clamu("plan", "recipe.yaml").error
+    told = clamu("init", "rows.jsonl", "--force", "--ids", "as-is", "--json").json
+    assert told["next"] == "clamu plan recipe.yaml; clamu train recipe.yaml --output model"
 
 
 def test_columns_are_guessed_by_content_or_named(clamu, folder):
@@ -98,7 +118,7 @@ def test_several_files_are_one_table(clamu, folder):
     told = clamu("init", "old.csv", "new.jsonl")
     assert "old.csv, new.jsonl: 6 rows" in told.out
     assert "'C1001' (line 5 of old.csv) and 'c1001' (line 1 of new.jsonl)" in told.out
-    assert "1 empty cells in column 'body': line 7 of old.csv" in told.out
+    assert "1 empty cell in column 'body': line 7 of old.csv" in told.out
     assert Recipe.load(folder / "recipe.yaml").data["files"] == ["old.csv", "new.jsonl"]
     assert clamu("init", "one.csv", "two.csv", "--sample", "--output", "x.yaml").error.endswith("Give one name.")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,6 +28,14 @@ _CompletionColumn = Annotated[
     str | None, typer.Option(help="Column of what is to be written after a prompt.", show_default=False)
 ]
 _ImageColumn = Annotated[str | None, typer.Option(help="Column of images.", show_default=False)]
+_Ids = Annotated[
+    Literal["strict", "as-is", "strip"] | None,
+    typer.Option(
+        help="Task ids that look alike: refuse them, take them as they are, or strip white space first [default: "
+        "strip where that unites ids, otherwise strict].",
+        show_default=False,
+    ),
+]
 
 
 def init(
@@ -46,6 +55,7 @@ def init(
     prompt_column: _PromptColumn = None,
     completion_column: _CompletionColumn = None,
     image_column: _ImageColumn = None,
+    ids: _Ids = None,
     base: Annotated[
         str | None, typer.Option(help="Hub id or folder of the base model [default: a tiny one].", show_default=False)
     ] = None,
@@ -70,7 +80,7 @@ def init(
     for file in (output, *(paths if sample else [])):
         if file.exists() and not force:
             raise RecipeError(f"{file} exists already. Give another name, or --force to replace it.")
-    chosen = {
+    chosen: dict[str, Any] = {
         "task_column": task_column,
         "text_column": text_column,
         "label_column": label_column,
@@ -78,7 +88,7 @@ def init(
         "completion_column": completion_column,
         "image_column": image_column,
     }
-    survey = survey_files([SAMPLE] if sample else paths, max_length=MAX_LENGTH, **chosen)
+    survey = survey_files([SAMPLE] if sample else paths, max_length=MAX_LENGTH, ids=ids, **chosen)
     files = [Path(os.path.relpath(path, output.parent)).as_posix() for path in paths]
     text = recipe_text(survey, files=files[0] if len(files) == 1 else files, base=base, preset=preset)
     if sample:
@@ -95,7 +105,10 @@ def _values(survey: Survey, paths: Sequence[Path], output: Path) -> dict[str, An
         "num_rows": survey.num_rows,
         "owners": survey.owners,
         "labels": survey.labels,
+        "ids": survey.ids,
         "trouble": list(survey.trouble),
+        "blocking": [{"finding": one.text, "remedy": one.remedy} for one in survey.blocking],
+        "next": _next_command(survey, output),
         **survey.columns.named,
     }
 
@@ -121,7 +134,29 @@ def _text(survey: Survey, paths: Sequence[Path], output: Path) -> str:
         [
             f"{', '.join(map(str, paths))}: {survey.num_rows} rows",
             *rows,
-            *(["Look at:", *(f"  {line}" for line in survey.trouble)] if survey.trouble else []),
-            f"Wrote {output}. Next: clamu plan {output}; clamu train {output} --output model",
+            *_finding_lines(survey),
+            _next_line(survey, output),
         ]
     )
+
+
+def _finding_lines(survey: Survey) -> list[str]:
+    taken = [one.text for one in survey.findings if not one.remedy]
+    lines = ["Solve first, because training refuses it:"] if survey.blocking else []
+    for number, one in enumerate(survey.blocking, start=1):
+        lines += [f"  {number}. {one.text}", f"     {one.remedy}"]
+    return [*lines, *(["Look at, though training takes it:", *(f"  {text}" for text in taken)] if taken else [])]
+
+
+def _next_command(survey: Survey, output: Path) -> str:
+    recipe = shlex.quote(str(output))
+    plan = f"clamu plan {recipe}"
+    return plan if survey.blocking else f"{plan}; clamu train {recipe} --output model"
+
+
+def _next_line(survey: Survey, output: Path) -> str:
+    count, command = len(survey.blocking), _next_command(survey, output)
+    if not count:
+        return f"Wrote {output}. Next: {command}"
+    points = "point 1" if count == 1 else f"points 1 to {count}"
+    return f"Wrote {output}. Next: solve {points}, then check what is left: {command}"

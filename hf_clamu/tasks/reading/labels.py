@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from hf_clamu.errors import TaskDataError
-from hf_clamu.tasks.near_names import near_names
+from hf_clamu.tasks.near_names import LABELS_REMEDY, describe_near, near_names
 from hf_clamu.tasks.reading.splits import Split
 from hf_clamu.tasks.spec import TaskSpec
 
@@ -59,12 +59,8 @@ def with_label_names(spec: TaskSpec, splits: Sequence[Split]) -> TaskSpec:
 def _require_distinct_labels(names: Iterable[str], splits: Sequence[Split], column: str) -> None:
     groups = near_names(names)
     if groups:
-        first, second = (f"{name!r} ({_first_place(name, splits, column)})" for name in groups[0][:2])
-        more = f", and {len(groups) - 1} more such labels" if len(groups) > 1 else ""
-        raise TaskDataError(
-            f"Column {column!r} has labels that look alike: {first} and {second}{more}. Write one label in the data, "
-            "or list all of them in label_names if they are different ones."
-        )
+        shown = describe_near(groups, lambda name: _first_place(name, splits, column), "labels")
+        raise TaskDataError(f"Column {column!r} has labels that look alike: {shown}. {LABELS_REMEDY}")
 
 
 def _first_place(name: str, splits: Sequence[Split], column: str) -> str:

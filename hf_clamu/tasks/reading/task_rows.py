@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from hf_clamu.errors import TaskDataError
-from hf_clamu.tasks.near_names import near_names
+from hf_clamu.tasks.near_names import describe_near, ids_remedy, near_names
 from hf_clamu.tasks.reading.checks import check_examples, check_ids, cluster_keys
 from hf_clamu.tasks.reading.labels import Label
 from hf_clamu.tasks.reading.splits import Split, rows_of_tasks
@@ -100,17 +100,12 @@ def group_by_task(splits: Sequence[Split], spec: TaskSpec, *, refuse_near_ids: b
 def _require_distinct_ids(parts: Mapping[str, PartRows], spec: TaskSpec) -> None:
     """Refuse ids that look alike: a request for one would leave rows of the same owner under the other."""
     groups = near_names(parts)
-    if not groups:
-        return
-    first, second = (f"{task_id!r} ({parts[task_id].first_place})" for task_id in groups[0][:2])
-    more = f", and {len(groups) - 1} more such ids" if len(groups) > 1 else ""
-    stripped = {task_id.strip() for task_id in groups[0]}
-    strip = ", or give ids: strip (--ids strip), which removes white space at the ends" if len(stripped) == 1 else ""
-    raise TaskDataError(
-        f"Column {spec.task_column!r} has task ids that look alike: {first} and {second}{more}. Forgetting one would "
-        f"leave the rows of the other. If they are one owner, write one id in the data{strip}; if they are different "
-        "owners, give ids: as-is (--ids as-is)."
-    )
+    if groups:
+        shown = describe_near(groups, lambda task_id: parts[task_id].first_place, "ids")
+        raise TaskDataError(
+            f"Column {spec.task_column!r} has task ids that look alike: {shown}. Forgetting one would leave the rows "
+            f"of the other. {ids_remedy(groups)}"
+        )
 
 
 def _parts(split: Split, spec: TaskSpec) -> dict[str, PartRows]:
