@@ -95,12 +95,7 @@ class Table:
             yield Finding(
                 text=f"{_counted(len(spaced), 'id')} with white space at the ends, which ids: strip removes: {places}"
             )
-        seen: dict[tuple[str, str, str], int] = {}
-        rows = list(zip(self.owners, self.contents, self.answers, strict=True))
-        twice = [row for row, values in enumerate(rows) if seen.setdefault(values, row) != row]
-        if twice:
-            what = f"{_counted(len(twice), 'row')} that {'repeats' if len(twice) == 1 else 'repeat'} an earlier one"
-            yield Finding(text=f"{what}: {self._places(twice)}")
+        yield from self._repeated()
         long = [row for row, text in enumerate(self.texts) if len(text) > max_length]
         if long:
             what = f"{_counted(len(long), 'text')} of more than {max_length} bytes, cut to that"
@@ -110,6 +105,28 @@ class Table:
             shown = ", ".join(map(repr, single[:_SHOWN])) + (", …" if len(single) > _SHOWN else "")
             what = f"{_counted(len(single), 'owner')} with one row, of which nothing can be held out"
             yield Finding(text=f"{what}: {shown}")
+
+    def _repeated(self) -> Iterator[Finding]:
+        """Tell rows that one owner has twice from those that several owners have."""
+        rows = list(zip(self.owners, self.contents, self.answers, strict=True))
+        first: dict[tuple[str, str, str], int] = {}
+        holders: dict[tuple[str, str], set[str]] = {}
+        for row, (owner, content, answer) in enumerate(rows):
+            first.setdefault((owner, content, answer), row)
+            if owner.strip() and content.strip():
+                holders.setdefault((content, answer), set()).add(owner)
+        twice = [row for row, values in enumerate(rows) if first[values] != row]
+        if twice:
+            what = f"{_counted(len(twice), 'row')} that {'repeats' if len(twice) == 1 else 'repeat'} an earlier one"
+            yield Finding(text=f"{what} of the same owner: {self._places(twice)}")
+        shared = {values: owners for values, owners in holders.items() if len(owners) > 1}
+        if shared:
+            copies = [row for row, values in enumerate(rows) if values[0] in shared.get(values[1:], ())]
+            owners = len(set().union(*shared.values()))
+            yield Finding(
+                text=f"{_counted(len(copies), 'row')} that another owner has, too ({owners} owners; forgetting one "
+                f"leaves the copies of the others): {self._places(copies)}"
+            )
 
     def _near(self, groups: Sequence[Sequence[str]], values: Sequence[str], noun: str) -> str:
         return describe_near(groups, lambda name: place_in(self._files, values.index(name)), noun)

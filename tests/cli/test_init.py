@@ -32,7 +32,8 @@ def test_the_sample_goes_from_init_to_a_plan(clamu, folder):
     told = clamu("init", "--sample", "--json").json
     assert (told["num_rows"], len(told["owners"]), len(told["labels"])) == (240, 12, 3)
     assert (told["task_column"], told["text_column"], told["label_column"]) == ("shop", "message", "topic")
-    assert told["trouble"] == []
+    (trouble,) = told["trouble"]
+    assert trouble.startswith("71 rows that another owner has, too (12 owners;")
     assert clamu("plan", "recipe.yaml", "--json").json["num_tasks"] == 12
     recipe = Recipe.load(folder / "recipe.yaml")
     assert recipe.snapshot
@@ -49,7 +50,7 @@ def test_dirt_is_named_with_its_lines(clamu, folder):
         "1. labels that look alike: 'good' (line 2 of rows.csv) and 'Good' (line 5 of rows.csv)\n     Write one label",
         "2. 1 empty cell in column 'body': line 7\n     Fill in what is missing, or delete the row.",
         "1 id with white space at the ends, which ids: strip removes: line 4",
-        "1 row that repeats an earlier one: line 6",
+        "1 row that repeats an earlier one of the same owner: line 6",
     ):
         assert part in told
     assert "ids that look alike" not in told
@@ -73,6 +74,18 @@ def test_what_blocks_the_training_is_told_apart(clamu, folder):
     assert pairs in clamu("plan", "recipe.yaml").error
     told = clamu("init", "rows.jsonl", "--force", "--ids", "as-is", "--json").json
     assert told["next"] == "clamu plan recipe.yaml; clamu train recipe.yaml --output model"
+
+
+def test_repeated_rows_of_one_owner_and_of_several_are_told_apart(clamu, folder):
+    rows = [("A", "Hi."), ("B", "Hi."), ("A", "Hi."), ("B", "Bye."), ("B", "Bye."), ("C", "Hello.")]
+    _write(folder / "rows.jsonl", [{"owner": owner, "text": text, "label": "x"} for owner, text in rows])
+    told = clamu("init", "rows.jsonl", "--json").json
+    assert told["trouble"][:2] == [
+        "2 rows that repeat an earlier one of the same owner: line 3, line 5",
+        "3 rows that another owner has, too (2 owners; forgetting one leaves the copies of the others): line 1, "
+        "line 2, line 3",
+    ]
+    assert told["blocking"] == []
 
 
 def test_columns_are_guessed_by_content_or_named(clamu, folder):
