@@ -18,6 +18,7 @@ __all__ = [
     "DryRun",
     "EraseHistory",
     "Ids",
+    "IncompleteRowsOption",
     "Json",
     "MaxDrop",
     "ModelToChange",
@@ -81,6 +82,15 @@ Ids = Annotated[
         "--ids",
         help="Task ids that look alike, such as 'C1', 'C1 ' and 'c01': refuse them, take them as they are, or strip "
         "white space first [default: as the recipe says; strict if it says nothing].",
+        show_default=False,
+    ),
+]
+IncompleteRowsOption = Annotated[
+    Literal["error", "skip"] | None,
+    typer.Option(
+        "--incomplete-rows",
+        help="Rows whose task id, text, image, label or completion is empty: refuse them, or leave them out [default: "
+        "as the recipe says; error if it says nothing].",
         show_default=False,
     ),
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 from hf_clamu.checkpoint.checkpoint import Checkpoint
@@ -43,12 +44,12 @@ def load_merged_tasks(
     spec = checkpoint.task_spec
     tasks = data if isinstance(data, TaskDataset) else _load_files(checkpoint, data, origin, ids)
     tasks = tasks.with_ids(spec.ids)  # which decides nothing once the ids are read
-    expected, given = spec.to_dict(), tasks.spec.to_dict()
-    differing = [key for key in expected if given.get(key) != expected[key]]
+    expected, given = asdict(spec), asdict(tasks.spec)
+    differing = [key for key in expected if given[key] != expected[key]]
     if differing:
         key = differing[0]
         raise TaskDataError(
-            f"The data were read with other settings than the merged tasks: {key} is {given.get(key)!r}, the "
+            f"The data were read with other settings than the merged tasks: {key} is {given[key]!r}, the "
             f"model's recipe says {expected[key]!r}. Give the data with the recipe's settings."
         )
     return with_ledger_ids(checkpoint, tasks, task_id_key)

@@ -9,14 +9,14 @@ from typing import Any
 
 from hf_clamu.exact.digest import sha256_hex
 from hf_clamu.proposal.columns import Columns
-from hf_clamu.tasks import IdsSetting
+from hf_clamu.tasks import IdsSetting, IncompleteRows
 from hf_clamu.tasks.near_names import LABELS_REMEDY, describe_near, ids_remedy, near_names, strip_unites
 from hf_clamu.tasks.reading.files import DataFile, place_in
+from hf_clamu.tasks.reading.problems import EMPTY_REMEDY
 
 __all__ = ["Finding", "Table"]
 
 _SHOWN = 5  # places of one kind
-_EMPTY_REMEDY = "Fill in what is missing, or delete the row."
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,12 +40,19 @@ class Table:
         files (*sequence* of `DataFile`): where they are from.
         columns (`Columns`): which column is which.
         ids (`str`, *optional*): see `TaskSpec`; by default white space is stripped where that unites ids.
+        incomplete_rows (`str`): see `TaskSpec`.
     """
 
     def __init__(
-        self, rows: Sequence[Mapping[str, Any]], files: Sequence[DataFile], columns: Columns, ids: IdsSetting | None
+        self,
+        rows: Sequence[Mapping[str, Any]],
+        files: Sequence[DataFile],
+        columns: Columns,
+        *,
+        ids: IdsSetting | None,
+        incomplete_rows: IncompleteRows,
     ) -> None:
-        self._files, self._columns = files, columns
+        self._files, self._columns, self._skips = files, columns, incomplete_rows == "skip"
         self._cells = [_text(row.get(columns.task_column)) for row in rows]
         default: IdsSetting = "strip" if strip_unites(near_names(self._cells)) else "strict"
         self.ids: IdsSetting = ids or default
@@ -81,8 +88,9 @@ class Table:
             empty = [row for row, value in enumerate(values) if not value.strip()]
             if empty:
                 what = f"{_counted(len(empty), 'empty cell')} in column {name!r}"
+                left_out = "; these rows are left out" if self._skips else ""
                 yield Finding(
-                    text=f"{what}: {self._places(empty)}", remedy="Fill in what is missing, or delete the row."
+                    text=f"{what}: {self._places(empty)}{left_out}", remedy="" if self._skips else EMPTY_REMEDY
                 )
         if unread:
             text = f"{_counted(len(unread), 'image')} that cannot be read: {self._places(unread)}"

@@ -62,10 +62,12 @@ def recipe_text(
         TaskDataError: if no small model could read images of these shapes.
     """
     columns = [f"  {option}: {_quoted(name)}  # {_MEANINGS[option]}" for option, name in survey.columns.named.items()]
-    ids = [] if survey.ids == "strict" else [f"  ids: {survey.ids}  # {_IDS[survey.ids]}"]
+    rows = [] if survey.ids == "strict" else [f"  ids: {survey.ids}  # {_IDS[survey.ids]}"]
+    if survey.incomplete_rows == "skip":
+        rows.append("  incomplete_rows: skip  # rows with an empty cell are left out")
     length = [] if survey.columns.image_column else [f"  max_length: {MAX_LENGTH}  # tokens; longer texts are cut"]
     steps, rate = (60, "2.0e-3") if base is None else (20, "5.0e-5")
-    section = "\n".join([*columns, *ids, *length])
+    section = "\n".join([*columns, *rows, *length])
     return f"""\
 # Written by `clamu init`. Look it over, then: clamu plan, clamu train.
 {_tiny(survey) if base is None else f"base_model: {_quoted(base)}{chr(10)}"}

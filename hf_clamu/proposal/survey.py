@@ -11,7 +11,7 @@ from hf_clamu.errors import TaskDataError
 from hf_clamu.proposal.columns import Columns, find_columns
 from hf_clamu.proposal.findings import Finding, Table
 from hf_clamu.proposal.images import image_shape
-from hf_clamu.tasks import IdsSetting
+from hf_clamu.tasks import IdsSetting, IncompleteRows
 from hf_clamu.tasks.reading.files import read_rows
 
 __all__ = ["Survey", "survey_files"]
@@ -28,7 +28,7 @@ class Survey:
         labels (*dict* of `str` to `int`): rows of each label; empty where completions are learned.
         longest (`int`): UTF-8 bytes of the longest text that is read, with its completion; 0 for images.
         image_shapes (*tuple* of *tuple* of `int`): the shapes of images, channels first.
-        ids (`str`): how ids are to be read, see `TaskSpec`.
+        ids, incomplete_rows (`str`): how rows are to be read, see `TaskSpec`.
         findings (*tuple* of `Finding`): what to look at, with lines.
     """
 
@@ -39,6 +39,7 @@ class Survey:
     longest: int
     image_shapes: tuple[tuple[int, int, int], ...]
     ids: IdsSetting
+    incomplete_rows: IncompleteRows
     findings: tuple[Finding, ...]
 
     @property
@@ -53,7 +54,12 @@ class Survey:
 
 
 def survey_files(
-    paths: Sequence[Path], *, max_length: int, ids: IdsSetting | None = None, **chosen: str | None
+    paths: Sequence[Path],
+    *,
+    max_length: int,
+    ids: IdsSetting | None = None,
+    incomplete_rows: IncompleteRows = "error",
+    **chosen: str | None,
 ) -> Survey:
     """Look at files of rows, which are taken as one table.
 
@@ -62,6 +68,7 @@ def survey_files(
         max_length (`int`): bytes of text that the proposed model reads.
         ids (`str`, *optional*): how ids are to be read, see `TaskSpec`; by default white space is stripped where that
             unites ids.
+        incomplete_rows (`str`): what is to be done with rows that have an empty cell, see `TaskSpec`.
         task_column, text_column, label_column, prompt_column, completion_column, image_column (`str`, *optional*):
             where a guess would be wrong.
 
@@ -76,7 +83,7 @@ def survey_files(
     images = [row.get(columns.image_column) for row in rows] if columns.image_column else []
     shapes = [image_shape(image) for image in images]
     unread = [row for row, (image, shape) in enumerate(zip(images, shapes, strict=True)) if image and shape is None]
-    table = Table(rows, files, columns, ids)
+    table = Table(rows, files, columns, ids=ids, incomplete_rows=incomplete_rows)
     return Survey(
         columns=columns,
         num_rows=len(rows),
@@ -85,5 +92,6 @@ def survey_files(
         longest=max(map(len, table.texts)),
         image_shapes=tuple(sorted({shape for shape in shapes if shape is not None})),
         ids=table.ids,
+        incomplete_rows=incomplete_rows,
         findings=tuple(table.findings(max_length, unread)),
     )

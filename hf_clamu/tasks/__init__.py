@@ -26,7 +26,7 @@ from hf_clamu.tasks.limits import ModelLimits
 from hf_clamu.tasks.partition import PartitionReport, partition_by_column, partition_by_labels, partition_uniform
 from hf_clamu.tasks.partition.public_rows import PUBLIC_TASK, public_rows
 from hf_clamu.tasks.sources import DataFiles, load_tasks
-from hf_clamu.tasks.spec import IdsSetting, TaskSpec
+from hf_clamu.tasks.spec import IdsSetting, IncompleteRows, TaskSpec
 from hf_clamu.tasks.stored import StoredTask, pack, unpack
 from hf_clamu.tasks.vocabulary import require_known_words
 
@@ -34,6 +34,7 @@ __all__ = [
     "TaskDataset",
     "TaskSpec",
     "IdsSetting",
+    "IncompleteRows",
     "TaskKind",
     "KindTraits",
     "register_kind",

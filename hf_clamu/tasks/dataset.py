@@ -20,10 +20,8 @@ from hf_clamu.tasks.keyed_ids import keyed_id
 from hf_clamu.tasks.kinds import TaskKind, traits_of
 from hf_clamu.tasks.limits import ModelLimits
 from hf_clamu.tasks.near_names import hint_at_like
-from hf_clamu.tasks.reading.given import open_splits
-from hf_clamu.tasks.reading.labels import with_label_names
-from hf_clamu.tasks.reading.task_rows import TaskRows, group_by_task
-from hf_clamu.tasks.spec import IdsSetting, TaskSpec
+from hf_clamu.tasks.reading.task_rows import TaskRows, read_tasks
+from hf_clamu.tasks.spec import IdsSetting, IncompleteRows, TaskSpec
 from hf_clamu.tasks.stored import StoredTask
 
 __all__ = ["TaskDataset"]
@@ -89,6 +87,7 @@ class TaskDataset:
         validation_fraction: float = 0.0,
         split_seed: int = 0,
         ids: IdsSetting = "strict",
+        incomplete_rows: IncompleteRows = "error",
         source: Mapping[str, Any] | None = None,
     ) -> TaskDataset:
         """Group a data set's rows by task.
@@ -102,12 +101,13 @@ class TaskDataset:
                 "seq2seq-lm" must be said, its columns are those of "causal-lm".
             source (*mapping*, *optional*): where the data came from, JSON-able; kept as it is.
             text_column, label_column, image_column, prompt_column, completion_column, tokens_column, tags_column,
-                id_column, cluster_column, label_names, template, max_length, validation_fraction, split_seed, ids: see
-                `TaskSpec`.
+                id_column, cluster_column, label_names, template, max_length, validation_fraction, split_seed, ids,
+                incomplete_rows: see `TaskSpec`.
 
         Raises:
             RecipeError: if the columns describe no kind of task, or a setting is out of range.
-            TaskDataError: if the rows cannot be used; the message names task, column and row, or file and line.
+            TaskDataError: if the rows cannot be used; the message names task, column and row, or file and line, of
+                up to ten.
         """
         settings = {name: value for name, value in locals().items() if name not in ("cls", "dataset", "source")}
         return cls.from_spec(dataset, TaskSpec.from_dict(settings), source)
@@ -120,9 +120,7 @@ class TaskDataset:
 
         With `refuse_near_ids=False` ids that look alike are taken: it was settled earlier which are which tasks.
         """
-        splits = open_splits(dataset, spec)
-        spec = with_label_names(spec, splits)
-        return cls(spec, group_by_task(splits, spec, refuse_near_ids=refuse_near_ids), source)
+        return cls(*read_tasks(dataset, spec, refuse_near_ids=refuse_near_ids), source)
 
     @classmethod
     def without_rows(cls, spec: TaskSpec, task_ids: Iterable[str], *, keyed: bool = False) -> TaskDataset:
@@ -235,7 +233,7 @@ class TaskDataset:
         Raises:
             TaskDataError: if the specs differ or a task is in both.
         """
-        ours, theirs = self.spec.to_dict(), other.spec.to_dict()
+        ours, theirs = map(dataclasses.asdict, (self.spec, other.spec))
         unequal = [f"{name} ({ours[name]!r} and {theirs[name]!r})" for name in ours if ours[name] != theirs[name]]
         if unequal:
             raise TaskDataError(f"Task sets with different settings cannot be merged; they differ in {unequal[0]}.")

@@ -11,9 +11,10 @@ from hf_clamu.errors import RecipeError
 from hf_clamu.known_names import refuse_unknown_keys
 from hf_clamu.tasks.kinds import TaskKind, task_kinds, traits_of
 
-__all__ = ["IdsSetting", "TaskSpec", "infer_kind"]
+__all__ = ["IdsSetting", "IncompleteRows", "TaskSpec", "infer_kind"]
 
 IdsSetting = Literal["strict", "as-is", "strip"]
+IncompleteRows = Literal["error", "skip"]
 
 _PROMPT_SLOT = "{prompt}"
 _ALL_CONTENT_COLUMNS = (
@@ -22,7 +23,7 @@ _ALL_CONTENT_COLUMNS = (
 )
 # Fields that came after the first saved models: written only where they are set, so that recipes without them keep
 # their bytes.
-_LATER_FIELDS = ("tokens_column", "tags_column", "ids")
+_LATER_FIELDS = ("tokens_column", "tags_column", "ids", "incomplete_rows")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,6 +51,9 @@ class TaskSpec:
         ids (`str`, defaults to `"strict"`): `"strict"` refuses task ids that differ in white space, case, Unicode form
             or leading zeros alone: they are mostly one owner's. `"strip"` first removes white space at the ends of
             ids; `"as-is"` takes all ids as they are.
+        incomplete_rows (`str`, defaults to `"error"`): `"error"` refuses rows whose task id or content is empty,
+            `"skip"` leaves rows out where the cell of the task, of what is read, or of what is learned is empty or
+            white space.
 
     Raises:
         RecipeError: if the columns describe no kind of task, or a value is out of range.
@@ -91,6 +95,13 @@ class TaskSpec:
             "`strip` removes white space at the ends first, `as-is` takes them for different tasks."
         },
     )
+    incomplete_rows: IncompleteRows = field(
+        default="error",
+        metadata={
+            "help": "What to do with rows whose task id, text, image, label or completion is empty: `error` refuses "
+            "them, `skip` leaves them out, in a build and in each request that reads the rows again."
+        },
+    )
 
     def __post_init__(self) -> None:
         if self.kind not in task_kinds():
@@ -108,8 +119,9 @@ class TaskSpec:
         object.__setattr__(self, "validation_fraction", float(fraction))
         if not _is_int(self.split_seed):
             raise RecipeError(f"split_seed must be an integer, found {self.split_seed!r}.")
-        if self.ids not in get_args(IdsSetting):
-            raise RecipeError(f"ids must be one of {', '.join(get_args(IdsSetting))}, found {self.ids!r}.")
+        for name, choices in (("ids", get_args(IdsSetting)), ("incomplete_rows", get_args(IncompleteRows))):
+            if getattr(self, name) not in choices:
+                raise RecipeError(f"{name} must be one of {', '.join(choices)}, found {getattr(self, name)!r}.")
 
     def _check_columns(self) -> None:
         for name in ("task_column", "id_column", "cluster_column", *_ALL_CONTENT_COLUMNS):

@@ -166,13 +166,13 @@ def test_the_tokenizer_limit_is_the_default(make_tokenizer):
     assert len(text_tasks(["0123456789"]).encode("u", tokenizer).train[0]["input_ids"]) == 5
 
 
-def test_unusable_text(tokenizer, bos_tokenizer):
-    with pytest.raises(TaskDataError, match="Task 'u', column 'text', row 1: the text '' tokenises to nothing"):
-        text_tasks(["a", ""]).encode("u", tokenizer)
-    with pytest.raises(TaskDataError, match="the text '' tokenises to nothing"):
-        text_tasks([""]).encode("u", bos_tokenizer)
-    with pytest.raises(TaskDataError, match=r"'completion \+ prompt', row 0: the completion '' tokenises to nothing"):
-        lm_tasks(["q"], [""]).encode("u", tokenizer)
+def test_unusable_text(tokenizer):
+    with pytest.raises(
+        TaskDataError, match="Task 'u', column 'text', row 1: the cell is empty; each row needs a text"
+    ):
+        text_tasks(["a", ""])
+    with pytest.raises(TaskDataError, match="Task 'u', column 'completion', row 0: the cell is empty"):
+        lm_tasks(["q"], [""])
     with pytest.raises(TaskDataError, match="leaves no completion token"):
         lm_tasks(["q"], ["yes"], max_length=1).encode("u", tokenizer)
     with pytest.raises(TaskDataError, match="Task 'u', column 'completion', row 0: not a text but null"):
@@ -196,10 +196,9 @@ def test_seq2seq_keeps_prompt_and_completion_apart(tokenizer, bos_tokenizer):
     assert (tokenizer.decode(example["input_ids"]), tokenizer.decode(example["labels"])) == ("0123", "4567")
 
 
-def test_seq2seq_without_a_target(tokenizer, bos_tokenizer):
-    for one in (tokenizer, bos_tokenizer):
-        with pytest.raises(TaskDataError, match=r"row 0: the completion '' tokenises to nothing"):
-            lm_tasks(["q"], [""], kind="seq2seq-lm").encode("u", one)
+def test_seq2seq_without_a_target(tokenizer):
+    with pytest.raises(TaskDataError, match=r"row 0: the cell is empty"):
+        lm_tasks(["q"], [""], kind="seq2seq-lm")
     with pytest.raises(TaskDataError, match="row 0: the prompt '' tokenises to nothing"):
         lm_tasks([""], ["yes"], kind="seq2seq-lm").encode("u", tokenizer)
 

@@ -105,11 +105,12 @@ def test_labels_are_targets_by_their_names():
     assert found == {"good", "bad"}
 
 
-@pytest.mark.parametrize(("pair", "name"), [(("", "x"), "prompt"), (("x", ""), "completion")])
-def test_empty_sources_and_targets_are_refused(pair, name):
-    tasks = TaskDataset.from_dataset(_pairs(("a", "b"), pair), **PAIRS)
-    with pytest.raises(TaskDataError, match=rf"row 1: the {name} .*tokenises to nothing"):
-        _encoded(tasks)
+@pytest.mark.parametrize(
+    ("pair", "message"), [(("", "x"), "the prompt .*tokenises to nothing"), (("x", ""), "the cell is empty")]
+)
+def test_empty_sources_and_targets_are_refused(pair, message):
+    with pytest.raises(TaskDataError, match=rf"row 1: {message}"):
+        _encoded(TaskDataset.from_dataset(_pairs(("a", "b"), pair), **PAIRS))
 
 
 def test_prompts_alone_make_a_causal_model():

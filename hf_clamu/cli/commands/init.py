@@ -36,6 +36,12 @@ _Ids = Annotated[
         show_default=False,
     ),
 ]
+_IncompleteRows = Annotated[
+    Literal["error", "skip"],
+    typer.Option(
+        help="Rows whose task id, text, image, label or completion is empty: refuse them, or leave them out."
+    ),
+]
 
 
 def init(
@@ -56,6 +62,7 @@ def init(
     completion_column: _CompletionColumn = None,
     image_column: _ImageColumn = None,
     ids: _Ids = None,
+    incomplete_rows: _IncompleteRows = "error",
     base: Annotated[
         str | None, typer.Option(help="Hub id or folder of the base model [default: a tiny one].", show_default=False)
     ] = None,
@@ -88,7 +95,8 @@ def init(
         "completion_column": completion_column,
         "image_column": image_column,
     }
-    survey = survey_files([SAMPLE] if sample else paths, max_length=MAX_LENGTH, ids=ids, **chosen)
+    settings: dict[str, Any] = {"ids": ids, "incomplete_rows": incomplete_rows}
+    survey = survey_files([SAMPLE] if sample else paths, max_length=MAX_LENGTH, **settings, **chosen)
     files = [Path(os.path.relpath(path, output.parent)).as_posix() for path in paths]
     text = recipe_text(survey, files=files[0] if len(files) == 1 else files, base=base, preset=preset)
     if sample:
@@ -106,6 +114,7 @@ def _values(survey: Survey, paths: Sequence[Path], output: Path) -> dict[str, An
         "owners": survey.owners,
         "labels": survey.labels,
         "ids": survey.ids,
+        "incomplete_rows": survey.incomplete_rows,
         "trouble": list(survey.trouble),
         "blocking": [{"finding": one.text, "remedy": one.remedy} for one in survey.blocking],
         "next": _next_command(survey, output),

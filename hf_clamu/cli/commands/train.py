@@ -12,7 +12,17 @@ import typer
 from hf_clamu.cli.builds import report_build
 from hf_clamu.cli.interruption import expect_result
 from hf_clamu.cli.models import task_id_key
-from hf_clamu.cli.options import Data, Ids, Json, NewArchive, NewModel, Overwrite, PresetOption, RecipeFile
+from hf_clamu.cli.options import (
+    Data,
+    Ids,
+    IncompleteRowsOption,
+    Json,
+    NewArchive,
+    NewModel,
+    Overwrite,
+    PresetOption,
+    RecipeFile,
+)
 from hf_clamu.cli.output import emit, is_main_process, note, quieten, require_empty_output, table
 
 if TYPE_CHECKING:
@@ -30,6 +40,7 @@ def train(
     ] = None,
     preset: PresetOption = None,
     ids: Ids = None,
+    incomplete_rows: IncompleteRowsOption = None,
     archive: NewArchive = None,
     overwrite: Overwrite = False,
     dry_run: Annotated[
@@ -38,19 +49,20 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Finetune, merge, cluster and localize as a recipe says; started again, it goes on from what is finished."""
+    rows = {"ids": ids, "incomplete_rows": incomplete_rows}
     if dry_run:
         from hf_clamu.planning import estimate_build
 
         quieten()
-        values = estimate_build(_load_recipe(recipe, preset, ids), data=data).to_dict()
+        values = estimate_build(_load_recipe(recipe, preset, rows), data=data).to_dict()
         emit(as_json, values, lambda: _estimate_text(values))
         return
     from hf_clamu.operations.lifecycle.build_target import build_summary, open_build
     from hf_clamu.tasks import keyed_id
 
-    loaded = _load_recipe(recipe, preset, ids)
+    loaded = _load_recipe(recipe, preset, rows)
     text = recipe.read_text(encoding="utf-8", errors="replace")
-    command = [text, list(map(str, data or ())), sorted(without or ()), preset, ids]
+    command = [text, list(map(str, data or ())), sorted(without or ()), preset, *rows.values()]
     archive_dir = archive or loaded.archive_place()
     with open_build(output, command=command, archive=archive_dir, say=note) as target:
         finished = target.finished()
@@ -78,6 +90,7 @@ def plan(
     data: Data = None,
     preset: PresetOption = None,
     ids: Ids = None,
+    incomplete_rows: IncompleteRowsOption = None,
     tasks: Annotated[int | None, typer.Option(help="Plan for so many tasks.", min=1, show_default=False)] = None,
     processes: Annotated[int, typer.Option(help="Processes that share the work.", min=1)] = 1,
     tokens: Annotated[int | None, typer.Option(help="Mean tokens of an example.", min=1, show_default=False)] = None,
@@ -102,7 +115,7 @@ def plan(
         max_storage=None if max_storage is None else parse_size(max_storage, "--max-storage"),
         max_request_seconds=max_request_seconds,
     )
-    loaded = _load_recipe(recipe, preset, ids)
+    loaded = _load_recipe(recipe, preset, {"ids": ids, "incomplete_rows": incomplete_rows})
     quieten()
     found = estimate_presets(loaded, data=data, num_tasks=tasks, num_processes=processes, tokens=tokens)
     chosen = recommend(wishes, found)
@@ -112,12 +125,12 @@ def plan(
     emit(as_json, values, lambda: f"{_estimate_text(values)}\n\n{_recommendation_text(values)}")
 
 
-def _load_recipe(path: Path, preset: str | None, ids: str | None) -> Recipe:
+def _load_recipe(path: Path, preset: str | None, rows: Mapping[str, str | None]) -> Recipe:
     """Return a recipe, with what the command line says instead of it."""
     from hf_clamu.recipe import Recipe
 
     recipe = Recipe.load(path).with_preset(preset)
-    return recipe if ids is None else dataclasses.replace(recipe, data={**recipe.data, "ids": ids})
+    return dataclasses.replace(recipe, data=recipe.data | {key: value for key, value in rows.items() if value})
 
 
 def _estimate_text(values: Mapping[str, Any]) -> str:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from hf_clamu.errors import TaskDataError
+from hf_clamu.tasks.kinds import traits_of
 from hf_clamu.tasks.reading.labels import Label, label_index
-from hf_clamu.tasks.reading.splits import BATCH_ROWS, Split
+from hf_clamu.tasks.reading.problems import BATCH_ROWS, Problems
+from hf_clamu.tasks.reading.splits import Split
 from hf_clamu.tasks.spec import TaskSpec
 
 __all__ = ["check_examples", "check_ids", "cluster_keys", "require_words"]
@@ -16,68 +17,86 @@ __all__ = ["check_examples", "check_ids", "cluster_keys", "require_words"]
 _LONGEST_TEXT = 2**22
 
 
-def check_examples(split: Split, spec: TaskSpec) -> Sequence[Label] | None:
-    """Check texts, words, labels and ids of all rows, so that bad data show before the first task is trained.
+def check_examples(split: Split, spec: TaskSpec, problems: Problems) -> Sequence[Label] | None:
+    """Check texts, words and labels of all rows, so that bad data show before the first task is trained.
+
+    Args:
+        split (`Split`): the rows.
+        spec (`TaskSpec`): which column is which, with its label names.
+        problems (`Problems`): gets each bad value, with task, column and row.
 
     Returns:
-        *sequence* of `Label`, *optional*: the label of each row, or those of its words, if there are labels.
-
-    Raises:
-        TaskDataError: naming task, column and row of the first bad value.
+        *sequence* of `Label`, *optional*: the label of each row, or those of its words, if there are labels; anything
+        where it is bad.
     """
     for column in (spec.text_column, spec.prompt_column, spec.completion_column):
         if column is not None:
-            _check_texts(split, column)
+            _check_texts(split, column, problems, may_be_empty=not _must_hold_text(spec, column))
     if spec.tags_column is not None:
-        return _tags(split, spec)
+        return _tags(split, spec, problems)
     if spec.label_column is None:
         return None
     index = label_index(spec, split.class_names)
     labels = []
-    for row, (task_id, value) in enumerate(zip(split.task_ids, split.column(spec.label_column), strict=True)):
+    for row, value in enumerate(split.column(spec.label_column)):
         try:
             labels.append(index(value))
         except ValueError as error:
-            raise TaskDataError(f"{split.location(task_id, spec.label_column, row)}: {error}.") from error
+            labels.append(-1)
+            _note(problems, split, spec.label_column, row, str(error), value)
     return labels
 
 
-def _check_texts(split: Split, column: str) -> None:
+def _note(problems: Problems, split: Split, column: str, row: int, problem: str, value: Any = "given") -> None:
+    problems.add(lambda: f"{split.location(split.task_ids[row], column, row)}: {problem}.", value=value)
+
+
+def _must_hold_text(spec: TaskSpec, column: str) -> bool:
+    """Whether an empty cell makes no example: of a text that is classified, and of what is to be written."""
+    return column == spec.completion_column or (
+        column == spec.text_column and traits_of(spec.kind).labels == "example"
+    )
+
+
+def _check_texts(split: Split, column: str, problems: Problems, *, may_be_empty: bool) -> None:
     # Texts may be many times larger than memory, so they pass by in batches and are not kept.
     row = 0
     for batch in split.dataset.select_columns([column]).iter(batch_size=BATCH_ROWS):
         for text in batch[column]:
+            problem = ""
             if not isinstance(text, str):
-                where = split.location(split.task_ids[row], column, row)
-                raise TaskDataError(f"{where}: not a text but {_shown(text)}.")
-            if len(text) > _LONGEST_TEXT:
-                where = split.location(split.task_ids[row], column, row)
-                raise TaskDataError(
-                    f"{where}: a text of {len(text):,} characters, and tokenizers take {_LONGEST_TEXT:,} at most. Cut "
-                    "it into rows."
+                problem = f"not a text but {_shown(text)}"
+            elif not text and not may_be_empty:
+                problem = "the cell is empty; each row needs a text"
+            elif len(text) > _LONGEST_TEXT:
+                problem = (
+                    f"a text of {len(text):,} characters, and tokenizers take {_LONGEST_TEXT:,} at most. Cut it into "
+                    "rows"
                 )
+            if problem:
+                _note(problems, split, column, row, problem, text)
             row += 1
 
 
-def _tags(split: Split, spec: TaskSpec) -> list[Label]:
+def _tags(split: Split, spec: TaskSpec, problems: Problems) -> list[Label]:
     tokens_column, tags_column = str(spec.tokens_column), str(spec.tags_column)
     index = label_index(spec, split.class_names)
     labels: list[Label] = []
     # Batch by batch, as texts are.
     for batch in split.dataset.select_columns([tokens_column, tags_column]).iter(batch_size=BATCH_ROWS):
         for words, tags in zip(batch[tokens_column], batch[tags_column], strict=True):
-            row = len(labels)
-            column, task_id = tokens_column, split.task_ids[row]
+            row, column, value = len(labels), tokens_column, words
             try:
                 require_words(words)
-                column = tags_column
+                column, value = tags_column, tags
                 if not isinstance(tags, list):
                     raise ValueError(f"expected a list of labels, found {_shown(tags)}")
                 if len(tags) != len(words):
                     raise ValueError(f"{len(tags)} labels for {len(words)} words; give one label for each word")
                 labels.append(tuple(index(tag) for tag in tags))
             except ValueError as error:
-                raise TaskDataError(f"{split.location(task_id, column, row)}: {error}.") from error
+                labels.append(())
+                _note(problems, split, column, row, str(error), value)
     return labels
 
 
@@ -101,46 +120,48 @@ def _shown(value: Any) -> str:
     return "null" if value is None else f"{value!r} ({type(value).__name__})"
 
 
-def check_ids(splits: Sequence[Split], spec: TaskSpec) -> None:
+def check_ids(splits: Sequence[Split], spec: TaskSpec, problems: Problems) -> None:
     """Check that example ids are texts or whole numbers and occur once in all splits.
 
-    Raises:
-        TaskDataError: naming task, column and row of the first that is not.
+    Args:
+        splits (*sequence* of `Split`): all rows.
+        spec (`TaskSpec`): which column is which.
+        problems (`Problems`): gets each id that is not.
     """
     if spec.id_column is None:
         return
     seen: dict[Any, tuple[Split, int]] = {}
     for split in splits:
         for row, value in enumerate(split.column(spec.id_column)):
-            problem = ""
             if value is None:
-                problem = "the example id is null"
+                _note(problems, split, spec.id_column, row, "the example id is null")
             elif not isinstance(value, (str, int)):
                 problem = f"an example id is a text or a whole number, found {type(value).__name__}"
+                _note(problems, split, spec.id_column, row, problem)
             elif value in seen:
                 other, first = seen[value]
                 problem = f"the id {value!r} occurs already in {other.row(first)}"
-            if problem:
-                raise TaskDataError(f"{split.location(split.task_ids[row], spec.id_column, row)}: {problem}.")
-            seen[value] = (split, row)
+                _note(problems, split, spec.id_column, row, problem)
+            else:
+                seen[value] = (split, row)
 
 
-def cluster_keys(splits: Sequence[Split], spec: TaskSpec) -> dict[str, str]:
+def cluster_keys(splits: Sequence[Split], spec: TaskSpec, problems: Problems) -> dict[str, str]:
     """Return the cluster key of each task, if there is a cluster column.
 
-    Raises:
-        TaskDataError: if a key is null, or a task has two.
+    Args:
+        splits (*sequence* of `Split`): all rows.
+        spec (`TaskSpec`): which column is which.
+        problems (`Problems`): gets each key that is null, or the second of its task.
     """
     keys: dict[str, str] = {}
     if spec.cluster_column is None:
         return keys
     for split in splits:
         for row, (task_id, value) in enumerate(zip(split.task_ids, split.column(spec.cluster_column), strict=True)):
-            problem = ""
             if value is None:
-                problem = "the cluster key is null"
-            elif keys.setdefault(task_id, str(value)) != str(value):
+                _note(problems, split, spec.cluster_column, row, "the cluster key is null")
+            elif task_id and keys.setdefault(task_id, str(value)) != str(value):
                 problem = f"cluster key {str(value)!r}, but an earlier row has {keys[task_id]!r}"
-            if problem:
-                raise TaskDataError(f"{split.location(task_id, spec.cluster_column, row)}: {problem}.")
+                _note(problems, split, spec.cluster_column, row, problem)
     return keys

@@ -8,24 +8,26 @@ from typing import Any
 
 from hf_clamu.errors import RecipeError, TaskDataError
 from hf_clamu.tasks.reading.files import DataFile, read_files
+from hf_clamu.tasks.reading.problems import Problems
 from hf_clamu.tasks.reading.splits import Split, open_split
 from hf_clamu.tasks.spec import TaskSpec
 
 __all__ = ["open_splits", "tables_of"]
 
 
-def open_splits(dataset: Any, spec: TaskSpec) -> list[Split]:
+def open_splits(dataset: Any, spec: TaskSpec, problems: Problems) -> list[Split]:
     """Open the splits of data in any form that users give: "train", and those kept out of training if there are any.
 
     Args:
         dataset: what `TaskDataset.from_dataset` takes.
         spec (`TaskSpec`): which column is which.
+        problems (`Problems`): gets those of task ids.
 
     Raises:
         RecipeError: if both the data and the spec keep examples out of training.
         TaskDataError: if these are no data, or a column is missing.
     """
-    return [open_split(name, rows, spec, files) for name, rows, files in tables_of(dataset, spec)]
+    return [open_split(name, rows, spec, problems, files) for name, rows, files in tables_of(dataset, spec)]
 
 
 def tables_of(dataset: Any, spec: TaskSpec, *, partial: bool = False) -> list[tuple[str, Any, tuple[DataFile, ...]]]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from hf_clamu.errors import TaskDataError
 from hf_clamu.tasks.near_names import LABELS_REMEDY, describe_near, near_names
+from hf_clamu.tasks.reading.problems import Problems
 from hf_clamu.tasks.reading.splits import Split
 from hf_clamu.tasks.spec import TaskSpec
 
@@ -20,14 +21,14 @@ _logger = logging.getLogger(__name__)
 Label = int | tuple[int, ...]
 
 
-def with_label_names(spec: TaskSpec, splits: Sequence[Split]) -> TaskSpec:
+def with_label_names(spec: TaskSpec, splits: Sequence[Split], problems: Problems) -> TaskSpec:
     """Return the spec with its label names filled in, if it has labels and does not name them yet.
 
     They come from a `ClassLabel` column; otherwise they are the sorted strings (by number where all are whole
-    numbers), "false" and "true", or "0" to the greatest number.
+    numbers), "false" and "true", or "0" to the greatest number. Labels that look alike are noted as a problem.
 
     Raises:
-        TaskDataError: if the column holds no labels, or labels that look alike.
+        TaskDataError: if the column holds no labels.
     """
     column = spec.label_column or spec.tags_column
     if column is None or spec.label_names is not None:
@@ -41,7 +42,7 @@ def with_label_names(spec: TaskSpec, splits: Sequence[Split]) -> TaskSpec:
         cells = (value for tags in cells for value in (tags if isinstance(tags, list) else [tags]))
     values = [value for value in cells if value is not None and value != ""]
     if values and all(isinstance(value, str) for value in values):
-        _require_distinct_labels(values, splits, column)
+        _note_near_labels(values, splits, column, problems)
         return dataclasses.replace(spec, label_names=_in_order(set(values)))
     if values and all(isinstance(value, bool) for value in values):
         return dataclasses.replace(spec, label_names=("false", "true"))
@@ -56,11 +57,11 @@ def with_label_names(spec: TaskSpec, splits: Sequence[Split]) -> TaskSpec:
     )
 
 
-def _require_distinct_labels(names: Iterable[str], splits: Sequence[Split], column: str) -> None:
+def _note_near_labels(names: Iterable[str], splits: Sequence[Split], column: str, problems: Problems) -> None:
     groups = near_names(names)
     if groups:
         shown = describe_near(groups, lambda name: _first_place(name, splits, column), "labels")
-        raise TaskDataError(f"Column {column!r} has labels that look alike: {shown}. {LABELS_REMEDY}")
+        problems.add(lambda: f"Column {column!r} has labels that look alike: {shown}. {LABELS_REMEDY}")
 
 
 def _first_place(name: str, splits: Sequence[Split], column: str) -> str:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from functools import partial
+from typing import Any
 
 import numpy as np
 
 from hf_clamu.errors import TaskDataError
 from hf_clamu.tasks.reading.files import DataFile, place_in
+from hf_clamu.tasks.reading.problems import BATCH_ROWS, Problems, complete_rows
 from hf_clamu.tasks.spec import TaskSpec
 
-__all__ = ["BATCH_ROWS", "Split", "open_split", "rows_of_tasks"]
-
-# Rows that are read at a time where a column may be larger than memory.
-BATCH_ROWS = 1000
+__all__ = ["Split", "open_split", "rows_of_tasks"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -24,9 +23,10 @@ class Split:
     Args:
         name (`str`): "train", "validation" or "test".
         dataset (`datasets.Dataset`): rows stay where they are (on disk, if they were) until a task is encoded.
-        task_ids (*list* of `str`): one per row.
+        task_ids (*list* of `str`): one per row; "" where it is none, which is a problem that was noted.
         class_names (*tuple* of `str`, *optional*): names of a `ClassLabel` column, or of a column of lists of them.
         files (*tuple* of `DataFile`): the files that the rows came from.
+        kept (*list* of `int`, *optional*): numbers of the rows in the data as given, if some are left out.
     """
 
     name: str
@@ -34,6 +34,7 @@ class Split:
     task_ids: list[str]
     class_names: tuple[str, ...] | None
     files: tuple[DataFile, ...] = ()
+    kept: list[int] | None = None
 
     def column(self, name: str) -> list[Any]:
         """Return one column as Python objects."""
@@ -41,6 +42,7 @@ class Split:
 
     def row(self, number: int) -> str:
         """Name a row: by its place in a file, or by its number, from 0, in the split that the user gave."""
+        number = number if self.kept is None else self.kept[number]
         place = place_in(self.files, number)
         if place is not None:
             return place
@@ -48,20 +50,22 @@ class Split:
 
     def location(self, task_id: str, column: str | None, row: int) -> str:
         """Say where a bad value is."""
-        return f"Task {task_id!r}, column {column!r}, {self.row(row)}"
+        task = f"Task {task_id!r}, column" if task_id else "Column"
+        return f"{task} {column!r}, {self.row(row)}"
 
 
-def open_split(name: str, dataset: Any, spec: TaskSpec, files: tuple[DataFile, ...] = ()) -> Split:
-    """Check that the columns exist and that task ids are strings.
+def open_split(name: str, dataset: Any, spec: TaskSpec, problems: Problems, files: tuple[DataFile, ...] = ()) -> Split:
+    """Check that the columns exist and that task ids are strings, and leave incomplete rows out if the spec says so.
 
     Args:
         name (`str`): name of the split.
         dataset (`datasets.Dataset`): any format; it is read as plain Python objects.
         spec (`TaskSpec`): which column is which.
+        problems (`Problems`): gets each task id that is not a non-empty string.
         files (*tuple* of `DataFile`): the files that the rows came from.
 
     Raises:
-        TaskDataError: if a column is missing, there are no rows, or a task id is not a non-empty string.
+        TaskDataError: if a column is missing, or there are no rows.
     """
     for column, field in spec.columns.items():
         if column not in dataset.column_names:
@@ -72,6 +76,9 @@ def open_split(name: str, dataset: Any, spec: TaskSpec, files: tuple[DataFile, .
         raise TaskDataError(f"The {name} split has no rows, so there are no tasks.")
     dataset = _transformed(dataset, sorted(spec.columns), name)
     dataset = dataset.with_format(None).select_columns(sorted(spec.columns))
+    kept = complete_rows(dataset, spec, name)
+    if kept is not None:
+        dataset = dataset.select(kept)
     feature = dataset.features.get(spec.label_column or spec.tags_column)
     class_names = getattr(getattr(feature, "feature", feature), "names", None)
     split = Split(
@@ -80,11 +87,13 @@ def open_split(name: str, dataset: Any, spec: TaskSpec, files: tuple[DataFile, .
         task_ids=[],
         class_names=None if class_names is None else tuple(class_names),
         files=files,
+        kept=kept,
     )
-    for row, task_id in enumerate(split.column(spec.task_column)):
-        if not isinstance(task_id, str) or not spec.task_id(task_id):
-            _refuse_task_id(task_id, spec.task_column, split.row(row))
-        split.task_ids.append(spec.task_id(task_id))
+    for row, value in enumerate(split.column(spec.task_column)):
+        task_id = spec.task_id(value) if isinstance(value, str) else ""
+        if not task_id:
+            problems.add(partial(_no_task_id, split, spec.task_column, row, value), value=value)
+        split.task_ids.append(task_id)
     return split
 
 
@@ -114,7 +123,7 @@ def _transformed(dataset: Any, columns: list[str], name: str) -> Any:
     return concatenate_datasets(parts)
 
 
-def _refuse_task_id(task_id: Any, column: str, row: str) -> NoReturn:
+def _no_task_id(split: Split, column: str, row: int, task_id: Any) -> str:
     shown = "an empty cell" if task_id in ("", None) else f"{task_id!r} ({type(task_id).__name__})"
     hint = ""
     if isinstance(task_id, (int, float)):
@@ -122,7 +131,7 @@ def _refuse_task_id(task_id: Any, column: str, row: str) -> NoReturn:
             f" Cast the column: dataset.cast_column({column!r}, datasets.Value('string')). Where ids begin with "
             "zeros, which numbers have lost, give the path of the file instead: there ids are read as text."
         )
-    raise TaskDataError(f"Column {column!r}, {row}: a task id must be a non-empty string, found {shown}.{hint}")
+    return f"{split.location('', column, row)}: a task id must be a non-empty string, found {shown}.{hint}"
 
 
 def rows_of_tasks(split: Split) -> dict[str, np.ndarray[Any, np.dtype[np.int64]]]:

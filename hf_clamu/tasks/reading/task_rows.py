@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,11 +11,13 @@ import numpy as np
 from hf_clamu.errors import TaskDataError
 from hf_clamu.tasks.near_names import describe_near, ids_remedy, near_names
 from hf_clamu.tasks.reading.checks import check_examples, check_ids, cluster_keys
-from hf_clamu.tasks.reading.labels import Label
+from hf_clamu.tasks.reading.given import open_splits
+from hf_clamu.tasks.reading.labels import Label, with_label_names
+from hf_clamu.tasks.reading.problems import Problems
 from hf_clamu.tasks.reading.splits import Split, rows_of_tasks
 from hf_clamu.tasks.spec import TaskSpec
 
-__all__ = ["PartRows", "TaskRows", "group_by_task"]
+__all__ = ["PartRows", "TaskRows", "read_tasks"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -67,27 +69,35 @@ class TaskRows:
         return [part for part in (self.train, self.validation) if part is not None]
 
 
-def group_by_task(splits: Sequence[Split], spec: TaskSpec, *, refuse_near_ids: bool = True) -> dict[str, TaskRows]:
-    """Check all rows and group them by task.
+def read_tasks(dataset: Any, spec: TaskSpec, *, refuse_near_ids: bool = True) -> tuple[TaskSpec, dict[str, TaskRows]]:
+    """Read data, check all rows and group them by task.
 
     Args:
-        splits (*sequence* of `Split`): "train", and the one that is kept out of training if there is one.
-        spec (`TaskSpec`): which column is which, with its label names.
+        dataset: what `TaskDataset.from_dataset` takes.
+        spec (`TaskSpec`): which column is which.
         refuse_near_ids (`bool`): unless the spec says `ids="as-is"`.
 
+    Returns:
+        *tuple*: the spec with its label names, and the rows of each task.
+
     Raises:
-        TaskDataError: if a row cannot be used; the message names task, column and row.
+        RecipeError: if both the data and the spec keep examples out of training.
+        TaskDataError: if rows cannot be used; the message names task, column and row of up to ten.
     """
-    parts = [_parts(split, spec) for split in splits]
-    check_ids(splits, spec)
+    problems = Problems()
+    splits = open_splits(dataset, spec, problems)
+    spec = with_label_names(spec, splits, problems)
+    parts = [_parts(split, spec, problems) for split in splits]
+    check_ids(splits, spec, problems)
+    keys = cluster_keys(splits, spec, problems)
     train, validation = parts[0], parts[1] if len(parts) > 1 else None
+    if refuse_near_ids and spec.ids != "as-is":
+        _note_near_ids(train, spec, problems)
+    problems.refuse()
     for task_id in sorted(validation or {}):
         if task_id not in train:
             raise TaskDataError(f"Task {task_id!r} is empty: it has validation rows but no row in the train split.")
-    if refuse_near_ids and spec.ids != "as-is":
-        _require_distinct_ids(train, spec)
-    keys = cluster_keys(splits, spec)
-    return {
+    return spec, {
         task_id: TaskRows(
             train=part,
             validation=None if validation is None else validation.get(task_id, _no_rows(splits[1])),
@@ -97,19 +107,20 @@ def group_by_task(splits: Sequence[Split], spec: TaskSpec, *, refuse_near_ids: b
     }
 
 
-def _require_distinct_ids(parts: Mapping[str, PartRows], spec: TaskSpec) -> None:
-    """Refuse ids that look alike: a request for one would leave rows of the same owner under the other."""
-    groups = near_names(parts)
+def _note_near_ids(parts: Mapping[str, PartRows], spec: TaskSpec, problems: Problems) -> None:
+    """Note ids that look alike: a request for one would leave rows of the same owner under the other."""
+    groups = near_names(filter(None, parts))
     if groups:
         shown = describe_near(groups, lambda task_id: parts[task_id].first_place, "ids")
-        raise TaskDataError(
+        text = (
             f"Column {spec.task_column!r} has task ids that look alike: {shown}. Forgetting one would leave the rows "
             f"of the other. {ids_remedy(groups)}"
         )
+        problems.add(lambda: text)
 
 
-def _parts(split: Split, spec: TaskSpec) -> dict[str, PartRows]:
-    labels = check_examples(split, spec)
+def _parts(split: Split, spec: TaskSpec, problems: Problems) -> dict[str, PartRows]:
+    labels = check_examples(split, spec, problems)
     return {
         task_id: PartRows(
             split=split, rows=rows, labels=None if labels is None else tuple(labels[row] for row in rows.tolist())
