@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ class VerificationReport:
         differences (*tuple* of `str`): names of files that differ or are in one folder only.
         additional (*tuple* of `str`): those of `differences` that a build does not write, such as notes of yours.
         seconds (`float`): how long building and comparing took.
+        saved, rebuilt (*mapping* of `str` to `str`): the SHA-256 of each file of the saved model and of the built one.
     """
 
     identical: bool
@@ -28,6 +30,8 @@ class VerificationReport:
     differences: tuple[str, ...]
     additional: tuple[str, ...] = ()
     seconds: float
+    saved: Mapping[str, str] = field(default_factory=dict)
+    rebuilt: Mapping[str, str] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
         return self.identical
@@ -54,6 +58,8 @@ def compare_folders(ours: Path, rebuilt: Path, *, seconds: float = 0.0) -> Verif
         differences=differences,
         additional=tuple(name for name in differences if name not in expected),
         seconds=seconds,
+        saved=saved,
+        rebuilt=expected,
     )
 
 

@@ -45,13 +45,8 @@ def verify(request: Request, write: Callable[[Path], None]) -> VerificationRepor
     with workers.watched():
         report = _compared(request, built, write).to_dict() if workers.is_main else {}
         report = workers.gather(report)[0]
-    return VerificationReport(
-        identical=report["identical"],
-        files_compared=report["files_compared"],
-        differences=tuple(report["differences"]),
-        additional=tuple(report["additional"]),
-        seconds=time.perf_counter() - started,
-    )
+    names = {key: tuple(report[key]) for key in ("differences", "additional")}
+    return VerificationReport(**{**report, **names, "seconds": time.perf_counter() - started})
 
 
 def _compared(request: Request, built: ChangeResult, write: Callable[[Path], None]) -> VerificationReport:

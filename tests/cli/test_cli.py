@@ -428,6 +428,39 @@ def test_verify_says_yes_or_no(clamu, work):
     assert "DIFFERENT in README.md (" in found.out
 
 
+def test_verify_writes_a_report_for_an_auditor(clamu, work, tiny):
+    told = clamu("verify", "text", "--report", "audit.json")
+    report = json.loads((work / "audit.json").read_bytes())
+    digests = tiny.digests(work / "text")
+    assert (told.code, report["verdict"], report["differences"]) == (0, "identical", [])
+    assert report["saved"] == report["rebuilt"] == digests
+    assert report["ledger_digest"] == digests["ledger.json"]
+    assert report["state_digest"] == clamu("info", "text", "--json").json["state_digest"]
+    assert report["environment"]["num_threads"] == 1
+    assert f"state  {report['state_digest']}\nledger {report['ledger_digest']}\nReport: audit.json\n" in told.out
+    first = (work / "audit.json").read_bytes()
+    assert clamu("verify", "text", "--report", "audit.json").code == 0
+    assert (work / "audit.json").read_bytes() == first
+    (work / "text" / "README.md").write_text("mine\n", encoding="utf-8")
+    assert clamu("verify", "text", "--report", "audit.json").code == 1
+    report = json.loads((work / "audit.json").read_bytes())
+    assert (report["verdict"], report["differences"]) == ("different", ["README.md"])
+    assert report["saved"]["README.md"] != report["rebuilt"]["README.md"]
+
+
+def test_verify_reports_that_nothing_could_be_compared(clamu, work):
+    (work / "rows.jsonl").rename(work / "away.jsonl")
+    assert "rows.jsonl" in clamu("verify", "text", "--report", "audit.json").error
+    report = json.loads((work / "audit.json").read_bytes())
+    assert (report["verdict"], report["error"]["type"]) == ("not verified", "TaskDataError")
+    assert "state_digest" in report
+    (work / "text" / "delta.safetensors").write_bytes(b"")
+    assert clamu("verify", "text", "--data", "away.jsonl", "--report", "audit.json").code == 1
+    report = json.loads((work / "audit.json").read_bytes())
+    assert (report["verdict"], report["error"]["type"]) == ("not verified", "CheckpointFormatError")
+    assert "--report" in clamu("verify", "text", "--report", "no/such/folder.json").error
+
+
 def test_verify_names_files_that_no_build_writes(clamu, work):
     (work / "text" / "notes.txt").write_text("mine", encoding="utf-8")
     found = clamu("verify", "text")

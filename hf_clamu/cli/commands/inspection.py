@@ -9,14 +9,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hf_clamu.checkpoint.layout import LEDGER_NAME
 from hf_clamu.cli.checkpoints import checkpoints_of
 from hf_clamu.cli.models import open_model, report_pending, task_id_key
 from hf_clamu.cli.options import Checkpoints, Data, Json, ModelToChange, ModelToRead
-from hf_clamu.cli.output import emit, emit_error, is_saved_model, quieten, table
-from hf_clamu.errors import CheckpointFormatError, DigestMismatchError, EnvironmentMismatchError
+from hf_clamu.cli.output import emit, emit_error, is_main_process, is_saved_model, quieten, table
+from hf_clamu.errors import (
+    CheckpointFormatError,
+    ClamuError,
+    DigestMismatchError,
+    EnvironmentMismatchError,
+    RecipeError,
+)
 
 if TYPE_CHECKING:
     from hf_clamu.checkpoint.checkpoint import Checkpoint
+    from hf_clamu.checkpoint.comparison import VerificationReport
 
 __all__ = ["info", "verify"]
 
@@ -193,35 +201,85 @@ def _shortened(members: Sequence[str], most: int | None) -> str:
     return ", ".join(members[:most]) + (f", … and {more} more (--members)" if more > 0 else "")
 
 
-def verify(folder: ModelToChange, data: Data = None, checkpoint: Checkpoints = None, as_json: Json = False) -> None:
+def verify(
+    folder: ModelToChange,
+    data: Data = None,
+    checkpoint: Checkpoints = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            "--report",
+            metavar="FILE",
+            help="Write what was compared, digests, environment and verdict to this file as JSON, a failure too.",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
     """Rebuild from the data of the merged tasks and compare every byte; exit 0 if all are the same, 1 otherwise."""
+    from hf_clamu.exact import sha256_file
     from hf_clamu.hub.pull import resolve_folder
     from hf_clamu.trainer import progress_bars
 
+    if report is not None and (report.is_dir() or not report.absolute().parent.is_dir()):
+        raise RecipeError(f"{report} can be no file: give --report the name of a file in a folder that exists.")
     quieten()
+    facts: dict[str, Any] = {"model": folder}
     try:
         model = open_model(folder)
-    except CheckpointFormatError as error:
-        if not is_saved_model(resolve_folder(folder)):
-            raise  # nothing was verified
-        emit_error(as_json, type(error).__name__, f"{folder} is not a valid build. {error}")
-        raise typer.Exit(1) from None
-    try:
-        report = model.verify(data=data, checkpoints=checkpoints_of(checkpoint or ()), progress=progress_bars)
-    except (DigestMismatchError, EnvironmentMismatchError) as error:
-        # What they advise is for requests.
-        raise type(error)(f"{error} (--on-mismatch is an option of clamu unmerge and clamu update.)") from None
-    verdict = "identical" if report else f"DIFFERENT in {_differences_text(report)}"
-    emit(
-        as_json,
-        report.to_dict(),
-        lambda: f"{folder} and a build from its tasks' data: {verdict} ({report.files_compared} files).",
-    )
-    if not report:
+        facts |= {
+            "state_digest": model.state_digest(),
+            "ledger_digest": sha256_file(resolve_folder(folder) / LEDGER_NAME),
+            "environment": model.ledger["environment"],
+        }
+        found = model.verify(data=data, checkpoints=checkpoints_of(checkpoint or ()), progress=progress_bars)
+    except (ClamuError, OSError) as error:
+        _write_report(report, {**facts, "error": {"type": type(error).__name__, "message": str(error)}})
+        if isinstance(error, CheckpointFormatError) and is_saved_model(resolve_folder(folder)):
+            emit_error(as_json, type(error).__name__, f"{folder} is not a valid build. {error}")
+            raise typer.Exit(1) from None
+        if isinstance(error, (DigestMismatchError, EnvironmentMismatchError)):
+            # What they advise is for requests.
+            raise type(error)(f"{error} (--on-mismatch is an option of clamu unmerge and clamu update.)") from None
+        raise
+    values = {**facts, **found.to_dict()}
+    _write_report(report, values)
+    emit(as_json, values, lambda: _verified_text(found, values, report))
+    if not found:
         raise typer.Exit(1)
 
 
-def _differences_text(report: Any) -> str:
+def _write_report(path: Path | None, facts: Mapping[str, Any]) -> None:
+    """Write what was verified as canonical JSON: the same verification gives the same bytes.
+
+    Args:
+        path (`Path`, *optional*): of the file; nothing is written without one.
+        facts (*mapping*): what is known; without `identical` nothing could be compared.
+    """
+    from hf_clamu.exact import canonical_json
+    from hf_clamu.storage import write_atomically
+    from hf_clamu.version import __version__
+
+    if path is None or not is_main_process():
+        return
+    verdict = {None: "not verified", True: "identical", False: "different"}[facts.get("identical")]
+    stable = {key: value for key, value in facts.items() if key not in ("seconds", "identical")}
+    write_atomically(
+        path, canonical_json({"report": "clamu verify", "hf_clamu": __version__, "verdict": verdict, **stable})
+    )
+
+
+def _verified_text(found: VerificationReport, values: Mapping[str, Any], report: Path | None) -> str:
+    verdict = "identical" if found else f"DIFFERENT in {_differences_text(found)}"
+    lines = [
+        f"{values['model']} and a build from its tasks' data: {verdict} ({found.files_compared} files).",
+        f"state  {values['state_digest']}",
+        f"ledger {values['ledger_digest']}",
+    ]
+    return "\n".join([*lines, *([] if report is None else [f"Report: {report}"])])
+
+
+def _differences_text(report: VerificationReport) -> str:
     ours = [name for name in report.differences if name not in report.additional]
     more = "an additional file that a build does not write"
     return ", ".join([*ours, *(f"{name} ({more})" for name in report.additional)])
