@@ -8,7 +8,7 @@ from pathlib import Path
 from hf_clamu.checkpoint.checkpoint import Checkpoint
 from hf_clamu.errors import TaskDataError
 from hf_clamu.operations.snapshots import snapshot_tasks
-from hf_clamu.storage import Snapshot
+from hf_clamu.storage import Snapshot, snapshot_beside
 from hf_clamu.tasks import DataFiles, IdsSetting, TaskDataset, load_tasks
 
 __all__ = ["load_merged_tasks", "with_ledger_ids"]
@@ -76,15 +76,19 @@ def _load_files(
 ) -> TaskDataset:
     spec = checkpoint.task_spec.to_dict()
     source = checkpoint.source
+    no_snapshot = "" if origin is None else f" There is no snapshot of the rows either, at {snapshot_beside(origin)}."
     if source is None:
         if data is None:
             raise TaskDataError(
                 "The ledger of this model names no source of rows: it was built from data in memory, or from "
-                "checkpoints. Give the data of the merged tasks (data=, --data PATH)."
+                f"checkpoints. Give the data of the merged tasks (data=, --data PATH).{no_snapshot}"
             )
         source = {"files": data, **{key: value for key, value in spec.items() if value is not None}}
     # Labels are declared once for the whole space: rows of forgotten tasks may be gone by now.
     source = {**source, "label_names": spec.get("label_names")} if spec.get("label_names") else source
     beside = [origin.absolute().parent] if origin is not None else []
     source = source if ids is None else {**source, "ids": ids}
-    return load_tasks(source, data=data, search_dirs=[*beside, Path.cwd()], refuse_near_ids=ids is not None)
+    folders = [*beside, Path.cwd()]
+    return load_tasks(
+        source, data=data, search_dirs=folders, refuse_near_ids=ids is not None, also_missing=no_snapshot
+    )

@@ -36,6 +36,7 @@ def load_tasks(
     data: DataFiles | None = None,
     search_dirs: Sequence[Path] = (),
     refuse_near_ids: bool = True,
+    also_missing: str = "",
 ) -> TaskDataset:
     """Load the tasks that a recipe or a saved model describes.
 
@@ -48,6 +49,7 @@ def load_tasks(
         data (`str`, `Path` or *list* of them, *optional*): files to read instead of those that `source` names.
         search_dirs (*list* of `Path`): further folders to look for the files in.
         refuse_near_ids (`bool`): see `TaskDataset.from_spec`.
+        also_missing (`str`): a sentence for the error where a file is not found.
 
     Returns:
         `TaskDataset`: its `source` is the same mapping, with absolute paths reduced to file names.
@@ -81,7 +83,8 @@ def load_tasks(
         dataset = _BUILTINS[source["builtin"]](**(source.get("options") or {}))
     elif origin == "files":
         base = [] if base_dir is None else [base_dir]
-        dataset = [_find(name, [*base, *search_dirs] or [Path()]) for name in _listed(source["files"])]
+        folders = [*base, *search_dirs] or [Path()]
+        dataset = [_find(name, folders, also_missing) for name in _listed(source["files"])]
     else:
         dataset = _from_hub(source)
     return TaskDataset.from_spec(dataset, spec, stored, refuse_near_ids=refuse_near_ids)
@@ -144,7 +147,7 @@ def _file_name(name: str) -> str:
     return PurePosixPath(name).name if PurePosixPath(name).is_absolute() else PureWindowsPath(name).name
 
 
-def _find(name: str, folders: Sequence[Path]) -> Path:
+def _find(name: str, folders: Sequence[Path], also_missing: str) -> Path:
     # Joining an absolute path gives that path itself, so it is tried first, then its name in every folder.
     names = [name, _file_name(name)] if _is_absolute(name) else [name]
     candidates = list(dict.fromkeys(folder / n for n in names for folder in folders))
@@ -153,7 +156,7 @@ def _find(name: str, folders: Sequence[Path]) -> Path:
             return candidate
     looked = ", ".join(str(candidate.absolute()) for candidate in candidates)
     raise TaskDataError(
-        f"The data file {name!r} was not found; looked for {looked}. Say where it is with --data PATH."
+        f"The data file {name!r} was not found; looked for {looked}. Say where it is with --data PATH.{also_missing}"
     )
 
 

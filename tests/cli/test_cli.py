@@ -450,7 +450,9 @@ def test_verify_writes_a_report_for_an_auditor(clamu, work, tiny):
 
 def test_verify_reports_that_nothing_could_be_compared(clamu, work):
     (work / "rows.jsonl").rename(work / "away.jsonl")
-    assert "rows.jsonl" in clamu("verify", "text", "--report", "audit.json").error
+    told = clamu("verify", "text", "--report", "audit.json").error
+    assert "The data file 'rows.jsonl' was not found" in told
+    assert told.endswith(f"There is no snapshot of the rows either, at {work.resolve() / 'text.snapshot'}.")
     report = json.loads((work / "audit.json").read_bytes())
     assert (report["verdict"], report["error"]["type"]) == ("not verified", "TaskDataError")
     assert "state_digest" in report
