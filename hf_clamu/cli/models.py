@@ -12,13 +12,49 @@ from hf_clamu.errors import RecipeError
 if TYPE_CHECKING:
     from hf_clamu.models.modeling_clamu import ClamuModel
 
-__all__ = ["chosen_cluster", "load_model", "open_model", "report_pending", "task_id_key"]
+__all__ = [
+    "chosen_cluster",
+    "load_model",
+    "open_model",
+    "open_to_answer",
+    "report_pending",
+    "task_id_key",
+]
+
+_TINY = (
+    "The base model is the toy that clamu init writes (random weights): scores say nothing about real models. Name a "
+    "pretrained one with clamu init ROWS --base NAME."
+)
+# Least and most of `own` minus `auto` in the table of docs/how-to/serve.md.
+_GUESS = (
+    "{} guesses the cluster of each input. In our measurements that falls 8 to 36 points behind a known owner "
+    "(docs/how-to/serve.md): give the task wherever you know it."
+)
 
 
 def open_model(folder: str) -> ClamuModel:
     """Load a model for a command that only reads it; what a run that died has left there stays as it is."""
     report_pending(Path(folder))
     return load_model(folder)
+
+
+def open_to_answer(folder: str, **ways: object) -> ClamuModel:
+    """Load a model that is about to answer, and say on stderr what little its answers may mean.
+
+    Args:
+        folder (`str`): folder or Hub id.
+        ways: options that may be `"auto"`, which guesses the cluster of an input.
+    """
+    from hf_clamu.proposal import is_tiny_base
+
+    model = open_model(folder)
+    checkpoint = model.merged.checkpoint
+    if checkpoint.base.embedded and is_tiny_base(checkpoint.base_config()):
+        note(_TINY)
+    for name, value in ways.items():
+        if value == "auto":
+            note(_GUESS.format(f"--{name} auto"))
+    return model
 
 
 def load_model(folder: str) -> ClamuModel:

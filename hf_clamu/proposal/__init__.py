@@ -8,7 +8,7 @@
 """
 
 from hf_clamu.proposal.columns import Columns
-from hf_clamu.proposal.recipe_text import SAMPLE, recipe_text
+from hf_clamu.proposal.recipe_text import SAMPLE, is_tiny_base, recipe_text
 from hf_clamu.proposal.survey import Survey, survey_files
 
-__all__ = ["SAMPLE", "Columns", "Survey", "recipe_text", "survey_files"]
+__all__ = ["SAMPLE", "Columns", "Survey", "is_tiny_base", "recipe_text", "survey_files"]

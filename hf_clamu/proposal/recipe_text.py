@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from hf_clamu.errors import TaskDataError
 from hf_clamu.proposal.survey import Survey
 
-__all__ = ["MAX_LENGTH", "SAMPLE", "recipe_text"]
+__all__ = ["MAX_LENGTH", "SAMPLE", "is_tiny_base", "recipe_text"]
 
 # Messages to twelve shops, written for this package.
 SAMPLE = Path(__file__).with_name("messages.csv")
@@ -22,18 +23,22 @@ _ABOUT = """\
 #   base_model: {example}
 # and take learning_rate: 5.0e-5.
 """
-_TINY_TEXT = f"""\
-base_model:
-  model_type: gpt2
-  n_positions: {MAX_LENGTH}
-  n_embd: 64
-  n_layer: 2
-  n_head: 4
-  resid_pdrop: 0.0
-  embd_pdrop: 0.0
-  attn_pdrop: 0.0
-tokenizer: bytes
-"""
+_TINY_TEXT: dict[str, Any] = {
+    "model_type": "gpt2",
+    "n_positions": MAX_LENGTH,
+    "n_embd": 64,
+    "n_layer": 2,
+    "n_head": 4,
+    "resid_pdrop": 0.0,
+    "embd_pdrop": 0.0,
+    "attn_pdrop": 0.0,
+}
+_TINY_IMAGE: dict[str, Any] = {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+}
 _MEANINGS = {
     "task_column": "whose row it is: the unit that can be forgotten",
     "text_column": "what the model reads",
@@ -98,7 +103,8 @@ def _tiny(survey: Survey) -> str:
     columns = survey.columns
     if columns.image_column is None:
         example = "openai-community/gpt2" if columns.prompt_column else "distilbert/distilbert-base-uncased"
-        return _ABOUT.format(reads=" that reads bytes", example=example) + _TINY_TEXT
+        about = _ABOUT.format(reads=" that reads bytes", example=example)
+        return f"{about}base_model:\n{_lines(_TINY_TEXT)}tokenizer: bytes\n"
     if len(survey.image_shapes) != 1:
         shapes = ", ".join("x".join(map(str, shape)) for shape in survey.image_shapes[:3]) or "none that can be read"
         raise TaskDataError(
@@ -115,8 +121,18 @@ def _tiny(survey: Survey) -> str:
   image_size: {height if height == width else [height, width]}
   patch_size: {(few or sizes[-1:])[0]}
   num_channels: {channels}
-  hidden_size: 64
-  intermediate_size: 128
-  num_hidden_layers: 2
-  num_attention_heads: 4
-"""
+{_lines(_TINY_IMAGE)}"""
+
+
+def _lines(values: Mapping[str, Any]) -> str:
+    return "".join(f"  {key}: {value}\n" for key, value in values.items())
+
+
+def is_tiny_base(config: Mapping[str, Any]) -> bool:
+    """Whether a base model is the small one with random weights that recipes name unless `--base` is given.
+
+    Args:
+        config (*mapping*): the base model's configuration.
+    """
+    tiny = (_TINY_TEXT, {"model_type": "vit", **_TINY_IMAGE})
+    return any(all(config.get(key) == value for key, value in values.items()) for values in tiny)

@@ -173,6 +173,19 @@ def test_info_of_a_task(clamu, work):
     assert "No merged task is called 'User_2'; 4 are merged. Did you mean 'user_2'?" in told
 
 
+def test_info_of_a_forgotten_task_names_its_receipt(clamu, work):
+    assert clamu("unmerge", "text", "user_1", "user_3").code == 0
+    (receipt,) = (work / "receipts").glob("*.json")
+    told = clamu("info", "text", "--task", "user_1").error
+    assert told.endswith(f"It is forgotten: see {receipt}.")
+    assert "user_3" not in told
+    assert "receipts" not in clamu("info", "text", "--task", "user_9").error
+    values = json.loads(receipt.read_bytes())
+    del values["private"]
+    receipt.write_text(json.dumps(values), encoding="utf-8")
+    assert "receipts" not in clamu("info", "text", "--task", "user_1").error
+
+
 def test_info_says_what_is_kept_beside_a_model(clamu, work):
     text = (work / "text.yaml").read_text(encoding="utf-8").replace("num_clusters: 2", "preset: per-task")
     (work / "text.yaml").write_text(f"{text}snapshot: true\n", encoding="utf-8")
@@ -274,6 +287,23 @@ def test_predict_says_where_nobody_chose_who_serves(clamu, work):
     assert set(told.json) == {"predictions"}
     for chosen in (["great 1", "--task", "user_2"], ["great 1", "--cluster", "0"], ["--data", "rows.jsonl"]):
         assert clamu("predict", "text", *chosen, "--json").err == ""
+
+
+def test_a_guessed_cluster_is_called_a_guess(clamu, work):
+    page = (Path(__file__).parents[2] / "docs" / "how-to" / "serve.md").read_text(encoding="utf-8")
+    rows = re.findall(r"\| ([\d.]+) % \| ([\d.]+) % \| [\d.]+ % \| [\d.]+ % \|", page.split("generated: routing")[1])
+    gaps = [float(own) - float(guessed) for own, guessed in rows]
+    assert len(gaps) > 2
+    expected = (
+        f" guesses the cluster of each input. In our measurements that falls {min(gaps):.0f} to {max(gaps):.0f} points"
+    )
+    ways = {
+        "--cluster auto": ("predict", "text", "great 1", "--cluster", "auto"),
+        "--fallback auto": ("predict", "text", "great 1", "--task", "nobody", "--fallback", "auto"),
+        "--serving auto": ("evaluate", "text", "--serving", "auto"),
+    }
+    for option, command in ways.items():
+        assert clamu(*command).err.startswith(f"{option}{expected}")
 
 
 def test_evaluate_says_how_many_tasks_it_left_out(clamu, work):

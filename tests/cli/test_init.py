@@ -144,6 +144,11 @@ def test_prompts_and_completions_train_a_language_model(clamu, folder):
     assert "label_column" not in told
     assert Recipe.load(folder / "recipe.yaml").tasks().spec.kind == "causal-lm"
     assert clamu("plan", "recipe.yaml", "--json").json["num_tasks"] == 3
+    text = (folder / "recipe.yaml").read_text(encoding="utf-8").replace("finetune_steps: 60", "finetune_steps: 1")
+    (folder / "recipe.yaml").write_text(text, encoding="utf-8")
+    assert clamu("train", "recipe.yaml", "--output", "model").code == 0
+    told = clamu("predict", "model", "What is 1?", "--task", "u1", "--max-new-tokens", "1").err
+    assert told.startswith("The base model is the toy that clamu init writes (random weights)")
     words = ["--prompt-column", "answer", "--label-column", "question", "--output", "x.yaml"]
     assert "do not go together" in clamu("init", "rows.jsonl", *words).error
 
@@ -159,6 +164,7 @@ def test_images_as_numbers_get_a_model_of_their_shape(clamu, folder):
     text = (folder / "recipe.yaml").read_text(encoding="utf-8").replace("finetune_steps: 60", "finetune_steps: 1")
     (folder / "recipe.yaml").write_text(text, encoding="utf-8")
     assert clamu("train", "recipe.yaml", "--output", "model", "--json").json["num_tasks"] == 3
+    assert clamu("evaluate", "model").err.startswith("The base model is the toy that clamu init writes")
 
 
 def test_image_files_come_in_parquet(clamu, folder):

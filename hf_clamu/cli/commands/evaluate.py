@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from hf_clamu.cli.models import chosen_cluster, open_model
+from hf_clamu.cli.models import chosen_cluster, open_to_answer
 from hf_clamu.cli.options import Cluster, Data, Json, ModelToRead, Task
 from hf_clamu.cli.output import emit, note, quieten, table
 
@@ -42,7 +42,7 @@ def evaluate(
 
     wanted = chosen_cluster(cluster, task)
     quieten()
-    model = open_model(folder)
+    model = open_to_answer(folder, serving=serving)
     tasks: TaskDataset = model.load_tasks(data)
     if task is not None:
         model.cluster_of(task)  # a wrong id should be named as such

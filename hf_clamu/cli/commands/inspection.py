@@ -20,6 +20,7 @@ from hf_clamu.errors import (
     DigestMismatchError,
     EnvironmentMismatchError,
     RecipeError,
+    TaskNotFoundError,
 )
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def info(
     config, state = checkpoint.config, checkpoint.state
     kept = {"snapshot": _snapshot_of(checkpoint, folder), "archive": _archive_of(checkpoint, archive)}
     if task is not None:
-        facts = _task_facts(checkpoint, task, kept)
+        facts = _task_facts(checkpoint, folder, task, kept)
         emit(as_json, facts, lambda: _task_text(folder, facts))
         return
     values: dict[str, Any] = {
@@ -111,18 +112,24 @@ def _archive_of(checkpoint: Checkpoint, place: str | None) -> _Kept | None:
     return _Kept(place=str(place), task_ids=held)
 
 
-def _task_facts(checkpoint: Checkpoint, task: str, kept: Mapping[str, _Kept | None]) -> dict[str, Any]:
+def _task_facts(checkpoint: Checkpoint, folder: str, task: str, kept: Mapping[str, _Kept | None]) -> dict[str, Any]:
     """Return what the files of a saved model hold of one task.
 
     Raises:
-        TaskNotFoundError: if it is not merged.
+        TaskNotFoundError: if it is not merged; with the receipt that says that it was forgotten, if there is one.
     """
     from hf_clamu.models.requesting import ledger_id
     from hf_clamu.models.state import ModelContext
+    from hf_clamu.operations.lifecycle.receipts import forgotten_in, read_receipts
+    from hf_clamu.operations.lifecycle.target import receipts_of
 
     state = checkpoint.state
     task_id = ledger_id(checkpoint, ModelContext(task_id_key=task_id_key()), task)
-    number = state.cluster_of(task_id)  # first: it refuses a task that is not merged
+    try:
+        number = state.cluster_of(task_id)
+    except TaskNotFoundError as error:
+        receipt = forgotten_in(read_receipts(receipts_of(folder)), task_id)
+        raise TaskNotFoundError(f"{error}{'' if receipt is None else f' It is forgotten: see {receipt}.'}") from None
     record = state.records[task_id]
     scores = None if state.scores is None else state.scores["clusters"][number]
     masks = state.masks[number] if state.masks else {}

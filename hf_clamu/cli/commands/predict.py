@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from hf_clamu.cli.models import chosen_cluster, open_model
+from hf_clamu.cli.models import chosen_cluster, open_to_answer
 from hf_clamu.cli.options import ClusterOrAuto, Json, ModelToRead, Task
 from hf_clamu.cli.output import emit, note, quieten
 from hf_clamu.errors import RecipeError
@@ -50,7 +50,7 @@ def predict(
     if bool(inputs) == bool(data):
         raise RecipeError("Give either inputs or --data FILE.")
     quieten()
-    model = open_model(folder)
+    model = open_to_answer(folder, cluster=wanted, fallback=fallback)
     spec = model.merged.checkpoint.task_spec
     table, files = read_files(data, spec, partial=True) if data else (None, ())
     rows = [_row(spec, value) for value in inputs or ()] if table is None else list(table)

@@ -24,6 +24,7 @@ __all__ = [
     "PENDING",
     "amend_receipt",
     "commitment",
+    "forgotten_in",
     "is_receipt",
     "lineage",
     "make_receipt",
@@ -144,6 +145,21 @@ def salted_ids(receipt: Mapping[str, Any]) -> Mapping[str, str] | None:
     """Return task id to salt; None if the private part was removed."""
     private = receipt.get(_PRIVATE)
     return None if private is None else private["salts"]
+
+
+def forgotten_in(receipts: Mapping[Path, Mapping[str, Any]], task_id: str) -> Path | None:
+    """Return the newest receipt that says that a task was forgotten, by its private part; `None` if none says so.
+
+    Args:
+        receipts (*mapping* of `Path` to *mapping*): by their files.
+        task_id (`str`): the id as the ledger had it.
+    """
+    requests = [
+        (receipt["time"], path)
+        for path, receipt in receipts.items()
+        if receipt["request"] == "unmerge" and task_id in (salted_ids(receipt) or ())
+    ]
+    return max(requests)[1] if requests else None
 
 
 def read_receipts(folder: Path) -> dict[Path, dict[str, Any]]:

@@ -26,6 +26,7 @@ __all__ = [
     "locked_journal",
     "open_target",
     "receipts_beside",
+    "receipts_of",
     "recover_target",
     "target_to_read",
 ]
@@ -114,7 +115,7 @@ def open_target(
     is_folder = Path(source).is_dir()
     folder = output or (Path(source) if is_folder else Path(source.replace("/", "--")))
     if receipts is None:
-        receipts = _receipts_of(source)
+        receipts = receipts_of(source)
         require_no_link(receipts)
     # With an output the source keeps its tasks, so their vectors stay in the archive.
     opened_archive = archive_at(archive, retains_forgotten=output is not None)
@@ -134,11 +135,12 @@ def target_to_read(source: str, *, output: Path | None, receipts: Path | None, a
         source, output, receipts, archive: as in `open_target`.
     """
     files = RequestFiles(archive=archive_at(archive, retains_forgotten=True))
-    receipts = receipts or _receipts_of(source)
+    receipts = receipts or receipts_of(source)
     return ModelTarget(source=source, output=output, receipts=receipts, files=files, has_result=False)
 
 
-def _receipts_of(source: str) -> Path:
+def receipts_of(source: str) -> Path:
+    """Return the folder of a model's receipts, unless another one is named; for a Hub id in the working directory."""
     return receipts_beside(Path(source)) if Path(source).is_dir() else Path.cwd() / "receipts"
 
 
