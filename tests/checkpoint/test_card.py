@@ -43,6 +43,19 @@ def test_what_the_hub_reads(saved_text):
     assert result.metric_value == round(scores["mean"]["own"], 4)
 
 
+def test_the_card_says_what_a_request_needs(tiny, saved_text, tmp_path):
+    text = (saved_text / "README.md").read_text(encoding="utf-8")
+    assert "`pip install .`" in text
+    assert "# needs the rows of all merged tasks, or a snapshot of them" in text
+    settings = {"localization": "sift", "clustering": "none", "score_validation": False}
+    alone = _card(tiny, tmp_path / "alone", **settings).text
+    assert "# needs the rows of this task, a snapshot of them, or an archive with its vector" in alone
+    # What it says is enough.
+    model = ClamuModel.from_pretrained(tmp_path / "alone")
+    model.unmerge_task("user_1", data=tiny.tasks("text").select(["user_1"]))
+    assert "user_1" not in model.tasks
+
+
 @pytest.mark.parametrize("kind", ["text", "image", "lm"])
 def test_the_scores_are_those_of_an_evaluation(kind, tiny, tmp_path):
     model = tiny.train(kind)

@@ -12,7 +12,7 @@ from string import Template
 import torch
 
 from hf_clamu.checkpoint.checkpoint import Checkpoint
-from hf_clamu.merging import ClamuArguments, MergedState, have_data, own_name
+from hf_clamu.merging import ClamuArguments, MergedState, deriving_reads_data, have_data, own_name
 from hf_clamu.tasks import traits_of
 
 __all__ = ["model_card"]
@@ -45,7 +45,7 @@ def model_card(checkpoint: Checkpoint) -> str:
         unmerge_arguments=(
             '"id of a task", checkpoints={"id of a task": "its folder"})  # as it was merged'
             if is_from_elsewhere
-            else '"id of a task")  # needs the data of the tasks'
+            else f'"id of a task")  # needs {_needed_rows(checkpoint)}'
         ),
         by_name=_by_name(checkpoint),
         peft_use=_peft_use(checkpoint),
@@ -60,6 +60,13 @@ def model_card(checkpoint: Checkpoint) -> str:
         ),
     )
     return str(ModelCard(text))
+
+
+def _needed_rows(checkpoint: Checkpoint) -> str:
+    """Return what a request to forget a task needs, beside the model."""
+    if deriving_reads_data(checkpoint.state, checkpoint.arguments):
+        return "the rows of all merged tasks, or a snapshot of them"
+    return "the rows of this task, a snapshot of them, or an archive with its vector"
 
 
 def _template(name: str) -> Template:
