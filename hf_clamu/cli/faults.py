@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import tempfile
 import traceback
 
 from hf_clamu.errors import ClamuError, ExactnessError, ScoreDropError
+from hf_clamu.known_names import hint_for
 
 __all__ = ["FAULT", "INTERRUPTED", "refusal"]
 
@@ -31,11 +33,18 @@ def refusal(error: BaseException, *, show_traceback: bool) -> tuple[int, str, st
     message = getattr(error, "format_message", None)
     if message is not None:  # usage errors of typer's parser
         command = getattr(getattr(error, "ctx", None), "command_path", "clamu")
-        return 2, "UsageError", f"{message().replace('Value error, ', '')} See {command} --help."
+        text = message().replace("Value error, ", "")
+        return 2, "UsageError", f"{text}{_choice_hint(text)} See {command} --help."
     memory = _out_of_memory(error)
     if memory is not None:
         return 2, "MemoryError", memory
     return FAULT, kind, _report_fault(error, show=show_traceback)
+
+
+def _choice_hint(message: str) -> str:
+    """Return a sentence with the nearest of the values that an option takes, if it got another one."""
+    found = re.search(r"'([^']*)' is not one of (.*)", message)
+    return hint_for(found[1], re.findall(r"'([^']*)'", found[2]), lists=False) if found else ""
 
 
 def _report_fault(error: BaseException, *, show: bool) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import Generic, Protocol, TypeVar
 
 from hf_clamu.errors import RecipeError
+from hf_clamu.known_names import hint_for
 
 __all__ = ["Method", "Registry", "listed"]
 
@@ -83,9 +84,10 @@ class Registry(Generic[MethodT]):
             RecipeError: if there is none.
         """
         if name not in self:
+            hint = hint_for(name, tuple(self), lists=False)
             raise RecipeError(
-                f"{self.setting} must be one of {', '.join(self)}, got {name!r}. A method from outside hf_clamu must "
-                f"be registered first (hf_clamu.merging.register_{self.setting})."
+                f"{self.setting} must be one of {', '.join(self)}, got {name!r}.{hint} A method from outside hf_clamu "
+                f"must be registered first (hf_clamu.merging.register_{self.setting})."
             )
 
     def __contains__(self, name: object) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from hf_clamu.errors import RecipeError, TaskDataError
-from hf_clamu.known_names import refuse_unknown_keys
+from hf_clamu.known_names import hint_for, refuse_unknown_keys
 from hf_clamu.tasks.builtin import STDLIB_PACKAGES, digits, stdlib_text
 from hf_clamu.tasks.dataset import TaskDataset
 from hf_clamu.tasks.spec import TaskSpec
@@ -103,7 +103,10 @@ def _check_keys(source: Mapping[str, Any]) -> str:
             raise RecipeError(f"{key!r} in the data section goes with {owner!r} only, but {origin!r} is given.")
     if origin == "builtin":
         if source["builtin"] not in _BUILTINS:
-            raise RecipeError(f"Unknown builtin data set {source['builtin']!r}; there are {', '.join(_BUILTINS)}.")
+            hint = hint_for(source["builtin"], tuple(_BUILTINS), lists=False)
+            raise RecipeError(
+                f"Unknown builtin data set {source['builtin']!r}; there are {', '.join(_BUILTINS)}.{hint}"
+            )
         options = source.get("options") or {}
         refuse_unknown_keys(options, _BUILTIN_OPTIONS, where="the options of the builtin data set")
         for key, value in options.items():

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, cast, get_args
 
 from hf_clamu.errors import RecipeError
-from hf_clamu.known_names import refuse_unknown_keys
+from hf_clamu.known_names import hint_for, refuse_unknown_keys
 from hf_clamu.tasks.kinds import TaskKind, task_kinds, traits_of
 
 __all__ = ["IdsSetting", "IncompleteRows", "TaskSpec", "infer_kind"]
@@ -105,7 +105,8 @@ class TaskSpec:
 
     def __post_init__(self) -> None:
         if self.kind not in task_kinds():
-            raise RecipeError(f"Unknown kind {self.kind!r}; expected one of {', '.join(task_kinds())}.")
+            hint = hint_for(self.kind, task_kinds(), lists=False)
+            raise RecipeError(f"Unknown kind {self.kind!r}; expected one of {', '.join(task_kinds())}.{hint}")
         self._check_columns()
         self._check_label_names()
         if not isinstance(self.template, str) or self.template.count(_PROMPT_SLOT) != 1:
@@ -120,8 +121,10 @@ class TaskSpec:
         if not _is_int(self.split_seed):
             raise RecipeError(f"split_seed must be an integer, found {self.split_seed!r}.")
         for name, choices in (("ids", get_args(IdsSetting)), ("incomplete_rows", get_args(IncompleteRows))):
-            if getattr(self, name) not in choices:
-                raise RecipeError(f"{name} must be one of {', '.join(choices)}, found {getattr(self, name)!r}.")
+            value = getattr(self, name)
+            if value not in choices:
+                hint = hint_for(value, choices, lists=False)
+                raise RecipeError(f"{name} must be one of {', '.join(choices)}, found {value!r}.{hint}")
 
     def _check_columns(self) -> None:
         for name in ("task_column", "id_column", "cluster_column", *_ALL_CONTENT_COLUMNS):

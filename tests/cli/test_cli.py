@@ -173,6 +173,31 @@ def test_info_of_a_task(clamu, work):
     assert "No merged task is called 'User_2'; 4 are merged. Did you mean 'user_2'?" in told
 
 
+@pytest.mark.parametrize(
+    ("command", "hint"),
+    [
+        (("train", "text.yaml", "--output", "x", "--preset", "per-tsk"), "Did you mean 'per-task'?"),
+        (("plan", "text.yaml", "--ids", "stripe"), "Did you mean 'strip'?"),
+        (("evaluate", "text", "--serving", "globl"), "Did you mean 'global'?"),
+        (("train", "text.yaml", "--outputs", "x"), "--output"),
+        (("evalute", "text"), "evaluate"),
+        (("clustering: featurs",), "Did you mean 'features'?"),
+        (("localization: sifft",), "Did you mean 'sift'?"),
+        (("preset: cluster",), "Did you mean 'clusters'?"),
+        (("finetune_step: 2",), "Did you mean 'finetune_steps'?"),
+    ],
+    ids=str,
+)
+def test_a_misspelled_name_brings_a_hint(clamu, work, command, hint):
+    if len(command) == 1:
+        text = (work / "text.yaml").read_text(encoding="utf-8").replace("num_clusters: 2", command[0])
+        (work / "text.yaml").write_text(text, encoding="utf-8")
+        command = ("train", "text.yaml", "--output", "x")
+    told = clamu(*command)
+    assert told.code == 2
+    assert hint in told.error
+
+
 def test_info_of_a_forgotten_task_names_its_receipt(clamu, work):
     assert clamu("unmerge", "text", "user_1", "user_3").code == 0
     (receipt,) = (work / "receipts").glob("*.json")

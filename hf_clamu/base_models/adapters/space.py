@@ -91,7 +91,8 @@ class PeftSpace:
         if merging is None:
             merging = "frozen_a" if kind == "LORA" else "parameters"
         if merging not in PEFT_MERGING:
-            raise RecipeError(f"peft_merging must be one of {', '.join(PEFT_MERGING)}, got {merging!r}.")
+            hint = hint_for(merging, PEFT_MERGING, lists=False)
+            raise RecipeError(f"peft_merging must be one of {', '.join(PEFT_MERGING)}, got {merging!r}.{hint}")
         if merging == "frozen_a" and kind != "LORA":
             raise RecipeError(f"peft_merging='frozen_a' is for LORA; for {kind} choose 'parameters' or 'product'.")
         return cls(peft_type=str(kind), options=_changed(made), merging=merging)

@@ -17,6 +17,7 @@ __all__ = ["Label", "label_index", "with_label_names"]
 
 _logger = logging.getLogger(__name__)
 
+_SHOWN = 10  # of the names
 # The checked label of a row: one, or one for each word.
 Label = int | tuple[int, ...]
 
@@ -131,7 +132,8 @@ def label_index(spec: TaskSpec, class_names: tuple[str, ...] | None) -> Callable
         if value not in position and not is_numbered and _is_number(value) and int(value) < len(names):
             return int(value)  # files have names alone, and these are numbers of names
         if value not in position:
-            raise ValueError(f"unknown label {value!r}; label_names are {', '.join(names)}")
+            known = ", ".join(names[:_SHOWN]) + (", …" if len(names) > _SHOWN else "")
+            raise ValueError(f"unknown label {value!r}; label_names are {known}")
         return position[value]
 
     return index
