@@ -55,6 +55,7 @@ class Data:
             "validation_fraction": self._configuration["validation_fraction"],
             "id_column": "row" if spec["with_id_column"] else None,
             "cluster_column": "group" if spec["with_cluster_column"] else None,
+            "incomplete_rows": self._configuration["incomplete_rows"],
         }
         kind = self._configuration["kind"]
         if kind == "image":
@@ -125,5 +126,8 @@ class Data:
 
     def _shuffled(self, revisions: Mapping[str, int], order: int) -> list[dict[str, Any]]:
         rows = [row for task_id, revision in revisions.items() for row in self.rows(task_id, revision)]
+        if self._configuration["incomplete_rows"] == "skip":
+            content = {"image": "image", "words": "words"}.get(self._configuration["kind"], "text")
+            rows += [{**row, "row": f"{row['row']}-hole", content: None} for row in rows[::2]]
         random.Random(order).shuffle(rows)
         return rows

@@ -134,6 +134,7 @@ _DATA = {
     "num_tasks": _NUM_TASKS,
     "num_spare": 0,
     "ids": "plain",
+    "incomplete_rows": "error",
     "validation_fraction": 0.0,
     "clustering": "features",
     "spec": {"max_length": 12, "with_id_column": False, "with_cluster_column": False},

@@ -51,9 +51,10 @@ AXES: dict[str, tuple[Any, ...]] = {
     "global_scaling": (None, "auto", "same", "sum", 1.0, 2.5),
     "keep_features": (True, False),
     "snapshot": ("none", "plain", "encrypted"),
+    "incomplete_rows": ("error", "skip"),
 }
 # What is drawn after all else, so that the seeds of before give the sequences of before.
-_LAST = ("preset", "global_scaling", "keep_features", "snapshot")
+_LAST = ("preset", "global_scaling", "keep_features", "snapshot", "incomplete_rows")
 _SIZES: dict[str, dict[str, Any]] = {
     "IA3": {"feedforward_modules": []},
     "LOHA": {"r": 2},
@@ -96,6 +97,7 @@ _WEIGHTS = {
     "preset": (8, 1, 1, 1, 1),
     "keep_features": (3, 1),
     "snapshot": (3, 2, 1),
+    "incomplete_rows": (3, 1),
 }
 
 
