@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -79,6 +80,42 @@ def test_unmerge_and_verify_with_two_processes(fork, work, tiny, reference, meth
     done = _launch(2, work, "verify", "out")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("identical") == 1
+
+
+@pytest.mark.parametrize("method", ["clamu", pytest.param("sift", marks=pytest.mark.slow)])
+def test_a_dry_run_with_two_processes_changes_nothing_and_foresees_the_request(fork, work, tiny, reference, method):
+    assert fork(work, "train", f"{method}.yaml", "--output", "out", "--archive", "vectors").wait().code == 0
+    before = tiny.digests(work)
+    request = ("unmerge", "out", "user_2", "user_5", "--json")
+    dry = _launch(2, work, *request, "--dry-run", "--archive", "vectors")
+    assert dry.returncode == 0, dry.stderr
+    assert json.loads(dry.stdout)["status"] == "dry run"
+    alone = fork(work, *request, "--dry-run").wait()
+    assert alone.code == 0, alone.err
+    assert tiny.digests(work) == before
+    done = _launch(2, work, *request)
+    assert done.returncode == 0, done.stderr
+    effects = [json.loads(out)["effect"] | {"seconds": None} for out in (dry.stdout, alone.out, done.stdout)]
+    assert effects == effects[:1] * 3
+    assert effects[0]["tasks"].keys() == {f"user_{number}" for number in (0, 1, 3, 4, 6, 7)}
+    assert tiny.digests(work / "out") == reference(method, "user_2", "user_5")
+
+
+def test_refusals_of_two_processes_change_nothing(fork, work, tiny):
+    assert fork(work, "train", "clamu.yaml", "--output", "out").wait().code == 0
+    lines = [{"id": "a", "task": "user_1"}, {"id": "b", "task": "nobody"}]
+    (work / "queue.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    before = tiny.digests(work)
+    done = _launch(2, work, "unmerge", "out", "--from", "queue.jsonl", "--dry-run", "--json")
+    assert done.returncode != 0
+    found = json.loads(done.stdout)
+    assert [entry["status"] for entry in found["requests"]] == ["dry run", "failed"]
+    assert tiny.digests(work) == before
+    assert found["effect"]["worst_drop"] > 0
+    done = _launch(2, work, "unmerge", "out", "user_1", "--max-drop", "0")
+    assert done.returncode != 0
+    assert re.search(r"clamu \[process \d\]: .* would lose .* of its accuracy", done.stderr)
+    assert tiny.digests(work) == before
 
 
 def test_verify_splits_tasks_in_another_way_than_a_build(work):
