@@ -84,14 +84,15 @@ class Table:
             text = f"labels that look alike: {self._near(groups, self.answers, 'labels')}"
             yield Finding(text=text, remedy=LABELS_REMEDY)
         cells = {columns.task_column: self.owners, columns.content: self.contents, columns.answer: self.answers}
-        for name, values in cells.items():
-            empty = [row for row, value in enumerate(values) if not value.strip()]
-            if empty:
-                what = f"{_counted(len(empty), 'empty cell')} in column {name!r}"
-                left_out = "; these rows are left out" if self._skips else ""
-                yield Finding(
-                    text=f"{what}: {self._places(empty)}{left_out}", remedy="" if self._skips else EMPTY_REMEDY
-                )
+        empty = {name: [row for row, value in enumerate(cell) if not value.strip()] for name, cell in cells.items()}
+        shown = [
+            f"{_counted(len(rows), 'empty cell')} in column {name!r}: {self._places(rows)}"
+            for name, rows in empty.items()
+            if rows
+        ]
+        if shown:
+            left_out = " (these rows are left out)" if self._skips else ""
+            yield Finding(text=f"{'; '.join(shown)}{left_out}", remedy="" if self._skips else EMPTY_REMEDY)
         if unread:
             text = f"{_counted(len(unread), 'image')} that cannot be read: {self._places(unread)}"
             yield Finding(text=text, remedy="Replace the image, or delete the row.")

@@ -54,7 +54,7 @@ def test_dirt_is_named_with_its_lines(clamu, folder):
     ):
         assert part in told
     assert "ids that look alike" not in told
-    assert told.endswith("Next: solve points 1 to 2, then check what is left: clamu plan recipe.yaml\n")
+    assert told.endswith("Next: solve points 1 and 2, then check what is left: clamu plan recipe.yaml\n")
     assert Recipe.load(folder / "recipe.yaml").data["ids"] == "strip"
 
 

@@ -61,7 +61,7 @@ def test_incomplete_rows_are_left_out_where_that_is_asked_for(holes, caplog):
         tasks = TaskDataset.from_dataset(holes, **COLUMNS, incomplete_rows="skip")
     assert {task_id: tasks.num_examples(task_id) for task_id in tasks} == {"ann": 3}
     assert caplog.messages == [
-        "Left out 5 of the 8 rows, because a cell is empty: rows of 2 tasks, of which 2 have no row left, and 2 "
+        "Left out 5 of the 8 rows, because a cell is empty: rows of 2 tasks (no row is left of 2), and 2 "
         "without a task id."
     ]
     # What only such rows have is no label, and lines are those of the file.

@@ -143,15 +143,16 @@ def _text(survey: Survey, paths: Sequence[Path], output: Path) -> str:
         [
             f"{', '.join(map(str, paths))}: {survey.num_rows} rows",
             *rows,
-            *_finding_lines(survey),
+            *_finding_lines(survey, output),
             _next_line(survey, output),
         ]
     )
 
 
-def _finding_lines(survey: Survey) -> list[str]:
+def _finding_lines(survey: Survey, output: Path) -> list[str]:
     taken = [one.text for one in survey.findings if not one.remedy]
-    lines = ["Solve first, because training refuses it:"] if survey.blocking else []
+    head = f"Solve first, because training refuses it (settings stand in the data section of {output}):"
+    lines = [head] if survey.blocking else []
     for number, one in enumerate(survey.blocking, start=1):
         lines += [f"  {number}. {one.text}", f"     {one.remedy}"]
     return [*lines, *(["Look at, though training takes it:", *(f"  {text}" for text in taken)] if taken else [])]
@@ -167,5 +168,5 @@ def _next_line(survey: Survey, output: Path) -> str:
     count, command = len(survey.blocking), _next_command(survey, output)
     if not count:
         return f"Wrote {output}. Next: {command}"
-    points = "point 1" if count == 1 else f"points 1 to {count}"
+    points = "point 1" if count == 1 else f"points 1 {'and' if count == 2 else 'to'} {count}"
     return f"Wrote {output}. Next: solve {points}, then check what is left: {command}"

@@ -126,7 +126,7 @@ def complete_rows(dataset: Any, spec: TaskSpec, name: str) -> list[int] | None:
     gone = len(leaving - staying)
     _logger.warning(
         f"Left out {len(cells) - len(kept)} of the {len(cells)} rows, because a cell is empty: rows of {len(leaving)} "
-        f"tasks{f', of which {gone} have no row left' if gone else ''}"
+        f"{'task' if len(leaving) == 1 else 'tasks'}{f' (no row is left of {gone})' if gone else ''}"
         f"{f', and {nobodys} without a task id' if nobodys else ''}."
     )
     return kept
