@@ -48,7 +48,7 @@ def test_dirt_is_named_with_its_lines(clamu, folder):
         "owners  3 in column 'Customer ID'",
         "column 'body'",
         "1. labels that look alike: 'good' (line 2 of rows.csv) and 'Good' (line 5 of rows.csv)\n     Write one label",
-        "2. 1 empty cell in column 'body': line 7\n     Fill in what is missing, or leave rows with an empty",
+        "2. 1 empty cell in column 'body': line 7\n     Fill in what is missing, delete these rows, or build",
         "1 id with white space at the ends, which ids: strip removes: line 4",
         "1 row that repeats an earlier one of the same owner: line 6",
     ):

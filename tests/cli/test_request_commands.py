@@ -194,7 +194,7 @@ def test_new_ids_that_look_like_merged_ones(clamu, work):
     (work / "new.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
     told = clamu("add", "text", "--new", "new.jsonl")
     assert told.code == 2
-    assert "The id 'user_01' (line 1 of new.jsonl) looks like 'user_1', which is merged." in told.error
+    assert "New ids look like merged ones: 'user_01' (line 1 of new.jsonl) and 'user_1' (merged)." in told.error
     assert clamu("add", "text", "--new", "new.jsonl", "--ids", "as-is").code == 0
 
 

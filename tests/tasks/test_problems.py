@@ -42,8 +42,8 @@ def test_all_problems_of_a_file_are_told_at_once(holes):
         "(3) Task 'bo', column 'words', line 7 of rows.csv: the cell is empty; each row needs a text. "
         "(4) Task 'bo', column 'mood', line 4 of rows.csv: the cell is empty; each row needs a label. "
         "(5) Task 'ann', column 'mood', line 10 of rows.csv: unknown label 'odd'; label_names are glad, sad. "
-        "Fill in what is missing, or leave rows with an empty cell out: incomplete_rows: skip "
-        "(--incomplete-rows skip)."
+        "Fill in what is missing, delete these rows, or build with incomplete_rows: skip (--incomplete-rows skip), "
+        "which leaves them out."
     )
 
 

@@ -148,17 +148,17 @@ def _new_tasks(
     Raises:
         TaskDataError: if ids look alike, or look like those of merged tasks, unless that is allowed.
     """
-    from hf_clamu.tasks.near_names import names_like
+    from hf_clamu.tasks.near_names import describe_near, names_like
 
     ids = ids or model.merged.checkpoint.task_spec.ids
     offered = _named(model, model.load_tasks(new, ids=ids), tasks)
     alike = [] if ids == "as-is" else names_like(model.tasks, offered.task_ids)
     if alike:
-        merged = names_like(alike[:1], model.tasks)[0]
-        more = f", and {len(alike) - 1} more do so" if len(alike) > 1 else ""
+        pairs = [[task_id, names_like([task_id], model.tasks)[0]] for task_id in alike]
+        shown = describe_near(pairs, lambda one: offered.first_place(one) if one in alike else "merged", "ids")
         raise TaskDataError(
-            f"The id {alike[0]!r} ({offered.first_place(alike[0])}) looks like {merged!r}, which is merged{more}. If "
-            "they are one owner, write one id; if they are different owners, give --ids as-is."
+            f"New ids look like merged ones: {shown}. If they are one owner, write one id; if they are different "
+            "owners, give --ids as-is."
         )
     return offered
 

@@ -16,7 +16,8 @@ _logger = logging.getLogger(__name__)
 # Rows that are read at a time where a column may be larger than memory.
 BATCH_ROWS = 1000
 EMPTY_REMEDY = (
-    "Fill in what is missing, or leave rows with an empty cell out: incomplete_rows: skip (--incomplete-rows skip)."
+    "Fill in what is missing, delete these rows, or build with incomplete_rows: skip (--incomplete-rows skip), which "
+    "leaves them out."
 )
 _SHOWN = 10
 
