@@ -136,6 +136,7 @@ def make_request(
         archive=options.working_archive(),
         local_models=find_local_models(live, options.checkpoints, adds=adds),
         snapshot=context.snapshot,
+        snapshot_place=context.snapshot_place,
         progress=options.progress,
     )
 

@@ -152,13 +152,20 @@ class ModelContext:
     @property
     def snapshot(self) -> Snapshot | None:
         """The rows that are kept beside its folder; for a Hub id, in the working directory as `ORG--NAME.snapshot`."""
+        return next((snapshot for snapshot in self._snapshots() if snapshot.is_there), None)
+
+    @property
+    def snapshot_place(self) -> Path | None:
+        """Where a snapshot is or would be; `None` for a model that was neither loaded nor saved."""
+        return next((snapshot.folder for snapshot in reversed(self._snapshots())), None)
+
+    def _snapshots(self) -> list[Snapshot]:
         if self.origin is None:
-            return None
+            return []
         places = [self.origin.folder]
         if self.origin.repo_id is not None:
             places.append(place_of_repo(self.origin.repo_id))
-        snapshots = (Snapshot(snapshot_beside(place)) for place in places)
-        return next((snapshot for snapshot in snapshots if snapshot.is_there), None)
+        return [Snapshot(snapshot_beside(place)) for place in places]
 
     def require_room_for_rows(self) -> None:
         """Check, before new tasks are trained on, that their rows can be added to the snapshot if there is one.

@@ -8,7 +8,7 @@ from pathlib import Path
 from hf_clamu.checkpoint.checkpoint import Checkpoint
 from hf_clamu.errors import TaskDataError
 from hf_clamu.operations.snapshots import snapshot_tasks
-from hf_clamu.storage import Snapshot, snapshot_beside
+from hf_clamu.storage import Snapshot
 from hf_clamu.tasks import DataFiles, IdsSetting, TaskDataset, load_tasks
 
 __all__ = ["load_merged_tasks", "with_ledger_ids"]
@@ -21,6 +21,7 @@ def load_merged_tasks(
     task_id_key: str | None = None,
     snapshot: Snapshot | None = None,
     *,
+    snapshot_place: Path | None = None,
     ids: IdsSetting | None = None,
 ) -> TaskDataset:
     """Return the tasks' data: given, from a snapshot, or from the source that the ledger names.
@@ -32,6 +33,7 @@ def load_merged_tasks(
             directory.
         task_id_key (`str`, *optional*): the key of the ledger's task ids, if they are keyed.
         snapshot (`Snapshot`, *optional*): of the model.
+        snapshot_place (`Path`, *optional*): where it would be, for messages.
         ids (`str`, *optional*): for files of new rows, how their ids are read and whether those that look alike are
             refused, see `TaskSpec`. By default ids are read as the recipe says, and none is refused: the merged ones
             are told apart already.
@@ -42,7 +44,8 @@ def load_merged_tasks(
     if data is None and snapshot is not None:
         return snapshot_tasks(checkpoint, snapshot)
     spec = checkpoint.task_spec
-    tasks = data if isinstance(data, TaskDataset) else _load_files(checkpoint, data, origin, ids)
+    no_snapshot = "" if snapshot_place is None else f" There is no snapshot of the rows either, at {snapshot_place}."
+    tasks = data if isinstance(data, TaskDataset) else _load_files(checkpoint, data, origin, ids, no_snapshot)
     tasks = tasks.with_ids(spec.ids)  # which decides nothing once the ids are read
     expected, given = asdict(spec), asdict(tasks.spec)
     differing = [key for key in expected if given[key] != expected[key]]
@@ -72,11 +75,10 @@ def with_ledger_ids(checkpoint: Checkpoint, tasks: TaskDataset, task_id_key: str
 
 
 def _load_files(
-    checkpoint: Checkpoint, data: DataFiles | None, origin: Path | None, ids: IdsSetting | None
+    checkpoint: Checkpoint, data: DataFiles | None, origin: Path | None, ids: IdsSetting | None, no_snapshot: str
 ) -> TaskDataset:
     spec = checkpoint.task_spec.to_dict()
     source = checkpoint.source
-    no_snapshot = "" if origin is None else f" There is no snapshot of the rows either, at {snapshot_beside(origin)}."
     if source is None:
         if data is None:
             raise TaskDataError(

@@ -115,6 +115,7 @@ class Request:
         archive (`Archive`, *optional*): has the vectors of the merged tasks.
         local_models (`LocalModels`, *optional*): those that were finetuned elsewhere, under the ledger's ids.
         snapshot (`Snapshot`, *optional*): has the rows of the merged tasks, if no data are given.
+        snapshot_place (`Path`, *optional*): where it would be, for messages.
         progress (`Progress`): shows how far it is.
     """
 
@@ -129,6 +130,7 @@ class Request:
     archive: Archive | None = None
     local_models: LocalModels | None = None
     snapshot: Snapshot | None = None
+    snapshot_place: Path | None = None
     progress: Progress = silent_progress
 
     @property
@@ -204,7 +206,14 @@ class Request:
             return TaskDataset.without_rows(self.checkpoint.task_spec, records, keyed=self.checkpoint.has_keyed_ids)
         if not records and self.data is None:
             return self._no_tasks()
-        return load_merged_tasks(self.checkpoint, self.data, self.origin, self.task_id_key, self.snapshot)
+        return load_merged_tasks(
+            self.checkpoint,
+            self.data,
+            self.origin,
+            self.task_id_key,
+            self.snapshot,
+            snapshot_place=self.snapshot_place,
+        )
 
     def tasks_if_needed(self, new: TaskDataset | None = None) -> TaskDataset:
         """Return the data of the merged tasks, or no tasks if the data are neither found nor needed.

@@ -140,8 +140,15 @@ class InspectionMixin:
         """
         context = self._live.context
         given = data if data is not None else context.tasks
-        checkpoint, snapshot = self.merged.checkpoint, context.snapshot
-        return load_merged_tasks(checkpoint, given, context.folder, context.task_id_key, snapshot, ids=ids)
+        return load_merged_tasks(
+            self.merged.checkpoint,
+            given,
+            context.folder,
+            context.task_id_key,
+            context.snapshot,
+            snapshot_place=context.snapshot_place,
+            ids=ids,
+        )
 
     def keyed_tasks(self, tasks: TaskDataset) -> TaskDataset:
         """Return data under the ids that the ledger has, keyed if it keeps keyed commitments."""
