@@ -238,7 +238,7 @@ def _answers(setting: Setting, state: MergedState) -> dict[str, tuple[list[int],
     """Return the answers to each task's held-out rows by its own cluster, and its accuracy."""
     trainer, found = setting.trainer, {}
     for number, members in enumerate(state.clusters):
-        trainer.load_masked(state.delta, state.alpha, state.masks[number] if state.masks else None)
+        trainer.load_masked(state.delta, state.served_alpha, state.mask(number))
         trainer.workspace.model.eval()
         for task_id in members:
             batch = trainer.workspace.batch(setting.held_out[task_id])

@@ -13,6 +13,7 @@ from examples.paper.costs import stored_models
 from examples.paper.scale import Cell
 from examples.paper.study import Pool, Study
 from hf_clamu.evaluation import finetune_together, label_probabilities, labels_of_examples
+from hf_clamu.exact import ALL_WEIGHTS, PackedMask
 from hf_clamu.merging import ALPHA_GRID, Localizer, MaskProblem, scaling_coefficient
 from hf_clamu.merging.localization.sift import support, union
 
@@ -148,7 +149,7 @@ class _Run:
 
         def served(factor: float | str) -> list[Served]:
             return [
-                (members, self._loader(delta, scaling_coefficient(factor, len(members)), None))
+                (members, self._loader(delta, scaling_coefficient(factor, len(members))))
                 for members, delta in zip(self.clusters, deltas, strict=True)
             ]
 
@@ -181,7 +182,8 @@ class _Run:
 
     def _by_support(self, stored: int) -> Outcome:
         delta = self.pool.total(self.task_ids)
-        masks = tuple(union([support(self.pool.vector(task_id)) for task_id in members]) for members in self.clusters)
+        supports = ([support(self.pool.vector(task_id)) for task_id in members] for members in self.clusters)
+        masks = tuple(PackedMask(bits=union(of_members)) for of_members in supports)
         return self._tuned(
             lambda factor: self._masked(delta, self._alpha(factor), masks), storage=stored_models(stored)
         )
@@ -190,14 +192,14 @@ class _Run:
         return scaling_coefficient(factor, len(self.task_ids))
 
     def _merged(self, delta: Weights, alpha: float) -> list[Served]:
-        return [(self.task_ids, self._loader(delta, alpha, None))]
+        return [(self.task_ids, self._loader(delta, alpha))]
 
-    def _masked(self, delta: Weights, alpha: float, masks: Sequence[Weights]) -> list[Served]:
+    def _masked(self, delta: Weights, alpha: float, masks: Sequence[PackedMask]) -> list[Served]:
         return [
             (members, self._loader(delta, alpha, mask)) for members, mask in zip(self.clusters, masks, strict=True)
         ]
 
-    def _loader(self, delta: Weights, alpha: float, mask: Weights | None) -> Callable[[], None]:
+    def _loader(self, delta: Weights, alpha: float, mask: PackedMask = ALL_WEIGHTS) -> Callable[[], None]:
         return lambda: self.trainer.load_masked(delta, alpha, mask)
 
     def _finetune(self, members: Sequence[str]) -> None:

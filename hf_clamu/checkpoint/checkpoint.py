@@ -147,6 +147,7 @@ class Checkpoint:
             {
                 "alpha": state.alpha,
                 **({"anchors": digest_tensors(self.anchors)} if self.anchors else {}),
+                **({"factors": list(state.factors)} if state.factors else {}),
                 **({"global_alpha": state.global_alpha} if state.global_alpha != state.alpha else {}),
                 "delta": self.config.delta_digest,  # computed with the state, or compared when it was read
                 "ledger": ledger_entries(state),

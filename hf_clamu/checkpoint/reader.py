@@ -17,6 +17,7 @@ from hf_clamu.checkpoint.layout import (
     CONFIG_NAME,
     FRESH_NAME,
     LEDGER_NAME,
+    MASK_CONFIG_NAME,
     MASK_NAME,
     VECTORS_NAME,
     WEIGHTS_INDEX_NAME,
@@ -28,11 +29,11 @@ from hf_clamu.checkpoint.layout import (
     task_mask_name,
 )
 from hf_clamu.checkpoint.ledger import FileEntry, listed_files, read_json, read_ledger, records_of
-from hf_clamu.checkpoint.masks import MASK_KEY, TASK_MASK_KEY, split_mask
+from hf_clamu.checkpoint.masks import FACTORS_KEY, MASK_KEY, TASK_MASK_KEY, checked_factors, checked_mask
 from hf_clamu.checkpoint.parsed_config import ParsedConfig, cluster_names
 from hf_clamu.checkpoint.processor_files import normalized_bytes
 from hf_clamu.errors import CheckpointFormatError, RecipeError, first_line
-from hf_clamu.exact import check_padding, digest_tensors, narrowest_dtype, sha256_files, sha256_hex
+from hf_clamu.exact import digest_tensors, narrowest_dtype, sha256_files, sha256_hex
 from hf_clamu.merging import ClamuArguments, MergedState, TaskRecord, depends_on_environment, keeps_base_features
 from hf_clamu.storage import read_tensors
 from hf_clamu.storage.replace import finish_replacement
@@ -79,6 +80,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         alpha=parsed.config.alpha,
         global_alpha=parsed.config.global_alpha,
         masks=masks,
+        factors=_read_factors(folder, parsed.arguments, len(masks), delta),
         scores=parsed.config.scores,
         task_masks=task_masks,
         delta_digest=parsed.config.delta_digest,
@@ -115,9 +117,6 @@ def read_tensor_file(path: Path) -> dict[str, torch.Tensor]:
         raise CheckpointFormatError(
             f"{path} cannot be read as safetensors ({error}). Take an undamaged copy."
         ) from error
-
-
-# -- the configuration -----------------------------------------------------------------------------------------------
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -198,9 +197,6 @@ def _read_environments(
     return environment, localized_in
 
 
-# -- the files and their digests -------------------------------------------------------------------------------------
-
-
 def _check_files(folder: Path, listed: Mapping[str, FileEntry]) -> frozenset[str]:
     """Compare a folder with the files that its ledger lists; return those that their processor has written again."""
     require_data_names(listed)
@@ -254,9 +250,6 @@ def _check_base_index(folder: Path, listed: Collection[str]) -> None:
         )
 
 
-# -- tensors ---------------------------------------------------------------------------------------------------------
-
-
 def _read_delta(
     path: Path, ledger: Mapping[str, Any], config: ClamuConfig, records: Mapping[str, TaskRecord]
 ) -> dict[str, torch.Tensor]:
@@ -292,26 +285,27 @@ def _read_masks(
     method = arguments.localization_method
     if not method.makes_masks:
         return (), ()
-    names = [f"{mask_folder(cluster)}/{MASK_NAME}" for cluster in range(len(clusters))]
-    masks = tuple(_read_mask(folder / name, MASK_KEY, delta) for name in names)
+    num_weights = {name: steps.numel() for name, steps in delta.items()}
+
+    def read(name: str, key: str) -> dict[str, torch.Tensor]:
+        return checked_mask(folder / name, read_tensor_file(folder / name), key, num_weights)
+
+    masks = tuple(read(f"{mask_folder(cluster)}/{MASK_NAME}", MASK_KEY) for cluster in range(len(clusters)))
     if not method.keeps_task_masks:
         return masks, ()
     if len(masks) >= len(records):
         return masks, masks
-    names = [task_mask_name(index) for index in range(len(records))]
-    return masks, tuple(_read_mask(folder / name, TASK_MASK_KEY, delta) for name in names)
+    return masks, tuple(read(task_mask_name(index), TASK_MASK_KEY) for index in range(len(records)))
 
 
-def _read_mask(path: Path, key: str, delta: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    found = read_tensor_file(path)
-    if sorted(found) != [key]:
-        raise CheckpointFormatError(
-            f"The mask in {path} must be one tensor {key!r}, found {sorted(found)[:3]}. Take an undamaged copy."
-        )
-    mask = split_mask(found[key], {name: steps.numel() for name, steps in delta.items()})
-    for name, bits in mask.items():
-        check_padding(name, bits, delta[name].numel())
-    return mask
+def _read_factors(
+    folder: Path, arguments: ClamuArguments, num_masks: int, names: Collection[str]
+) -> tuple[dict[str, float], ...]:
+    """Return what alpha is multiplied by under each mask, where that is learned."""
+    if not arguments.localization_method.has_factors(arguments):
+        return ()
+    paths = [folder / mask_folder(cluster) / MASK_CONFIG_NAME for cluster in range(num_masks)]
+    return tuple(checked_factors(path, read_json(path).get(FACTORS_KEY), names) for path in paths)
 
 
 def _read_anchors(

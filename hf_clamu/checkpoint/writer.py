@@ -25,8 +25,16 @@ from hf_clamu.checkpoint.layout import (
     task_mask_name,
 )
 from hf_clamu.checkpoint.ledger import ledger_entries, sealed
-from hf_clamu.checkpoint.masks import EMBEDDED_BASE, MASK_KEY, REQUIRED_IMPORT, TASK_MASK_KEY, join_mask
-from hf_clamu.exact import canonical_json, digest_tensors, sha256_files
+from hf_clamu.checkpoint.masks import (
+    EMBEDDED_BASE,
+    FACTORS_KEY,
+    MASK_KEY,
+    REQUIRED_IMPORT,
+    TASK_MASK_KEY,
+    digest_mask,
+    join_mask,
+)
+from hf_clamu.exact import canonical_json, sha256_files
 from hf_clamu.storage import save_tensors
 
 __all__ = ["write_checkpoint"]
@@ -61,13 +69,16 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> str:
 
 def _write_masks(folder: Path, checkpoint: Checkpoint) -> None:
     """Write a file for each mask: one mask at a time is in memory."""
-    for cluster, mask in enumerate(checkpoint.state.masks):
+    state = checkpoint.state
+    for cluster, mask in enumerate(state.masks):
         target = folder / mask_folder(cluster)
         target.mkdir(parents=True)
-        joined = {MASK_KEY: join_mask(mask)}
-        mask_config = _mask_config(checkpoint, cluster, digest_tensors(joined))
+        joined, factors = join_mask(mask), state.factors[cluster] if state.factors else None
+        mask_config = _mask_config(checkpoint, cluster, digest_mask(joined, factors))
+        if factors is not None:
+            mask_config[FACTORS_KEY] = factors
         (target / MASK_CONFIG_NAME).write_bytes(canonical_json(mask_config))
-        save_tensors(target / MASK_NAME, joined)
+        save_tensors(target / MASK_NAME, {MASK_KEY: joined})
     for index, mask in enumerate(checkpoint.stored_task_masks):
         path = folder / task_mask_name(index)
         path.parent.mkdir(exist_ok=True)

@@ -11,7 +11,7 @@ import torch
 
 from hf_clamu.base_models.identity import BaseModel
 from hf_clamu.errors import RecipeError
-from hf_clamu.exact import DeltaAccumulator
+from hf_clamu.exact import ALL_WEIGHTS, DeltaAccumulator
 from hf_clamu.merging import LOCALIZATIONS, ClamuArguments, Localizer, MaskProblem
 from hf_clamu.operations.context import open_trainer
 from hf_clamu.tasks import Example, TaskDataset
@@ -135,9 +135,10 @@ class _Comparison:
         alpha, masks = Localizer(self._trainer, problem).run()
         scores = []
         for number, members in enumerate(self._clusters):
-            self._trainer.load_masked(self._delta, alpha, masks[number] if masks else None)
+            self._trainer.load_masked(self._delta, alpha, masks[number] if masks else ALL_WEIGHTS)
             scores += [self._score(task_id) for task_id in members]
         mask_bytes = (self._num_weights + 7) // 8 * len(masks)
+        mask_bytes += 4 * sum(len(mask.factors) for mask in masks if mask.factors is not None)
         return MethodScore(score=fmean(scores), alpha=alpha, storage_bytes=4 * self._num_weights + mask_bytes)
 
     @cached_property

@@ -13,7 +13,6 @@ from hf_clamu.errors import CheckpointFormatError
 
 __all__ = [
     "ALL_WEIGHTS",
-    "GLOBAL_BITS",
     "GLOBAL_MODEL",
     "NO_WEIGHTS",
     "MaskBits",
@@ -24,10 +23,8 @@ __all__ = [
     "unpack_mask",
 ]
 
-# The bits of one parameter: packed, or 0 or 255 where all are equal, or `GLOBAL_BITS`.
+# The bits of one parameter: packed, or 0 or 255 where all are equal.
 MaskBits: TypeAlias = torch.Tensor | int
-# In place of bits: all weights, under the scaling coefficient of the global model.
-GLOBAL_BITS = -1
 
 
 def packed_size(num_weights: int) -> int:
@@ -100,13 +97,16 @@ class PackedMask:
             Packed bits per parameter.
         fill (`int`, *optional*): instead of bits, 255 for the mask of ones or 0 for the mask of zeros.
         cluster (`int`, *optional*): the cluster that it is of.
-        is_global (`bool`): instead of bits, all weights under the scaling coefficient of the global model.
+        is_global (`bool`): with a fill of 255, the weights are under the scaling coefficient of the global model.
+        factors (*mapping* of `str` to `float`, *optional*): what the scaling coefficient is multiplied by, per
+            parameter; by default 1.
     """
 
     bits: Mapping[str, torch.Tensor] | None = None
     fill: int = 0
     cluster: int | None = None
     is_global: bool = False
+    factors: Mapping[str, float] | None = None
 
     def __post_init__(self) -> None:
         if self.fill not in (0, 255):
@@ -114,11 +114,13 @@ class PackedMask:
 
     def of(self, name: str) -> MaskBits:
         """Return the bits of one parameter."""
-        if self.is_global:
-            return GLOBAL_BITS
         return self.fill if self.bits is None else self.bits[name]
+
+    def factor(self, name: str) -> float:
+        """Return what the scaling coefficient of one parameter is multiplied by."""
+        return 1.0 if self.factors is None else self.factors[name]
 
 
 ALL_WEIGHTS = PackedMask(fill=255)
-GLOBAL_MODEL = PackedMask(is_global=True)
+GLOBAL_MODEL = PackedMask(fill=255, is_global=True)
 NO_WEIGHTS = PackedMask(fill=0)

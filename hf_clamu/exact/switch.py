@@ -5,9 +5,10 @@ With one scaling coefficient for all clusters every live weight has under a mask
 
     P ^= X & expand(mask_old ^ mask_new)
 
-so the all-zero mask gives `W0` back bit for bit, in fp32, bf16 and fp16, and memory is twice the weights. A global
-model with a scaling coefficient of its own has a third value, `Wg`, and `Y = bits(W0) ^ bits(Wg)` is kept as well.
-Between it and a mask the switch goes by way of `W0`, so a weight never holds anything but one of the three.
+so the all-zero mask gives `W0` back bit for bit, in fp32, bf16 and fp16, and memory is twice the weights. The global
+model may have a scaling coefficient of its own, and a mask a factor per parameter. Where the scale of a parameter
+changes, its weights go back to `W0` and `X` is computed for the new scale, so switches between clusters of one scale
+are the fast ones.
 
 The mask of each parameter is recorded as it is flipped, and checked just before. So the state of the weights is known
 after a switch that stops in the middle, and the next one starts from there.
@@ -17,14 +18,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from contextlib import suppress
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import torch
 
 from hf_clamu.errors import CheckpointFormatError, IncompatibleBaseError, WeightsChangedError
 from hf_clamu.exact import bit_flips
 from hf_clamu.exact.bit_flips import FlipBuffer, Transition, mixed_bits, same_bits
-from hf_clamu.exact.bitmask import GLOBAL_BITS, NO_WEIGHTS, MaskBits, PackedMask, check_padding
+from hf_clamu.exact.bitmask import NO_WEIGHTS, MaskBits, PackedMask, check_padding
 from hf_clamu.exact.digest import value_digests
 from hf_clamu.exact.fixed_point import FixedPoint
 from hf_clamu.exact.guard import Guard
@@ -37,6 +39,13 @@ _WAY_OUT = (
     "Load the model again with ClamuModel.from_pretrained (with dtype= for another type); to train further on a "
     "cluster, export it first."
 )
+
+
+class _Flips(NamedTuple):
+    """What the bits of a parameter differ in between `W0` and `W0 + scale * delta`."""
+
+    scale: float
+    bits: torch.Tensor
 
 
 class WeightSwitch:
@@ -52,8 +61,9 @@ class WeightSwitch:
         alpha (`float`): the scaling coefficient under masks.
         codec (`FixedPoint`): the grid of `delta`.
         global_alpha (`float`, *optional*): the scaling coefficient of the global model; by default `alpha`.
-        dtype (`torch.dtype`, *optional*): cast the live parameters to this type; both values are computed in the
-            parameters' own type and cast once.
+        dtype (`torch.dtype`, *optional*): cast the live parameters to this type; all values are computed in the
+            parameters' own type and cast once. Where more than one scale is selected, the uncast weights are kept.
+        has_factors (`bool`): masks with factors will be selected.
         uncast (*collection* of `str`): parameters that keep their type all the same.
         digests (*mapping* of `str` to `bytes`, *optional*): `value_digest` of parameters, to avoid hashing them twice.
         guard (`Guard`, *optional*): of the live model; by default one of its own.
@@ -86,15 +96,18 @@ class WeightSwitch:
         *,
         global_alpha: float | None = None,
         dtype: torch.dtype | None = None,
+        has_factors: bool = False,
         uncast: Collection[str] = (),
         digests: Mapping[str, bytes] | None = None,
         guard: Guard | None = None,
     ) -> None:
         self.guard = Guard() if guard is None else guard
-        self._flips: dict[str, torch.Tensor] = {}
-        self._global_flips: dict[str, torch.Tensor] = {}
-        # What the global model is, if it needs no flips of its own.
-        self._global_bits = 255 if global_alpha in (None, alpha) else 0 if global_alpha == 0 else GLOBAL_BITS
+        self._delta, self._codec, self._alpha = {name: delta[name] for name in sorted(delta)}, codec, alpha
+        self._global_alpha = alpha if global_alpha is None else global_alpha
+        self._flips: dict[str, _Flips] = {}
+        # Base weights as they were before a cast, of which those of another scale are computed.
+        self._uncast: dict[str, torch.Tensor] = {}
+        has_scales = has_factors or self._global_alpha not in (0, alpha)
         self._layouts: dict[str, tuple[torch.Size, torch.dtype]] = {}
         self._stamps: dict[str, tuple[Any, ...]] = {}
         self._buffers: dict[tuple[torch.dtype, torch.device], FlipBuffer] = {}
@@ -112,20 +125,15 @@ class WeightSwitch:
                     f"The parameter {name!r} has shape {tuple(parameter.shape)}, but its merged delta has "
                     f"{tuple(delta[name].shape)}. Take the base model that the delta was made for."
                 )
-            flat = parameter.detach().reshape(-1)
-            scales = [(self._flips, alpha)]
-            if self._global_bits == GLOBAL_BITS and global_alpha is not None:
-                scales.append((self._global_flips, global_alpha))
-            steps = delta[name].reshape(-1)
-            served = [codec.apply(flat, steps, scale, parameter.dtype) for _, scale in scales]
+            flat = original = parameter.detach().reshape(-1)
+            served = codec.apply(flat, delta[name].reshape(-1), alpha, flat.dtype)
             if dtype is not None and dtype != parameter.dtype and name not in uncast:
                 parameter.data = parameter.detach().to(dtype)
                 known.pop(name, None)
-                flat, served = parameter.detach().reshape(-1), [values.to(dtype) for values in served]
-            # Only bits are compared and flipped, so -0.0 and NaN need no special care.
-            for (flips, _), values in zip(scales, served, strict=True):
-                bits = values.view(bits_dtype(parameter.dtype))
-                flips[name] = bits.bitwise_xor_(flat.view(bits.dtype))
+                flat, served = parameter.detach().reshape(-1), served.to(dtype)
+                if has_scales:
+                    self._uncast[name] = original
+            self._flips[name] = _Flips(alpha, _difference(flat, served))
             if name not in known:
                 bases[name] = flat
             self._layouts[name] = (parameter.shape, parameter.dtype)
@@ -170,7 +178,7 @@ class WeightSwitch:
         with self.guard.lock:
             self.check(parameters)
             if mask.bits is not None:
-                for name, flips in self._flips.items():
+                for name, (_, flips) in self._flips.items():
                     if name not in mask.bits:
                         raise CheckpointFormatError(
                             f"The mask has no bits for the parameter {name!r}, but the merged delta has. The mask was "
@@ -198,7 +206,7 @@ class WeightSwitch:
             WeightsChangedError: naming the first parameter that differs.
         """
         with self.guard.lock:
-            for name, flips in self._flips.items():
+            for name, (scale, flips) in self._flips.items():
                 parameter = _find(parameters, name)
                 if name not in self._interrupted and stamp_of(parameter) == self._stamps.get(name):
                     continue
@@ -208,9 +216,7 @@ class WeightSwitch:
                         f"which is not what the merged delta was attached to. {_WAY_OUT}"
                     )
                 if flips.device != parameter.device:
-                    self._flips[name] = flips.to(parameter.device)
-                    if name in self._global_flips:
-                        self._global_flips[name] = self._global_flips[name].to(parameter.device)
+                    self._flips[name] = _Flips(scale, flips.to(parameter.device))
                 self._stamps.pop(name, None)
                 stamp = stamp_of(parameter)
                 self._current[name] = self._identify_mask(name, parameter)
@@ -243,20 +249,37 @@ class WeightSwitch:
 
     def _apply(self, parameters: Mapping[str, torch.nn.Parameter], mask: PackedMask) -> None:
         for name in self._flips:
-            wanted = mask.of(name)
-            if _is_global(wanted):
-                wanted = self._global_bits
-            if _is_global(wanted) != _is_global(self._current[name]):
-                self._change(name, parameters[name], 0)
-            self._change(name, parameters[name], wanted)
+            parameter, (bits, scale) = parameters[name], self._wanted(mask, name)
+            if scale != self._flips[name].scale:
+                self._change(name, parameter, 0)
+                self._flips[name] = self._flips_of(name, parameter, scale)
+            self._change(name, parameter, bits)
         if mask.bits is not None:
-            copies = {name: bits for name, bits in self._current.items() if isinstance(bits, torch.Tensor)}
-            mask = PackedMask(bits=copies, cluster=mask.cluster)
+            copies = {
+                name: held if isinstance(held, torch.Tensor) else mask.bits[name].clone()
+                for name, held in self._current.items()
+            }
+            mask = replace(mask, bits=copies)
         self._selected = mask
         self._is_consistent = True
 
+    def _wanted(self, mask: PackedMask, name: str) -> tuple[MaskBits, float]:
+        """Return the bits and the scale of a parameter under a mask; no weights under any scale are as under this."""
+        bits = mask.of(name)
+        scale = self._global_alpha if mask.is_global else self._alpha * mask.factor(name)
+        if scale == 0 or (isinstance(bits, int) and bits == 0):
+            return 0, self._flips[name].scale
+        return bits, scale
+
+    def _flips_of(self, name: str, parameter: torch.Tensor, scale: float) -> _Flips:
+        """Return the flips of a parameter, which holds its base weights, under another scale."""
+        flat = parameter.detach().reshape(-1)
+        original = self._uncast.get(name, flat)
+        served = self._codec.apply(original, self._delta[name].reshape(-1), scale, original.dtype)
+        return _Flips(scale, _difference(flat, served.to(flat.device, flat.dtype)))
+
     def _change(self, name: str, parameter: torch.Tensor, wanted: MaskBits) -> None:
-        """Bring a parameter under another mask, which is not the global model unless one of both is no weights."""
+        """Bring a parameter under another mask of the same scale."""
         if same_bits(self._current[name], wanted):
             return
         # The bits are a copy: the caller's tensors may be loaded over.
@@ -275,7 +298,7 @@ class WeightSwitch:
     def _flip(self, name: str, parameter: torch.Tensor, transition: Transition) -> int:
         """Flip a parameter's bits, and return how often it was written to."""
         old, new = transition.old, transition.new
-        flips = self._global_flips[name] if _is_global(old) or _is_global(new) else self._flips[name]
+        flips = self._flips[name].bits
         if isinstance(old, int) and isinstance(new, int) and old == new:
             return 0
         live = parameter.detach()
@@ -294,8 +317,10 @@ class WeightSwitch:
         return count
 
 
-def _is_global(bits: MaskBits) -> bool:
-    return isinstance(bits, int) and bits == GLOBAL_BITS
+def _difference(base: torch.Tensor, served: torch.Tensor) -> torch.Tensor:
+    """Return the bits that differ; only bits are compared and flipped, so -0.0 and NaN need no special care."""
+    bits = served.view(bits_dtype(served.dtype))
+    return bits.bitwise_xor_(base.view(bits.dtype))
 
 
 def _find(parameters: Mapping[str, torch.nn.Parameter], name: str) -> torch.nn.Parameter:

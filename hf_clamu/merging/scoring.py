@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from hf_clamu.exact import PackedMask
 from hf_clamu.merging.shared_work import map_shared
 from hf_clamu.merging.state import MergedState, require_merged
 from hf_clamu.training import TaskTrainer, Workers
@@ -26,7 +27,7 @@ def score_clusters(
     delta: Mapping[str, torch.Tensor],
     alphas: tuple[float, float],
     clusters: Sequence[Sequence[str]],
-    masks: Sequence[Mapping[str, torch.Tensor]],
+    masks: Sequence[PackedMask],
 ) -> dict[str, Any] | None:
     """Measure the validation examples of the tasks under their own cluster, the global model and the base.
 
@@ -35,8 +36,7 @@ def score_clusters(
         delta (*mapping* of `str` to `torch.Tensor`, integer): the merged delta.
         alphas (*tuple* of `float`): the scaling coefficients under the masks and of the global model.
         clusters (*sequence* of *sequence* of `str`): member ids.
-        masks (*sequence* of *mapping* of `str` to `torch.Tensor`, uint8): packed, one per cluster; none if the
-            localization makes none.
+        masks (*sequence* of `PackedMask`): one per cluster; none if the localization makes none.
 
     Returns:
         *dict*, or `None` where no task has validation examples: `num_tasks` and `num_examples` measured, `mean` over
@@ -52,7 +52,7 @@ def score_clusters(
         scores = {}
         trainer.workspace.reset()
         scores["base"] = [trainer.measure_held_out(task_id).score for task_id in members]
-        trainer.load_masked(delta, alphas[1], None)
+        trainer.load_masked(delta, alphas[1])
         scores["global"] = [trainer.measure_held_out(task_id).score for task_id in members]
         if masks:
             trainer.load_masked(delta, alphas[0], masks[int(number)])
@@ -127,7 +127,7 @@ def score_tasks(trainer: TaskTrainer, state: MergedState, task_ids: Sequence[str
         groups.setdefault(str(numbers[task_id]), []).append(task_id)
 
     def measured(number: str) -> dict[str, float]:
-        trainer.load_masked(state.delta, state.served_alpha, state.masks[int(number)] if state.masks else None)
+        trainer.load_masked(state.delta, state.served_alpha, state.mask(int(number)))
         return {task_id: trainer.measure_held_out(task_id).score for task_id in groups[number]}
 
     by_cluster = map_shared(trainer, "effect", list(groups), measured, description="compare")

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from hf_clamu.errors import ClusterNotFoundError, TaskNotFoundError
-from hf_clamu.exact import DeltaAccumulator, PackedMask, VectorSum
+from hf_clamu.exact import ALL_WEIGHTS, DeltaAccumulator, PackedMask, VectorSum
 from hf_clamu.tasks.near_names import hint_at_like
 
 __all__ = ["MergedState", "PartialState", "TaskRecord", "require_merged"]
@@ -80,6 +80,8 @@ class MergedState:
         global_alpha (`float`): that of the delta without a mask, which is the global model; 0 if no task is merged.
         masks (*tuple* of *dict* of `str` to `torch.Tensor`, uint8): packed mask of each cluster; empty if the
             localization makes none.
+        factors (*tuple* of *dict* of `str` to `float`): what alpha is multiplied by under the mask of each cluster, a
+            float32 value per parameter; empty if nothing is learned beside the masks.
         scores (*dict*, *optional*): held-out scores, see `score_clusters`.
         task_masks (*tuple* of *dict* of `str` to `torch.Tensor`, uint8): packed mask of each task, by sorted id, of
             which cluster masks are made; empty unless the localization keeps them.
@@ -95,6 +97,7 @@ class MergedState:
     alpha: float
     global_alpha: float
     masks: tuple[dict[str, torch.Tensor], ...]
+    factors: tuple[dict[str, float], ...] = ()
     scores: dict[str, Any] | None = None
     task_masks: tuple[dict[str, torch.Tensor], ...] = ()
     delta_digest: str | None = None
@@ -113,9 +116,10 @@ class MergedState:
 
     @property
     def num_bytes(self) -> int:
-        """What delta, masks and features take; a cluster of one task has the task's own mask."""
+        """What delta, masks, factors and features take; a cluster of one task has the task's own mask."""
         masks = self.masks if self.has_mask_per_task else (*self.masks, *self.task_masks)
         features = sum(rows.nbytes for rows in (self.task_features, self.base_features) if rows is not None)
+        features += 4 * sum(map(len, self.factors))
         return features + sum(tensor.nbytes for part in (self.delta, *masks) for tensor in part.values())
 
     @property
@@ -160,7 +164,9 @@ class MergedState:
 
     def mask(self, cluster: int) -> PackedMask:
         """Return the mask of a cluster; of ones if the localization makes none."""
-        return PackedMask(bits=self.masks[cluster]) if self.masks else PackedMask(fill=255)
+        if not self.masks:
+            return ALL_WEIGHTS
+        return PackedMask(bits=self.masks[cluster], factors=self.factors[cluster] if self.factors else None)
 
 
 @dataclass(frozen=True, kw_only=True)

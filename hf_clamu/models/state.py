@@ -92,6 +92,7 @@ class MergedWeights:
             checkpoint.arguments.codec,
             global_alpha=state.global_alpha,
             dtype=dtype,
+            has_factors=bool(state.factors),
             uncast=uncast,
             digests=digests,
             guard=guard,

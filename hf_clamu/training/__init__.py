@@ -17,7 +17,7 @@ from hf_clamu.training.batching import sample_batches
 from hf_clamu.training.determinism import derive_seed, deterministic, seeded, undisturbed
 from hf_clamu.training.environment import Environment
 from hf_clamu.training.finetuning import FinetuningArguments, finetune
-from hf_clamu.training.masking import MaskingArguments, train_mask
+from hf_clamu.training.masking import LearnedMask, MaskingArguments, train_mask
 from hf_clamu.training.measuring import (
     Measurement,
     example_features,
@@ -39,6 +39,7 @@ __all__ = [
     "FixedSigns",
     "MaskingArguments",
     "LiveModel",
+    "LearnedMask",
     "LocalVectors",
     "Measurement",
     "Progress",

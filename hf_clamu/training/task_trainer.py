@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 
-from hf_clamu.exact import FixedPoint, TaskVector, unpack_mask
+from hf_clamu.exact import ALL_WEIGHTS, FixedPoint, PackedMask, TaskVector, unpack_mask
 from hf_clamu.storage.archive import Archive
 from hf_clamu.storage.journal import Journal
 from hf_clamu.tasks import EncodedTask, Encodings, ModelLimits, TaskDataset, traits_of
@@ -207,26 +207,24 @@ class TaskTrainer:
         self.workspace.reset()
         return task_feature(self.workspace, prompts_of(self.encoded(task_id).train, self.tasks.spec.kind))
 
-    def load_masked(
-        self, delta: Mapping[str, torch.Tensor], alpha: float, mask: Mapping[str, torch.Tensor] | None
-    ) -> None:
+    def load_masked(self, delta: Mapping[str, torch.Tensor], alpha: float, mask: PackedMask = ALL_WEIGHTS) -> None:
         """Bring `M0 + alpha * (mask * delta)` into the live model.
 
         Args:
             delta (*mapping* of `str` to `torch.Tensor`, integer): the merged delta.
             alpha (`float`): the scaling coefficient.
-            mask (*mapping* of `str` to `torch.Tensor`, uint8, *optional*): packed; `None` for the global model.
+            mask (`PackedMask`): with its factors; all weights for the global model.
         """
         self.workspace.load(dict(self._masked(delta, alpha, mask)))
 
     def _masked(
-        self, delta: Mapping[str, torch.Tensor], alpha: float, mask: Mapping[str, torch.Tensor] | None
+        self, delta: Mapping[str, torch.Tensor], alpha: float, mask: PackedMask
     ) -> Iterator[tuple[str, torch.Tensor]]:
         for name, theta in self.workspace.theta_0.items():
-            served = self.codec.apply(theta, delta[name], alpha, theta.dtype)
-            if mask is not None:
-                served = torch.where(unpack_mask(mask[name], theta.shape).to(theta.device), served, theta)
-            yield name, served
+            served, bits = self.codec.apply(theta, delta[name], alpha * mask.factor(name), theta.dtype), mask.of(name)
+            if isinstance(bits, torch.Tensor):
+                served = torch.where(unpack_mask(bits, theta.shape).to(theta.device), served, theta)
+            yield name, served if isinstance(bits, torch.Tensor) or bits else theta
 
     def measure_held_out(self, task_id: str) -> Measurement:
         """Measure the live model on a task's validation examples, or its training examples if it has none."""

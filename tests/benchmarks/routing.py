@@ -48,9 +48,9 @@ def measured(name: str, setting: Setting, masks: str) -> list[str]:
     started = time.perf_counter()
     own, routed = _routes(setting, trainer, state, arguments)
     routing = time.perf_counter() - started
-    by_mask = torch.tensor([_scores(setting, trainer, state, mask) for mask in state.masks])
+    by_mask = torch.tensor([_scores(setting, trainer, state, number) for number in range(len(state.clusters))])
     rows = torch.arange(len(own))
-    trainer.load_masked(state.delta, state.global_alpha, None)
+    trainer.load_masked(state.delta, state.global_alpha)
     started = time.perf_counter()
     merged = _held_out_scores(setting, trainer)
     answering = time.perf_counter() - started
@@ -76,8 +76,8 @@ def _routes(
     return clusters[torch.tensor(owners)], clusters[nearest_tasks(inputs_BD, tasks_TD)]
 
 
-def _scores(setting: Setting, trainer: TaskTrainer, state: MergedState, mask: dict[str, torch.Tensor]) -> list[float]:
-    trainer.load_masked(state.delta, state.alpha, mask)
+def _scores(setting: Setting, trainer: TaskTrainer, state: MergedState, cluster: int) -> list[float]:
+    trainer.load_masked(state.delta, state.alpha, state.mask(cluster))
     return _held_out_scores(setting, trainer)
 
 

@@ -4,6 +4,7 @@ import copy
 import functools
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -94,14 +95,25 @@ def packed(masks: dict[str, torch.Tensor]) -> PackedMask:
     return PackedMask(bits={name: pack_mask(mask) for name, mask in masks.items()})
 
 
+def factors_for(delta: dict[str, torch.Tensor], seed: int) -> dict[str, float]:
+    """Factors of the parameters, 0 and 1 among them; float32 values, as masks have them."""
+    values = [0.5, 0.0, 8.0, 1.0, float(torch.tensor(0.3)), 2.25]
+    return {name: values[(place + seed) % len(values)] for place, name in enumerate(sorted(delta))}
+
+
 def reference(
-    base: dict[str, torch.Tensor], delta: dict[str, torch.Tensor], masks: dict[str, torch.Tensor], alpha: float = ALPHA
+    base: dict[str, torch.Tensor],
+    delta: dict[str, torch.Tensor],
+    masks: dict[str, torch.Tensor],
+    alpha: float = ALPHA,
+    factors: dict[str, float] | None = None,
 ):
     """The masked weights from the formula, without the switch."""
     result = {}
     for name, w0 in base.items():
         if name in delta:
-            w1 = (w0.double() + delta[name].double() * (alpha * CODEC.step)).to(w0.dtype)
+            scale = alpha * (1.0 if factors is None else factors[name])
+            w1 = (w0.double() + delta[name].double() * (scale * CODEC.step)).to(w0.dtype)
             result[name] = bits(torch.where(masks[name], w1, w0))
         else:
             result[name] = bits(w0)
@@ -135,21 +147,30 @@ def test_a_mask_selects_between_base_and_merged_weights_bit_for_bit(dtype, seed)
     assert 0 < int(moved.sum()) < moved.numel()
 
 
+# Of masks: the global model, no weights, all weights, masks, and masks with factors.
+NUMBERS = (-1, 0, 1, 2, 3, 4, 5, 10, 11, 12)
+PATHS = [(2, 3), (0, 1), (1, 2), (3, 0), (2, -1), (-1, 3), (1, -1), (-1, 0), (2, 10), (10, 11), (11, -1)]
+
+
 def mask_number(delta: dict[str, torch.Tensor], number: int) -> tuple[PackedMask, dict[str, torch.Tensor]]:
     if number < 0:
         return GLOBAL_MODEL, {name: torch.ones(n.shape, dtype=torch.bool) for name, n in delta.items()}
     if number < 2:
         return (ALL_WEIGHTS if number else NO_WEIGHTS), {k: torch.full(n.shape, number == 1) for k, n in delta.items()}
     masks = masks_for(delta, number)
-    return packed(masks), masks
+    return replace(packed(masks), factors=factors_for(delta, number) if number >= 10 else None), masks
 
 
 def state_of(base: dict[str, torch.Tensor], delta: dict[str, torch.Tensor], number: int):
-    return reference(base, delta, mask_number(delta, number)[1], ALPHA if number >= 0 else GLOBAL_ALPHA)
+    mask, masks = mask_number(delta, number)
+    return reference(base, delta, masks, ALPHA if number >= 0 else GLOBAL_ALPHA, mask.factors)
 
 
 @settings(max_examples=40, deadline=None)
-@given(dtype=st.sampled_from(DTYPES), path=st.lists(st.integers(-1, 5), min_size=1, max_size=6))
+@given(
+    dtype=st.sampled_from(DTYPES),
+    path=st.lists(st.sampled_from([-1, 0, 1, 2, 3, 4, 5, 10, 11, 12]), min_size=1, max_size=6),
+)
 def test_the_way_to_a_mask_or_the_global_model_does_not_show(dtype, path):
     model = Model(dtype)
     base, delta = base_of(model), delta_for(model)
@@ -172,6 +193,39 @@ def test_the_global_model_in_another_type_is_rounded_once(dtype):
     for mask in (packed(masks_for(delta, 1)), GLOBAL_MODEL, packed(ones), GLOBAL_MODEL):
         switch.select(parameters_of(model), mask)
     assert_equal(all_bits(model), exact)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_factors_in_another_type_are_rounded_once(dtype):
+    model = Model()
+    base, delta = base_of(model), delta_for(model)
+    switch = WeightSwitch(parameters_of(model), delta, ALPHA, CODEC, dtype=dtype, has_factors=True)
+    for number in (10, 1, 11, 12):
+        mask, masks = mask_number(delta, number)
+        switch.select(parameters_of(model), mask)
+        exact = {name: w0.to(dtype) if name in delta else w0 for name, w0 in base.items()}
+        for name, steps in delta.items():
+            scale = ALPHA * (1.0 if mask.factors is None else mask.factors[name])
+            moved = (base[name].double() + steps.double() * (scale * CODEC.step)).float().to(dtype)
+            exact[name] = torch.where(masks[name], moved, exact[name])
+        assert_equal(all_bits(model), {name: bits(value) for name, value in exact.items()})
+
+
+def test_a_parameter_without_a_share_is_selected_again_and_again():
+    model, switch, delta = switched()
+    parameters = parameters_of(model)
+    mask = mask_number(delta, 11)[0]
+    assert 0.0 in mask.factors.values()
+    switch.select(parameters, mask)
+    after = all_bits(model)
+    switch.select(parameters, NO_WEIGHTS)
+    switch.select(parameters, replace(mask, cluster=3))
+    kept = switch.selected
+    assert_equal(dict(kept.bits), dict(mask.bits))
+    assert (kept.factors, kept.cluster) == (mask.factors, 3)
+    switch.select(parameters, GLOBAL_MODEL)
+    switch.select(parameters, kept)
+    assert_equal(all_bits(model), after)
 
 
 @pytest.mark.parametrize(("global_alpha", "same"), [(ALPHA, ALL_WEIGHTS), (None, ALL_WEIGHTS), (0.0, NO_WEIGHTS)])
@@ -516,7 +570,10 @@ class _Watched(dict):
 
 
 @pytest.mark.parametrize("again", [False, True], ids=["once", "again"])
-@pytest.mark.parametrize(("start", "target"), [(2, 3), (0, 1), (1, 2), (3, 0), (2, -1), (-1, 3), (1, -1), (-1, 0)])
+@pytest.mark.parametrize(
+    ("start", "target"),
+    [(2, 3), (0, 1), (1, 2), (3, 0), (2, -1), (-1, 3), (1, -1), (-1, 0), (2, 10), (10, 11), (11, -1)],
+)
 def test_a_switch_may_be_interrupted_at_any_line(start, target, again):
     model, switch, delta = switched()
     base, parameters = base_of(model), parameters_of(model)
@@ -532,7 +589,7 @@ def test_a_switch_may_be_interrupted_at_any_line(start, target, again):
             # It went back, or had arrived.
             arrived = switch.selected.fill == wanted.fill and switch.selected.is_global == wanted.is_global
             arrived = arrived and (switch.selected.bits is None) == (wanted.bits is None)
-            if start + target == 5:  # both with bits
+            if wanted.bits is not None and switch.selected.bits is not None:
                 arrived = torch.equal(switch.selected.bits["long"], wanted.bits["long"])
             assert_equal(all_bits(model), states[target if arrived else start])
         else:

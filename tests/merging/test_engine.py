@@ -119,7 +119,7 @@ def test_a_global_model_that_is_chosen_is_not_below_the_base(merged_of, images, 
     trainer = trainer_of(images, arguments)
     scores = {}
     for alpha in (0.0, 1 / 6, 2 / 6, 4 / 6, 1.0):
-        trainer.load_masked(state.delta, alpha, None)
+        trainer.load_masked(state.delta, alpha)
         found = [trainer.measure_held_out(task_id) for task_id in images]
         scores[alpha] = (fmean(one.score for one in found), -fmean(one.loss for one in found))
     assert scores[state.global_alpha] == max(scores.values())

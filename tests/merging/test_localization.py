@@ -140,7 +140,7 @@ def test_weights_that_no_task_moved_get_zero(images, trainer_of, settings, metho
     _, masks = _localizer(trainer, delta, own, arguments).run()
     kept = 0
     for name, shape in trainer.workspace.shapes.items():
-        mask = unpack_mask(masks[0][name], shape)
+        mask = unpack_mask(masks[0].bits[name], shape)
         assert not mask[delta[name] == 0].any()
         kept += int(mask.sum())
     assert kept > 0
@@ -152,7 +152,7 @@ def test_emr_keeps_equal_signs_alone(images, trainer_of, settings):
     delta, own = _crafted(trainer)
     _, masks = _localizer(trainer, delta, own, arguments).run()
     for name, n in own.items():
-        assert torch.equal(masks[0][name], pack_mask(n * delta[name] > 0))
+        assert torch.equal(masks[0].bits[name], pack_mask(n * delta[name] > 0))
 
 
 @pytest.mark.parametrize(
@@ -193,14 +193,14 @@ def test_tall_takes_the_smallest_of_the_best_lambdas(images, trainer_of, setting
             n: pack_mask((t - theta_k[n]).abs() > (merged[n] - theta_k[n]).abs() * candidate)
             for n, t in theta_0.items()
         }
-    matching = [c for c in LAMBDA_GRID if all(torch.equal(masks[0][n], references[c][n]) for n in masks[0])]
+    matching = [c for c in LAMBDA_GRID if all(torch.equal(masks[0].bits[n], references[c][n]) for n in masks[0].bits)]
     assert matching == [factor]
 
 
 def _quality(trainer, state) -> tuple[float, float]:
     found = []
     for number, members in enumerate(state.clusters):
-        trainer.load_masked(state.delta, state.alpha, state.masks[number] if state.masks else None)
+        trainer.load_masked(state.delta, state.alpha, state.mask(number))
         found += [trainer.measure_held_out(task_id) for task_id in members]
     return sum(m.score for m in found) / len(found), -sum(m.loss for m in found) / len(found)
 

@@ -22,9 +22,9 @@ def test_scores_by_hand(merged_of, trainer_of, settings, images):
             held_out = trainer.encoded(task_id).validation
             trainer.workspace.reset()
             expected["base"][task_id] = measure(trainer.workspace, held_out, images.spec.kind).score
-            trainer.load_masked(state.delta, state.alpha, None)
+            trainer.load_masked(state.delta, state.alpha)
             expected["global"][task_id] = measure(trainer.workspace, held_out, images.spec.kind).score
-            trainer.load_masked(state.delta, state.alpha, state.masks[number])
+            trainer.load_masked(state.delta, state.alpha, state.mask(number))
             expected["own"][task_id] = measure(trainer.workspace, held_out, images.spec.kind).score
         for name, found in expected.items():
             mean = sum(found[task_id] for task_id in members) / len(members)

@@ -10,7 +10,7 @@ from hf_clamu.errors import RecipeError
 from hf_clamu.tasks import collate
 from hf_clamu.training import MaskingArguments, Workspace, train_mask
 from hf_clamu.training.batching import sample_batches
-from hf_clamu.training.masking import MaskStep, scaling_share
+from hf_clamu.training.masking import MaskFactors, MaskStep, scaling_share
 
 SEED = 11
 _GRID = 2.0**-14
@@ -62,25 +62,33 @@ def _reference(model, theta_0, delta, examples, arguments, eta=1.0):
 def _literal(model, theta_0, delta, examples, arguments):
     """Algorithm 1, lines 17-25, as it is written: torch's optimizer on the scores, autograd through the sigmoid.
 
-    Returns the scores, in float64, so that `sigmoid(s) > 0.5` holds also for scores near 0.
+    Returns the scores, in float64, so that `sigmoid(s) > 0.5` holds also for scores near 0, and the factors, which
+    torch's Adam moves if there are any.
     """
     model = model.double()
     scores = {name: torch.zeros_like(theta, dtype=torch.float64).requires_grad_() for name, theta in theta_0.items()}
     optimizer = torch.optim.SGD(scores.values(), lr=arguments.mask_learning_rate)
+    factors = {name: torch.ones((), dtype=torch.float64).requires_grad_() for name in theta_0}
+    adam = torch.optim.Adam(factors.values(), lr=0.05, betas=(0.9, 0.95), eps=1e-8)
     for step, batch in enumerate(sample_batches(examples, arguments.mask_batch_size, arguments.mask_steps, SEED)):
         alpha = scaling_share(arguments, step)
         weights = {}
         for name, score in scores.items():
             chance = score.sigmoid()
             mask = (chance > 0.5).double() + chance - chance.detach()  # straight through
-            weights[name] = theta_0[name].double() + mask * alpha * delta[name].double()
+            weights[name] = theta_0[name].double() + factors[name] * mask * alpha * delta[name].double()
         inputs = {
             key: value.double() if value.is_floating_point() else value for key, value in collate(batch, 0).items()
         }
         optimizer.zero_grad()
+        adam.zero_grad()
         functional_call(model, weights, kwargs=inputs).loss.backward()
         optimizer.step()
-    return {name: score.detach() for name, score in scores.items()}
+        if arguments.mask_factors == "tensor":
+            adam.step()
+            for factor in factors.values():
+                factor.data.clamp_(0.0, 8.0)
+    return {n: score.detach() for n, score in scores.items()}, {n: factor.item() for n, factor in factors.items()}
 
 
 def _same(found, expected) -> bool:
@@ -95,7 +103,7 @@ def _examples(encoded):
 def test_masks_match_the_algorithm_of_the_paper(build, workspace, delta, encoded, batch_size):
     arguments = MaskingArguments(mask_steps=6, mask_batch_size=batch_size)
     examples = _examples(encoded)
-    found = train_mask(workspace, _theta_1(workspace, delta), examples, arguments, SEED)
+    found = train_mask(workspace, _theta_1(workspace, delta), examples, arguments, SEED).bits
     expected = _reference(build["vit"](), workspace.theta_0, delta, examples, arguments)
     assert _same(found, expected)
     kept = sum(int(mask.sum()) for mask in found.values())
@@ -116,8 +124,8 @@ def test_masks_match_the_algorithm_of_the_paper(build, workspace, delta, encoded
 def test_masks_with_a_rate_match_the_algorithm_as_it_is_written(build, workspace, delta, encoded, settings):
     arguments = MaskingArguments(mask_steps=6, mask_batch_size=8, **settings)
     examples = _examples(encoded)
-    found = train_mask(workspace, _theta_1(workspace, delta), examples, arguments, SEED)
-    scores = _literal(build["vit"](), workspace.theta_0, delta, examples, arguments)
+    found = train_mask(workspace, _theta_1(workspace, delta), examples, arguments, SEED).bits
+    scores, _ = _literal(build["vit"](), workspace.theta_0, delta, examples, arguments)
     # Ours are float32, so the sign of a score near 0 may differ.
     largest = max(float(score.abs().max()) for score in scores.values())
     for name, score in scores.items():
@@ -126,11 +134,53 @@ def test_masks_with_a_rate_match_the_algorithm_as_it_is_written(build, workspace
     assert 0 < sum(int(mask.sum()) for mask in found.values()) < workspace.num_parameters
 
 
+@pytest.mark.parametrize("schedule", ["constant", "linear"])
+def test_factors_match_autograd_and_adam(build, workspace, delta, encoded, schedule):
+    settings = {"mask_learning_rate": 1.0, "mask_scaling_schedule": schedule, "mask_factors": "tensor"}
+    arguments = MaskingArguments(mask_steps=12, mask_batch_size=8, **settings)
+    examples = _examples(encoded)
+    found = train_mask(workspace, _theta_1(workspace, delta), examples, arguments, SEED)
+    scores, factors = _literal(build["vit"](), workspace.theta_0, delta, examples, arguments)
+    largest = max(float(score.abs().max()) for score in scores.values())
+    for name, score in scores.items():
+        differs = found.bits[name] != (score > 0)
+        assert not (differs & (score.abs() > 1e-3 * largest)).any()
+    assert found.factors == pytest.approx(factors, abs=5e-3)
+    # They went somewhere, not all the same way.
+    assert min(factors.values()) < 0.9 < 1.1 < max(factors.values())
+
+
+def test_factors_stay_in_their_bounds_and_a_gradient_that_is_no_number_moves_none():
+    factors = MaskFactors(["a", "b", "c", "d"])
+    for _ in range(200):
+        gradients = {"a": 1.0, "b": -1e20, "c": math.nan}
+        factors.move({name: torch.tensor(value, dtype=torch.float64) for name, value in gradients.items()})
+    assert factors.values == {"a": 0.0, "b": 8.0, "c": 1.0, "d": 1.0}
+    factors.move({})
+
+
+def test_masks_without_factors_have_none(workspace, delta, encoded):
+    arguments = MaskingArguments(mask_steps=2)
+    assert train_mask(workspace, _theta_1(workspace, delta), _examples(encoded), arguments, SEED).factors is None
+
+
+def test_the_live_model_holds_the_mask_with_its_factors(workspace, delta, encoded):
+    theta_1 = _theta_1(workspace, delta)
+    arguments = MaskingArguments(mask_steps=5, mask_factors="tensor")
+    found = train_mask(workspace, theta_1, _examples(encoded), arguments, SEED)
+    for name, parameter in workspace.parameters.items():
+        low = workspace.theta_0[name]
+        expected = torch.where(found.bits[name], low + found.factors[name] * (theta_1[name] - low), low)
+        torch.testing.assert_close(parameter.detach(), expected)
+
+
 def test_a_small_rate_gives_the_masks_without_one_and_a_large_one_others(workspace, delta, encoded):
     theta_1, examples = _theta_1(workspace, delta), _examples(encoded)
 
     def learned(rate):
-        return train_mask(workspace, theta_1, examples, MaskingArguments(mask_steps=6, mask_learning_rate=rate), SEED)
+        return train_mask(
+            workspace, theta_1, examples, MaskingArguments(mask_steps=6, mask_learning_rate=rate), SEED
+        ).bits
 
     without = learned(None)
     assert _same(learned(2.0**-10), without)
@@ -140,10 +190,10 @@ def test_a_small_rate_gives_the_masks_without_one_and_a_large_one_others(workspa
 def test_a_ramp_ends_at_alpha_and_changes_the_masks(workspace, delta, encoded):
     theta_1, examples = _theta_1(workspace, delta), _examples(encoded)
     arguments = MaskingArguments(mask_steps=6, mask_batch_size=8, mask_scaling_schedule="linear")
-    ramped = train_mask(workspace, theta_1, examples, arguments, SEED)
+    ramped = train_mask(workspace, theta_1, examples, arguments, SEED).bits
     for name, parameter in workspace.parameters.items():
         assert torch.equal(parameter, torch.where(ramped[name], theta_1[name], workspace.theta_0[name]))
-    constant = train_mask(workspace, theta_1, examples, MaskingArguments(mask_steps=6, mask_batch_size=8), SEED)
+    constant = train_mask(workspace, theta_1, examples, MaskingArguments(mask_steps=6, mask_batch_size=8), SEED).bits
     assert not _same(ramped, constant)
 
 
@@ -166,6 +216,7 @@ def test_a_ramp_rises_from_its_start_to_one(length, steps):
         {"mask_learning_rate": math.inf},
         {"mask_learning_rate": math.nan},
         {"mask_scaling_schedule": "cosine"},
+        {"mask_factors": "row"},
         {"mask_ramp_start": 0.0},
         {"mask_ramp_length": 1.5},
     ],
@@ -179,7 +230,7 @@ def test_settings_out_of_range_are_refused(settings):
 def test_the_live_model_holds_the_masked_weights_afterwards(workspace, delta, encoded):
     theta_1 = _theta_1(workspace, delta)
     arguments = MaskingArguments(mask_steps=3)
-    mask = train_mask(workspace, theta_1, _examples(encoded), arguments, SEED)
+    mask = train_mask(workspace, theta_1, _examples(encoded), arguments, SEED).bits
     for name, parameter in workspace.parameters.items():
         assert torch.equal(parameter, torch.where(mask[name], theta_1[name], workspace.theta_0[name]))
         assert not mask[name][delta[name] == 0].any()
@@ -191,7 +242,7 @@ def test_the_first_step_is_taken_at_the_base_model(workspace, delta, encoded):
     # Left over from before: must not count.
     workspace.load(_theta_1(workspace, delta))
     arguments = MaskingArguments(mask_steps=1, mask_batch_size=1000)
-    found = train_mask(workspace, _theta_1(workspace, delta), examples, arguments, SEED)
+    found = train_mask(workspace, _theta_1(workspace, delta), examples, arguments, SEED).bits
     workspace.reset()
     workspace.model.train()
     workspace.forward(workspace.batch(examples)).loss.backward()
@@ -202,12 +253,12 @@ def test_the_first_step_is_taken_at_the_base_model(workspace, delta, encoded):
 def test_masks_are_reproducible_and_follow_the_seed(workspace, delta, encoded):
     arguments = MaskingArguments(mask_steps=4, mask_batch_size=6)
     theta_1, examples = _theta_1(workspace, delta), _examples(encoded)
-    first = train_mask(workspace, theta_1, examples, arguments, SEED)
+    first = train_mask(workspace, theta_1, examples, arguments, SEED).bits
     torch.manual_seed(1)
     state = torch.get_rng_state()
-    assert _same(train_mask(workspace, theta_1, examples, arguments, SEED), first)
+    assert _same(train_mask(workspace, theta_1, examples, arguments, SEED).bits, first)
     assert torch.equal(torch.get_rng_state(), state)
-    assert not _same(train_mask(workspace, theta_1, examples, arguments, SEED + 1), first)
+    assert not _same(train_mask(workspace, theta_1, examples, arguments, SEED + 1).bits, first)
 
 
 def test_a_mask_lowers_the_loss_of_its_cluster(workspace, encoded):

@@ -10,7 +10,7 @@ import torch
 
 from hf_clamu.exact import TaskVector
 from hf_clamu.merging.localization.arguments import LocalizationArguments
-from hf_clamu.training import TaskTrainer
+from hf_clamu.training import LearnedMask, TaskTrainer
 
 __all__ = ["LocalizationMethod", "MaskInputs", "Weights"]
 
@@ -95,8 +95,15 @@ class LocalizationMethod:
         """Return how many training steps the mask of a cluster takes, to estimate the time of a build."""
         return 0
 
-    def mask(self, inputs: MaskInputs) -> Weights:
-        """Return the mask of a cluster: bool, one tensor per parameter of the delta, on the CPU."""
+    def has_factors(self, arguments: LocalizationArguments) -> bool:
+        """Return whether `mask` returns factors with these settings."""
+        return False
+
+    def mask(self, inputs: MaskInputs) -> Weights | LearnedMask:
+        """Return the mask of a cluster: bool, one tensor per parameter of the delta, on the CPU.
+
+        With a factor of alpha per parameter beside it, where `has_factors` says so, it is a `LearnedMask`.
+        """
         raise NotImplementedError
 
     def task_mask(self, vector: TaskVector) -> Weights:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from hf_clamu.merging.localization.arguments import LocalizationArguments
-from hf_clamu.merging.localization.base import LocalizationMethod, MaskInputs, Weights
-from hf_clamu.training import derive_seed, train_mask
+from hf_clamu.merging.localization.base import LocalizationMethod, MaskInputs
+from hf_clamu.training import LearnedMask, derive_seed, train_mask
 
 __all__ = ["Clamu"]
 
@@ -25,7 +25,11 @@ class Clamu(LocalizationMethod):
         """Return the setting `mask_steps`."""
         return arguments.mask_steps
 
-    def mask(self, inputs: MaskInputs) -> Weights:
+    def has_factors(self, arguments: LocalizationArguments) -> bool:
+        """Return whether the setting `mask_factors` asks for them."""
+        return arguments.mask_factors != "none"
+
+    def mask(self, inputs: MaskInputs) -> LearnedMask:
         """Learn the mask on the training data of all members."""
         trainer, members = inputs.trainer, inputs.members
         examples = tuple(example for task_id in members for example in trainer.encoded(task_id).train)

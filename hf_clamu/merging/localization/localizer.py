@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 
-from hf_clamu.exact import digest_json, digest_tensors, pack_mask, packed_size
+from hf_clamu.exact import PackedMask, digest_json, digest_tensors, pack_mask, packed_size
 from hf_clamu.merging.localization.arguments import LocalizationArguments
 from hf_clamu.merging.localization.base import MaskInputs, Weights
 from hf_clamu.merging.localization.registry import LOCALIZATIONS
 from hf_clamu.merging.localization.search import GLOBAL_GRID, best_alpha, candidate_alphas
-from hf_clamu.training import TaskTrainer
+from hf_clamu.training import LearnedMask, TaskTrainer
 
 __all__ = ["ClusterVector", "Localizer", "MaskProblem"]
 
@@ -71,8 +71,8 @@ class Localizer:
         self._merged_alpha: float | None = None
         self._theta_1: Weights = {}
 
-    def run(self) -> tuple[float, tuple[Weights, ...]]:
-        """Return alpha and the packed mask of each cluster (none if the method makes none).
+    def run(self) -> tuple[float, tuple[PackedMask, ...]]:
+        """Return alpha and the mask of each cluster (none if the method makes none).
 
         With `scaling="auto"` every alpha of the grid is localized in full, and `best_alpha` chooses.
         """
@@ -101,22 +101,22 @@ class Localizer:
         alphas = candidate_alphas(1.0 if scaling == "average" else scaling, problem.num_tasks, GLOBAL_GRID)
         return best_alpha(self._trainer, problem.delta, problem.clusters, dict.fromkeys(alphas, ()))
 
-    def _masks(self, alphas: Sequence[float]) -> dict[float, tuple[Weights, ...]]:
-        """Return the packed masks of all clusters under each alpha."""
+    def _masks(self, alphas: Sequence[float]) -> dict[float, tuple[PackedMask, ...]]:
+        """Return the masks of all clusters under each alpha."""
         if not self._method.makes_masks:
             return dict.fromkeys(alphas, ())
         if self._method.keeps_task_masks:
             return dict.fromkeys(alphas, tuple(map(self._joined, self._problem.clusters)))
         return self._shared_masks(alphas)
 
-    def _joined(self, members: Sequence[str]) -> Weights:
+    def _joined(self, members: Sequence[str]) -> PackedMask:
         """Make the mask of a cluster of its members' masks; every process has them, and alpha does not matter."""
         mask = self._method.join([self._problem.task_masks[task_id] for task_id in members])
-        if len(members) == 1 or self._trainer.journal is None:
-            return mask
-        return self._trainer.journal.write("union", {}, mask, is_timed=False).tensors()
+        if len(members) > 1 and self._trainer.journal is not None:
+            mask = self._trainer.journal.write("union", {}, mask, is_timed=False).tensors()
+        return PackedMask(bits=mask)
 
-    def _shared_masks(self, alphas: Sequence[float]) -> dict[float, tuple[Weights, ...]]:
+    def _shared_masks(self, alphas: Sequence[float]) -> dict[float, tuple[PackedMask, ...]]:
         """Make masks with all processes; each of them gets all masks."""
         clusters, workers = self._problem.clusters, self._trainer.workers
         own: dict[int, Weights] = {}
@@ -124,12 +124,12 @@ class Localizer:
         for number in self._trainer.progress(numbers, f"localize {self._method.name}"):
             own[number] = self._cluster_masks(clusters[number], alphas)
         owners = {number: rank for rank, made in enumerate(workers.gather(sorted(own))) for number in made}
-        masks: dict[float, list[Weights]] = {alpha: [] for alpha in alphas}
+        masks: dict[float, list[PackedMask]] = {alpha: [] for alpha in alphas}
         for number in range(len(clusters)):
             packed = own[number] if number in own else self._blank_masks(alphas)
             workers.broadcast_(packed, owners[number])
             for index, alpha in enumerate(alphas):
-                masks[alpha].append({name: packed[_key(index, name)] for name in self._problem.delta})
+                masks[alpha].append(self._unpacked(packed, index))
         return {alpha: tuple(of_alpha) for alpha, of_alpha in masks.items()}
 
     def _cluster_masks(self, members: tuple[str, ...], alphas: Sequence[float]) -> Weights:
@@ -151,7 +151,10 @@ class Localizer:
         masks: Weights = {}
         for index, alpha in enumerate(alphas):
             mask = self._method.mask(self._inputs(members, vector, alpha))
-            masks |= {_key(index, name): pack_mask(bits) for name, bits in mask.items()}
+            learned = mask if isinstance(mask, LearnedMask) else LearnedMask(mask)
+            masks |= {_key(index, name): pack_mask(bits) for name, bits in learned.bits.items()}
+            if learned.factors is not None:
+                masks[_factors_key(index)] = torch.tensor([learned.factors[name] for name in sorted(learned.factors)])
         # Mapped from the file, where there is one: all masks together may be larger than the model.
         return masks if journal is None else journal.write(stage, {}, masks).tensors()
 
@@ -167,11 +170,21 @@ class Localizer:
         )
 
     def _blank_masks(self, alphas: Sequence[float]) -> Weights:
-        return {
-            _key(index, name): torch.zeros(packed_size(steps.numel()), dtype=torch.uint8)
-            for index in range(len(alphas))
-            for name, steps in self._problem.delta.items()
-        }
+        delta, blank = self._problem.delta, {}
+        for index in range(len(alphas)):
+            for name, steps in delta.items():
+                blank[_key(index, name)] = torch.zeros(packed_size(steps.numel()), dtype=torch.uint8)
+            if self._method.has_factors(self._problem.arguments):
+                blank[_factors_key(index)] = torch.zeros(len(delta))
+        return blank
+
+    def _unpacked(self, packed: Weights, index: int) -> PackedMask:
+        """Return the mask under one of the alphas."""
+        delta, factors = self._problem.delta, packed.get(_factors_key(index))
+        return PackedMask(
+            bits={name: packed[_key(index, name)] for name in delta},
+            factors=None if factors is None else dict(zip(sorted(delta), factors.tolist(), strict=True)),
+        )
 
     def _merged(self, alpha: float) -> Weights:
         # Kept for the next cluster, which asks for the same one unless alpha is searched.
@@ -187,3 +200,7 @@ class Localizer:
 
 def _key(index: int, name: str) -> str:
     return f"{index}/{name}"
+
+
+def _factors_key(index: int) -> str:
+    return str(index)

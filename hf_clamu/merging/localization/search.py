@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
+from hf_clamu.exact import ALL_WEIGHTS, PackedMask
 from hf_clamu.merging.localization.base import Weights
 from hf_clamu.merging.shared_work import map_shared
 from hf_clamu.training import TaskTrainer
@@ -51,7 +52,7 @@ def best_alpha(
     trainer: TaskTrainer,
     delta: Weights,
     clusters: Sequence[Sequence[str]],
-    masks: Mapping[float, Sequence[Weights]],
+    masks: Mapping[float, Sequence[PackedMask]],
 ) -> float:
     """Return the alpha with the highest mean score over the tasks.
 
@@ -62,7 +63,7 @@ def best_alpha(
         trainer (`TaskTrainer`): live model and data.
         delta (`Weights`): the merged delta.
         clusters (*sequence* of *sequence* of `str`): member ids.
-        masks (*mapping* of `float` to *sequence* of `Weights`): packed masks of the clusters under each alpha, by
+        masks (*mapping* of `float` to *sequence* of `PackedMask`): masks of the clusters under each alpha, by
             rising alpha; none if the localization makes none.
     """
     if len(masks) == 1:
@@ -73,12 +74,12 @@ def best_alpha(
 
 
 def _quality(
-    trainer: TaskTrainer, delta: Weights, clusters: Sequence[Sequence[str]], alpha: float, masks: Sequence[Weights]
+    trainer: TaskTrainer, delta: Weights, clusters: Sequence[Sequence[str]], alpha: float, masks: Sequence[PackedMask]
 ) -> tuple[float, float]:
     """Return the mean score over all tasks under their cluster's masked model, and minus the mean loss."""
 
     def measured(number: str) -> list[list[float]]:
-        trainer.load_masked(delta, alpha, masks[int(number)] if masks else None)
+        trainer.load_masked(delta, alpha, masks[int(number)] if masks else ALL_WEIGHTS)
         measurements = [trainer.measure_held_out(task_id) for task_id in clusters[int(number)]]
         return [[measurement.score, measurement.loss] for measurement in measurements]
 

@@ -12,7 +12,7 @@ from typing import Any
 from peft import PeftConfig
 
 from hf_clamu.checkpoint.layout import MASK_CONFIG_NAME
-from hf_clamu.checkpoint.masks import EMBEDDED_BASE, REQUIRED_IMPORT
+from hf_clamu.checkpoint.masks import EMBEDDED_BASE, FACTORS_KEY, REQUIRED_IMPORT
 from hf_clamu.exact import canonical_json
 from hf_clamu.models.mask_adapter.delta import DeltaSource
 
@@ -42,8 +42,9 @@ class ClamuMaskConfig(PeftConfig):
         cluster (`int`, *optional*): the number of the cluster that the mask was learned for.
         cluster_name (`str`, *optional*): its name.
         delta_digest (`str`): SHA-256 of the merged delta that the mask belongs to.
-        mask_digest (`str`): SHA-256 of the mask's bits, which are compared with it before they are used.
+        mask_digest (`str`): SHA-256 of the mask's bits and factors, which are compared with it before they are used.
         alpha (`float`): the scaling coefficient of the merged delta.
+        factors (*dict* of `str` to `float`, *optional*): what `alpha` is multiplied by, per parameter.
         delta_name_or_path (`str`, *optional*): Hub id or folder of the saved model with the delta. A folder is not
             written to files.
         delta_revision (`str`, *optional*): branch, tag or commit of that repo; by default its newest state, where a
@@ -57,6 +58,7 @@ class ClamuMaskConfig(PeftConfig):
     delta_digest: str = field(default="", metadata={"help": "SHA-256 of the merged delta that the mask belongs to."})
     mask_digest: str = field(default="", metadata={"help": "SHA-256 of the bits of the mask."})
     alpha: float = field(default=0.0, metadata={"help": "The scaling coefficient of the merged delta."})
+    factors: dict[str, float] | None = field(default=None, metadata={"help": "Factors of alpha, per parameter."})
     delta_name_or_path: str | None = field(
         default=None, metadata={"help": "Hub id or folder of the saved ClAMU model that holds the merged delta."}
     )
@@ -127,6 +129,7 @@ class ClamuMaskConfig(PeftConfig):
             "delta_digest": self.delta_digest,
             "mask_digest": self.mask_digest,
             "alpha": self.alpha,
+            **({} if self.factors is None else {FACTORS_KEY: self.factors}),
             "inference_mode": True,
             "requires_import": REQUIRED_IMPORT,
         }

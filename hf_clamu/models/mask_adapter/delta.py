@@ -14,7 +14,7 @@ from hf_clamu.base_models.identity import base_digest
 from hf_clamu.checkpoint.configuration_clamu import ClamuConfig, current_entries, format_version
 from hf_clamu.checkpoint.layout import CONFIG_NAME, FRESH_NAME, delta_name
 from hf_clamu.checkpoint.ledger import read_json
-from hf_clamu.checkpoint.masks import split_mask
+from hf_clamu.checkpoint.masks import checked_factors, split_mask
 from hf_clamu.checkpoint.reader import read_tensor_file
 from hf_clamu.errors import CheckpointFormatError, HubError, IncompatibleBaseError, RecipeError, StaleMaskError
 from hf_clamu.exact import NO_WEIGHTS, PackedMask, WeightSwitch, digest_tensors, packed_size
@@ -158,6 +158,7 @@ class SharedDelta:
 
         Raises:
             StaleMaskError: if it was made for another one, or with another scaling coefficient.
+            CheckpointFormatError: if its factors are not those of this delta's parameters.
         """
         for what, found, expected in (
             ("merged delta", config.delta_digest, self.digest),
@@ -169,14 +170,16 @@ class SharedDelta:
                     f"{found}. Tasks were merged or unmerged in between: take the mask from the same saved model as "
                     "the delta."
                 )
+        if config.factors is not None:
+            checked_factors(f"the mask of cluster {config.cluster}", config.factors, self.num_weights)
 
     def is_attached_to(self, model: Any) -> bool:
         """Whether the model still serves this delta; a `ClamuModel` gets another with every request."""
         return not isinstance(model, ClamuModel) or model.merged.switch is self.switch
 
-    def mask(self, bits: torch.Tensor) -> PackedMask:
-        """Return an adapter's tensor as a mask over all parameters that take part."""
-        return PackedMask(bits=split_mask(bits.detach(), self.num_weights))
+    def mask(self, bits: torch.Tensor, factors: Mapping[str, float] | None) -> PackedMask:
+        """Return an adapter's tensor and factors as a mask over all parameters that take part."""
+        return PackedMask(bits=split_mask(bits.detach(), self.num_weights), factors=factors)
 
 
 def _read_config(source: DeltaSource) -> dict[str, Any]:

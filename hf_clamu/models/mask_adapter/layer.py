@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
-from hf_clamu.checkpoint.masks import MASK_KEY, split_mask
+from hf_clamu.checkpoint.masks import digest_mask, split_mask
 from hf_clamu.errors import CheckpointFormatError, StaleMaskError
-from hf_clamu.exact import check_padding, digest_tensors
+from hf_clamu.exact import PackedMask, check_padding
 from hf_clamu.models.mask_adapter.delta import SharedDelta
 
 __all__ = ["SIDE_MODULE", "ClamuMaskLayer"]
@@ -47,6 +47,7 @@ class ClamuMaskLayer(nn.Module, BaseTunerLayer):
         self._applied: tuple[object, ...] | None = None
         self.register_load_state_dict_post_hook(_after_loading)  # type: ignore[no-untyped-call]
         self._digests: dict[str, str] = {}
+        self._factors: dict[str, Mapping[str, float] | None] = {}
         self._sound: dict[str, tuple[torch.Tensor, int]] = {}
         self._hook = model.register_forward_pre_hook(self._before_forward, with_kwargs=True)
 
@@ -59,9 +60,16 @@ class ClamuMaskLayer(nn.Module, BaseTunerLayer):
     def bias(self) -> torch.Tensor:
         raise AttributeError("a mask adapter wraps no layer")
 
-    def add_adapter(self, adapter_name: str, *, mask_digest: str = "", on_meta: bool = False) -> None:
+    def add_adapter(
+        self,
+        adapter_name: str,
+        *,
+        mask_digest: str = "",
+        factors: Mapping[str, float] | None = None,
+        on_meta: bool = False,
+    ) -> None:
         """Make room for the bits of one more adapter; until they are loaded it selects no weights."""
-        self._digests[adapter_name] = mask_digest
+        self._digests[adapter_name], self._factors[adapter_name] = mask_digest, factors
         device = torch.device("meta") if on_meta else self._device
         bits = torch.zeros(self.delta.num_bytes, dtype=torch.uint8, device=device)
         self.clamu_mask[adapter_name] = nn.Parameter(bits, requires_grad=False)
@@ -86,7 +94,7 @@ class ClamuMaskLayer(nn.Module, BaseTunerLayer):
         for name, part in split_mask(bits, self.delta.num_weights).items():
             check_padding(name, part, self.delta.num_weights[name])
         expected = self._digests.get(adapter_name)
-        if expected and digest_tensors({MASK_KEY: bits.cpu()}) != expected:
+        if expected and digest_mask(bits, self._factors[adapter_name]) != expected:
             raise CheckpointFormatError(
                 f"The bits of the mask adapter {adapter_name!r} are not those that were saved: its digest differs. "
                 "Take an undamaged copy."
@@ -114,7 +122,8 @@ class ClamuMaskLayer(nn.Module, BaseTunerLayer):
             if same and self._applied[2] is switch.selected and self.delta.is_attached_to(self._model):
                 return
         self._require_delta()
-        switch.select(self._parameters_by_name(), self.delta.rest if bits is None else self.delta.mask(bits))
+        wanted_mask = self.delta.rest if bits is None else self._mask(self._active_adapter[0])
+        switch.select(self._parameters_by_name(), wanted_mask)
         self._applied = (*wanted, switch.selected)
 
     def detach(self, adapter_name: str | None) -> None:
@@ -123,7 +132,7 @@ class ClamuMaskLayer(nn.Module, BaseTunerLayer):
             self.require_sound(adapter_name)
         if adapter_name is not None or self.delta.is_attached_to(self._model):
             self._require_delta()
-            mask = self.delta.rest if adapter_name is None else self.delta.mask(self.clamu_mask[adapter_name])
+            mask = self.delta.rest if adapter_name is None else self._mask(adapter_name)
             self.delta.switch.select(self._parameters_by_name(), mask)
         self._hook.remove()
         delattr(self._model, SIDE_MODULE)
@@ -203,6 +212,9 @@ class ClamuMaskLayer(nn.Module, BaseTunerLayer):
 
     def _parameters_by_name(self) -> dict[str, nn.Parameter]:
         return dict(self._model.named_parameters())
+
+    def _mask(self, adapter_name: str) -> PackedMask:
+        return self.delta.mask(self.clamu_mask[adapter_name], self._factors[adapter_name])
 
     def _wanted(self) -> torch.Tensor | None:
         if self._disable_adapters or not self._active_adapter:

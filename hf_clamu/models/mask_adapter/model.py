@@ -74,7 +74,9 @@ class ClamuMaskModel(BaseTuner):
             self.peft_config.pop(adapter_name, None)
             raise
         config.name_delta(layer.delta.source)
-        layer.add_adapter(adapter_name, mask_digest=config.mask_digest, on_meta=low_cpu_mem_usage)
+        layer.add_adapter(
+            adapter_name, mask_digest=config.mask_digest, factors=config.factors, on_meta=low_cpu_mem_usage
+        )
         self.set_adapter(self.active_adapters, inference_mode=True)
 
     def merge_and_unload(

@@ -87,11 +87,10 @@ class _Weights:
     def __init__(self, before: MergedState, after: MergedState) -> None:
         self._states = before, after
         self._known: dict[tuple[int, int], bool] = {}
-        same_alpha = before.served_alpha == after.served_alpha
-        # Packed, as masks are: eight weights to a byte.
-        self._differing = {
-            name: pack_mask(before.delta[name] != steps if same_alpha else (before.delta[name] != 0) | (steps != 0))
-            for name, steps in after.delta.items()
+        # Packed, as masks are, eight weights to a byte: what differs under the same scale, and under another one.
+        self._differing = {name: pack_mask(before.delta[name] != steps) for name, steps in after.delta.items()}
+        self._moved = {
+            name: pack_mask((before.delta[name] != 0) | (steps != 0)) for name, steps in after.delta.items()
         }
 
     def differ(self, old: int, new: int) -> bool:
@@ -101,10 +100,13 @@ class _Weights:
         return self._known[old, new]
 
     def _differ_in(self, name: str, old: int, new: int) -> bool:
-        first, second = (state.mask(number).of(name) for state, number in zip(self._states, (old, new), strict=True))
-        if not same_bits(first, second):
+        before, after = self._states
+        first, second = before.mask(old), after.mask(new)
+        bits = first.of(name)
+        if not same_bits(bits, second.of(name)):
             return True
-        return bool(torch.any(self._differing[name] & first))
+        same_scale = before.served_alpha * first.factor(name) == after.served_alpha * second.factor(name)
+        return bool(torch.any((self._differing if same_scale else self._moved)[name] & bits))
 
 
 def _scores(
