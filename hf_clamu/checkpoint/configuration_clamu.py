@@ -24,6 +24,7 @@ _LACKING_SETTINGS: dict[int, dict[str, Any]] = {
         "mask_scaling_schedule": "constant",
         "mask_ramp_start": 0.05,
         "mask_ramp_length": 0.7,
+        "scaling_search": "full",
     },
 }
 

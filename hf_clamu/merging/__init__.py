@@ -25,7 +25,7 @@ from hf_clamu.merging.localization.arguments import LocalizationArguments
 from hf_clamu.merging.localization.base import LocalizationMethod, MaskInputs
 from hf_clamu.merging.localization.localizer import Localizer, MaskProblem
 from hf_clamu.merging.localization.registry import LOCALIZATIONS, register_localization
-from hf_clamu.merging.localization.search import ALPHA_GRID, candidate_alphas, scaling_coefficient
+from hf_clamu.merging.localization.search import ALPHA_GRID, candidate_alphas, scaling_coefficient, trial_arguments
 from hf_clamu.merging.localization.tall import LAMBDA_GRID
 from hf_clamu.merging.requirements import (
     check_data,
@@ -96,6 +96,7 @@ __all__ = [
     "require_public_rows",
     "routing_features",
     "scaling_coefficient",
+    "trial_arguments",
     "score_tasks",
     "unmerge_tasks",
     "update_tasks",

@@ -18,7 +18,7 @@ from hf_clamu.base_models.loading import empty_model
 from hf_clamu.base_models.processors import load_processor
 from hf_clamu.errors import RecipeError
 from hf_clamu.exact import packed_size
-from hf_clamu.merging import PRESETS, ClamuArguments, candidate_alphas
+from hf_clamu.merging import PRESETS, ClamuArguments, candidate_alphas, trial_arguments
 from hf_clamu.recipe import Recipe
 from hf_clamu.tasks import DataFiles, ModelLimits, TaskDataset, traits_of
 from hf_clamu.training import trainable_names
@@ -240,11 +240,14 @@ def _seconds(work: _Work, weights: int, num_processes: int, tokens: int) -> dict
         return steps * (_STEP_SECONDS + batch * example) / num_processes
 
     finetune = seconds(count * arguments.finetune_steps, min(arguments.batch_size, work.num_rows))
-    # Every alpha of the grid is localized in full, and scored.
+    # Every alpha of the grid is localized, perhaps with fewer steps before the one that is chosen, and scored.
     alphas = len(candidate_alphas(arguments.scaling, count))
+    trial, method = trial_arguments(arguments, alphas), arguments.localization_method
     batch = min(arguments.mask_batch_size, work.num_rows * count / work.num_clusters)
-    mask_steps = arguments.localization_method.num_training_steps(arguments)
-    localize = seconds(alphas * work.num_clusters * mask_steps, batch)
+    mask_steps = alphas * method.num_training_steps(trial)
+    if trial is not arguments:
+        mask_steps += method.num_training_steps(arguments)
+    localize = seconds(work.num_clusters * mask_steps, batch)
     if arguments.scaling == "auto":
         localize += alphas * count * work.num_rows * example * _FORWARD / num_processes
     # Of base, global and own model, after a build and after each request.

@@ -52,9 +52,15 @@ AXES: dict[str, tuple[Any, ...]] = {
     "keep_features": (True, False),
     "snapshot": ("none", "plain", "encrypted"),
     "incomplete_rows": ("error", "skip"),
+    "mask_factors": ("none", "tensor"),
+    "mask_scaling_schedule": ("constant", "linear"),
+    "mask_learning_rate": (None, 1.0, 300.0),
 }
 # What is drawn after all else, so that the seeds of before give the sequences of before.
-_LAST = ("preset", "global_scaling", "keep_features", "snapshot", "incomplete_rows")
+_LAST = (
+    *("preset", "global_scaling", "keep_features", "snapshot", "incomplete_rows"),
+    *("mask_factors", "mask_scaling_schedule", "mask_learning_rate"),
+)
 _SIZES: dict[str, dict[str, Any]] = {
     "IA3": {"feedforward_modules": []},
     "LOHA": {"r": 2},
@@ -98,6 +104,8 @@ _WEIGHTS = {
     "keep_features": (3, 1),
     "snapshot": (3, 2, 1),
     "incomplete_rows": (3, 1),
+    "mask_scaling_schedule": (3, 1),
+    "mask_learning_rate": (3, 1, 1),
 }
 
 

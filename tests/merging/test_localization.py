@@ -213,7 +213,7 @@ def test_auto_takes_the_best_alpha_of_the_grid(images, trainer_of, settings, ass
         tried.append(description)
         return items
 
-    arguments = settings(localization=method, scaling="auto", learning_rate=0.02)
+    arguments = settings(localization=method, scaling="auto", learning_rate=0.02, scaling_search="full")
     trainer = trainer_of(images, arguments, progress)
     state = merge_tasks(trainer, arguments)
     grid = sorted({min(1.0, value / 6) if value != "sum" else 1.0 for value in ALPHA_GRID})
@@ -230,6 +230,23 @@ def test_auto_takes_the_best_alpha_of_the_grid(images, trainer_of, settings, ass
     best = max(candidates, key=lambda candidate: candidate[:3])
     assert len({candidate[:2] for candidate in candidates}) > 1
     assert_same(state, best[3])
+
+
+@pytest.mark.parametrize("steps", [1, 8])
+def test_a_short_search_takes_the_best_alpha_of_short_trials(images, trainer_of, settings, assert_same, steps):
+    fixed = {"learning_rate": 0.02, "mask_steps": steps}
+    arguments = settings(scaling="auto", **fixed)
+    trainer = trainer_of(images, arguments)
+    state = merge_tasks(trainer, arguments)
+    trials = []
+    for scaling in (1.0, 2.0, 4.0, "sum"):
+        trial = merge_tasks(trainer, settings(scaling=scaling, **{**fixed, "mask_steps": max(1, steps // 4)}))
+        score, negative_loss = _quality(trainer, trial)
+        trials.append((round(score, 12), negative_loss, -trial.alpha, scaling))
+    assert len({trial[:2] for trial in trials}) > 1
+    chosen = max(trials, key=lambda trial: trial[:3])[3]
+    # With its own settings for the global model, which is searched for here.
+    assert_same(state, merge_tasks(trainer, settings(scaling=chosen, global_scaling="auto", **fixed)))
 
 
 @pytest.mark.parametrize(

@@ -81,9 +81,11 @@ def test_small_models_take_their_steps_and_auto_takes_every_alpha(recipe, monkey
     # Five tasks of two steps, three clusters of two steps; 1/5, 2/5, 4/5 and 1 of six values that the grid names.
     assert once["finetune"] == pytest.approx(5 * 2 * 0.005)
     assert once["localize"] == pytest.approx(3 * 2 * 0.005)
-    auto = estimate_build(recipe(arguments={**SETTINGS, "scaling": "auto"})).seconds
-    assert auto["localize"] == pytest.approx(4 * once["localize"])
-    assert auto["finetune"] == once["finetune"]
+    for search, steps in (("full", 4 * 2), ("short", 4 * 1 + 2)):
+        changes = {"scaling": "auto", "scaling_search": search}
+        auto = estimate_build(recipe(arguments={**SETTINGS, **changes})).seconds
+        assert auto["localize"] == pytest.approx(steps / 2 * once["localize"])
+        assert auto["finetune"] == once["finetune"]
 
 
 def test_without_a_tokenizer_the_time_is_not_known(recipe):

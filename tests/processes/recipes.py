@@ -24,6 +24,8 @@ def write_work(folder: Path) -> None:
             text = f"{_WORDS[label].split()[user * number % 3]} {number} of {user}"
             lines.append(json.dumps({"user": f"user_{user}", "text": text, "label": label}) + "\n")
     (folder / "rows.jsonl").write_text("".join(lines), encoding="utf-8")
-    for name in ("clamu", "sift", "tall", "emr"):
-        recipe = RECIPE.replace("LOCALIZE", f"localization: {name}")
+    methods = {name: f"localization: {name}" for name in ("clamu", "sift", "tall", "emr")}
+    methods["factors"] = "localization: clamu, mask_factors: tensor"
+    for name, method in methods.items():
+        recipe = RECIPE.replace("LOCALIZE", method)
         (folder / f"{name}.yaml").write_text(recipe, encoding="utf-8")

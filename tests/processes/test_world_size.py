@@ -57,6 +57,7 @@ def reference(fork, tiny, tmp_path_factory):
     ("size", "method"),
     [
         (2, "clamu"),
+        (2, "factors"),
         (3, "clamu"),
         (2, "sift"),
         *(pytest.param(*case, marks=pytest.mark.slow) for case in ((3, "tall"), (2, "emr"))),
@@ -70,7 +71,7 @@ def test_the_number_of_processes_does_not_show(work, tiny, reference, size, meth
     assert [path.name for path in work.iterdir() if path.name.startswith(".out")] == []
 
 
-@pytest.mark.parametrize("method", ["clamu", pytest.param("sift", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("method", ["clamu", "factors", pytest.param("sift", marks=pytest.mark.slow)])
 def test_unmerge_and_verify_with_two_processes(fork, work, tiny, reference, method):
     assert fork(work, "train", f"{method}.yaml", "--output", "out").wait().code == 0
     done = _launch(2, work, "unmerge", "out", "user_2", "user_5", "user_7")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 from hf_clamu.errors import RecipeError
 from hf_clamu.training import MaskingArguments
 
 __all__ = ["LocalizationArguments", "LocalizationName"]
 
+SearchName = Literal["short", "full"]
 # For editors: the built-in ones. The registry decides what is accepted.
 LocalizationName = Literal["clamu", "sift", "tall", "emr", "global"] | str
 
@@ -25,6 +26,13 @@ class LocalizationArguments(MaskingArguments):
             "help": "The scaling coefficient alpha: a multiple of 1/T (never above 1), 'sum' for alpha = 1, or 'auto' "
             "to choose from a fixed grid by the score of the merged tasks (validation examples where there are any). "
             "The default is for clamu; the paper of sift takes 1."
+        },
+    )
+    scaling_search: SearchName = field(
+        default="short",
+        metadata={
+            "help": "How scaling 'auto' tries values where masks are learned: 'short' (the mask steps are divided among "
+            "them, and the chosen one is learned in full), or 'full' (each in full)."
         },
     )
     # A string once the settings are made; `None` asks for the default.
@@ -46,6 +54,10 @@ class LocalizationArguments(MaskingArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.scaling_search not in get_args(SearchName):
+            raise RecipeError(
+                f"scaling_search must be one of {', '.join(get_args(SearchName))}, got {self.scaling_search!r}."
+            )
         if not 0 < self.tall_lambda < float("inf"):
             raise RecipeError(f"tall_lambda must be a number above 0, got {self.tall_lambda!r}.")
         _require_scaling("scaling", self.scaling, ("sum", "auto"))

@@ -13,7 +13,7 @@ from hf_clamu.exact import PackedMask, digest_json, digest_tensors, pack_mask, p
 from hf_clamu.merging.localization.arguments import LocalizationArguments
 from hf_clamu.merging.localization.base import MaskInputs, Weights
 from hf_clamu.merging.localization.registry import LOCALIZATIONS
-from hf_clamu.merging.localization.search import GLOBAL_GRID, best_alpha, candidate_alphas
+from hf_clamu.merging.localization.search import GLOBAL_GRID, best_alpha, candidate_alphas, trial_arguments
 from hf_clamu.training import LearnedMask, TaskTrainer
 
 __all__ = ["ClusterVector", "Localizer", "MaskProblem"]
@@ -74,14 +74,17 @@ class Localizer:
     def run(self) -> tuple[float, tuple[PackedMask, ...]]:
         """Return alpha and the mask of each cluster (none if the method makes none).
 
-        With `scaling="auto"` every alpha of the grid is localized in full, and `best_alpha` chooses.
+        With `scaling="auto"` every alpha of the grid is localized, and `best_alpha` chooses. Where masks are learned,
+        that takes a share of their steps each, unless the settings want all, and the chosen one is learned in full.
         """
-        problem = self._problem
-        if not self._method.makes_masks and problem.arguments.global_scaling != "same":
+        problem, arguments = self._problem, self._problem.arguments
+        if not self._method.makes_masks and arguments.global_scaling != "same":
             return self._unmasked_alpha(), ()
-        masks = self._masks(candidate_alphas(problem.arguments.scaling, problem.num_tasks))
+        alphas = candidate_alphas(arguments.scaling, problem.num_tasks)
+        trial = trial_arguments(arguments, len(alphas))
+        masks = self._masks(alphas, trial)
         alpha = best_alpha(self._trainer, problem.delta, problem.clusters, masks)
-        return alpha, masks[alpha]
+        return alpha, (masks if trial is arguments else self._masks([alpha], arguments))[alpha]
 
     def global_alpha(self, alpha: float) -> float:
         """Return the scaling coefficient of the global model.
@@ -101,13 +104,13 @@ class Localizer:
         alphas = candidate_alphas(1.0 if scaling == "average" else scaling, problem.num_tasks, GLOBAL_GRID)
         return best_alpha(self._trainer, problem.delta, problem.clusters, dict.fromkeys(alphas, ()))
 
-    def _masks(self, alphas: Sequence[float]) -> dict[float, tuple[PackedMask, ...]]:
+    def _masks(self, alphas: Sequence[float], arguments: LocalizationArguments) -> dict[float, tuple[PackedMask, ...]]:
         """Return the masks of all clusters under each alpha."""
         if not self._method.makes_masks:
             return dict.fromkeys(alphas, ())
         if self._method.keeps_task_masks:
             return dict.fromkeys(alphas, tuple(map(self._joined, self._problem.clusters)))
-        return self._shared_masks(alphas)
+        return self._shared_masks(alphas, arguments)
 
     def _joined(self, members: Sequence[str]) -> PackedMask:
         """Make the mask of a cluster of its members' masks; every process has them, and alpha does not matter."""
@@ -116,13 +119,15 @@ class Localizer:
             mask = self._trainer.journal.write("union", {}, mask, is_timed=False).tensors()
         return PackedMask(bits=mask)
 
-    def _shared_masks(self, alphas: Sequence[float]) -> dict[float, tuple[PackedMask, ...]]:
+    def _shared_masks(
+        self, alphas: Sequence[float], arguments: LocalizationArguments
+    ) -> dict[float, tuple[PackedMask, ...]]:
         """Make masks with all processes; each of them gets all masks."""
         clusters, workers = self._problem.clusters, self._trainer.workers
         own: dict[int, Weights] = {}
         numbers = self._trainer.share(range(len(clusters)))
         for number in self._trainer.progress(numbers, f"localize {self._method.name}"):
-            own[number] = self._cluster_masks(clusters[number], alphas)
+            own[number] = self._cluster_masks(clusters[number], alphas, arguments)
         owners = {number: rank for rank, made in enumerate(workers.gather(sorted(own))) for number in made}
         masks: dict[float, list[PackedMask]] = {alpha: [] for alpha in alphas}
         for number in range(len(clusters)):
@@ -132,13 +137,16 @@ class Localizer:
                 masks[alpha].append(self._unpacked(packed, index))
         return {alpha: tuple(of_alpha) for alpha, of_alpha in masks.items()}
 
-    def _cluster_masks(self, members: tuple[str, ...], alphas: Sequence[float]) -> Weights:
+    def _cluster_masks(
+        self, members: tuple[str, ...], alphas: Sequence[float], arguments: LocalizationArguments
+    ) -> Weights:
         """Return the packed masks of one cluster under each alpha, from the journal if it has them."""
         problem, journal = self._problem, self._trainer.journal
         facts: dict[str, Any] = {
             "alphas": list(alphas),
             "delta": problem.delta_digest,
             "method": self._method.name,
+            **({} if arguments is problem.arguments else {"mask_steps": arguments.mask_steps}),
             "data": {task_id: self._trainer.encoded(task_id).digest for task_id in members},
             "vectors": {task_id: problem.vector_digests.get(task_id) for task_id in members},
         }
@@ -150,7 +158,7 @@ class Localizer:
         vector = problem.cluster_vector(members) if self._method.needs_cluster_vectors else {}
         masks: Weights = {}
         for index, alpha in enumerate(alphas):
-            mask = self._method.mask(self._inputs(members, vector, alpha))
+            mask = self._method.mask(self._inputs(members, vector, alpha, arguments))
             learned = mask if isinstance(mask, LearnedMask) else LearnedMask(mask)
             masks |= {_key(index, name): pack_mask(bits) for name, bits in learned.bits.items()}
             if learned.factors is not None:
@@ -158,11 +166,13 @@ class Localizer:
         # Mapped from the file, where there is one: all masks together may be larger than the model.
         return masks if journal is None else journal.write(stage, {}, masks).tensors()
 
-    def _inputs(self, members: tuple[str, ...], vector: Weights, alpha: float) -> MaskInputs:
+    def _inputs(
+        self, members: tuple[str, ...], vector: Weights, alpha: float, arguments: LocalizationArguments
+    ) -> MaskInputs:
         return MaskInputs(
             trainer=self._trainer,
             members=members,
-            arguments=self._problem.arguments,
+            arguments=arguments,
             run_seed=self._problem.run_seed,
             delta=self._problem.delta,
             vector=vector,

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from statistics import fmean
 
 from hf_clamu.exact import ALL_WEIGHTS, PackedMask
+from hf_clamu.merging.localization.arguments import LocalizationArguments
 from hf_clamu.merging.localization.base import Weights
+from hf_clamu.merging.localization.registry import LOCALIZATIONS
 from hf_clamu.merging.shared_work import map_shared
 from hf_clamu.training import TaskTrainer
 
-__all__ = ["ALPHA_GRID", "GLOBAL_GRID", "best_alpha", "candidate_alphas", "scaling_coefficient"]
+__all__ = ["ALPHA_GRID", "GLOBAL_GRID", "best_alpha", "candidate_alphas", "scaling_coefficient", "trial_arguments"]
 
 # Multiples of 1/T that "auto" chooses from, for every method alike; "sum" (alpha = 1) comes last.
 ALPHA_GRID: tuple[float | str, ...] = (1.0, 2.0, 4.0, 8.0, 16.0, "sum")
@@ -46,6 +49,23 @@ def candidate_alphas(scaling: float | str, num_tasks: int, grid: Sequence[float 
     """
     values = grid if scaling == "auto" else (scaling,)
     return sorted({scaling_coefficient(value, num_tasks) for value in values})
+
+
+def trial_arguments(arguments: LocalizationArguments, num_alphas: int) -> LocalizationArguments:
+    """Return the settings that alphas are tried with, before masks are learned in full under the one that is chosen.
+
+    Args:
+        arguments (`LocalizationArguments`): the settings.
+        num_alphas (`int`): how many are tried, so that all trials together take about the steps of one.
+
+    Returns:
+        `LocalizationArguments`: the same object where trials are in full.
+    """
+    method = LOCALIZATIONS[arguments.localization]
+    short = replace(arguments, mask_steps=max(1, arguments.mask_steps // num_alphas))
+    if num_alphas == 1 or arguments.scaling_search == "full":
+        return arguments
+    return short if method.num_training_steps(short) < method.num_training_steps(arguments) else arguments
 
 
 def best_alpha(
