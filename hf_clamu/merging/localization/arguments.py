@@ -31,8 +31,8 @@ class LocalizationArguments(MaskingArguments):
     scaling_search: SearchName = field(
         default="short",
         metadata={
-            "help": "How scaling 'auto' tries values where masks are learned: 'short' (the mask steps are divided among "
-            "them, and the chosen one is learned in full), or 'full' (each in full)."
+            "help": "How scaling 'auto' tries values where masks are learned: 'short' (the mask steps are divided "
+            "among them, and the chosen one is learned in full), or 'full' (each in full)."
         },
     )
     # A string once the settings are made; `None` asks for the default.
