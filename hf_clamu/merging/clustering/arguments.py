@@ -10,7 +10,9 @@ from hf_clamu.errors import RecipeError
 __all__ = ["ClusteringArguments", "ClusteringName"]
 
 # For editors: the built-in ones. The registry decides what is accepted.
-ClusteringName = Literal["features", "task_vectors", "anchored", "public_rows", "random", "column", "none"] | str
+ClusteringName = (
+    Literal["features", "task_vectors", "stable_kmeans", "anchored", "public_rows", "random", "column", "none"] | str
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from hf_clamu.merging.clustering.column import ColumnClustering
 from hf_clamu.merging.clustering.features import FeatureClustering
 from hf_clamu.merging.clustering.none import NoClustering
 from hf_clamu.merging.clustering.random import RandomClustering
-from hf_clamu.merging.clustering.task_vectors import TaskVectorClustering
+from hf_clamu.merging.clustering.task_vectors import StableKMeans, TaskVectorClustering
 from hf_clamu.merging.registry import Registry
 
 __all__ = ["CLUSTERINGS", "register_clustering"]
@@ -18,6 +18,7 @@ CLUSTERINGS: Registry[ClusteringMethod] = Registry(
     [
         FeatureClustering(),
         TaskVectorClustering(),
+        StableKMeans(),
         AnchoredClustering(),
         PublicRowsClustering(),
         RandomClustering(),

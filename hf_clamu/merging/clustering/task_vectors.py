@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Hashable, Mapping
+
+import numpy as np
 import torch
 
 from hf_clamu.exact import TaskVector
+from hf_clamu.merging.clustering.base import ClusteringInputs, ClusteringMethod
 from hf_clamu.merging.clustering.spectral import SpectralMethod
 from hf_clamu.training import derive_seed
 
-__all__ = ["SKETCH_SIZE", "TaskVectorClustering", "sketch"]
+__all__ = ["SKETCH_SIZE", "StableKMeans", "TaskVectorClustering", "sketch"]
 
 SKETCH_SIZE = 1024
+# The length of a direction, and at most so many passes of k-means.
+_LENGTH, _MOST_PASSES = 1 << 14, 100
 
 
 class TaskVectorClustering(SpectralMethod):
@@ -24,6 +31,91 @@ class TaskVectorClustering(SpectralMethod):
     def vector_feature(self, vector: TaskVector, run_seed: int) -> torch.Tensor:
         """Return the sketch."""
         return sketch(vector, run_seed)
+
+
+class StableKMeans(ClusteringMethod):
+    """Spherical k-means of sketches, whose start hardly changes when a task leaves or comes.
+
+    k-means++ draws its first centres among the tasks, by their distance from the centres before. Here every task draws
+    a number of its own for each centre, by its id, and the smallest number over distance is taken (an exponential
+    race, which gives the chances of k-means++). So the others draw as before when a task leaves, and unless it was a
+    centre, k-means starts where it started and seldom moves anybody. Everything is integers, or correctly rounded
+    operations on single float64 numbers: no environment shows.
+
+    Source: k-means++ (Arthur and Vassilvitskii, 2007); spherical k-means (Dhillon and Modha, 2001); weighted
+    consistent sampling (Cohen and Kaplan, 2007).
+    """
+
+    name = "stable_kmeans"
+    summary = "k-means of integer sketches; requests move few others"
+    feature_source = "task_vector"
+    feature_dtype = torch.int64
+
+    def vector_feature(self, vector: TaskVector, run_seed: int) -> torch.Tensor:
+        """Return the sketch."""
+        return sketch(vector, run_seed)
+
+    def labels(self, inputs: ClusteringInputs, count: int) -> Mapping[str, Hashable]:
+        """Return the number of the nearest centre, once nobody moves any more."""
+        assert inputs.features is not None, "there is a sketch for every task"
+        rows_TD = _directions(inputs.features)
+        centres_KD, nearest_T = rows_TD[_first_centres(rows_TD, inputs, count)], None
+        for _ in range(_MOST_PASSES):
+            before, nearest_T = nearest_T, _nearest_centres(rows_TD, centres_KD)
+            if before is not None and np.array_equal(before, nearest_T):
+                break
+            for number in np.unique(nearest_T):  # a centre that nobody is near stays where it is
+                centres_KD[number] = rows_TD[nearest_T == number].sum(0)
+        return dict(zip(inputs.task_ids, nearest_T.tolist() if nearest_T is not None else [], strict=True))
+
+
+def _directions(sketches: torch.Tensor) -> np.ndarray:
+    """Return the sketches at the same length, as integers; a sketch of zeros stays one."""
+    # Python's integers: squares of a sketch may not fit 64 bits, and sums of float64 depend on their order.
+    lengths = [math.isqrt(sum(value * value for value in row)) or 1 for row in sketches.tolist()]
+    scaled = sketches.numpy().astype(np.float64) * _LENGTH / np.array(lengths, dtype=np.float64)[:, None]
+    return np.rint(scaled).astype(np.int64)
+
+
+def _first_centres(rows: np.ndarray, inputs: ClusteringInputs, count: int) -> list[int]:
+    """Return the numbers of the tasks where k-means starts; fewer than `count` if there are fewer directions.
+
+    Args:
+        rows (`numpy.ndarray` of shape `(tasks, size)`): directions.
+        inputs (`ClusteringInputs`): the tasks.
+        count (`int`): centres.
+    """
+    distance_T = np.full(len(rows), _LENGTH**2, dtype=np.int64)
+    chosen: list[int] = []
+    for number in range(count):
+        races = [
+            _exponential(derive_seed(inputs.run_seed, "centre", str(number), task_id)) / distance
+            if distance > 0
+            else None
+            for task_id, distance in zip(inputs.task_ids, distance_T.tolist(), strict=True)
+        ]
+        running = [task for task, race in enumerate(races) if race is not None]
+        if not running:
+            break
+        chosen.append(min(running, key=races.__getitem__))
+        distance_T = np.minimum(distance_T, _LENGTH**2 - rows @ rows[chosen[-1]])
+        distance_T[chosen] = 0
+    return chosen
+
+
+def _exponential(seed: int) -> float:
+    """Return about `-log2(u)` of a number u in (0, 1] that a seed stands for: its exponent, and linear in between.
+
+    A logarithm would depend on the C library.
+    """
+    fraction, exponent = math.frexp(((seed & (2**53 - 1)) + 1) / 2**53)
+    return 2 * (1 - fraction) - exponent
+
+
+def _nearest_centres(rows: np.ndarray, centres: np.ndarray) -> np.ndarray:
+    """Return the number of the centre with the largest cosine to each row, of equal ones the first."""
+    lengths_K = np.sqrt((centres * centres).sum(1).astype(np.float64))
+    return np.argmax((rows @ centres.T) / np.where(lengths_K == 0, 1.0, lengths_K), axis=1)
 
 
 def sketch(vector: TaskVector, run_seed: int) -> torch.Tensor:
