@@ -34,7 +34,9 @@ AXES: dict[str, tuple[Any, ...]] = {
     ),
     "modules_to_save": ("default", "none", "head", "embeddings"),
     "localization": ("clamu", "tall", "emr", "global", "sift"),
-    "clustering": ("features", "task_vectors", "anchored", "public_rows", "random", "column", "none"),
+    "clustering": (
+        *("features", "task_vectors", "anchored", "public_rows", "random", "column", "none", "stable_kmeans"),
+    ),
     "num_clusters": (1, 2, 3, 20),
     "scaling": (4.0, 1.0, 2.5, "sum", "auto"),
     "precision": ("fp32", "bf16", "bfloat16", "bfloat16 and bf16"),

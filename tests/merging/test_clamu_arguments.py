@@ -36,7 +36,8 @@ from hf_clamu.merging import PRESETS, ClamuArguments, LocalizationArguments
         ({"localization": 1}, "localization must be one of clamu, sift, tall, emr, global, got 1."),
         (
             {"clustering": ["none"]},
-            "clustering must be one of features, task_vectors, anchored, public_rows, random, column, none",
+            "clustering must be one of features, task_vectors, stable_kmeans, anchored, public_rows, random, column, "
+            "none",
         ),
         ({"lr_scheduler_type": 3}, "lr_scheduler_type must be one of constant, linear, cosine, got 3."),
         ({"mask_batch_size": 0}, "mask_batch_size must be at least 1, got 0."),

@@ -48,7 +48,7 @@ def test_features_are_those_of_the_base_model(merged_of, images, trainer_of, set
     assert state.base_features is None, "they are not kept twice"
 
 
-@pytest.mark.parametrize("clustering", ["task_vectors", "anchored", "random", "column", "none"])
+@pytest.mark.parametrize("clustering", ["task_vectors", "stable_kmeans", "anchored", "random", "column", "none"])
 def test_features_of_the_base_model_are_kept_whatever_the_clustering(merged_of, images, settings, clustering):
     state = merged_of(images, settings(clustering=clustering))
     assert torch.equal(state.base_features, merged_of(images, settings()).task_features)

@@ -12,10 +12,19 @@ from hf_clamu.training import silent_progress
 
 EXPLICIT = {
     "per-task": {"localization": "sift", "clustering": "none", "scaling": 1},
-    "clusters": {"localization": "clamu", "clustering": "anchored", "num_clusters": 20, "scaling": 4.0},
+    "clusters": {
+        "localization": "clamu",
+        "clustering": "stable_kmeans",
+        "num_clusters": 20,
+        "scaling": 8.0,
+        "mask_steps": 100,
+        "mask_factors": "tensor",
+    },
     "adapters": {"localization": "sift", "clustering": "none", "scaling": 1},
     "one-model": {"localization": "global", "clustering": "random", "num_clusters": 1, "scaling": "auto"},
 }
+# What `clusters` meant before it was changed; recipes without a preset keep to it.
+BEFORE = {"scaling": 4.0, "mask_steps": 50, "mask_factors": "none"}
 QUICK = {"finetune_steps": 2, "mask_steps": 2, "learning_rate": 0.01, "batch_size": 3, "num_threads": 1}
 
 
@@ -37,18 +46,29 @@ def test_every_preset_has_settings_of_its_own():
     [
         ({}, "per-task"),
         ({"learning_rate": 1e-3, "scaling": 1.0}, "per-task"),
-        ({"clustering": "column"}, "clusters"),
-        ({"clustering": "features"}, "clusters"),
-        ({"localization": "emr", "clustering": "random"}, "clusters"),
     ],
 )
 def test_without_a_preset_the_named_settings_tell(given, name):
     assert ClamuArguments(**given) == ClamuArguments(preset=name, **given)
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"clustering": "column"},
+        {"clustering": "features"},
+        {"clustering": "anchored", "scaling": 2.0},
+        {"localization": "emr", "clustering": "random", "mask_steps": 7},
+        {"num_clusters": 3, "clustering": "none", "mask_factors": "tensor"},
+    ],
+)
+def test_without_a_preset_clusters_are_what_they_were(given):
+    assert ClamuArguments(**given) == ClamuArguments(preset="clusters", **{**BEFORE, **given})
+
+
 @pytest.mark.parametrize("given", [{"num_clusters": 20}, {"localization": "clamu"}, {"localization": "emr"}])
 def test_without_a_preset_clusters_are_of_features_as_they_were_before_presets(given):
-    assert ClamuArguments(**given) == ClamuArguments(preset="clusters", clustering="features", **given)
+    assert ClamuArguments(**given) == ClamuArguments(preset="clusters", clustering="features", **BEFORE, **given)
 
 
 def test_settings_that_are_given_win():
@@ -108,7 +128,7 @@ def built(tiny, tmp_path_factory):
     def build(settings, *, without=(), **options):
         folder = tmp_path_factory.mktemp("presets") / "model"
         tasks = tiny.tasks("text").without(without)
-        arguments = ClamuArguments(**settings, **QUICK)
+        arguments = ClamuArguments(**{**settings, **QUICK})
         options |= {"processing_class": tiny.processor("text"), "progress": silent_progress}
         ClamuTrainer(tiny.config("text"), tasks, arguments, **options).train().save_pretrained(folder)
         return folder

@@ -42,6 +42,7 @@ BY_LOCALIZATION = {
 BY_CLUSTERING = {
     "features": (True, True, True, 3),
     "task_vectors": (False, True, False, 3),
+    "stable_kmeans": (False, False, False, 3),
     "anchored": (False, False, False, 3),
     "public_rows": (True, True, True, 3),
     "random": (False, False, True, 3),

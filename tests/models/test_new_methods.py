@@ -113,7 +113,9 @@ def test_what_a_method_declares_names_it_in_messages():
     require_no_data(ClamuArguments(localization="largest", clustering="by_distance"))
     with pytest.raises(RecipeError, match="or choose tall, emr, global, largest or own_largest"):
         require_no_data(ClamuArguments(clustering="by_distance"))
-    with pytest.raises(RecipeError, match="or choose task_vectors, anchored, random, none or by_distance"):
+    with pytest.raises(
+        RecipeError, match="or choose task_vectors, stable_kmeans, anchored, random, none or by_distance"
+    ):
         require_no_data(ClamuArguments(localization="largest"))
     assert "largest (the tenth that the cluster moves most)" in ClamuArguments.describe()["localization"]
 

@@ -59,14 +59,15 @@ class StableKMeans(ClusteringMethod):
         """Return the number of the nearest centre, once nobody moves any more."""
         assert inputs.features is not None, "there is a sketch for every task"
         rows_TD = _directions(inputs.features)
-        centres_KD, nearest_T = rows_TD[_first_centres(rows_TD, inputs, count)], None
+        centres_KD = rows_TD[_first_centres(rows_TD, inputs, count)]
+        nearest_T = _nearest_centres(rows_TD, centres_KD)
         for _ in range(_MOST_PASSES):
-            before, nearest_T = nearest_T, _nearest_centres(rows_TD, centres_KD)
-            if before is not None and np.array_equal(before, nearest_T):
-                break
             for number in np.unique(nearest_T):  # a centre that nobody is near stays where it is
                 centres_KD[number] = rows_TD[nearest_T == number].sum(0)
-        return dict(zip(inputs.task_ids, nearest_T.tolist() if nearest_T is not None else [], strict=True))
+            before, nearest_T = nearest_T, _nearest_centres(rows_TD, centres_KD)
+            if np.array_equal(before, nearest_T):
+                break
+        return dict(zip(inputs.task_ids, nearest_T.tolist(), strict=True))
 
 
 def _directions(sketches: torch.Tensor) -> np.ndarray:
@@ -88,16 +89,14 @@ def _first_centres(rows: np.ndarray, inputs: ClusteringInputs, count: int) -> li
     distance_T = np.full(len(rows), _LENGTH**2, dtype=np.int64)
     chosen: list[int] = []
     for number in range(count):
-        races = [
-            _exponential(derive_seed(inputs.run_seed, "centre", str(number), task_id)) / distance
+        races = {
+            task: _exponential(derive_seed(inputs.run_seed, "centre", str(number), inputs.task_ids[task])) / distance
+            for task, distance in enumerate(distance_T.tolist())
             if distance > 0
-            else None
-            for task_id, distance in zip(inputs.task_ids, distance_T.tolist(), strict=True)
-        ]
-        running = [task for task, race in enumerate(races) if race is not None]
-        if not running:
+        }
+        if not races:
             break
-        chosen.append(min(running, key=races.__getitem__))
+        chosen.append(min(races, key=races.__getitem__))
         distance_T = np.minimum(distance_T, _LENGTH**2 - rows @ rows[chosen[-1]])
         distance_T[chosen] = 0
     return chosen
@@ -115,7 +114,8 @@ def _exponential(seed: int) -> float:
 def _nearest_centres(rows: np.ndarray, centres: np.ndarray) -> np.ndarray:
     """Return the number of the centre with the largest cosine to each row, of equal ones the first."""
     lengths_K = np.sqrt((centres * centres).sum(1).astype(np.float64))
-    return np.argmax((rows @ centres.T) / np.where(lengths_K == 0, 1.0, lengths_K), axis=1)
+    cosines_TK = (rows @ centres.T) / np.where(lengths_K == 0, 1.0, lengths_K)
+    return np.asarray(np.argmax(cosines_TK, axis=1))
 
 
 def sketch(vector: TaskVector, run_seed: int) -> torch.Tensor:

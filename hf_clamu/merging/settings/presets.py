@@ -19,7 +19,7 @@ METHOD_SETTINGS = ("localization", "clustering", "num_clusters", "scaling")
 # Who names one of these and no preset means the settings that belonged to them before there were presets: those of
 # clusters, with another clustering. So recipes of that time build what they built.
 _OF_CLUSTERS = ("localization", "clustering", "num_clusters")
-_BEFORE_PRESETS = {"clustering": "features"}
+_BEFORE_PRESETS = {"clustering": "features", "scaling": 4.0, "mask_steps": 50, "mask_factors": "none"}
 
 _Settings = TypeVar("_Settings")
 
@@ -52,7 +52,14 @@ PRESETS: dict[str, Preset] = {
         Preset(
             name="clusters",
             summary="a learned mask per cluster of tasks, ClAMU; the smallest storage for many tasks",
-            settings={"localization": "clamu", "clustering": "anchored", "num_clusters": 20, "scaling": 4.0},
+            settings={
+                "localization": "clamu",
+                "clustering": "stable_kmeans",
+                "num_clusters": 20,
+                "scaling": 8.0,
+                "mask_steps": 100,
+                "mask_factors": "tensor",
+            },
         ),
         Preset(
             name="adapters",
@@ -78,9 +85,10 @@ def describe_presets() -> str:
             settings["peft_config"] = preset.peft_config["peft_type"]
         values = ", ".join(f"{name} {value}" for name, value in settings.items())
         parts.append(f"{preset.name} ({preset.summary}: {values})")
+    before = ", ".join(f"{name} {value}" for name, value in _BEFORE_PRESETS.items())
     return (
         f"Settings that go together, for those that are not given: {listed(parts)}. By default clusters with "
-        f"clustering {_BEFORE_PRESETS['clustering']} if {listed(_OF_CLUSTERS)} is given, and otherwise per-task."
+        f"{before} if {listed(_OF_CLUSTERS)} is given, and otherwise per-task."
     )
 
 
