@@ -83,7 +83,7 @@ def test_owners_label_their_own_way(prepared):
 def test_recipes_are_the_presets(few):
     per_task, clusters = few.per_task, few.clusters
     assert (per_task.localization, per_task.clustering, per_task.scaling) == ("sift", "none", 1)
-    assert (clusters.localization, clusters.clustering, clusters.scaling) == ("clamu", "anchored", 4)
+    assert (clusters.localization, clusters.clustering, clusters.scaling) == ("clamu", "stable_kmeans", 8)
 
 
 def test_every_way_is_measured_and_presets_do_what_they_promise(few, tmp_path):
