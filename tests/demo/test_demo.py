@@ -94,7 +94,8 @@ def test_every_way_is_measured_and_presets_do_what_they_promise(few, tmp_path):
         forgotten = FORGOTTEN[: found.num_requests]
         assert set(found.before) - set(found.after) == set(forgotten)
         assert found.num_requests == (1 if way.is_slow else 3)
-    assert {name for name, found in measured.items() if found.others_moved} == set()
+    # Of the presets, `clusters` may move others; masks per owner cannot.
+    assert {name for name, found in measured.items() if found.others_moved} <= {"clamu"}
     needs_rows = {name for name, found in measured.items() if found.rows_of_others}
     assert needs_rows - {"sisa"} == {"joint", "tall", "emr", "clamu", "clamu_per_task"}
     assert {name for name, found in measured.items() if not found.needs_owner} == {"joint", "sisa", "global"}
