@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -49,8 +50,10 @@ def add_and_derive(
     features, base_features = _data_features(task_ids, trainer, arguments)
     early = None if before.records else early_clusters(task_ids, features, trainer, arguments)
     before = replace(before, features=before.features | features, base_features=before.base_features | base_features)
-    with trainer.timed("finetune"), sum_vectors(trainer, early or [task_ids], work) as sums:
-        whole = work.added(before, task_ids, sums)
+    with contextlib.ExitStack() as stack:
+        with trainer.timed("finetune"):  # what follows has its own times
+            sums = stack.enter_context(sum_vectors(trainer, early or [task_ids], work))
+            whole = work.added(before, task_ids, sums)
         return derive(whole, trainer, arguments, sums.of if early else None)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,8 +30,13 @@ __all__ = ["BuildEstimate", "PresetEstimates", "estimate_build", "estimate_prese
 _PROGRAM_BYTES = 1_500_000_000
 # What training reaches of the speed of one large matrix product.
 _EFFICIENCY = 0.5
-# What a step takes however small the model is: Python, the optimizer, many small operations. Measured on one core.
-_STEP_SECONDS = 0.005
+# What a training step takes for each tensor of weights, however small it is: Python, the optimizer, many small
+# operations; a forward pass takes half of that. Measured on one core, as are the next two.
+_TENSOR_SECONDS = 0.0003
+# Writing merged weights into the live model: for each tensor and each weight.
+_LOAD_TENSOR_SECONDS, _LOAD_WEIGHT_SECONDS = 0.0001, 5e-9
+# Reading and encoding a row.
+_ROW_SECONDS = 0.0005
 _SAMPLE_TASKS = 4
 # So many rows are tokenised in a few seconds.
 _CHEAP_ROWS = 20_000
@@ -54,9 +60,10 @@ class BuildEstimate:
             under fixed signs also a byte for its sign.
         model_bytes (`int`): the saved model.
         scratch_bytes (`int`): files beside it while the build runs, of all processes.
-        seconds (*dict* of `str` to `float`, *optional*): `finetune`, `localize`, `score` (of validation examples)
-            and their `total`, and `request`, which forgets one task by retraining it, on this machine; `None` where
-            the length of examples is not known. Right within a factor of three or so.
+        seconds (*dict* of `str` to `float`, *optional*): `encode` (of rows), `finetune`, `localize`, `score` (of
+            validation examples) and their `total`, and `request`, which forgets one task by retraining it, on this
+            machine; `None` where the length of examples is not known. Right within a factor of three or so. Starting
+            the program, downloads, loading and saving are not counted.
     """
 
     num_parameters: int
@@ -227,19 +234,25 @@ def _estimate(work: _Work, num_processes: int, tokens: int | None) -> BuildEstim
         memory_bytes=_PROGRAM_BYTES + size * weights + 4 * size * part + signs,
         model_bytes=4 * part + masks + (size * weights if embedded else 0),
         scratch_bytes=num_processes * sums + 4 * part + masks,
-        seconds=None if tokens is None else _seconds(work, weights, num_processes, tokens),
+        seconds=None if tokens is None else _seconds(work, tokens, num_processes, trained),
     )
 
 
-def _seconds(work: _Work, weights: int, num_processes: int, tokens: int) -> dict[str, float]:
+def _seconds(work: _Work, tokens: int, num_processes: int, trained: Sequence[int]) -> dict[str, float]:
+    """Return the time of each stage; `trained` are the sizes of the tensors that take part."""
     arguments, count = work.arguments, work.num_tasks
+    sizes: list[int] = [parameter.numel() for parameter in work.model.parameters()]
     # Forward 2, backward 4 operations per weight and token.
-    example = 6 * weights * tokens / (_EFFICIENCY * operations_per_second())
+    example: float = 6 * sum(sizes) * tokens / (_EFFICIENCY * operations_per_second())
+    load = len(trained) * _LOAD_TENSOR_SECONDS + sum(trained) * _LOAD_WEIGHT_SECONDS
 
-    def seconds(steps: int, batch: float) -> float:
-        return steps * (_STEP_SECONDS + batch * example) / num_processes
+    def training(steps: int, batch: float) -> float:
+        return steps * (len(sizes) * _TENSOR_SECONDS + batch * example) / num_processes
 
-    finetune = seconds(count * arguments.finetune_steps, min(arguments.batch_size, work.num_rows))
+    def measuring(passes: int, rows: float, loads: int) -> float:
+        return (passes * (len(sizes) * _TENSOR_SECONDS / 2 + rows * example * _FORWARD) + loads * load) / num_processes
+
+    finetune = training(count * arguments.finetune_steps, min(arguments.batch_size, work.num_rows))
     # Every alpha of the grid is localized, perhaps with fewer steps before the one that is chosen, and scored.
     alphas = len(candidate_alphas(arguments.scaling, count))
     trial, method = trial_arguments(arguments, alphas), arguments.localization_method
@@ -247,21 +260,23 @@ def _seconds(work: _Work, weights: int, num_processes: int, tokens: int) -> dict
     mask_steps = alphas * method.num_training_steps(trial)
     if trial is not arguments:
         mask_steps += method.num_training_steps(arguments)
-    localize = seconds(work.num_clusters * mask_steps, batch)
+    localize = training(work.num_clusters * mask_steps, batch)
     if arguments.scaling == "auto":
-        localize += alphas * count * work.num_rows * example * _FORWARD / num_processes
+        localize += measuring(alphas * count, work.num_rows, alphas * work.num_clusters)
     # Of base, global and own model, after a build and after each request.
     score = 0.0
     if arguments.score_validation and work.num_held_out:
-        score = 3 * count * (_STEP_SECONDS + work.num_held_out * example) * _FORWARD / num_processes
+        score = measuring(3 * count, work.num_held_out, 2 * work.num_clusters)
+    encode = _ROW_SECONDS * count * work.num_rows  # in every process
     # Where masks are made of the vectors of whole clusters, which no file keeps, all tasks are retrained.
     retrained = count if arguments.localization_method.needs_cluster_vectors else 1
     return {
+        "encode": encode,
         "finetune": finetune,
         "localize": localize,
         "score": score,
-        "total": finetune + localize + score,
-        "request": finetune * retrained / count + localize + score,
+        "total": encode + finetune + localize + score,
+        "request": encode + finetune * retrained / count + localize + score,
     }
 
 

@@ -161,7 +161,7 @@ def _considerations(wishes: Wishes, estimate: BuildEstimate) -> list[str]:
     if wishes.max_request_seconds is not None:
         if seconds is None:
             notes.append("The time of a request is unknown, so its budget was not checked: give --tokens.")
-        elif seconds["localize"] + seconds["score"] <= wishes.max_request_seconds < seconds["request"]:
+        elif seconds["total"] - seconds["finetune"] <= wishes.max_request_seconds < seconds["request"]:
             notes.append(
                 "With an archive (--archive) a request subtracts without retraining, which keeps to the budget."
             )

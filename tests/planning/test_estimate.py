@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -78,14 +79,43 @@ def test_gpt2_xl_is_planned_without_its_weights(recipe):
 def test_small_models_take_their_steps_and_auto_takes_every_alpha(recipe, monkeypatch):
     monkeypatch.setattr("hf_clamu.planning.estimate.operations_per_second", lambda: float("inf"))
     once = estimate_build(recipe()).seconds
-    # Five tasks of two steps, three clusters of two steps; 1/5, 2/5, 4/5 and 1 of six values that the grid names.
-    assert once["finetune"] == pytest.approx(5 * 2 * 0.005)
-    assert once["localize"] == pytest.approx(3 * 2 * 0.005)
+    # 29 tensors of weights. Five tasks of two steps, three clusters of two steps; no row is held out.
+    assert once["finetune"] == pytest.approx(5 * 2 * 29 * 0.0003)
+    assert once["localize"] == pytest.approx(3 * 2 * 29 * 0.0003)
+    assert once["encode"] == pytest.approx(35 * 0.0005)
+    assert once["score"] == 0
+    # 1/5, 2/5, 4/5 and 1 of six values that the grid names; all tasks are measured under each.
+    load = 29 * 0.0001 + estimate_build(recipe()).num_trained * 5e-9
+    measuring = 4 * (5 * 29 * 0.00015 + 3 * load)
     for search, steps in (("full", 4 * 2), ("short", 4 * 1 + 2)):
         changes = {"scaling": "auto", "scaling_search": search}
         auto = estimate_build(recipe(arguments={**SETTINGS, **changes})).seconds
-        assert auto["localize"] == pytest.approx(steps / 2 * once["localize"])
+        assert auto["localize"] == pytest.approx(steps / 2 * once["localize"] + measuring)
         assert auto["finetune"] == once["finetune"]
+
+
+def test_a_request_counts_rows_scores_and_the_weights_that_are_loaded_for_them(recipe, monkeypatch):
+    monkeypatch.setattr("hf_clamu.planning.estimate.operations_per_second", lambda: float("inf"))
+    per_task = {**SETTINGS, "preset": "per-task", "score_validation": True}
+    del per_task["num_clusters"]
+    plain = recipe(arguments=per_task)
+    assert estimate_build(plain).seconds["score"] == 0
+    found = estimate_build(dataclasses.replace(plain, data={**plain.data, "validation_fraction": 0.3}))
+    seconds = found.seconds
+    load = 29 * 0.0001 + found.num_trained * 5e-9
+    assert seconds["score"] == pytest.approx(3 * 5 * 29 * 0.00015 + 2 * 5 * load)
+    assert seconds["request"] == pytest.approx(seconds["encode"] + seconds["finetune"] / 5 + seconds["score"])
+    more = estimate_build(plain, num_tasks=10).seconds
+    assert more["encode"] == 2 * seconds["encode"]
+
+
+def test_stages_of_a_build_are_timed_apart(recipe):
+    """What a plan is compared with: no second counts twice."""
+    trainer = recipe(arguments={**SETTINGS, "mask_steps": 20}).trainer(progress=silent_progress)
+    trainer.train()
+    stages = {name: seconds for name, seconds in trainer.seconds.items() if name != "total"}
+    assert {"finetune", "localize"} <= stages.keys()
+    assert 0 < sum(stages.values()) <= trainer.seconds["total"]
 
 
 def test_without_a_tokenizer_the_time_is_not_known(recipe):

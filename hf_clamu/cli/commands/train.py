@@ -149,10 +149,11 @@ def _estimate_text(values: Mapping[str, Any]) -> str:
     if seconds is None:
         rows.append(("time", "unknown: the length of examples is not known (--tokens)"))
     else:
-        names = {"finetune": "finetuning", "localize": "masks", "score": "scores"}
+        names = {"encode": "rows", "finetune": "finetuning", "localize": "masks", "score": "scores"}
         parts = ", ".join(f"{shown} {duration_text(seconds[name])}" for name, shown in names.items() if seconds[name])
         rows.append(("time on this machine", f"{duration_text(seconds['total'])} or so: {parts}"))
         rows.append(("a request", f"{duration_text(seconds['request'])} or so, without an archive"))
+        rows.append(("not counted", "starting the program, downloads, loading and saving the model"))
     return table(("what", "estimate"), rows, left=(0, 1))
 
 
