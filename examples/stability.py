@@ -42,19 +42,20 @@ SETTINGS = {
     "images_task": "48 tasks, all digits each in one of three views ([paper](paper.md), i)",
     "reddit_cls": "48 users, two packages of docstrings each ([paper](paper.md), iv)",
 }
-_CLUSTERINGS = ("features", "task_vectors", "anchored", "public_rows", "random")
-# Localization, clustering, scaling, and how many of the requests are measured (all if 0).
-Way = tuple[str, str, float | str, int]
+_CLUSTERINGS = ("features", "task_vectors", "stable_kmeans", "anchored", "public_rows", "random")
+# Localization, clustering, scaling, mask_factors, and how many of the requests are measured (all if 0).
+Way = tuple[str, str, float | str, str, int]
 WAYS: tuple[Way, ...] = (
-    *(("clamu", clustering, 4.0, 0) for clustering in _CLUSTERINGS),
-    ("clamu", "features", "auto", 12),
-    ("clamu", "anchored", "auto", 12),
-    ("clamu", "none", 4.0, 6),
-    *((name, clustering, 4.0, 0) for name in ("emr", "tall") for clustering in _CLUSTERINGS),
-    *(("sift", clustering, 1.0, 0) for clustering in (*_CLUSTERINGS, "none")),
-    ("global", "none", 1.0, 0),
+    *(("clamu", clustering, 4.0, "none", 0) for clustering in _CLUSTERINGS),
+    ("clamu", "stable_kmeans", 8.0, "tensor", 0),
+    ("clamu", "features", "auto", "none", 12),
+    ("clamu", "anchored", "auto", "none", 12),
+    ("clamu", "none", 4.0, "none", 6),
+    *((name, clustering, 4.0, "none", 0) for name in ("emr", "tall") for clustering in _CLUSTERINGS),
+    *(("sift", clustering, 1.0, "none", 0) for clustering in (*_CLUSTERINGS, "none")),
+    ("global", "none", 1.0, "none", 0),
 )
-_PLACES = {way[:2]: place for place, way in reversed(list(enumerate(WAYS)))}
+_PLACES = {way[:4]: place for place, way in reversed(list(enumerate(WAYS)))}
 _MARK = "<!-- The table below is written by examples/stability.py. -->\n"
 
 
@@ -81,7 +82,7 @@ class Row:
 
     Args:
         setting, localization, clustering (`str`): what was measured.
-        scaling (`float` or `str`): the setting.
+        scaling (`float` or `str`), mask_factors (`str`): the settings.
         requests (`int`): how many.
         score (`float`): accuracy on held-out rows before, mean over all tasks.
         similarity (`float`): adjusted Rand index of the others' clusters before and after.
@@ -96,6 +97,7 @@ class Row:
     localization: str
     clustering: str
     scaling: float | str
+    mask_factors: str
     requests: int
     score: float
     similarity: float
@@ -184,8 +186,10 @@ def measure(name: str, setting: Setting, ways: Iterable[Way], limit: int) -> Ite
         ways (*iterable* of *tuple*): entries of `WAYS` whose localizations finetune tasks alike.
         limit (`int`): at most so many requests.
     """
-    for localization, clustering, scaling, count in ways:
-        arguments = replace(setting.arguments, localization=localization, clustering=clustering, scaling=scaling)
+    for localization, clustering, scaling, factors, count in ways:
+        changes: dict[str, Any] = {"localization": localization, "clustering": clustering}
+        changes |= {"scaling": scaling, "mask_factors": factors}
+        arguments = replace(setting.arguments, **changes)
         whole = _merged(setting, arguments)
         yield _row(setting, arguments, name, whole, setting.trainer.tasks.task_ids[: min(limit, count or limit)])
 
@@ -274,6 +278,7 @@ def _row(setting: Setting, arguments: ClamuArguments, name: str, whole: PartialS
         localization=arguments.localization,
         clustering=arguments.clustering,
         scaling=arguments.scaling,
+        mask_factors=arguments.mask_factors,
         requests=len(requests),
         score=fmean(score for _, score in answers.values()),
         similarity=fmean(measured["similarity"]),
@@ -289,7 +294,7 @@ def _row(setting: Setting, arguments: ClamuArguments, name: str, whole: PartialS
 
 def page(rows: Sequence[Row]) -> str:
     """Return the tables, one for each setting."""
-    columns = ["localization", "clustering", "scaling", "requests", "accuracy", "ARI", "moved (most)"]
+    columns = ["localization", "clustering", "scaling", "factors", "requests", "accuracy", "ARI", "moved (most)"]
     columns += ["answers changed (most)", "mean drop", "worst drop", "names kept"]
     parts = []
     for name, of_setting in itertools.groupby(rows, key=lambda row: row.setting):
@@ -297,7 +302,7 @@ def page(rows: Sequence[Row]) -> str:
         for row in of_setting:
             lines.append(
                 [
-                    *(f"`{value}`" for value in (row.localization, row.clustering, row.scaling)),
+                    *(f"`{value}`" for value in (row.localization, row.clustering, row.scaling, row.mask_factors)),
                     str(row.requests),
                     f"{100 * row.score:.1f}",
                     f"{row.similarity:.2f}",
@@ -330,10 +335,10 @@ def main(given: Sequence[str] | None = None) -> None:
     kept = options.work / "measured.jsonl"
     options.work.mkdir(parents=True, exist_ok=True)
     rows = [Row(**json.loads(line)) for line in kept.read_text().splitlines()] if kept.is_file() else []
-    done = {(row.setting, row.localization, row.clustering, row.scaling) for row in rows}
+    done = {(row.setting, row.localization, row.clustering, row.scaling, row.mask_factors) for row in rows}
     with deterministic(1):
         for name, has_signs in itertools.product(options.settings, (True, False)):
-            wanted = [way for way in ways if (way[0] == "sift") == has_signs and (name, *way[:3]) not in done]
+            wanted = [way for way in ways if (way[0] == "sift") == has_signs and (name, *way[:4]) not in done]
             if not wanted:
                 continue
             setting = open_setting(name, options.work, options.mask_steps, has_signs=has_signs)
@@ -345,7 +350,11 @@ def main(given: Sequence[str] | None = None) -> None:
     if options.output is not None:
         text = options.output.read_text(encoding="utf-8")
         ordered = sorted(
-            rows, key=lambda row: [list(SETTINGS).index(row.setting), _PLACES[row.localization, row.clustering]]
+            rows,
+            key=lambda row: [
+                list(SETTINGS).index(row.setting),
+                _PLACES[row.localization, row.clustering, row.scaling, row.mask_factors],
+            ],
         )
         options.output.write_text(text.partition(_MARK)[0] + _MARK + "\n" + page(ordered), encoding="utf-8")
 
