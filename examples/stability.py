@@ -34,7 +34,19 @@ from hf_clamu.recipe import Recipe
 from hf_clamu.tasks import PUBLIC_TASK, Example, digits_public, load_tasks, public_rows, stdlib_public
 from hf_clamu.training import TaskTrainer, deterministic, example_features
 
-__all__ = ["SETTINGS", "WAYS", "Row", "Setting", "measure", "page"]
+__all__ = [
+    "SETTINGS",
+    "WAYS",
+    "Row",
+    "Setting",
+    "answered",
+    "answers_of",
+    "derived",
+    "measure",
+    "open_setting",
+    "page",
+    "partial_state",
+]
 
 SETTINGS = {
     "demo": "48 owners of `clamu demo`, two digits and a scanner each",
@@ -125,7 +137,7 @@ class _Trainer(TaskTrainer):
         return self._vectors[task_id]
 
 
-def open_setting(name: str, work: Path, mask_steps: int, *, has_signs: bool = False) -> Setting:
+def open_setting(name: str, work: Path, mask_steps: int, *, has_signs: bool = False, seed: int = 0) -> Setting:
     """Load or make the base model and tasks of a setting.
 
     Args:
@@ -133,6 +145,7 @@ def open_setting(name: str, work: Path, mask_steps: int, *, has_signs: bool = Fa
         work (`Path`): keeps base models.
         mask_steps (`int`): steps of mask training.
         has_signs (`bool`): tasks are finetuned under fixed signs, as SIFT needs it.
+        seed (`int`): of the run; the paper's settings draw base model and tasks by it, too.
     """
     if name == "demo":
         folder = work / "demo"
@@ -145,13 +158,12 @@ def open_setting(name: str, work: Path, mask_steps: int, *, has_signs: bool = Fa
         held_out = {task_id: test.encode(task_id, None).train for task_id in test.task_ids}
     else:
         setting = _smaller(Scale.load("local").settings[name])
-        tasks, given = load_setting_tasks({**setting.data, "num_tasks": 48}, 0, {}), setting.settings(0)
-        base = load_setting_base(setting, tasks, work / "bases", 0, {})
+        tasks, given = load_setting_tasks({**setting.data, "num_tasks": 48}, seed, {}), setting.settings(seed)
+        base = load_setting_base(setting, tasks, work / f"bases-{seed}", seed, {})
         held_out = {task_id: tasks.encode(task_id, base.processor).validation for task_id in tasks.task_ids}
     localization = "sift" if has_signs else "clamu"
-    arguments = replace(
-        given, localization=localization, num_clusters=6, mask_steps=mask_steps, score_validation=False
-    )
+    changes: dict[str, Any] = {"localization": localization, "num_clusters": 6, "mask_steps": mask_steps}
+    arguments = replace(given, **changes, seed=seed, score_validation=False)
     workspace = open_trainer(base.model, base.processor, tasks, arguments).workspace
     public = public_rows(_public(name), tasks.spec).encode(PUBLIC_TASK, base.processor).train
     anchors = place_anchors(example_features(workspace, public), arguments.num_clusters, arguments.seed)
@@ -190,11 +202,11 @@ def measure(name: str, setting: Setting, ways: Iterable[Way], limit: int) -> Ite
         changes: dict[str, Any] = {"localization": localization, "clustering": clustering}
         changes |= {"scaling": scaling, "mask_factors": factors}
         arguments = replace(setting.arguments, **changes)
-        whole = _merged(setting, arguments)
+        whole = partial_state(setting, arguments)
         yield _row(setting, arguments, name, whole, setting.trainer.tasks.task_ids[: min(limit, count or limit)])
 
 
-def _merged(setting: Setting, arguments: ClamuArguments) -> PartialState:
+def partial_state(setting: Setting, arguments: ClamuArguments) -> PartialState:
     """Return what is kept of all tasks."""
     trainer, method = setting.trainer, arguments.clustering_method
     records, features, masks = {}, {}, {}
@@ -216,7 +228,7 @@ def _merged(setting: Setting, arguments: ClamuArguments) -> PartialState:
     return PartialState(total=None, records=records, features=features, masks=masks, base_features={})
 
 
-def _derived(setting: Setting, arguments: ClamuArguments, whole: PartialState, gone: str | None) -> MergedState:
+def derived(setting: Setting, arguments: ClamuArguments, whole: PartialState, gone: str | None) -> MergedState:
     """Return the state of all tasks but one."""
     trainer = setting.trainer
 
@@ -238,29 +250,34 @@ def _derived(setting: Setting, arguments: ClamuArguments, whole: PartialState, g
 
 
 @torch.no_grad()
-def _answers(setting: Setting, state: MergedState) -> dict[str, tuple[list[int], float]]:
+def answered(setting: Setting, task_id: str) -> tuple[list[int], float]:
+    """Return the live model's answers to a task's held-out rows, and their accuracy."""
+    workspace = setting.trainer.workspace
+    workspace.model.eval()
+    batch = workspace.batch(setting.held_out[task_id])
+    labels = batch.pop("labels")
+    answers = workspace.forward(batch).logits.argmax(-1)
+    return answers.tolist(), float((answers == labels).float().mean())
+
+
+def answers_of(setting: Setting, state: MergedState) -> dict[str, tuple[list[int], float]]:
     """Return the answers to each task's held-out rows by its own cluster, and its accuracy."""
-    trainer, found = setting.trainer, {}
+    found = {}
     for number, members in enumerate(state.clusters):
-        trainer.load_masked(state.delta, state.served_alpha, state.mask(number))
-        trainer.workspace.model.eval()
-        for task_id in members:
-            batch = trainer.workspace.batch(setting.held_out[task_id])
-            labels = batch.pop("labels")
-            answers = trainer.workspace.forward(batch).logits.argmax(-1)
-            found[task_id] = answers.tolist(), float((answers == labels).float().mean())
+        setting.trainer.load_masked(state.delta, state.served_alpha, state.mask(number))
+        found.update({task_id: answered(setting, task_id) for task_id in members})
     return found
 
 
 def _row(setting: Setting, arguments: ClamuArguments, name: str, whole: PartialState, requests: Sequence[str]) -> Row:
     from sklearn.metrics import adjusted_rand_score
 
-    before = _derived(setting, arguments, whole, None)
-    answers = _answers(setting, before)
+    before = derived(setting, arguments, whole, None)
+    answers = answers_of(setting, before)
     measured: dict[str, list[float]] = {key: [] for key in ("similarity", "moved", "changed", "drop", "worst", "kept")}
     for gone in requests:
-        after = _derived(setting, arguments, whole, gone)
-        others, now = after.task_ids, _answers(setting, after)
+        after = derived(setting, arguments, whole, gone)
+        others, now = after.task_ids, answers_of(setting, after)
         old, new = ([state.cluster_of(task_id) for task_id in others] for state in (before, after))
         drops = [answers[task_id][1] - now[task_id][1] for task_id in others]
         mates = {task_id: set(before.clusters[number]) - {gone} for task_id, number in zip(others, old, strict=True)}

@@ -17,7 +17,7 @@ EXPLICIT = {
         "clustering": "stable_kmeans",
         "num_clusters": 20,
         "scaling": 8.0,
-        "mask_steps": 100,
+        "mask_steps": 150,
         "mask_factors": "tensor",
     },
     "adapters": {"localization": "sift", "clustering": "none", "scaling": 1},

@@ -57,7 +57,7 @@ PRESETS: dict[str, Preset] = {
                 "clustering": "stable_kmeans",
                 "num_clusters": 20,
                 "scaling": 8.0,
-                "mask_steps": 100,
+                "mask_steps": 150,
                 "mask_factors": "tensor",
             },
         ),
