@@ -33,6 +33,7 @@ CELLS: dict[str, dict[str, Any]] = {
     "stable_kmeans, factors": {"clustering": "stable_kmeans", **_BEFORE, "mask_factors": "tensor"},
     "preset clusters": {"clustering": "stable_kmeans", **_NOW},
     "preset clusters, K = 16": {"clustering": "stable_kmeans", **_NOW, "num_clusters": 16},
+    "features, otherwise as the preset": {"clustering": "features", **_NOW},
     "anchored, otherwise as the preset": {"clustering": "anchored", **_NOW},
     "task_vectors, otherwise as the preset": {"clustering": "task_vectors", **_NOW},
 }

@@ -20,7 +20,7 @@ EXPLICIT = {
         "mask_steps": 150,
         "mask_factors": "tensor",
     },
-    "adapters": {"localization": "sift", "clustering": "none", "scaling": 1},
+    "adapters": {"localization": "sift", "clustering": "none", "scaling": 1, "learning_rate": 1e-3},
     "one-model": {"localization": "global", "clustering": "random", "num_clusters": 1, "scaling": "auto"},
 }
 # What `clusters` meant before it was changed; recipes without a preset keep to it.
