@@ -168,7 +168,10 @@ def tidy(text: str) -> str:
 
 
 def _without_secrets(value: dict[str, Any]) -> dict[str, Any]:
-    """Return a receipt with the ids that its salts give away in place of the commitments; other values as they are."""
+    """Return a receipt with ids in place of the commitments, or nothing where it does not give them away."""
+    effect = value.get("effect")
+    if "recipe_digest" in value and isinstance(effect, dict):
+        value = {**value, "effect": {**effect, **{key: _unnamed(effect.get(key)) for key in ("tasks", "clusters")}}}
     salts = (value.get("private") or {}).get("salts") if isinstance(value.get("private"), dict) else None
     if not isinstance(salts, dict):
         return value
@@ -193,3 +196,9 @@ def say(text: str) -> None:
     """Write a line of progress."""
     sys.__stderr__.write(text + "\n")  # type: ignore[union-attr]
     sys.__stderr__.flush()  # type: ignore[union-attr]
+
+
+def _unnamed(entries: Any) -> Any:
+    """Return what a receipt says of other tasks or clusters without the commitments, which also order it."""
+    plain = [{key: value for key, value in one.items() if key not in ("task", "cluster")} for one in entries or ()]
+    return sorted(plain, key=lambda one: json.dumps(one, sort_keys=True))
