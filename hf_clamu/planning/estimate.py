@@ -219,6 +219,8 @@ def _estimate(work: _Work, num_processes: int, tokens: int | None) -> BuildEstim
     if localization.keeps_task_masks and clusters < count:
         num_masks += count  # of the tasks, beside those of the clusters
     masks = num_masks * sum(map(packed_size, trained))
+    if localization.has_factors(arguments):
+        masks += 4 * clusters * len(trained)
     signs = part if arguments.has_fixed_signs else 0
     size = torch.float32.itemsize if recipe.dtype is None else weights_dtype(recipe.dtype).itemsize
     embedded = not isinstance(base, str) or Path(base).is_dir()

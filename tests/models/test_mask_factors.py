@@ -229,3 +229,10 @@ def test_factors_are_counted(tiny, saved_with):
     )
     states = with_factors.merged.state, without.merged.state
     assert states[0].num_bytes - states[1].num_bytes == 4 * 3 * len(states[0].delta)
+
+
+def test_the_card_counts_their_bytes(saved_with, saved_text):
+    names = json.loads((saved_with("text") / "ledger.json").read_bytes())["parameters"]
+    counted = f"| factors | {4 * 3 * len(names):,} bytes, four per tensor and cluster |"
+    assert counted in (saved_with("text") / "README.md").read_text(encoding="utf-8")
+    assert "| factors |" not in (saved_text / "README.md").read_text(encoding="utf-8")

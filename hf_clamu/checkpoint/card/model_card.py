@@ -180,6 +180,8 @@ def _storage_table(checkpoint: Checkpoint) -> str:
         ["merged delta", f"{num_bytes:,} bytes for {num_weights:,} weights"],
         ["masks", f"{_mask_bytes(state.masks):,} bytes, a bit per weight"],
     ]
+    if state.factors:
+        rows.append(["factors", f"{4 * sum(map(len, state.factors)):,} bytes, four per tensor and cluster"])
     if checkpoint.stored_task_masks:
         rows.append(["masks of the tasks", f"{_mask_bytes(state.task_masks):,} bytes, of which the others are made"])
     return _table(["part", "size"], rows)
