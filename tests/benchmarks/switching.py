@@ -1,8 +1,12 @@
-"""Switching from one cluster's mask to another's, and to the global model; against copying all weights."""
+"""Switching from one cluster's mask to another's, also of other factors, and to the global model.
+
+Against copying all weights.
+"""
 
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import torch
 
@@ -28,6 +32,7 @@ def measure(size: Size, rounds: int) -> list[Row]:
             )
             for _ in range(3)
         )
+        tuned = itertools.cycle(replace(next(masks), factors=dict.fromkeys(shapes, factor)) for factor in (0.5, 2.0))
         source = {name: parameter.detach().clone() for name, parameter in parameters.items()}
         target = {name: parameter.detach().clone() for name, parameter in parameters.items()}
 
@@ -38,15 +43,20 @@ def measure(size: Size, rounds: int) -> list[Row]:
         def select(switch: WeightSwitch = switch, parameters: dict = parameters, masks: itertools.cycle = masks):
             switch.select(parameters, next(masks))
 
+        def select_tuned(switch: WeightSwitch = switch, parameters: dict = parameters, tuned: itertools.cycle = tuned):
+            switch.select(parameters, next(tuned))
+
         def select_global(switch: WeightSwitch = switch, parameters: dict = parameters):
             switch.select(parameters, GLOBAL_MODEL)
 
         # The last comes from a cluster, and leads the first of the next round back from the global model.
-        copied, back, selected, there = times([copy, select, select, select_global], rounds)
+        steps = [copy, select, select, select_tuned, select_tuned, select, select_global]
+        copied, back, selected, _, retuned, _, there = times(steps, rounds)
         kind, against = str(dtype).removeprefix("torch."), "`copy_` of all weights"
         target = 2.5 if dtype == torch.float32 else None
         rows += [
             Row(what=f"switch cluster, {kind}", against=against, values=ratios(selected, copied), target=target),
+            Row(what=f"… of other factors, {kind}", against=against, values=ratios(retuned, copied)),
             Row(what=f"… to a global model with its own alpha, {kind}", against=against, values=ratios(there, copied)),
             Row(what=f"… back from it, {kind}", against=against, values=ratios(back, copied)),
         ]
