@@ -57,7 +57,7 @@ _PER_TASK = """\
 _CLUSTERS = """\
   preset: clusters
   num_clusters: 6
-  mask_steps: 50
+  mask_steps: 40
   mask_batch_size: 64"""
 # Steps per owner and learning rate of each way to finetune. Each was chosen from the same grid, on validation rows cut
 # from the training rows: `python -m examples.demo_settings`. No held-out row had a part in it.

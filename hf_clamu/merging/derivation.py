@@ -73,7 +73,8 @@ def derive(
         clusters=clusters,
         alpha=alpha,
         global_alpha=global_alpha,
-        masks=tuple(dict(mask.bits) for mask in masks if mask.bits is not None),
+        # Not copies: a cluster of one task has the task's own mask.
+        masks=tuple(mask.bits for mask in masks if isinstance(mask.bits, dict)),
         factors=tuple(dict(mask.factors) for mask in masks if mask.factors is not None),
         scores=scores,
         task_masks=tuple(merged.masks[task_id] for task_id in records) if merged.masks else (),
