@@ -73,7 +73,7 @@ def _write_masks(folder: Path, checkpoint: Checkpoint) -> None:
     for cluster, mask in enumerate(state.masks):
         target = folder / mask_folder(cluster)
         target.mkdir(parents=True)
-        joined, factors = join_mask(mask), state.factors[cluster] if state.factors else None
+        joined, factors = join_mask(mask), state.mask(cluster).factors
         mask_config = _mask_config(checkpoint, cluster, digest_mask(joined, factors))
         if factors is not None:
             mask_config[FACTORS_KEY] = factors

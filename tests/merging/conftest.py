@@ -4,7 +4,7 @@ import pytest
 import torch
 from datasets import Dataset
 
-from hf_clamu.merging import ClamuArguments, merge_tasks, place_anchors
+from hf_clamu.merging import ClamuArguments, add_tasks, merge_tasks, place_anchors, unmerge_tasks
 from hf_clamu.tasks import TaskDataset, digits, digits_public
 from hf_clamu.training import TaskTrainer, Workspace, deterministic, example_features, seeded
 
@@ -112,6 +112,7 @@ def _assert_same(found, expected) -> None:
     assert found.records == expected.records
     assert found.clusters == expected.clusters
     assert (found.alpha, found.global_alpha) == (expected.alpha, expected.global_alpha)
+    assert found.factors == expected.factors
     for rows, right in ((found.task_features, expected.task_features), (found.base_features, expected.base_features)):
         assert (rows is None) == (right is None)
         assert right is None or (rows.dtype == right.dtype and torch.equal(rows, right))
@@ -129,3 +130,20 @@ def _assert_same(found, expected) -> None:
 @pytest.fixture(scope="session")
 def assert_same():
     return _assert_same
+
+
+@pytest.fixture(scope="session")
+def check_requests(images, merged_of, trainer_of):
+    """Checks that two tasks are unmerged and added as builds are made; returns the builds with and without them."""
+
+    def check(arguments: ClamuArguments):
+        gone = images.task_ids[:2]
+        whole, left = merged_of(images, arguments), merged_of(images.without(gone), arguments)
+        trainer = trainer_of(images, arguments)
+        unmerged = unmerge_tasks(whole, gone, trainer, arguments)
+        _assert_same(unmerged, left)
+        assert unmerged.cluster_names == left.cluster_names
+        _assert_same(add_tasks(left, gone, trainer, arguments), whole)
+        return whole, left
+
+    return check

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hf_clamu.merging import ClusteringArguments, add_tasks, cluster_tasks, name_clusters, unmerge_tasks
+from hf_clamu.merging import ClusteringArguments, cluster_tasks, name_clusters
 
 IDS = tuple(f"task_{number:02d}" for number in range(24))
 ARGUMENTS = ClusteringArguments(clustering="anchored", num_clusters=5)
@@ -59,14 +59,7 @@ def test_one_anchor_holds_all(sketches):
 
 @pytest.mark.parametrize("localization", ["clamu", "sift", "emr"])
 @pytest.mark.parametrize("num_clusters", [1, 3, 20])
-def test_requests_equal_a_build(localization, num_clusters, images, settings, trainer_of, merged_of, assert_same):
-    arguments = settings(clustering="anchored", localization=localization, num_clusters=num_clusters)
-    whole = merged_of(images, arguments)
-    left = merged_of(images.without(images.task_ids[:2]), arguments)
-    trainer = trainer_of(images, arguments)
-    unmerged = unmerge_tasks(whole, images.task_ids[:2], trainer, arguments)
-    assert_same(unmerged, left)
-    assert unmerged.cluster_names == left.cluster_names
-    assert_same(add_tasks(left, images.task_ids[:2], trainer, arguments), whole)
+def test_requests_equal_a_build(localization, num_clusters, settings, check_requests):
+    whole, left = check_requests(settings(clustering="anchored", localization=localization, num_clusters=num_clusters))
     where = {task_id: whole.cluster_names[whole.cluster_of(task_id)] for task_id in left.records}
     assert where == {task_id: left.cluster_names[left.cluster_of(task_id)] for task_id in left.records}

@@ -5,7 +5,7 @@ import statistics
 import pytest
 import torch
 
-from hf_clamu.merging import ClusteringArguments, add_tasks, cluster_tasks, unmerge_tasks
+from hf_clamu.merging import ClusteringArguments, cluster_tasks
 
 IDS = tuple(f"task_{number:02d}" for number in range(40))
 
@@ -107,12 +107,5 @@ def test_the_order_of_sums_does_not_show(scattered):
 
 @pytest.mark.parametrize("localization", ["clamu", "sift", "emr"])
 @pytest.mark.parametrize("num_clusters", [1, 3, 20])
-def test_requests_equal_a_build(localization, num_clusters, images, settings, trainer_of, merged_of, assert_same):
-    arguments = settings(clustering="stable_kmeans", localization=localization, num_clusters=num_clusters)
-    whole = merged_of(images, arguments)
-    left = merged_of(images.without(images.task_ids[:2]), arguments)
-    trainer = trainer_of(images, arguments)
-    unmerged = unmerge_tasks(whole, images.task_ids[:2], trainer, arguments)
-    assert_same(unmerged, left)
-    assert unmerged.cluster_names == left.cluster_names
-    assert_same(add_tasks(left, images.task_ids[:2], trainer, arguments), whole)
+def test_requests_equal_a_build(localization, num_clusters, settings, check_requests):
+    check_requests(settings(clustering="stable_kmeans", localization=localization, num_clusters=num_clusters))

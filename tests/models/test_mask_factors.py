@@ -160,6 +160,15 @@ def test_an_export_has_the_weights_of_the_cluster(saved_with, number, tmp_path):
     assert same(weights(model), by_files(folder, number))
 
 
+def changed_copy(saved, folder, change):
+    """A copy of a saved model with other factors of its second cluster."""
+    shutil.copytree(saved, folder)
+    path = folder / "masks/cluster_001/adapter_config.json"
+    values = json.loads(path.read_bytes())
+    path.write_bytes(canonical_json({**values, "factors": change(values["factors"])}))
+    return folder
+
+
 def _one_other(factors):
     name = sorted(factors)[0]
     return {**factors, name: float(np.float32(factors[name] + 0.25))}
@@ -188,28 +197,18 @@ def _one(value):
     ids=["less", "no-float32", "below-0", "too-large", "text", "bool", "list", "none"],
 )
 def test_factors_that_no_mask_has_are_refused(tiny, saved_with, change, tmp_path):
-    folder = tmp_path / "model"
-    shutil.copytree(saved_with("text"), folder)
-    path = folder / "masks/cluster_001/adapter_config.json"
-    values = json.loads(path.read_bytes())
-    values["factors"] = change(values["factors"])
-    path.write_bytes(canonical_json(values))
+    folder = changed_copy(saved_with("text"), tmp_path / "model", change)
     tiny.reseal(folder)
     with pytest.raises(CheckpointFormatError, match=r"factors .*cluster_001"):
         ClamuModel.from_pretrained(folder)
-    if values["factors"] is not None:
+    if factors_in(folder, 1) is not None:
         with pytest.raises(CheckpointFormatError, match="factors"):
             adapted(folder, 1)
 
 
 @pytest.mark.parametrize("change", [_one_other, lambda _: None], ids=["other", "none"])
 def test_peft_refuses_other_factors_than_were_saved(saved_with, change, tmp_path):
-    folder = tmp_path / "model"
-    shutil.copytree(saved_with("text"), folder)
-    path = folder / "masks/cluster_001/adapter_config.json"
-    values = json.loads(path.read_bytes())
-    values["factors"] = change(values["factors"])
-    path.write_bytes(canonical_json(values))
+    folder = changed_copy(saved_with("text"), tmp_path / "model", change)
     with pytest.raises(CheckpointFormatError, match="digest differs"):
         adapted(folder, 1)
 

@@ -7,10 +7,10 @@ from collections.abc import Hashable, Mapping
 import torch
 
 from hf_clamu.errors import TaskDataError
-from hf_clamu.exact import TaskVector, digest_json
+from hf_clamu.exact import digest_json
 from hf_clamu.merging.cluster_names import words
 from hf_clamu.merging.clustering.base import ClusteringInputs, ClusteringMethod
-from hf_clamu.merging.clustering.task_vectors import SKETCH_SIZE, sketch
+from hf_clamu.merging.clustering.task_vectors import SKETCH_SIZE, SketchMethod
 from hf_clamu.training import TaskTrainer, derive_seed
 
 __all__ = ["AnchoredClustering", "PublicRowsClustering", "place_anchors"]
@@ -18,7 +18,7 @@ __all__ = ["AnchoredClustering", "PublicRowsClustering", "place_anchors"]
 _CENTRE, _DIRECTIONS = "centre", "directions"
 
 
-class AnchoredClustering(ClusteringMethod):
+class AnchoredClustering(SketchMethod):
     """By the nearest of K anchors: directions from the base model, drawn from the run seed, in the space of sketches.
 
     A task vector is a movement away from the base model, so its direction needs no centre that other tasks would have
@@ -31,13 +31,7 @@ class AnchoredClustering(ClusteringMethod):
 
     name = "anchored"
     summary = "nearest of fixed anchors; requests move nobody else"
-    feature_source = "task_vector"
-    feature_dtype = torch.int64
     names_clusters = True
-
-    def vector_feature(self, vector: TaskVector, run_seed: int) -> torch.Tensor:
-        """Return the sketch."""
-        return sketch(vector, run_seed)
 
     def labels(self, inputs: ClusteringInputs, count: int) -> Mapping[str, Hashable]:
         """Return the name of each task's anchor; of two that are equally near, the first."""

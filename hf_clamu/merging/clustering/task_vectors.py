@@ -13,18 +13,16 @@ from hf_clamu.merging.clustering.base import ClusteringInputs, ClusteringMethod
 from hf_clamu.merging.clustering.spectral import SpectralMethod
 from hf_clamu.training import derive_seed
 
-__all__ = ["SKETCH_SIZE", "StableKMeans", "TaskVectorClustering", "sketch"]
+__all__ = ["SKETCH_SIZE", "SketchMethod", "StableKMeans", "TaskVectorClustering", "sketch"]
 
 SKETCH_SIZE = 1024
 # The length of a direction, and at most so many passes of k-means.
 _LENGTH, _MOST_PASSES = 1 << 14, 100
 
 
-class TaskVectorClustering(SpectralMethod):
-    """By an integer sketch of each task vector, whose cosines approximate those of the vectors."""
+class SketchMethod(ClusteringMethod):
+    """Groups tasks by sketches of their vectors; subclasses say how."""
 
-    name = "task_vectors"
-    summary = "integer sketches"
     feature_source = "task_vector"
     feature_dtype = torch.int64
 
@@ -33,7 +31,14 @@ class TaskVectorClustering(SpectralMethod):
         return sketch(vector, run_seed)
 
 
-class StableKMeans(ClusteringMethod):
+class TaskVectorClustering(SketchMethod, SpectralMethod):
+    """By an integer sketch of each task vector, whose cosines approximate those of the vectors."""
+
+    name = "task_vectors"
+    summary = "integer sketches"
+
+
+class StableKMeans(SketchMethod):
     """Spherical k-means of sketches, whose start hardly changes when a task leaves or comes.
 
     k-means++ draws its first centres among the tasks, by their distance from the centres before. Here every task draws
@@ -48,12 +53,6 @@ class StableKMeans(ClusteringMethod):
 
     name = "stable_kmeans"
     summary = "k-means of integer sketches; requests move few others"
-    feature_source = "task_vector"
-    feature_dtype = torch.int64
-
-    def vector_feature(self, vector: TaskVector, run_seed: int) -> torch.Tensor:
-        """Return the sketch."""
-        return sketch(vector, run_seed)
 
     def labels(self, inputs: ClusteringInputs, count: int) -> Mapping[str, Hashable]:
         """Return the number of the nearest centre, once nobody moves any more."""
