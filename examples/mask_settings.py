@@ -10,14 +10,23 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from examples.stability import SETTINGS, Setting, answered, answers_of, derived, open_setting, partial_state
+from examples.stability import (
+    SETTINGS,
+    Setting,
+    answered,
+    answers_of,
+    derived,
+    keep_row,
+    kept_rows,
+    open_setting,
+    partial_state,
+)
 from hf_clamu.merging import PRESETS
 from hf_clamu.training import deterministic
 
@@ -98,7 +107,7 @@ def main(given: Sequence[str] | None = None) -> None:
     options = parser.parse_args(given)
     options.work.mkdir(parents=True, exist_ok=True)
     kept = options.work / "cells.jsonl"
-    rows = [Row(**json.loads(line)) for line in kept.read_text().splitlines()] if kept.is_file() else []
+    rows = kept_rows(kept, Row)
     done = {(row.setting, row.seed, row.cell) for row in rows}
     with deterministic(1):
         for name, seed in itertools.product(options.settings, options.seeds):
@@ -108,9 +117,7 @@ def main(given: Sequence[str] | None = None) -> None:
             setting = open_setting(name, options.work, 50, seed=seed)
             for cell in wanted:
                 rows.append(Row(setting=name, seed=seed, cell=cell, score=measure(setting, cell)))
-                print(json.dumps(asdict(rows[-1])), flush=True)
-                with kept.open("a") as file:  # an interrupted run goes on from there
-                    file.write(json.dumps(asdict(rows[-1])) + "\n")
+                keep_row(kept, rows[-1])
     if options.output is not None:
         text = options.output.read_text(encoding="utf-8")
         options.output.write_text(text.partition(_MARK)[0] + _MARK + "\n" + page(rows), encoding="utf-8")

@@ -11,11 +11,11 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -42,6 +42,8 @@ __all__ = [
     "answered",
     "answers_of",
     "derived",
+    "keep_row",
+    "kept_rows",
     "measure",
     "open_setting",
     "page",
@@ -68,6 +70,7 @@ WAYS: tuple[Way, ...] = (
     ("global", "none", 1.0, "none", 0),
 )
 _PLACES = {way[:4]: place for place, way in reversed(list(enumerate(WAYS)))}
+RowT = TypeVar("RowT")
 _MARK = "<!-- The table below is written by examples/stability.py. -->\n"
 
 
@@ -335,6 +338,19 @@ def page(rows: Sequence[Row]) -> str:
     return "\n".join(parts)
 
 
+def kept_rows(file: Path, kind: Callable[..., RowT]) -> list[RowT]:
+    """Return the rows that an interrupted run has measured, none if there is no file."""
+    return [kind(**json.loads(line)) for line in file.read_text().splitlines()] if file.is_file() else []
+
+
+def keep_row(file: Path, row: Any) -> None:
+    """Print a measured row, and keep it: an interrupted run goes on from there."""
+    text = json.dumps(asdict(row))
+    print(text, flush=True)
+    with file.open("a") as opened:
+        opened.write(text + "\n")
+
+
 def main(given: Sequence[str] | None = None) -> None:
     """Measure what the command line asks for, and write the page."""
     parser = argparse.ArgumentParser(prog="python -m examples.stability", description=__doc__)
@@ -351,7 +367,7 @@ def main(given: Sequence[str] | None = None) -> None:
     ]
     kept = options.work / "measured.jsonl"
     options.work.mkdir(parents=True, exist_ok=True)
-    rows = [Row(**json.loads(line)) for line in kept.read_text().splitlines()] if kept.is_file() else []
+    rows = kept_rows(kept, Row)
     done = {(row.setting, row.localization, row.clustering, row.scaling, row.mask_factors) for row in rows}
     with deterministic(1):
         for name, has_signs in itertools.product(options.settings, (True, False)):
@@ -361,9 +377,7 @@ def main(given: Sequence[str] | None = None) -> None:
             setting = open_setting(name, options.work, options.mask_steps, has_signs=has_signs)
             for row in measure(name, setting, wanted, options.requests):
                 rows.append(row)
-                print(json.dumps(asdict(row)), flush=True)
-                with kept.open("a") as file:  # an interrupted run goes on from there
-                    file.write(json.dumps(asdict(row)) + "\n")
+                keep_row(kept, row)
     if options.output is not None:
         text = options.output.read_text(encoding="utf-8")
         ordered = sorted(
