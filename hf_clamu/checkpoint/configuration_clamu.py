@@ -20,6 +20,7 @@ _LACKING_SETTINGS: dict[int, dict[str, Any]] = {
         "global_scaling": "same",
         "keep_features": False,
         "mask_factors": "none",
+        "mask_gradient_norm": "raw",
         "mask_learning_rate": None,
         "mask_scaling_schedule": "constant",
         "mask_ramp_start": 0.05,

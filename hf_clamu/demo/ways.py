@@ -129,7 +129,7 @@ _MASK_PER_OWNER = {"clustering": "none"}
 # What `scaling: auto` chose on the training rows; the search itself would take half of the demo's time.
 _TALL, _EMR = {**_MASK_PER_OWNER, "scaling": 16.0}, {**_MASK_PER_OWNER, "scaling": 4.0}
 # The paper's masks, without factors.
-_ALONE = {**_MASK_PER_OWNER, "scaling": 4.0, "mask_steps": 15, "mask_factors": "none"}
+_ALONE = {**_MASK_PER_OWNER, "scaling": 4.0, "mask_steps": 15, "mask_gradient_norm": "raw", "mask_factors": "none"}
 
 # In the order of the table: what one would do without merging, other merges, ours.
 WAYS = (

@@ -195,6 +195,7 @@ class Sequence:
             "mask_factors",
             "mask_scaling_schedule",
             "mask_learning_rate",
+            "mask_gradient_norm",
             "fraction_bits",
             "score_validation",
             "freeze",

@@ -57,11 +57,12 @@ AXES: dict[str, tuple[Any, ...]] = {
     "mask_factors": ("none", "tensor"),
     "mask_scaling_schedule": ("constant", "linear"),
     "mask_learning_rate": (None, 1.0, 300.0),
+    "mask_gradient_norm": ("raw", "unit"),
 }
 # What is drawn after all else, so that the seeds of before give the sequences of before.
 _LAST = (
     *("preset", "global_scaling", "keep_features", "snapshot", "incomplete_rows"),
-    *("mask_factors", "mask_scaling_schedule", "mask_learning_rate"),
+    *("mask_factors", "mask_scaling_schedule", "mask_learning_rate", "mask_gradient_norm"),
 )
 _SIZES: dict[str, dict[str, Any]] = {
     "IA3": {"feedforward_modules": []},

@@ -18,13 +18,14 @@ EXPLICIT = {
         "num_clusters": 20,
         "scaling": 8.0,
         "mask_steps": 150,
+        "mask_gradient_norm": "unit",
         "mask_factors": "tensor",
     },
     "adapters": {"localization": "sift", "clustering": "none", "scaling": 1, "learning_rate": 1e-3},
     "one-model": {"localization": "global", "clustering": "random", "num_clusters": 1, "scaling": "auto"},
 }
 # What `clusters` meant before it was changed; recipes without a preset keep to it.
-BEFORE = {"scaling": 4.0, "mask_steps": 50, "mask_factors": "none"}
+BEFORE = {"scaling": 4.0, "mask_steps": 50, "mask_gradient_norm": "raw", "mask_factors": "none"}
 QUICK = {"finetune_steps": 2, "mask_steps": 2, "learning_rate": 0.01, "batch_size": 3, "num_threads": 1}
 
 

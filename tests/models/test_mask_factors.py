@@ -23,7 +23,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Already found a `peft_config` attribute:UserWarning"),
     pytest.mark.filterwarnings("ignore:Could not find a config file in:UserWarning"),
 ]
-FACTORS = {"mask_factors": "tensor", "mask_steps": 6, "global_scaling": 1.0}
+FACTORS = {"mask_factors": "tensor", "mask_gradient_norm": "unit", "mask_steps": 6, "global_scaling": 1.0}
 
 
 @pytest.fixture(scope="module")

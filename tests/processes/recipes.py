@@ -25,7 +25,7 @@ def write_work(folder: Path) -> None:
             lines.append(json.dumps({"user": f"user_{user}", "text": text, "label": label}) + "\n")
     (folder / "rows.jsonl").write_text("".join(lines), encoding="utf-8")
     methods = {name: f"localization: {name}" for name in ("clamu", "sift", "tall", "emr")}
-    methods["factors"] = "localization: clamu, mask_factors: tensor"
+    methods["factors"] = "localization: clamu, mask_factors: tensor, mask_gradient_norm: unit"
     for name, method in methods.items():
         recipe = RECIPE.replace("LOCALIZE", method)
         (folder / f"{name}.yaml").write_text(recipe, encoding="utf-8")

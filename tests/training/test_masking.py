@@ -63,7 +63,7 @@ def _literal(model, theta_0, delta, examples, arguments):
     """Algorithm 1, lines 17-25, as it is written: torch's optimizer on the scores, autograd through the sigmoid.
 
     Returns the scores, in float64, so that `sigmoid(s) > 0.5` holds also for scores near 0, and the factors, which
-    torch's Adam moves if there are any.
+    torch's Adam moves if there are any. With unit gradients, both gradients are divided by the length of `dL/dM`.
     """
     model = model.double()
     scores = {name: torch.zeros_like(theta, dtype=torch.float64).requires_grad_() for name, theta in theta_0.items()}
@@ -77,12 +77,17 @@ def _literal(model, theta_0, delta, examples, arguments):
             chance = score.sigmoid()
             mask = (chance > 0.5).double() + chance - chance.detach()  # straight through
             weights[name] = theta_0[name].double() + factors[name] * mask * alpha * delta[name].double()
+            weights[name].retain_grad()
         inputs = {
             key: value.double() if value.is_floating_point() else value for key, value in collate(batch, 0).items()
         }
         optimizer.zero_grad()
         adam.zero_grad()
         functional_call(model, weights, kwargs=inputs).loss.backward()
+        if arguments.mask_gradient_norm == "unit":
+            length = torch.cat([weight.grad.flatten() for weight in weights.values()]).norm()
+            for value in (*scores.values(), *factors.values()):
+                value.grad.div_(length)
         optimizer.step()
         if arguments.mask_factors == "tensor":
             adam.step()
@@ -118,8 +123,10 @@ def test_masks_match_the_algorithm_of_the_paper(build, workspace, delta, encoded
         {"mask_learning_rate": 1.0},
         {"mask_learning_rate": 3000.0},
         {"mask_learning_rate": 300.0, "mask_scaling_schedule": "linear"},
+        {"mask_learning_rate": 300.0, "mask_gradient_norm": "unit"},
+        {"mask_learning_rate": 1e-3, "mask_scaling_schedule": "linear", "mask_gradient_norm": "unit"},
     ],
-    ids=["small", "large", "ramp"],
+    ids=["small", "large", "ramp", "unit", "unit ramp"],
 )
 def test_masks_with_a_rate_match_the_algorithm_as_it_is_written(build, workspace, delta, encoded, settings):
     arguments = MaskingArguments(mask_steps=6, mask_batch_size=8, **settings)
@@ -134,9 +141,11 @@ def test_masks_with_a_rate_match_the_algorithm_as_it_is_written(build, workspace
     assert 0 < sum(int(mask.sum()) for mask in found.values()) < workspace.num_parameters
 
 
+@pytest.mark.parametrize("norm", ["raw", "unit"])
 @pytest.mark.parametrize("schedule", ["constant", "linear"])
-def test_factors_match_autograd_and_adam(build, workspace, delta, encoded, schedule):
+def test_factors_match_autograd_and_adam(build, workspace, delta, encoded, schedule, norm):
     settings = {"mask_learning_rate": 1.0, "mask_scaling_schedule": schedule, "mask_factors": "tensor"}
+    settings["mask_gradient_norm"] = norm
     arguments = MaskingArguments(mask_steps=12, mask_batch_size=8, **settings)
     examples = _examples(encoded)
     found = train_mask(workspace, _theta_1(workspace, delta), examples, arguments, SEED)
@@ -172,6 +181,14 @@ def test_the_live_model_holds_the_mask_with_its_factors(workspace, delta, encode
         low = workspace.theta_0[name]
         expected = torch.where(found.bits[name], low + found.factors[name] * (theta_1[name] - low), low)
         torch.testing.assert_close(parameter.detach(), expected)
+
+
+def test_unit_gradients_give_other_masks(workspace, delta, encoded):
+    found = {}
+    for norm in ("raw", "unit"):
+        arguments = MaskingArguments(mask_steps=8, mask_batch_size=8, mask_gradient_norm=norm)
+        found[norm] = train_mask(workspace, _theta_1(workspace, delta), _examples(encoded), arguments, SEED).bits
+    assert not _same(found["raw"], found["unit"])
 
 
 def test_a_small_rate_gives_the_masks_without_one_and_a_large_one_others(workspace, delta, encoded):
@@ -217,6 +234,7 @@ def test_a_ramp_rises_from_its_start_to_one(length, steps):
         {"mask_learning_rate": math.nan},
         {"mask_scaling_schedule": "cosine"},
         {"mask_factors": "row"},
+        {"mask_gradient_norm": "clip"},
         {"mask_ramp_start": 0.0},
         {"mask_ramp_length": 1.5},
     ],

@@ -19,7 +19,13 @@ METHOD_SETTINGS = ("localization", "clustering", "num_clusters", "scaling")
 # Who names one of these and no preset means the settings that belonged to them before there were presets: those of
 # clusters, with another clustering. So recipes of that time build what they built.
 _OF_CLUSTERS = ("localization", "clustering", "num_clusters")
-_BEFORE_PRESETS = {"clustering": "features", "scaling": 4.0, "mask_steps": 50, "mask_factors": "none"}
+_BEFORE_PRESETS = {
+    "clustering": "features",
+    "scaling": 4.0,
+    "mask_steps": 50,
+    "mask_gradient_norm": "raw",
+    "mask_factors": "none",
+}
 
 _Settings = TypeVar("_Settings")
 
@@ -58,6 +64,7 @@ PRESETS: dict[str, Preset] = {
                 "num_clusters": 20,
                 "scaling": 8.0,
                 "mask_steps": 150,
+                "mask_gradient_norm": "unit",
                 "mask_factors": "tensor",
             },
         ),
