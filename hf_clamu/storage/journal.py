@@ -77,6 +77,7 @@ class Journal:
         self.folder = folder
         self.interval = _default_interval() if interval is None else interval
         self._run = ""
+        self._names: dict[str, set[str]] | None = None
         self._last, self._took = time.monotonic(), 0.0
         self._is_locked = False
 
@@ -134,7 +135,7 @@ class Journal:
         Args:
             run (`str`): digest of everything that the bits depend on besides the tasks' data.
         """
-        self._run = run
+        self._run, self._names = run, None
         self._last, self._took = time.monotonic(), 0.0
 
     @property
@@ -183,20 +184,30 @@ class Journal:
             move_into_place(partial, path)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
+        if self._names is not None:
+            self._names.setdefault(self._head(stage), set()).add(path.name)
         if is_timed:
             self._last = time.monotonic()
             self._took = self._last - started
         return Part(path=path, entries=dict(entries))
 
     def parts(self, stage: str) -> list[Part]:
-        """Return the sound parts of this run and stage, sorted by name; no others are read."""
-        head, found = self._head(stage), []
-        for name in sorted(os.listdir(self.folder)) if self._is_there() else []:
+        """Return the sound parts of this run and stage, sorted by name; no others are read.
+
+        Those are known that were there when the first were asked for, and that were written through this object since.
+        """
+        if self._names is None:
+            # Once: a run asks for the parts of each of its clusters, of which there may be thousands.
+            self._names = {}
+            for name in os.listdir(self.folder) if self._is_there() else []:
+                if name.endswith(_SUFFIX):
+                    self._names.setdefault(name[: len(self._head(stage))], set()).add(name)
+        found = []
+        for name in sorted(self._names.get(self._head(stage), ())) if self._is_there() else []:
             path = self.folder / name
-            if name.startswith(head) and name.endswith(_SUFFIX) and is_plain_file(path):
-                content = _read(path, self._run, stage)
-                if content is not None:
-                    found.append(Part(path=path, entries=content["entries"]))
+            content = _read(path, self._run, stage) if is_plain_file(path) else None
+            if content is not None:
+                found.append(Part(path=path, entries=content["entries"]))
         return found
 
     def remove(self, parts: list[Part]) -> None:
@@ -243,6 +254,7 @@ class Journal:
 
         Sums of vectors are overwritten before, as far as a file system lets one.
         """
+        self._names = None
         if not self._is_there():
             return
         for path in [*self.folder.glob(f"*{_SUFFIX}"), *self.folder.glob(".part.*"), *self.folder.glob(".*.partial")]:

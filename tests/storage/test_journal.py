@@ -134,6 +134,22 @@ def test_a_part_under_another_name_is_not_used(journal):
     assert journal.parts("other") == journal.parts("sum") == []
 
 
+def test_the_folder_is_listed_once_for_all_stages(journal):
+    first = journal.write("first", {"a": 1}, SUM)
+    assert journal.parts("first") == [first]
+    second = journal.write("second", {"a": 2}, SUM)
+    other = Journal(journal.folder)
+    other.open("run")
+    third = other.write("third", {"a": 3}, SUM)
+    assert [journal.parts(stage) for stage in ("first", "second", "third")] == [[first], [second], []]
+    journal.remove([first])
+    assert journal.parts("first") == []
+    journal.open("run")
+    assert [journal.parts(stage) for stage in ("first", "second", "third")] == [[], [second], [third]]
+    journal.clear()
+    assert journal.parts("second") == []
+
+
 DEEP = "[" * 100_000 + "]" * 100_000
 
 
