@@ -9,8 +9,9 @@ import torch
 from hf_clamu.errors import RecipeError
 from hf_clamu.exact import TaskVector
 from hf_clamu.merging import CLUSTERINGS, ClamuArguments, ClusteringArguments, canonical_clusters, cluster_tasks
-from hf_clamu.merging.clustering.spectral import affinity_matrix
+from hf_clamu.merging.clustering.spectral import MOST_DENSE, affinity_matrix, spectral_embedding
 from hf_clamu.merging.clustering.task_vectors import sketch
+from hf_clamu.training import derive_seed
 
 IDS = tuple(f"task_{number:02d}" for number in range(9))
 
@@ -135,6 +136,69 @@ def test_degenerate_features_give_whole_clusters(kind):
     assert 1 <= len(found) <= 2
     if kind == "opposite":
         assert found == (IDS[0:6:2], IDS[1:6:2])
+
+
+def _many(count: int, spread: float = 0.3) -> tuple[torch.Tensor, tuple[str, ...], torch.Tensor]:
+    """Rows around six directions: features, ids, and the direction of each."""
+    generator = torch.Generator().manual_seed(count)
+    groups = torch.randint(0, 6, (count,), generator=generator)
+    rows = torch.randn(6, 16, generator=generator)[groups] + spread * torch.randn(count, 16, generator=generator)
+    return rows, tuple(f"task_{number:05d}" for number in range(count)), groups
+
+
+def _groups(ids: tuple[str, ...], groups: torch.Tensor) -> tuple[tuple[str, ...], ...]:
+    return canonical_clusters(dict(zip(ids, groups.tolist(), strict=True)))
+
+
+@pytest.mark.parametrize("count", [60, 300])
+def test_clusters_of_saved_models_stay(count):
+    from sklearn.cluster import SpectralClustering
+    from threadpoolctl import threadpool_limits
+
+    rows, ids, groups = _many(count, spread=3.0)
+    seed = derive_seed(7, "cluster") % 2**32
+    with threadpool_limits(limits=1):
+        expected = SpectralClustering(n_clusters=6, affinity="precomputed", random_state=seed)
+        labels = torch.from_numpy(expected.fit_predict(affinity_matrix(rows.numpy())))
+    found = cluster_tasks(ClusteringArguments(num_clusters=6), ids, 7, task_features=rows)
+    assert found == _groups(ids, labels)
+    assert found != _groups(ids, groups)  # no clusters that any method would find
+
+
+@pytest.mark.parametrize("count", [MOST_DENSE, MOST_DENSE + 1])
+@pytest.mark.parametrize("clustering", ["features", "task_vectors"])
+def test_many_tasks_have_the_clusters_of_fewer(count, clustering):
+    from threadpoolctl import threadpool_limits
+
+    rows, ids, groups = _many(count)
+    if clustering == "task_vectors":
+        rows = (rows * 2**40).to(torch.int64)
+    arguments = ClusteringArguments(num_clusters=6, clustering=clustering)
+    found = cluster_tasks(arguments, ids, 0, task_features=rows)
+    assert found == _groups(ids, groups)
+    with threadpool_limits(limits=2):
+        assert cluster_tasks(arguments, ids, 0, task_features=rows) == found
+
+
+@pytest.mark.parametrize("size", [1, 6, 17, 40])
+def test_the_embedding_solves_the_problem_of_the_affinities(size):
+    rows = _many(50, spread=1.0)[0].numpy()
+    rows[7] = 0
+    affinities = affinity_matrix(rows)
+    degrees = affinities.sum(1)
+    values = np.linalg.eigvalsh(affinities / np.sqrt(degrees[:, None] * degrees))[::-1][: min(size, 17)]
+    found = spectral_embedding(rows, size)
+    assert found.shape == (50, min(size, 17))  # a row has 16 numbers
+    np.testing.assert_allclose(affinities @ found, degrees[:, None] * found * values, atol=1e-12)
+    np.testing.assert_allclose(found.T @ (degrees[:, None] * found), np.eye(len(values)), atol=1e-12)
+
+
+def test_many_tasks_that_are_alike_are_together():
+    rows, ids, groups = _many(MOST_DENSE + 1, spread=0.0)
+    found = cluster_tasks(ClusteringArguments(num_clusters=20), ids, 0, task_features=rows)
+    assert found == _groups(ids, groups)
+    for same in (torch.ones(len(ids), 4), torch.zeros(len(ids), 4)):
+        assert cluster_tasks(ClusteringArguments(num_clusters=20), ids, 0, task_features=same) == (ids,)
 
 
 def _vector(seed: int, scale: int = 1000) -> TaskVector:
