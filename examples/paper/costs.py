@@ -50,14 +50,19 @@ def unlearning_cost(
         )
     if method in ("ties", "cluster_merged", "emr", "tall"):
         return Cost(gradient=finetune_steps * retained, parallel=finetune_steps)
-    masks = mask_steps * clusters if method == "clamu" else 0
-    return Cost(
-        gradient=finetune_steps * forgotten + masks, parallel=finetune_steps + (mask_steps if method == "clamu" else 0)
-    )
+    if method.startswith("lora"):
+        # Nothing of a task is kept but what its cluster's adapter has learned.
+        return Cost(gradient=mask_steps * clusters, parallel=mask_steps)
+    masks = mask_steps if method.startswith("clamu") else 0
+    return Cost(gradient=finetune_steps * forgotten + masks * clusters, parallel=finetune_steps + masks)
 
 
-def stored_models(num_masks: int) -> float:
+def stored_models(num_masks: int, factors: float = 0.0) -> float:
     """Return the weights that one merged model and some masks keep, in fp32 models: a mask has one bit per weight.
+
+    Args:
+        num_masks (`int`): masks.
+        factors (`float`): numbers of four bytes that all masks have beside their bits, as a share of the weights.
 
     Source: ClAMU, Table 3, whose gigabytes are this times a model of 6 GB.
 
@@ -69,7 +74,7 @@ def stored_models(num_masks: int) -> float:
 
     ```
     """
-    return 1 + num_masks / 32
+    return 1 + num_masks / 32 + factors
 
 
 def mean_retained(num_tasks: int, requests: int) -> float:

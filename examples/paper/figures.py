@@ -23,10 +23,14 @@ _COLORS = {
     "emr": "#6c93c4",
     "tall": "#3f73b3",
     "clamu": "#d1495b",
+    "clamu_tuned": "#e58a96",
+    "lora_1": "#c9d27a",
+    "lora_2": "#aab83c",
+    "lora_5": "#7d8a1f",
     "sift": "#7b4ea3",
     "sift_union": "#b08bcf",
 }
-_LINES = {"features": "-", "task_vectors": "--", "random": ":"}
+_LINES = {"stable_kmeans": "-", "features": "--", "task_vectors": "-.", "random": ":"}
 
 
 def draw(folder: Path, name: str, experiment: Experiment, measured: Measured) -> str | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from examples.paper.runner import Results, extra_digest
-from examples.paper.scale import Cell, Experiment, Scale
+from examples.paper.scale import CLUSTERING, Cell, Experiment, Scale
 
 __all__ = ["LABELS", "Measured", "Value"]
 
@@ -25,6 +25,10 @@ LABELS = {
     "emr": "EMR",
     "tall": "TALL",
     "clamu": "ClAMU",
+    "clamu_tuned": "ClAMU, alpha tuned",
+    "lora_1": "LoRA per cluster, rank 1",
+    "lora_2": "LoRA per cluster, rank 2",
+    "lora_5": "LoRA per cluster, rank 5",
     "sift": "SIFT, mask per task",
     "sift_union": "SIFT, mask per cluster",
 }
@@ -122,7 +126,7 @@ class Measured:
         method: str,
         *,
         num_clusters: int = 0,
-        clustering: str = "features",
+        clustering: str = CLUSTERING,
         entry: str = "score",
     ) -> Value | None:
         """Return a number of a cell under every seed; None if it was not measured under all of them.

@@ -5,21 +5,24 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
+from examples.paper.adapters import LORA_RATES, train_adapter
 from examples.paper.costs import stored_models
 from examples.paper.scale import Cell
 from examples.paper.study import Pool, Study
 from hf_clamu.evaluation import finetune_together, label_probabilities, labels_of_examples
 from hf_clamu.exact import ALL_WEIGHTS, PackedMask
-from hf_clamu.merging import ALPHA_GRID, Localizer, MaskProblem, scaling_coefficient
+from hf_clamu.merging import ALPHA_GRID, ClamuArguments, Localizer, MaskProblem, scaling_coefficient
 from hf_clamu.merging.localization.sift import support, union
+from hf_clamu.training import derive_seed
 
 __all__ = ["Outcome", "run_cell"]
 
 _TIES_KEEP = 0.2
+T = TypeVar("T")
 Weights = dict[str, torch.Tensor]
 # Brings a model into the workspace, and the tasks that it serves.
 Served = tuple[Sequence[str], Callable[[], None]]
@@ -155,21 +158,65 @@ class _Run:
 
         return self._tuned(served, storage=len(self.clusters))
 
-    def _localized(self) -> Outcome:
+    def _clamu(self) -> Outcome:
+        """Learned masks under the settings as they are: no scaling coefficient is chosen."""
+        return self._localized(self.study.arguments)
+
+    def _clamu_tuned(self) -> Outcome:
+        return self._localized(replace(self.study.arguments, scaling="auto"))
+
+    def _emr(self) -> Outcome:
+        return self._localized(replace(self.study.arguments, localization="emr", scaling="auto"))
+
+    def _tall(self) -> Outcome:
+        return self._localized(replace(self.study.arguments, localization="tall", scaling="auto"))
+
+    def _localized(self, arguments: ClamuArguments) -> Outcome:
         delta = self.pool.total(self.task_ids)
         problem = MaskProblem(
             delta=delta,
             clusters=self.clusters,
-            arguments=replace(self.study.arguments, localization=self.cell.method),
+            arguments=arguments,
             run_seed=self.study.seed,
             cluster_vector=self.pool.total,
         )
         alpha, masks = Localizer(self.trainer, problem).run()
+        num_factors = sum(len(mask.factors or ()) for mask in masks)
         return self._scored(
-            self._masked(delta, alpha, masks), storage=stored_models(len(masks)), alpha=alpha, num_clusters=len(masks)
+            self._masked(delta, alpha, masks),
+            storage=stored_models(len(masks), num_factors / self.workspace.num_parameters),
+            alpha=alpha,
+            num_clusters=len(masks),
         )
 
-    _emr = _tall = _clamu = _localized
+    def _lora(self, rank: int) -> Outcome:
+        """An adapter per cluster in the place of a mask; one learning rate for all of them."""
+        sizes: list[int] = []
+
+        def trained(members: Sequence[str], rate: float) -> Served:
+            weights, size = train_adapter(
+                self.workspace,
+                [example for task_id in members for example in self.trainer.encoded(task_id).train],
+                self.study.arguments,
+                rank=rank,
+                rate=rate,
+                seed=derive_seed(self.study.seed, "adapter", *members),
+            )
+            sizes.append(size)
+            return members, lambda: self.workspace.load(weights)
+
+        _, served = self._best(LORA_RATES, lambda rate: [trained(members, rate) for members in self.clusters])
+        weights = len(self.clusters) * sizes[0] / self.workspace.num_parameters
+        return self._scored(served, storage=1 + weights, num_clusters=len(self.clusters))
+
+    def _lora_1(self) -> Outcome:
+        return self._lora(1)
+
+    def _lora_2(self) -> Outcome:
+        return self._lora(2)
+
+    def _lora_5(self) -> Outcome:
+        return self._lora(5)
 
     def _sift(self) -> Outcome:
         """A mask per task: the support of its own vector, which was finetuned under the seed's signs."""
@@ -206,23 +253,26 @@ class _Run:
         finetune_together(self.trainer, members, self.pool.arguments)
 
     def _tuned(self, served: Callable[[float | str], list[Served]], *, storage: float) -> Outcome:
-        """Choose the multiple of 1/T from the grid as a build does: by the mean score on the tuning examples.
+        """Choose the multiple of 1/T from the grid as a build does."""
+        factor, models = self._best(_distinct(len(self.task_ids)), served)
+        return self._scored(models, storage=storage, alpha=self._alpha(factor), num_clusters=len(self.clusters))
 
-        A draw takes the lower loss, then the smaller alpha.
+    def _best(self, values: Sequence[T], served: Callable[[T], list[Served]]) -> tuple[T, list[Served]]:
+        """Return the value with the highest mean score on the tuning examples, and its models.
+
+        A draw takes the lower loss, then the earlier value.
         """
-        best: tuple[tuple[float, float], float | str] | None = None
-        for factor in _distinct(len(self.task_ids)):
-            found = []
-            for members, load in served(factor):
+        best: tuple[tuple[float, float], T, list[Served]] | None = None
+        for value in values:
+            found, models = [], served(value)
+            for members, load in models:
                 load()
                 found += [self.trainer.measure_held_out(task_id) for task_id in members]
             quality = (math.fsum(one.score for one in found), -math.fsum(one.loss for one in found))
             if best is None or quality > best[0]:
-                best = (quality, factor)
-        assert best is not None, "the grid is not empty"
-        return self._scored(
-            served(best[1]), storage=storage, alpha=self._alpha(best[1]), num_clusters=len(self.clusters)
-        )
+                best = (quality, value, models)
+        assert best is not None, "there is a value to choose"
+        return best[1:]
 
     def _scored(self, served: list[Served], *, storage: float, **facts: Any) -> Outcome:
         """Measure the reported examples of all tasks.

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from examples.paper.costs import mean_retained, unlearning_cost
 from examples.paper.measured import Measured
+from examples.paper.scale import CLUSTERING
 
 __all__ = ["quoted_rows"]
 
@@ -81,7 +82,7 @@ def _gains_of_clamu(measured: Measured) -> Iterator[list[str]]:
         ]
         yield from _range_row("ClAMU with clusters of features over random ones, in points", "12 to 30", of_clusters)
     over_masks = [
-        _difference(measured, setting, most, ("clamu", "features"), (method, "features"), experiment.num_clusters[0])
+        _difference(measured, setting, most, ("clamu", CLUSTERING), (method, CLUSTERING), experiment.num_clusters[0])
         for experiment in (experiments[name] for name in ("figure2", "table1") if name in experiments)
         for setting, most in ((setting, max(experiment.num_tasks)) for setting in experiment.settings)
         for method in ("tall", "emr")

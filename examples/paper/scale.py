@@ -13,9 +13,10 @@ import yaml
 from hf_clamu import ClamuArguments
 from hf_clamu.errors import RecipeError
 from hf_clamu.exact import digest_json
+from hf_clamu.merging import PRESETS
 from hf_clamu.tasks.spec import refuse_unknown_keys
 
-__all__ = ["CLUSTERED", "METHODS", "SCALES", "Cell", "Experiment", "Scale", "Setting"]
+__all__ = ["CLUSTERED", "CLUSTERING", "METHODS", "SCALES", "Cell", "Experiment", "Scale", "Setting"]
 
 _FOLDER = Path(__file__).with_name("scales")
 SCALES = ("smoke", "local", "small", "paper")
@@ -33,10 +34,16 @@ METHODS = {
     "emr": True,
     "tall": True,
     "clamu": True,
+    "clamu_tuned": True,
+    "lora_1": True,
+    "lora_2": True,
+    "lora_5": True,
     "sift": False,
     "sift_union": True,
 }
 CLUSTERED = tuple(method for method, is_clustered in METHODS.items() if is_clustered)
+# How tasks are clustered where a table does not say otherwise: as the library does.
+CLUSTERING = str(PRESETS["clusters"].settings["clustering"])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,15 +70,16 @@ class Setting:
     tokenizer: str | None = None
 
     def settings(self, seed: int) -> ClamuArguments:
-        """Return the settings under a seed; alpha is searched, for every method on the same grid."""
-        return ClamuArguments.from_dict({"scaling": "auto", "score_validation": False, **self.arguments, "seed": seed})
+        """Return the settings under a seed: those of the preset `clusters`, where the setting has none of its own."""
+        given = {"preset": "clusters", "score_validation": False, **self.arguments, "seed": seed}
+        return ClamuArguments.from_dict(given)
 
     @property
     def digest(self) -> str:
         """SHA-256 of everything that a result depends on."""
         values = asdict(self)
         del values["title"], values["of_paper"]
-        return digest_json(values)
+        return digest_json([values, dict(PRESETS["clusters"].settings)])
 
 
 @dataclass(frozen=True, kw_only=True, order=True)
@@ -135,7 +143,7 @@ class Experiment:
     settings: tuple[str, ...]
     num_tasks: tuple[int, ...] = ()
     methods: tuple[str, ...] = ()
-    clusterings: tuple[str, ...] = ("features",)
+    clusterings: tuple[str, ...] = (CLUSTERING,)
     num_clusters: tuple[int, ...] = ()
     requests: int = 0
     in_all: bool = True

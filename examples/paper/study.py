@@ -142,10 +142,11 @@ class Study:
         """Group tasks as a build of them would."""
         arguments = replace(self.arguments, clustering=clustering, num_clusters=num_clusters)
         features, keys = None, None
-        if clustering == "column":
+        method = arguments.clustering_method
+        if method.needs_keys:
             keys = {one: str(self.tasks.cluster_key(one)) for one in task_ids}
-        elif clustering == "features":
+        elif method.feature_source == "data":
             features = torch.tensor([self.pool().entries[one]["feature"] for one in task_ids], dtype=torch.float32)
-        elif clustering == "task_vectors":
+        elif method.feature_source == "task_vector":
             features = torch.tensor([self.pool().entries[one]["sketch"] for one in task_ids])
         return cluster_tasks(arguments, task_ids, self.seed, task_features=features, keys=keys)

@@ -12,7 +12,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from examples.paper.__main__ import main
-from examples.paper.bases import BASES
+from examples.paper.bases import BASES, load_setting_base
 from examples.paper.claims import Claim, claims_of
 from examples.paper.costs import mean_retained, unlearning_cost
 from examples.paper.measured import LABELS, Measured, Value
@@ -21,11 +21,13 @@ from examples.paper.methods import _Run, run_cell
 from examples.paper.paper_tables import GPT2_XL_WEIGHTS, forgetting
 from examples.paper.quoted import quoted_rows
 from examples.paper.runner import measure_cells
-from examples.paper.scale import METHODS, SCALES, Cell, Scale
+from examples.paper.scale import CLUSTERING, METHODS, SCALES, Cell, Scale
 from examples.paper.sections import TITLES
 from examples.paper.sources import SOURCES, load_setting_tasks
 from examples.paper.study import Study
+from hf_clamu import ClamuTrainer
 from hf_clamu.errors import RecipeError
+from hf_clamu.merging import PRESETS
 from hf_clamu.training import deterministic, silent_progress
 
 
@@ -56,7 +58,7 @@ def test_questions_are_measured_if_they_are_named(ran, tmp_path):
     page = (tmp_path / "paper.md").read_text()
     table = page.partition("## Beyond the paper: customers' questions")[2]
     assert "| forgotten of 6 | 0 | 1 | 3 | 5 |" in table
-    assert all(f"| {LABELS[method]} | " in table for method in METHODS)
+    assert all(f"| {LABELS[method]} | " in table for method in Scale.load("smoke").experiments["banking77"].methods)
     assert "## Table 4: Reddit" in page
 
 
@@ -143,7 +145,7 @@ def test_what_the_paper_states_is_beside_ours(ran):
     assert rows["5 to 80"] == f"{min(gains):.1f} to {max(gains):.1f}"
     assert rows["12 to 30"] == _range(
         [
-            _score(measured, "images_label", "clamu", count)
+            _score(measured, "images_label", "clamu", count, "features")
             - _score(measured, "images_label", "clamu", count, "random")
             for count in (2, 3)
         ]
@@ -159,7 +161,7 @@ def test_what_the_paper_states_is_beside_ours(ran):
     assert all(f"| {number} | {ours} |" in page for number, ours in rows.items())
 
 
-def _score(measured, setting, method, num_clusters, clustering="features"):
+def _score(measured, setting, method, num_clusters, clustering=CLUSTERING):
     return 100 * measured.value(setting, 4, method, num_clusters=num_clusters, clustering=clustering).mean
 
 
@@ -177,10 +179,12 @@ def test_the_papers_tables_stand_beside_ours(ran):
 
     assert rows("Table 1", "ClAMU")[0][2:] == "100 94 40 35 100 100 100 100".split()
     assert rows("Table 1", "merged tasks")[0][2] == "paper, small: 2"
-    # The classification head comes first, then the other; ours by features and random come before the paper's.
-    assert [row[2:] for row in rows("Table 4", "TALL")] == [["40.1", "25.1"], ["45.7", "27.8"]]
-    assert [row[2:] for row in rows("Table 5", "local models")] == [["69.4", "67.8"], ["66.3", "63.2"]]
-    assert rows("Table 4", "zero-shot")[0][2:] == ["–", "–"]
+    # The classification head comes first, then the other; ours by three clusterings come before the paper's.
+    assert [row[3:] for row in rows("Table 4", "TALL")] == [["40.1", "25.1"], ["45.7", "27.8"]]
+    assert [row[3:] for row in rows("Table 5", "local models")] == [["69.4", "67.8"], ["66.3", "63.2"]]
+    assert rows("Table 4", "zero-shot")[0][3:] == ["–", "–"]
+    # Ours under stable_kmeans, features and random clusters: every cell was measured.
+    assert all("–" not in row[:3] for name in ("Table 4", "Table 5") for row in rows(name, "EMR"))
     # What the paper counts, and what our formulas give for its sizes.
     assert rows("Table 2", "375")[0][:6] == ["70.8", "7.5K", "7,500", "83.9", "188K", "187,500"]
     counted, accuracies = rows("Table 3", "250")
@@ -211,12 +215,50 @@ def test_docs_are_written_by_report_alone(capsys):
 
 def test_a_measured_cell_is_measured_the_same_again(ran, study):
     found = json.loads((ran / "results" / "smoke" / "cells" / "images_label-0.json").read_text())["cells"]
-    for key in ("4/-/0/ties", "4/features/2/clamu", "4/-/0/sift", "4/random/2/sisa"):
+    for key in (
+        "4/-/0/ties",
+        "4/features/2/clamu",
+        "4/stable_kmeans/2/clamu_tuned",
+        "4/stable_kmeans/2/lora_2",
+        "4/-/0/sift",
+        "4/random/2/sisa",
+    ):
         num_tasks, clustering, count, method = key.split("/")
         cell = Cell.of("images_label", 0, int(num_tasks), clustering.replace("-", ""), int(count), method)
         assert cell.key == key
         with deterministic(1):
             assert run_cell(study, cell).to_dict()["scores"] == found[key]["scores"]
+
+
+def test_an_adapter_is_as_large_as_its_weights_and_leaves_the_model_as_it_was(study):
+    run = _Run(study, Cell.of("images_label", 0, 4, CLUSTERING, 2, "lora_2"))
+    run.workspace.reset()
+    before = {name: weight.clone() for name, weight in run.workspace.model.state_dict().items()}
+    flags = {name: parameter.requires_grad for name, parameter in run.workspace.model.named_parameters()}
+    outcome = run.outcome()
+    run.workspace.reset()
+    after = run.workspace.model.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(weight, after[name]) for name, weight in before.items())
+    assert {name: parameter.requires_grad for name, parameter in run.workspace.model.named_parameters()} == flags
+    linear = [module for module in run.workspace.model.modules() if isinstance(module, torch.nn.Linear)]
+    own = sum(2 * (module.in_features + module.out_features) for module in linear)
+    assert outcome.num_clusters == 2
+    assert outcome.storage == pytest.approx(1 + 2 * own / run.workspace.num_parameters)
+
+
+def test_masks_are_counted_with_their_factors(study):
+    run = _Run(study, Cell.of("images_label", 0, 4, CLUSTERING, 2, "clamu"))
+    storage = 1 + 2 / 32 + 2 * len(run.workspace.parameters) / run.workspace.num_parameters
+    assert run.outcome().storage == pytest.approx(storage)
+
+
+def test_clusters_are_those_of_a_build(study):
+    arguments = replace(study.arguments, num_clusters=2)
+    base = load_setting_base(study.setting, study.tasks, study.folder.parent / "bases", 0, {})
+    trainer = ClamuTrainer(base.model, study.tasks, arguments, processing_class=None, progress=silent_progress)
+    model = trainer.train()
+    assert study.clusters(tuple(sorted(study.tasks)), CLUSTERING, 2) == model.clusters
 
 
 def test_tuning_and_reporting_see_different_examples(study):
@@ -284,6 +326,7 @@ def test_costs_by_hand():
     assert steps("central") == (250 * 20, 250 * 20)
     assert steps("sisa") == (250 * 20, 250 * 20 / 4)
     assert steps("tall") == (250 * 20, 20)
+    assert steps("lora_2") == (4 * 50, 50)
     assert steps("local") == (0, 0)
     one = unlearning_cost("sisa", **{**settings, "retained": 499})
     assert one.gradient == one.parallel == 499 * 20 / 4
@@ -318,7 +361,7 @@ def test_claims_are_read_from_the_cells(ran):
 def test_recipes_of_all_scales_can_be_read(name):
     scale = Scale.load(name)
     for setting in scale.settings.values():
-        assert setting.settings(0).scaling == "auto"
+        assert setting.settings(0).scaling == PRESETS["clusters"].settings["scaling"]
         options = dict(setting.data)
         inspect.signature(SOURCES[options.pop("source")]).bind(seed=0, **options)
         if not isinstance(setting.base, str):
