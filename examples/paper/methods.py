@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -190,24 +191,26 @@ class _Run:
         )
 
     def _lora(self, rank: int) -> Outcome:
-        """An adapter per cluster in the place of a mask; one learning rate for all of them."""
-        sizes: list[int] = []
+        """An adapter per cluster in the place of a mask; one learning rate for all of them.
 
-        def trained(members: Sequence[str], rate: float) -> Served:
-            weights, size = train_adapter(
-                self.workspace,
-                [example for task_id in members for example in self.trainer.encoded(task_id).train],
-                self.study.arguments,
-                rank=rank,
-                rate=rate,
-                seed=derive_seed(self.study.seed, "adapter", *members),
-            )
-            sizes.append(size)
-            return members, lambda: self.workspace.load(weights)
+        The rates are tried with a share of the steps each, as alphas are for masks, and the best one is run in full.
+        """
+        arguments = self.study.arguments
+        short = replace(arguments, mask_steps=max(1, arguments.mask_steps // len(LORA_RATES)))
+        rate, _ = self._best(LORA_RATES, lambda rate: [served for served, _ in self._adapters(short, rank, rate)])
+        adapters = self._adapters(arguments, rank, rate)
+        weights = sum(size for _, size in adapters) / self.workspace.num_parameters
+        return self._scored([served for served, _ in adapters], storage=1 + weights, num_clusters=len(adapters))
 
-        _, served = self._best(LORA_RATES, lambda rate: [trained(members, rate) for members in self.clusters])
-        weights = len(self.clusters) * sizes[0] / self.workspace.num_parameters
-        return self._scored(served, storage=1 + weights, num_clusters=len(self.clusters))
+    def _adapters(self, arguments: ClamuArguments, rank: int, rate: float) -> list[tuple[Served, int]]:
+        """Train an adapter for each cluster; return their models, and how many weights each has of its own."""
+        found = []
+        for members in self.clusters:
+            examples = [example for task_id in members for example in self.trainer.encoded(task_id).train]
+            seed = derive_seed(self.study.seed, "adapter", *members)
+            weights, size = train_adapter(self.workspace, examples, arguments, rank=rank, rate=rate, seed=seed)
+            found.append(((members, partial(self.workspace.load, weights)), size))
+        return found
 
     def _lora_1(self) -> Outcome:
         return self._lora(1)

@@ -123,10 +123,9 @@ def _adapters(experiment: Experiment, measured: Measured) -> Iterator[str]:
     num_tasks, num_clusters = max(experiment.num_tasks), experiment.num_clusters[0]
     yield (
         "An adapter takes the place of a cluster's mask: it is trained on the same examples, for as many steps on "
-        "batches as large. Its learning rate is one of three, by the tuning examples. What a cluster keeps beside the "
-        "merged model, or beside the base model for adapters, is counted in bits per weight of the model: a mask has "
-        "one and its factors, an adapter 32 for each of its own weights. An adapter is trained again from its "
-        "cluster's data when a task leaves, as a mask is; the base model takes part in neither."
+        "batches as large. Its learning rate is one of three, by the tuning examples after a third of the steps. What "
+        "a cluster keeps beside the merged model (for adapters, beside the base model) is counted in bits per weight "
+        "of the model: a mask has one and its factors, an adapter 32 for each of its own weights."
     )
     for setting in experiment.settings:
         rows = []
@@ -136,8 +135,7 @@ def _adapters(experiment: Experiment, measured: Measured) -> Iterator[str]:
             if score is None or storage is None:
                 continue
             bits = 32 * (storage.mean - 1) / num_clusters
-            is_kept = METHODS[method]
-            rows.append([LABELS[method], f"{bits:.2f}" if is_kept else "–", f"{storage.mean:.2f}", score.percent()])
+            rows.append([LABELS[method], f"{bits:.2f}", f"{storage.mean:.2f}", score.percent()])
         yield f"{_named(measured, setting)}, {num_tasks} tasks, K = {num_clusters}:"
         columns = ["method", "bits per weight and cluster", "stored, in fp32 models", _metric(measured, setting)]
         yield markdown((columns, rows))
