@@ -14,7 +14,7 @@
 """
 
 from hf_clamu.training.batching import sample_batches
-from hf_clamu.training.determinism import derive_seed, deterministic, seeded, undisturbed
+from hf_clamu.training.determinism import derive_seed, derive_seeds, deterministic, seeded, undisturbed
 from hf_clamu.training.environment import Environment
 from hf_clamu.training.finetuning import FinetuningArguments, finetune
 from hf_clamu.training.masking import LearnedMask, MaskingArguments, train_mask
@@ -47,6 +47,7 @@ __all__ = [
     "Workers",
     "Workspace",
     "derive_seed",
+    "derive_seeds",
     "example_features",
     "deterministic",
     "finetune",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar
 
@@ -18,7 +18,7 @@ import torch
 
 from hf_clamu.exact import Guard
 
-__all__ = ["CUBLAS_WORKSPACE", "derive_seed", "deterministic", "seeded", "undisturbed"]
+__all__ = ["CUBLAS_WORKSPACE", "derive_seed", "derive_seeds", "deterministic", "seeded", "undisturbed"]
 
 T = TypeVar("T")
 
@@ -50,11 +50,44 @@ def derive_seed(run_seed: int, purpose: str, *ids: str) -> int:
 
     ```
     """
-    digest = hashlib.sha256()
-    for part in (str(run_seed), purpose, *ids):
-        data = part.encode("utf-8")
-        # Length prefixes keep ("ab", "c") and ("a", "bc") apart.
-        digest.update(len(data).to_bytes(8, "little") + data)
+    return _seed(_hashed(run_seed, purpose, *ids))
+
+
+def derive_seeds(run_seed: int, purpose: str, *ids: str, each: Iterable[str]) -> list[int]:
+    """Derive a seed for each of many last ids, whose common start is hashed once.
+
+    Args:
+        run_seed, purpose, ids: as in `derive_seed`.
+        each (*iterable* of `str`): the last id of each.
+
+    Example:
+
+    ```python
+    >>> derive_seeds(0, "centre", "3", each=["a", "b"])[1] == derive_seed(0, "centre", "3", "b")
+    True
+
+    ```
+    """
+    start = _hashed(run_seed, purpose, *ids)
+    seeds = []
+    for last in each:
+        digest = start.copy()
+        digest.update(_framed(last))
+        seeds.append(_seed(digest))
+    return seeds
+
+
+def _hashed(run_seed: int, *names: str) -> Any:
+    return hashlib.sha256(b"".join(map(_framed, (str(run_seed), *names))))
+
+
+def _framed(name: str) -> bytes:
+    # Length prefixes keep ("ab", "c") and ("a", "bc") apart.
+    data = name.encode("utf-8")
+    return len(data).to_bytes(8, "little") + data
+
+
+def _seed(digest: Any) -> int:
     return int.from_bytes(digest.digest()[:8], "little") >> 1
 
 

@@ -5,6 +5,7 @@ import statistics
 import pytest
 import torch
 
+from hf_clamu.exact import digest_json
 from hf_clamu.merging import ClusteringArguments, cluster_tasks
 
 IDS = tuple(f"task_{number:02d}" for number in range(40))
@@ -103,6 +104,20 @@ def test_sketches_of_any_size_are_compared_exactly():
 def test_the_order_of_sums_does_not_show(scattered):
     order = torch.randperm(1024, generator=torch.Generator().manual_seed(6))
     assert _clusters(scattered[:, order]) == _clusters(scattered)
+
+
+@pytest.mark.parametrize(
+    ("count", "bits", "expected"),
+    [(40, 62, "807e5c05956562ba"), (300, 3, "8ddffdb8318d6daf"), (5000, 30, "a180ee1a0a82e4be")],
+)
+def test_clusters_of_saved_models_stay(count, bits, expected):
+    """Digests of what the first release that has this clustering found, by sums of whole numbers."""
+    generator = torch.Generator().manual_seed(count)
+    rows = torch.randint(-(2**bits), 2**bits, (count, 64), generator=generator)
+    rows += torch.randint(-(2**bits), 2**bits, (7, 64), generator=generator)[torch.arange(count) % 7]
+    ids = tuple(f"task_{number:04d}" for number in range(count))
+    found = cluster_tasks(ClusteringArguments(clustering="stable_kmeans", num_clusters=9), ids, 3, task_features=rows)
+    assert digest_json([list(members) for members in found])[:16] == expected
 
 
 @pytest.mark.parametrize("localization", ["clamu", "sift", "emr"])

@@ -37,7 +37,7 @@ class AnchoredClustering(SketchMethod):
         """Return the name of each task's anchor; of two that are equally near, the first."""
         assert inputs.features is not None, "there is a sketch for every task"
         anchors = range(inputs.limit)  # however few tasks there are
-        near_KT = [inputs.features.mul(_anchor(inputs.run_seed, number)).sum(-1) for number in anchors]
+        near_KT = [torch.mv(inputs.features, _anchor(inputs.run_seed, number)) for number in anchors]
         return _nearest(inputs, torch.stack(near_KT, dim=-1))
 
 
@@ -117,8 +117,8 @@ def _nearest(inputs: ClusteringInputs, near: torch.Tensor) -> dict[str, str]:
     """Return the name of the anchor that each task is nearest to, by its row of `near`; of equals the first."""
     anchors = range(near.shape[-1])
     names = words(digest_json([inputs.run_seed, "anchor", number]) for number in anchors)
-    nearest = [max(anchors, key=near_K.__getitem__) for near_K in near.tolist()]
-    return {task_id: names[number] for task_id, number in zip(inputs.task_ids, nearest, strict=True)}
+    nearest_T = near.numpy().argmax(-1).tolist()
+    return {task_id: names[number] for task_id, number in zip(inputs.task_ids, nearest_T, strict=True)}
 
 
 def _anchor(run_seed: int, number: int) -> torch.Tensor:

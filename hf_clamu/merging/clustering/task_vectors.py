@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -11,13 +11,15 @@ import torch
 from hf_clamu.exact import TaskVector
 from hf_clamu.merging.clustering.base import ClusteringInputs, ClusteringMethod
 from hf_clamu.merging.clustering.spectral import SpectralMethod
-from hf_clamu.training import derive_seed
+from hf_clamu.training import derive_seed, derive_seeds
 
 __all__ = ["SKETCH_SIZE", "SketchMethod", "StableKMeans", "TaskVectorClustering", "sketch"]
 
 SKETCH_SIZE = 1024
 # The length of a direction, and at most so many passes of k-means.
 _LENGTH, _MOST_PASSES = 1 << 14, 100
+# Tasks that are computed with at a time, so that memory is for what is kept of each.
+_AT_ONCE = 4096
 
 
 class SketchMethod(ClusteringMethod):
@@ -58,11 +60,11 @@ class StableKMeans(SketchMethod):
         """Return the number of the nearest centre, once nobody moves any more."""
         assert inputs.features is not None, "there is a sketch for every task"
         rows_TD = _directions(inputs.features)
-        centres_KD = rows_TD[_first_centres(rows_TD, inputs, count)]
+        centres_KD = rows_TD[_first_centres(rows_TD, inputs, count)].astype(np.int64)
         nearest_T = _nearest_centres(rows_TD, centres_KD)
         for _ in range(_MOST_PASSES):
             for number in np.unique(nearest_T):  # a centre that nobody is near stays where it is
-                centres_KD[number] = rows_TD[nearest_T == number].sum(0)
+                centres_KD[number] = rows_TD[nearest_T == number].sum(0, dtype=np.int64)
             before, nearest_T = nearest_T, _nearest_centres(rows_TD, centres_KD)
             if np.array_equal(before, nearest_T):
                 break
@@ -71,10 +73,26 @@ class StableKMeans(SketchMethod):
 
 def _directions(sketches: torch.Tensor) -> np.ndarray:
     """Return the sketches at the same length, as integers; a sketch of zeros stays one."""
-    # Python's integers: squares of a sketch may not fit 64 bits, and sums of float64 depend on their order.
-    lengths = [math.isqrt(sum(value * value for value in row)) or 1 for row in sketches.tolist()]
-    scaled = sketches.numpy().astype(np.float64) * _LENGTH / np.array(lengths, dtype=np.float64)[:, None]
-    return np.rint(scaled).astype(np.int64)
+    directions_TD = np.empty(tuple(sketches.shape), dtype=np.int16)  # of at most 2^14, for no number exceeds its row
+    for part in _parts(len(sketches)):
+        rows = sketches[part].numpy()
+        lengths = [math.isqrt(square) or 1 for square in _squared_lengths(rows)]
+        directions_TD[part] = np.rint(rows.astype(np.float64) * _LENGTH / np.array(lengths, dtype=np.float64)[:, None])
+    return directions_TD
+
+
+def _parts(count: int) -> Iterator[slice]:
+    return (slice(start, start + _AT_ONCE) for start in range(0, count, _AT_ONCE))
+
+
+def _squared_lengths(rows: np.ndarray) -> list[int]:
+    """Return the exact sum of squares of each row of int64, which may not fit 64 bits."""
+    # v = high * 2^42 + middle * 2^21 + low; sums of products of two of them fit for up to two million columns.
+    low, middle, high = rows & 0x1FFFFF, (rows >> 21) & 0x1FFFFF, rows >> 42
+    pairs = ((low, low), (low, middle), (middle, middle), (low, high), (middle, high), (high, high))
+    shifts = (0, 22, 42, 43, 64, 84)  # those of two different ones are there twice
+    sums = [np.einsum("td,td->t", *pair).tolist() for pair in pairs]
+    return [sum(part << shift for part, shift in zip(parts, shifts, strict=True)) for parts in zip(*sums, strict=True)]
 
 
 def _first_centres(rows: np.ndarray, inputs: ClusteringInputs, count: int) -> list[int]:
@@ -88,33 +106,42 @@ def _first_centres(rows: np.ndarray, inputs: ClusteringInputs, count: int) -> li
     distance_T = np.full(len(rows), _LENGTH**2, dtype=np.int64)
     chosen: list[int] = []
     for number in range(count):
-        races = {
-            task: _exponential(derive_seed(inputs.run_seed, "centre", str(number), inputs.task_ids[task])) / distance
-            for task, distance in enumerate(distance_T.tolist())
-            if distance > 0
-        }
-        if not races:
+        if not (distance_T > 0).any():
             break
-        chosen.append(min(races, key=races.__getitem__))
-        distance_T = np.minimum(distance_T, _LENGTH**2 - rows @ rows[chosen[-1]])
+        seeds = derive_seeds(inputs.run_seed, "centre", str(number), each=inputs.task_ids)
+        with np.errstate(divide="ignore", invalid="ignore"):  # who is a centre already never wins
+            races_T = np.where(distance_T > 0, _exponential(seeds) / distance_T, np.inf)
+        chosen.append(int(np.argmin(races_T)))
+        distance_T = np.minimum(distance_T, _LENGTH**2 - _products(rows, rows[chosen[-1:]])[:, 0].astype(np.int64))
         distance_T[chosen] = 0
     return chosen
 
 
-def _exponential(seed: int) -> float:
-    """Return about `-log2(u)` of a number u in (0, 1] that a seed stands for: its exponent, and linear in between.
+def _exponential(seeds: Sequence[int]) -> np.ndarray:
+    """Return about `-log2(u)` of the u in (0, 1] that each seed stands for: its exponent, and linear in between.
 
     A logarithm would depend on the C library.
     """
-    fraction, exponent = math.frexp(((seed & (2**53 - 1)) + 1) / 2**53)
-    return 2 * (1 - fraction) - exponent
+    low_bits = np.array(seeds, dtype=np.int64) & (2**53 - 1)
+    fractions, exponents = np.frexp((low_bits + 1) / 2**53)
+    return np.asarray(2 * (1 - fractions) - exponents)
 
 
 def _nearest_centres(rows: np.ndarray, centres: np.ndarray) -> np.ndarray:
     """Return the number of the centre with the largest cosine to each row, of equal ones the first."""
-    lengths_K = np.sqrt((centres * centres).sum(1).astype(np.float64))
-    cosines_TK = (rows @ centres.T) / np.where(lengths_K == 0, 1.0, lengths_K)
+    lengths_K = np.sqrt(np.array([float(square) for square in _squared_lengths(centres)]))
+    cosines_TK = _products(rows, centres) / np.where(lengths_K == 0, 1.0, lengths_K)
     return np.asarray(np.argmax(cosines_TK, axis=1))
+
+
+def _products(rows: np.ndarray, centres: np.ndarray) -> np.ndarray:
+    """Return the inner products, float64.
+
+    They are exact, whatever the order of the sums: a product and each part of it is at most the length of a direction
+    times that of the sum of all, less than 2^53 for ten million tasks.
+    """
+    columns_DK = centres.T.astype(np.float64)
+    return np.concatenate([rows[part].astype(np.float64) @ columns_DK for part in _parts(len(rows))])
 
 
 def sketch(vector: TaskVector, run_seed: int) -> torch.Tensor:
