@@ -32,6 +32,7 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 # Bytes, and depth of nested lists and objects: more than any model needs, and within what Python can parse.
 _LARGEST_JSON = 2**30
 _DEEPEST_JSON = 64
+_NESTING = {dict, list}
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +89,7 @@ def records_of(ledger: Mapping[str, Any]) -> tuple[dict[str, TaskRecord], tuple[
 
 def _check_entry(entry: Mapping[str, Any]) -> None:
     counts = [entry["num_train"], entry["num_validation"], entry["cluster"], *entry["bounds"]]
-    if not all(type(count) is int and count >= 0 for count in counts):
+    if set(map(type, counts)) != {int} or min(counts) < 0:
         raise ValueError("a count, a bound or a cluster is no whole number from 0 on")
     digests = [entry["vector_digest"], *([] if entry["data_digest"] is None else [entry["data_digest"]])]
     if not all(isinstance(digest, str) and _DIGEST.fullmatch(digest) for digest in digests):
@@ -211,13 +212,10 @@ def _is_braced(file: BinaryIO) -> bool:
 
 def _depth(value: Any) -> int:
     """Return how deeply lists and objects are nested."""
-    level, depth = [value] if isinstance(value, dict | list) else [], 0
+    level, depth = [value] if type(value) in _NESTING else [], 0
     while level and depth <= _DEEPEST_JSON:
-        level = [
-            inner
-            for outer in level
-            for inner in (outer.values() if isinstance(outer, dict) else outer)
-            if isinstance(inner, dict | list)
-        ]
+        held = [outer.values() if type(outer) is dict else outer for outer in level]
+        # Most lists are long and hold numbers alone.
+        level = [inner for one in held if _NESTING & set(map(type, one)) for inner in one if type(inner) in _NESTING]
         depth += 1
     return depth

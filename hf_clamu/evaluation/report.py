@@ -144,14 +144,15 @@ def _evaluated(
     model: Any, tasks: TaskDataset, split: Split, serving: Serving | int | str, progress: Progress
 ) -> EvaluationReport:
     tasks = model.keyed_tasks(tasks)
-    known = [task_id for task_id in tasks.task_ids if task_id in model.tasks]
+    numbers = model.merged.state.cluster_numbers()
+    known = [task_id for task_id in tasks.task_ids if task_id in numbers]
     if not known:
         raise TaskDataError(
             f"None of the {len(tasks)} tasks of the data is merged into this model. Give the data of merged tasks."
         )
     groups: dict[int, list[str]] = {}
     for task_id in known:
-        groups.setdefault(model.cluster_of(task_id), []).append(task_id)
+        groups.setdefault(numbers[task_id], []).append(task_id)
     route = _route(model, serving)
     live = LiveModel(model, device=model.device, pad_token_id=padding_id(model.processor))
     measured: dict[str, tuple[dict[str, float], int]] = {}

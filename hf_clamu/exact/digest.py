@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
@@ -24,6 +25,7 @@ __all__ = [
 ]
 
 CHUNK_BYTES = 1 << 24
+_PLAIN = {str, int, float, bool, type(None)}
 
 
 def canonical_json(value: Any) -> bytes:
@@ -43,8 +45,34 @@ def canonical_json(value: Any) -> bytes:
 
     ```
     """
-    text = json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False)
-    return (text + "\n").encode("utf-8")
+    return (_indented(value, "\n") + "\n").encode("utf-8")
+
+
+def _indented(value: Any, newline: str) -> str:
+    """Return what `json.dumps` returns with an indent of two spaces, several times as fast.
+
+    With an indent the standard library writes each number by itself, in Python. Here its C encoder writes whatever
+    holds no lists or objects, with line breaks as separators.
+    """
+    is_object = isinstance(value, dict)
+    if not value or not (is_object or isinstance(value, list | tuple)):
+        return _encoder().encode(value)
+    if is_object and set(map(type, value)) != {str}:
+        return _encoder(indent=2).encode(value).replace("\n", newline)
+    inner = f"{newline}  "
+    if set(map(type, value.values() if is_object else value)) <= _PLAIN:
+        text = _encoder(f",{inner}").encode(value)
+        return f"{text[0]}{inner}{text[1:-1]}{newline}{text[-1]}"
+    if is_object:
+        parts = (f"{_encoder().encode(key)}: {_indented(value[key], inner)}" for key in sorted(value))
+        return f"{{{inner}{f',{inner}'.join(parts)}{newline}}}"
+    return f"[{inner}{f',{inner}'.join(_indented(one, inner) for one in value)}{newline}]"
+
+
+@functools.cache
+def _encoder(separator: str = ",", indent: int | None = None) -> json.JSONEncoder:
+    separators = None if indent else (separator, ": ")
+    return json.JSONEncoder(sort_keys=True, ensure_ascii=False, allow_nan=False, indent=indent, separators=separators)
 
 
 def sha256_hex(data: bytes) -> str:

@@ -37,9 +37,9 @@ def map_shared(
     values: dict[str, Any] = {}
     parts: list[Part] = []
     if journal is not None and is_sound is not None:
-        parts = journal.parts(stage)
+        parts, wanted = journal.parts(stage), set(items)
         for part in parts:
-            values |= {item: v for item, v in part.entries.items() if item in items and is_sound(item, v)}
+            values |= {item: v for item, v in part.entries.items() if item in wanted and is_sound(item, v)}
         for others in trainer.workers.gather(values):
             values |= others
     # Of this process; what the journal had is written again by the main one.

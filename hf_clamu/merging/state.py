@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -39,7 +39,8 @@ class TaskRecord:
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-able values; `bounds` as a list, in the order of the sorted parameter names."""
-        values = {**asdict(self), "bounds": [self.bounds[name] for name in sorted(self.bounds)]}
+        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        values["bounds"] = [self.bounds[name] for name in sorted(self.bounds)]
         if not self.from_checkpoint:  # so that ledgers without such tasks keep their bytes
             del values["from_checkpoint"]
         return values
@@ -137,7 +138,8 @@ class MergedState:
         Raises:
             TaskNotFoundError: if no such task is merged.
         """
-        require_merged([task_id], self.records)
+        if task_id not in self.records:
+            require_merged([task_id], self.records)
         return next(number for number, members in enumerate(self.clusters) if task_id in members)
 
     def find_cluster(self, cluster: int | str) -> int:

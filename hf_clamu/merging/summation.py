@@ -161,7 +161,7 @@ class _Summing:
             part.path.name: (group, part)
             for group in self._parts
             for part in self._trainer.journal.parts(self._stage(group))
-            if all(task_id in self._groups[group] for task_id in part.entries)
+            if part.entries.keys() <= set(self._groups[group])
             if all(self._work.is_sound(task_id, entry) for task_id, entry in part.entries.items())
         }
         # Processes on other machines may see other parts.

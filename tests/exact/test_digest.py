@@ -178,3 +178,34 @@ def test_a_fresh_process_with_another_hash_seed_finds_the_same():
         digest_tensors({name: torch.full((2,), len(name)) for name in names}),
         digest_json({name: len(name) for name in names}),
     ]
+
+
+_scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
+_keys = st.text(max_size=3) | st.integers(0, 3)
+_values = st.recursive(
+    _scalars, lambda of: st.lists(of) | st.lists(of).map(tuple) | st.dictionaries(_keys, of), max_leaves=30
+)
+
+
+@given(_values)
+@settings(max_examples=300, deadline=None)
+def test_json_is_that_of_the_standard_library(value):
+    try:
+        expected = json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    except TypeError:  # keys of two kinds have no order
+        with pytest.raises(TypeError):
+            canonical_json(value)
+        return
+    try:
+        expected_bytes = expected.encode("utf-8")
+    except UnicodeEncodeError:  # half of a surrogate pair
+        with pytest.raises(UnicodeEncodeError):
+            canonical_json(value)
+        return
+    assert canonical_json(value) == expected_bytes
+
+
+@pytest.mark.parametrize("value", [float("nan"), [[1], float("inf")], {"a": {"b": float("-inf"), "c": [1]}}, [{1, 2}]])
+def test_what_is_no_json_is_refused(value):
+    with pytest.raises((TypeError, ValueError)):
+        canonical_json(value)

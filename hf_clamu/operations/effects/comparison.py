@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -45,11 +46,16 @@ def measure_effect(
     changed = {task_id: weights is not None and weights.differ(*places[task_id]) for task_id in retained}
     scores = _scores(request, result, changed, measures=measures)
     kept, effects = set(retained), {}
+
+    @functools.cache  # tasks of the same two clusters move alike, or not
+    def have_moved(old: int, new: int) -> bool:
+        return kept.intersection(before.clusters[old]) != kept.intersection(after.clusters[new])
+
     for task_id, (old, new) in places.items():
         effects[task_id] = TaskEffect(
             cluster_before=before.cluster_names[old],
             cluster_after=after.cluster_names[new],
-            moved=kept.intersection(before.clusters[old]) != kept.intersection(after.clusters[new]),
+            moved=have_moved(old, new),
             changed=changed[task_id],
             num_validation=after.records[task_id].num_validation,
             score_before=scores[task_id][0] if task_id in scores else None,
