@@ -34,6 +34,7 @@ PARTS = {
     "serving": "Serving",
     "starting": "Starting",
     "growth": "Growth",
+    "many": "Many tasks",
 }
 _SMALL = {"n_layer": 2, "n_embd": 128, "n_head": 4, "n_positions": 64}
 SIZES = {
@@ -45,6 +46,8 @@ SIZES = {
         tasks=500,
         merged=100,
         adapters=500,
+        many=10_000,
+        journal=160,
         growth=[(10, 4), (100, 4), (500, 4), (10, 20), (100, 20), (500, 20), (100, 100), (500, 100)],
     ),
     "smoke": Size(
@@ -55,6 +58,8 @@ SIZES = {
         tasks=4,
         merged=4,
         adapters=4,
+        many=40,
+        journal=4,
         growth=[(4, 2)],
     ),
 }

@@ -68,6 +68,8 @@ class Size:
         tasks (`int`): finetuned in a comparison with a Trainer for each.
         merged (`int`): tasks of the model that forgets one.
         adapters (`int`): loaded at once.
+        many (`int`): tasks of the part "many".
+        journal (`int`): tasks whose clusters are localized with a journal there.
         growth (*list* of *tuple* of `int`): numbers of tasks and clusters.
     """
 
@@ -78,6 +80,8 @@ class Size:
     tasks: int
     merged: int
     adapters: int
+    many: int
+    journal: int
     growth: list[tuple[int, int]] = field(default_factory=list)
 
 
