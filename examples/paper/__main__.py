@@ -55,7 +55,7 @@ def main(words: list[str] | None = None) -> int:
         # Cells that several tables share are measured once.
         cells: dict[Cell, None] = {}
         for name in names:
-            cells |= dict.fromkeys(scale.experiments[name].cells(scale.seeds))
+            cells |= dict.fromkeys(scale.cells(scale.experiments[name]))
         measure_cells(scale, cells, folder, paths, options.jobs)
         for name in names:
             measure_extra(name, scale, folder, paths)

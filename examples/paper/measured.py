@@ -75,7 +75,7 @@ class Measured:
         self._found = {
             (name, seed): results.read(name, setting, seed)
             for name, setting in scale.settings.items()
-            for seed in scale.seeds
+            for seed in scale.seeds_of(name)
         }
 
     def environments(self) -> list[dict[str, Any]]:
@@ -115,9 +115,8 @@ class Measured:
 
     def missing(self, experiment: Experiment) -> list[Cell]:
         """Return cells that an experiment needs and that are not measured."""
-        return [
-            cell for cell in experiment.cells(self.scale.seeds) if cell.key not in self._found[cell.setting, cell.seed]
-        ]
+        cells = self.scale.cells(experiment)
+        return [cell for cell in cells if cell.key not in self._found[cell.setting, cell.seed]]
 
     def value(
         self,
@@ -136,7 +135,7 @@ class Measured:
             entry (`str`): of its result.
         """
         found = []
-        for seed in self.scale.seeds:
+        for seed in self.scale.seeds_of(setting):
             cell = Cell.of(setting, seed, num_tasks, clustering, num_clusters, method)
             result = self._found[setting, seed].get(cell.key)
             if result is None or result[entry] is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,7 @@ class Setting:
             name of a label).
         of_paper (`str`): what the paper has in its place.
         tokenizer (`str`, *optional*): a Hub id, a folder or `"bytes"`; by default the base model's own.
+        seeds (*tuple* of `int`, *optional*): what it is measured under, if not the seeds of the scale.
     """
 
     title: str
@@ -68,6 +69,7 @@ class Setting:
     metric: str = "accuracy"
     of_paper: str = ""
     tokenizer: str | None = None
+    seeds: tuple[int, ...] = ()
 
     def settings(self, seed: int) -> ClamuArguments:
         """Return the settings under a seed: those of the preset `clusters`, where the setting has none of its own."""
@@ -78,7 +80,7 @@ class Setting:
     def digest(self) -> str:
         """SHA-256 of everything that a result depends on."""
         values = asdict(self)
-        del values["title"], values["of_paper"]
+        del values["title"], values["of_paper"], values["seeds"]
         return digest_json([values, dict(PRESETS["clusters"].settings)])
 
 
@@ -148,11 +150,6 @@ class Experiment:
     requests: int = 0
     in_all: bool = True
 
-    def cells(self, seeds: Sequence[int]) -> Iterator[Cell]:
-        """Return its cells under some seeds, each once."""
-        lists = (self.settings, seeds, self.num_tasks, self.clusterings, self.num_clusters, self.methods)
-        yield from dict.fromkeys(Cell.of(*values) for values in itertools.product(*lists))
-
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
@@ -161,7 +158,7 @@ class Scale:
     Args:
         name (`str`): its name.
         about (`str`): what it is, for the page.
-        seeds (*tuple* of `int`): every cell is measured under each.
+        seeds (*tuple* of `int`): every cell is measured under each, unless its setting has seeds of its own.
         settings (*dict* of `str` to `Setting`): by name.
         experiments (*dict* of `str` to `Experiment`): by name of the table or figure.
         remarks (*dict* of `str` to `str`): why an ordering of the paper does not hold here, by the name of the claim.
@@ -173,6 +170,21 @@ class Scale:
     settings: dict[str, Setting]
     experiments: dict[str, Experiment]
     remarks: dict[str, str] = field(default_factory=dict)
+
+    def seeds_of(self, setting: str) -> tuple[int, ...]:
+        """Return the seeds that a setting is measured under."""
+        return self.settings[setting].seeds or self.seeds
+
+    def cells(self, experiment: Experiment) -> Iterator[Cell]:
+        """Return the cells of an experiment under every seed, each once."""
+        lists = (experiment.num_tasks, experiment.clusterings, experiment.num_clusters, experiment.methods)
+        found = [
+            Cell.of(setting, seed, *values)
+            for setting in experiment.settings
+            for seed in self.seeds_of(setting)
+            for values in itertools.product(*lists)
+        ]
+        yield from dict.fromkeys(found)
 
     @classmethod
     def load(cls, name: str) -> Scale:
@@ -192,7 +204,7 @@ class Scale:
         settings = {}
         for title, given in values["settings"].items():
             refuse_unknown_keys(given, Setting.__dataclass_fields__, where=f"setting {title!r} of {path}")
-            settings[title] = Setting(**given)
+            settings[title] = Setting(**{**given, "seeds": tuple(given.get("seeds", ()))})
         experiments = {}
         for title, given in values["experiments"].items():
             refuse_unknown_keys(given, Experiment.__dataclass_fields__, where=f"experiment {title!r} of {path}")

@@ -44,8 +44,8 @@ _BESIDE = (
 )
 
 
-def _budget(measured: Measured) -> str:
-    count = len(measured.scale.seeds)
+def _budget(experiment: Experiment, measured: Measured) -> str:
+    count = len(measured.scale.seeds_of(experiment.settings[0]))
     return _BESIDE.format("1 seed" if count == 1 else f"{count} seeds")
 
 
@@ -73,7 +73,7 @@ def _scores(
         ]
         yield f"{_named(measured, setting)}, K = {experiment.num_clusters[0]}:"
         yield markdown(_beside(quoted, (list(columns), rows), experiment))
-    yield _budget(measured)
+    yield _budget(experiment, measured)
 
 
 def _beside(quoted: Quoted | None, table: Table, experiment: Experiment) -> Table:
@@ -96,7 +96,7 @@ def _by_heads(experiment: Experiment, measured: Measured) -> Iterator[str]:
         yield f"{_named(measured, setting)}, {num_tasks} tasks, K = {num_clusters}:"
         yield markdown(_beside(HEADS.get(setting), (columns, rows), experiment))
     yield NOTES["heads"]
-    yield _budget(measured)
+    yield _budget(experiment, measured)
 
 
 def _by_storage(experiment: Experiment, measured: Measured) -> Iterator[str]:
@@ -116,7 +116,7 @@ def _by_storage(experiment: Experiment, measured: Measured) -> Iterator[str]:
                 rows.append([LABELS[method], clusters, f"{storage.mean:.2f}", score.percent()])
         yield f"{measured.scale.settings[setting].title}, {num_tasks} tasks:"
         yield markdown((["method", "clusters", "stored, in fp32 models", _metric(measured, setting)], rows))
-    yield _budget(measured)
+    yield _budget(experiment, measured)
 
 
 def _adapters(experiment: Experiment, measured: Measured) -> Iterator[str]:
@@ -139,7 +139,7 @@ def _adapters(experiment: Experiment, measured: Measured) -> Iterator[str]:
         yield f"{_named(measured, setting)}, {num_tasks} tasks, K = {num_clusters}:"
         columns = ["method", "bits per weight and cluster", "stored, in fp32 models", _metric(measured, setting)]
         yield markdown((columns, rows))
-    yield _budget(measured)
+    yield _budget(experiment, measured)
 
 
 def _by_clustering(experiment: Experiment, measured: Measured) -> Iterator[str]:
@@ -156,7 +156,7 @@ def _by_clustering(experiment: Experiment, measured: Measured) -> Iterator[str]:
         ]
         yield f"{measured.scale.settings[setting].title}, {num_tasks} tasks, {_metric(measured, setting)}:"
         yield markdown((["method", "clusters by", *(f"K = {count}" for count in experiment.num_clusters)], rows))
-    yield _budget(measured)
+    yield _budget(experiment, measured)
 
 
 def _after_forgetting(experiment: Experiment, measured: Measured) -> Iterator[str]:

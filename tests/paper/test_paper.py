@@ -106,7 +106,7 @@ def test_results_say_what_they_depend_on(ran):
 def test_what_is_measured_is_not_measured_again(ran, capsys):
     scale = Scale.load("smoke")
     measured = [experiment for experiment in scale.experiments.values() if experiment.in_all]
-    cells = [cell for experiment in measured for cell in experiment.cells(scale.seeds)]
+    cells = [cell for experiment in measured for cell in scale.cells(experiment)]
     measure_cells(scale, cells, ran / "results" / "smoke", {}, 1)
     assert capsys.readouterr().out == ""
 
@@ -120,7 +120,7 @@ def test_results_of_another_recipe_are_not_used(ran, tmp_path):
     assert Measured(scale, tmp_path).missing(scale.experiments["table2"]) == []
     scale.settings["images_label"] = changed
     left = Measured(scale, tmp_path).missing(scale.experiments["table2"])
-    assert len(left) == len(list(scale.experiments["table2"].cells(scale.seeds)))
+    assert len(left) == len(list(scale.cells(scale.experiments["table2"])))
 
 
 def test_timed_requests_of_another_recipe_are_not_used(ran):
@@ -368,7 +368,7 @@ def test_recipes_of_all_scales_can_be_read(name):
             options = dict(setting.base)
             inspect.signature(BASES[options.pop("source")]).bind(None, None, **options)
     assert scale.experiments.keys() == TITLES.keys()
-    assert all(list(one.cells(scale.seeds)) for key, one in scale.experiments.items() if key not in ("table6", "cost"))
+    assert all(list(scale.cells(one)) for key, one in scale.experiments.items() if key not in ("table6", "cost"))
 
 
 @pytest.mark.parametrize(
@@ -383,6 +383,13 @@ def test_wrong_use(tmp_path, capsys, words, message):
     path.write_text("about: x\nseeds: [0]\nsettings: {}\nexperiments: {a: {settings: [], methods: [clams]}}\n")
     assert main([word.format(path=path) for word in words]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_setting_may_have_seeds_of_its_own():
+    scale = Scale.load("local")
+    assert {cell.seed for cell in scale.cells(scale.experiments["banking77"])} == {0}
+    assert {cell.seed for cell in scale.cells(scale.experiments["table1"])} == {0, 1, 2}
+    assert replace(scale.settings["banking77"], seeds=(1,)).digest == scale.settings["banking77"].digest
 
 
 def test_an_unknown_table(capsys):
