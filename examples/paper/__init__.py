@@ -2,7 +2,7 @@
 
     python -m examples.paper all --scale local --data TOFU_FILE
     python -m examples.paper figure2 --scale smoke
-    python -m examples.paper banking77 --scale local --data banking77=FOLDER   # hours; not part of `all`
+    python -m examples.paper banking77 --scale local --data banking77=FOLDER   # about an hour a seed; not in `all`
     python -m examples.paper report --scale local          # draw the figures, fill paper-results/local/paper.md
     python -m examples.paper report --scale local --docs   # or docs/paper.md
 

@@ -54,6 +54,12 @@ class Value:
         """Standard deviation over the seeds."""
         return statistics.pstdev(self.values)
 
+    @property
+    def error(self) -> float:
+        """Standard error of the mean; 0 of a single seed."""
+        count = len(self.values)
+        return statistics.stdev(self.values) / count**0.5 if count > 1 else 0.0
+
     def percent(self) -> str:
         """Return mean and spread in percent."""
         spread = f" ± {100 * self.spread:.1f}" if len(self.values) > 1 else ""

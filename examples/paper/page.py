@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from examples.paper.advice import advice_rows
 from examples.paper.claims import Claim, claims_of
 from examples.paper.figures import draw
 from examples.paper.measured import Measured, Value
@@ -96,6 +97,20 @@ def _head(scale: Scale, measured: Measured, claims: Sequence[Claim], settings: S
         )
         yield markdown((["statement", "the paper's number", "here"], list(quoted_rows(measured))))
         yield from (scale.remarks[name].strip() for name in ("quoted",) if name in scale.remarks)
+    advice = list(advice_rows(measured))
+    if advice:
+        yield "## Which method to take"
+        yield (
+            "Per setting, in percent: the base model, a model for each task alone, the best of the merged models "
+            "without masks, and masks. Taken is the preset that stores least among those within one standard error of "
+            "the best. Where tasks are alike, one model has the rows of everybody, and masks of clusters have to beat "
+            "that; a task's own model, and a mask of its own, help where tasks differ. A build measures the same on "
+            "validation rows of your own data: `clamu train` prints the scores of base, global and own, and warns "
+            'with "One model for all serves about as well as the masks" where masks are not worth it '
+            "([methods](how-to/methods.md))."
+        )
+        columns = ["setting", "base", "local models", "one model", "masks of clusters", "masks of tasks", "take"]
+        yield markdown((columns, advice))
 
 
 def _verdicts(claims: Sequence[Claim], scale: Scale) -> Iterator[str]:

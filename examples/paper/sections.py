@@ -193,8 +193,8 @@ def _cost_table(experiment: Experiment, measured: Measured) -> Iterator[str]:
     most, count = max(experiment.num_tasks), experiment.num_clusters[0]
     yield (
         "Optimizer steps to forget tasks in one request at a fixed scaling coefficient, counted: all of them / those "
-        "that have to come one after the other. Searching the coefficient again multiplies the mask steps by the size "
-        "of the grid. Storage in fp32 models."
+        "that have to come one after the other. Searching the coefficient again (`scaling: auto`) takes about twice "
+        "as many mask steps. Storage in fp32 models."
     )
     for setting in experiment.settings:
         arguments = measured.scale.settings[setting].settings(0)

@@ -12,6 +12,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from examples.paper.__main__ import main
+from examples.paper.advice import advised
 from examples.paper.bases import BASES, load_setting_base
 from examples.paper.claims import Claim, claims_of
 from examples.paper.costs import mean_retained, unlearning_cost
@@ -84,6 +85,9 @@ def test_the_page_has_every_table_and_figure(ran):
     for method in METHODS:
         assert LABELS[method] in page
     assert "374.5 times" in page
+    advice = page.partition("## Which method to take")[2].partition("\n## ")[0]
+    settings = ("images_label", "users_cls", "users_lm", "reddit_cls", "reddit_lm")
+    assert all(f"| {scale.settings[setting].title}, 4 tasks | " in advice for setting in settings)
     images = sorted(path.name for path in (ran / "results" / "smoke" / "images" / "paper").iterdir())
     assert images == ["figure2.png", "figure3.png", "figure4.png", "figure5.png", "table1.png"]
     assert all(f"](images/paper/{name})" in page for name in images)
@@ -332,6 +336,19 @@ def test_costs_by_hand():
     assert one.gradient == one.parallel == 499 * 20 / 4
     assert all(unlearning_cost(method, **{**settings, "retained": 500}).gradient == 0 for method in METHODS)
     assert mean_retained(500, 250) == 374.5
+
+
+def test_the_preset_that_stores_least_is_taken_where_the_best_is_no_better():
+    def value(*scores):
+        return Value(values=scores)
+
+    base, alike = value(0.1, 0.1), {"one-model": value(0.6, 0.7), "per-task": value(0.3, 0.4)}
+    assert value(0.6, 0.8).error == pytest.approx(0.1)
+    assert value(0.6).error == 0
+    assert advised(base, {**alike, "clusters": value(0.6, 0.8)}) == "one-model"
+    assert advised(base, {**alike, "clusters": value(0.79, 0.8)}) == "clusters"
+    assert advised(base, {**alike, "clusters": value(0.6, 0.8), "per-task": value(0.9, 0.9)}) == "per-task"
+    assert advised(value(0.9, 0.9), {**alike, "clusters": value(0.6, 0.8)}) == "no merging"
 
 
 def test_a_claim_compares_means():
