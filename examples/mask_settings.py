@@ -32,15 +32,20 @@ from hf_clamu.training import deterministic
 
 __all__ = ["CELLS", "Row", "page"]
 
-_BEFORE: dict[str, Any] = {"mask_steps": 50, "scaling": 4.0, "mask_factors": "none"}
+_BEFORE: dict[str, Any] = {"mask_steps": 50, "scaling": 4.0, "mask_gradient_norm": "raw", "mask_factors": "none"}
 _NOW = {name: PRESETS["clusters"].settings[name] for name in _BEFORE}
 # Changed settings by what stands in the first column; six clusters unless they say something else.
 CELLS: dict[str, dict[str, Any]] = {
     **{clustering: {"clustering": clustering, **_BEFORE} for clustering in ("features", "anchored", "task_vectors")},
     "stable_kmeans": {"clustering": "stable_kmeans", **_BEFORE},
-    "stable_kmeans, more steps and alpha": {"clustering": "stable_kmeans", **_NOW, "mask_factors": "none"},
+    "stable_kmeans, more steps and alpha": {
+        "clustering": "stable_kmeans",
+        **_BEFORE,
+        **{name: _NOW[name] for name in ("mask_steps", "scaling")},
+    },
     "stable_kmeans, factors": {"clustering": "stable_kmeans", **_BEFORE, "mask_factors": "tensor"},
     "preset clusters": {"clustering": "stable_kmeans", **_NOW},
+    "preset clusters, raw gradients": {"clustering": "stable_kmeans", **_NOW, "mask_gradient_norm": "raw"},
     "preset clusters, K = 16": {"clustering": "stable_kmeans", **_NOW, "num_clusters": 16},
     "features, otherwise as the preset": {"clustering": "features", **_NOW},
     "anchored, otherwise as the preset": {"clustering": "anchored", **_NOW},

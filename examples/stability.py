@@ -26,7 +26,7 @@ from examples.paper.sources import VIEWS, load_setting_tasks
 from hf_clamu.base_models.loading import load_base
 from hf_clamu.demo.preparation import prepare
 from hf_clamu.exact import DeltaAccumulator, TaskVector
-from hf_clamu.merging import ClamuArguments, MergedState, TaskRecord, place_anchors
+from hf_clamu.merging import PRESETS, ClamuArguments, MergedState, TaskRecord, place_anchors
 from hf_clamu.merging.derivation import derive
 from hf_clamu.merging.state import PartialState
 from hf_clamu.operations.context import open_trainer
@@ -57,19 +57,24 @@ SETTINGS = {
     "reddit_cls": "48 users, two packages of docstrings each ([paper](paper.md), iv)",
 }
 _CLUSTERINGS = ("features", "task_vectors", "stable_kmeans", "anchored", "public_rows", "random")
-# Localization, clustering, scaling, mask_factors, and how many of the requests are measured (all if 0).
-Way = tuple[str, str, float | str, str, int]
+# How masks are made: as the preset `clusters` does, or in the short way of before, whose steps the command line gives.
+_BEFORE = {"scaling": 4.0, "mask_gradient_norm": "raw", "mask_factors": "none"}
+MASKS: dict[str, dict[str, Any]] = {
+    "preset": {name: PRESETS["clusters"].settings[name] for name in (*_BEFORE, "mask_steps")},
+    "before": _BEFORE,
+    "plain": {"scaling": 1.0},
+}
+# Localization, clustering, masks, and how many of the requests are measured (all if 0).
+Way = tuple[str, str, str, int]
 WAYS: tuple[Way, ...] = (
-    *(("clamu", clustering, 4.0, "none", 0) for clustering in _CLUSTERINGS),
-    ("clamu", "stable_kmeans", 8.0, "tensor", 0),
-    ("clamu", "features", "auto", "none", 12),
-    ("clamu", "anchored", "auto", "none", 12),
-    ("clamu", "none", 4.0, "none", 6),
-    *((name, clustering, 4.0, "none", 0) for name in ("emr", "tall") for clustering in _CLUSTERINGS),
-    *(("sift", clustering, 1.0, "none", 0) for clustering in (*_CLUSTERINGS, "none")),
-    ("global", "none", 1.0, "none", 0),
+    *(("clamu", clustering, "before", 0) for clustering in _CLUSTERINGS),
+    *(("clamu", clustering, "preset", 0) for clustering in ("stable_kmeans", "features", "anchored")),
+    ("clamu", "none", "before", 6),
+    *((name, clustering, "before", 0) for name in ("emr", "tall") for clustering in _CLUSTERINGS),
+    *(("sift", clustering, "plain", 0) for clustering in (*_CLUSTERINGS, "none")),
+    ("global", "none", "plain", 0),
 )
-_PLACES = {way[:4]: place for place, way in reversed(list(enumerate(WAYS)))}
+_PLACES = {way[:3]: place for place, way in reversed(list(enumerate(WAYS)))}
 RowT = TypeVar("RowT")
 _MARK = "<!-- The table below is written by examples/stability.py. -->\n"
 
@@ -96,8 +101,7 @@ class Row:
     """What requests for one task did to the others, means over the requests unless the name says `worst`.
 
     Args:
-        setting, localization, clustering (`str`): what was measured.
-        scaling (`float` or `str`), mask_factors (`str`): the settings.
+        setting, localization, clustering, masks (`str`): what was measured.
         requests (`int`): how many.
         score (`float`): accuracy on held-out rows before, mean over all tasks.
         similarity (`float`): adjusted Rand index of the others' clusters before and after.
@@ -111,8 +115,7 @@ class Row:
     setting: str
     localization: str
     clustering: str
-    scaling: float | str
-    mask_factors: str
+    masks: str
     requests: int
     score: float
     similarity: float
@@ -201,12 +204,12 @@ def measure(name: str, setting: Setting, ways: Iterable[Way], limit: int) -> Ite
         ways (*iterable* of *tuple*): entries of `WAYS` whose localizations finetune tasks alike.
         limit (`int`): at most so many requests.
     """
-    for localization, clustering, scaling, factors, count in ways:
-        changes: dict[str, Any] = {"localization": localization, "clustering": clustering}
-        changes |= {"scaling": scaling, "mask_factors": factors}
+    for localization, clustering, masks, count in ways:
+        changes: dict[str, Any] = {"localization": localization, "clustering": clustering, **MASKS[masks]}
         arguments = replace(setting.arguments, **changes)
-        whole = partial_state(setting, arguments)
-        yield _row(setting, arguments, name, whole, setting.trainer.tasks.task_ids[: min(limit, count or limit)])
+        requests = setting.trainer.tasks.task_ids[: min(limit, count or limit)]
+        measured = _measured(setting, arguments, partial_state(setting, arguments), requests)
+        yield Row(setting=name, localization=localization, clustering=clustering, masks=masks, **measured)
 
 
 def partial_state(setting: Setting, arguments: ClamuArguments) -> PartialState:
@@ -272,7 +275,9 @@ def answers_of(setting: Setting, state: MergedState) -> dict[str, tuple[list[int
     return found
 
 
-def _row(setting: Setting, arguments: ClamuArguments, name: str, whole: PartialState, requests: Sequence[str]) -> Row:
+def _measured(
+    setting: Setting, arguments: ClamuArguments, whole: PartialState, requests: Sequence[str]
+) -> dict[str, Any]:
     from sklearn.metrics import adjusted_rand_score
 
     before = derived(setting, arguments, whole, None)
@@ -293,28 +298,23 @@ def _row(setting: Setting, arguments: ClamuArguments, name: str, whole: PartialS
         measured["worst"].append(max(drops))
         names = (before.cluster_names[a] == after.cluster_names[b] for a, b in zip(old, new, strict=True))
         measured["kept"].append(fmean(names))
-    return Row(
-        setting=name,
-        localization=arguments.localization,
-        clustering=arguments.clustering,
-        scaling=arguments.scaling,
-        mask_factors=arguments.mask_factors,
-        requests=len(requests),
-        score=fmean(score for _, score in answers.values()),
-        similarity=fmean(measured["similarity"]),
-        moved=fmean(measured["moved"]),
-        worst_moved=int(max(measured["moved"])),
-        changed=fmean(measured["changed"]),
-        worst_changed=int(max(measured["changed"])),
-        drop=fmean(measured["drop"]),
-        worst_drop=max(measured["worst"]),
-        kept_names=fmean(measured["kept"]),
-    )
+    return {
+        "requests": len(requests),
+        "score": fmean(score for _, score in answers.values()),
+        "similarity": fmean(measured["similarity"]),
+        "moved": fmean(measured["moved"]),
+        "worst_moved": int(max(measured["moved"])),
+        "changed": fmean(measured["changed"]),
+        "worst_changed": int(max(measured["changed"])),
+        "drop": fmean(measured["drop"]),
+        "worst_drop": max(measured["worst"]),
+        "kept_names": fmean(measured["kept"]),
+    }
 
 
 def page(rows: Sequence[Row]) -> str:
     """Return the tables, one for each setting."""
-    columns = ["localization", "clustering", "scaling", "factors", "requests", "accuracy", "ARI", "moved (most)"]
+    columns = ["localization", "clustering", "masks", "requests", "accuracy", "ARI", "moved (most)"]
     columns += ["answers changed (most)", "mean drop", "worst drop", "names kept"]
     parts = []
     for name, of_setting in itertools.groupby(rows, key=lambda row: row.setting):
@@ -322,7 +322,9 @@ def page(rows: Sequence[Row]) -> str:
         for row in of_setting:
             lines.append(
                 [
-                    *(f"`{value}`" for value in (row.localization, row.clustering, row.scaling, row.mask_factors)),
+                    f"`{row.localization}`",
+                    f"`{row.clustering}`",
+                    row.masks,
                     str(row.requests),
                     f"{100 * row.score:.1f}",
                     f"{row.similarity:.2f}",
@@ -359,19 +361,22 @@ def main(given: Sequence[str] | None = None) -> None:
     parser.add_argument("--settings", nargs="+", choices=list(SETTINGS), default=list(SETTINGS))
     parser.add_argument("--localizations", nargs="+", default=sorted({way[0] for way in WAYS}))
     parser.add_argument("--clusterings", nargs="+", default=sorted({way[1] for way in WAYS}))
+    parser.add_argument("--masks", nargs="+", choices=list(MASKS), default=list(MASKS))
     parser.add_argument("--requests", type=int, default=48)
-    parser.add_argument("--mask-steps", type=int, default=10)
+    parser.add_argument("--mask-steps", type=int, default=20, help="Of the masks of before.")
     options = parser.parse_args(given)
     ways = [
-        way for way in WAYS if way[0] in options.localizations and way[1] in options.clusterings and way[2] != "auto"
+        way
+        for way in WAYS
+        if way[0] in options.localizations and way[1] in options.clusterings and way[2] in options.masks
     ]
     kept = options.work / "measured.jsonl"
     options.work.mkdir(parents=True, exist_ok=True)
     rows = kept_rows(kept, Row)
-    done = {(row.setting, row.localization, row.clustering, row.scaling, row.mask_factors) for row in rows}
+    done = {(row.setting, row.localization, row.clustering, row.masks) for row in rows}
     with deterministic(1):
         for name, has_signs in itertools.product(options.settings, (True, False)):
-            wanted = [way for way in ways if (way[0] == "sift") == has_signs and (name, *way[:4]) not in done]
+            wanted = [way for way in ways if (way[0] == "sift") == has_signs and (name, *way[:3]) not in done]
             if not wanted:
                 continue
             setting = open_setting(name, options.work, options.mask_steps, has_signs=has_signs)
@@ -384,7 +389,7 @@ def main(given: Sequence[str] | None = None) -> None:
             rows,
             key=lambda row: [
                 list(SETTINGS).index(row.setting),
-                _PLACES[row.localization, row.clustering, row.scaling, row.mask_factors],
+                _PLACES[row.localization, row.clustering, row.masks],
             ],
         )
         options.output.write_text(text.partition(_MARK)[0] + _MARK + "\n" + page(ordered), encoding="utf-8")
