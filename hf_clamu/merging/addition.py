@@ -93,7 +93,8 @@ class _Addition:
         if trainer.journal is not None and trainer.is_local(task_id):
             entry["checkpoint"] = self._checkpoint_digest(task_id)
         if self._makes_sketches:
-            entry["sketch"] = self._clustering.vector_feature(vector, self._arguments.seed).tolist()
+            feature = self._clustering.vector_feature(vector, self._arguments.seed)
+            entry["row"] = _kept(feature, self._clustering.feature_dtype)
         return vector, entry
 
     def is_sound(self, task_id: str, entry: Mapping[str, Any]) -> bool:
@@ -101,6 +102,8 @@ class _Addition:
         if trainer.archive is not None and not trainer.archive.holds(task_id, digest):
             return False
         if self._task_masks is not None and not self._task_masks.holds(task_id, digest):
+            return False
+        if self._makes_sketches != ("row" in entry):  # of a release that wrote it otherwise
             return False
         data = trainer.encoded(task_id)
         expected = (data.digest, data.cluster_key, self._checkpoint_digest(task_id))
@@ -117,8 +120,7 @@ class _Addition:
         records = {task_id: TaskRecord.from_dict(sums.entries[task_id], parameters) for task_id in task_ids}
         features, masks = dict(before.features), dict(before.masks)
         if self._makes_sketches:
-            dtype = self._clustering.feature_dtype
-            features |= {task_id: torch.tensor(sums.entries[task_id]["sketch"], dtype=dtype) for task_id in task_ids}
+            features |= {task_id: sums.entries[task_id]["row"] for task_id in task_ids}
         if before.total is not None:
             sums.total.add(before.total)
         if self._task_masks is not None:
@@ -160,17 +162,21 @@ def _mapped(
 
     def work(task_id: str) -> dict[str, Any]:
         feature = make(task_id)
-        row = None if feature is None else feature.tolist()
+        row = None if feature is None else _kept(feature, dtype)
         return {"data_digest": trainer.encoded(task_id).digest, "row": row}
 
     def is_sound(task_id: str, value: Any) -> bool:
-        return bool(value["data_digest"] == trainer.encoded(task_id).digest)
+        is_row = value["row"] is None or isinstance(value["row"], torch.Tensor)
+        return is_row and bool(value["data_digest"] == trainer.encoded(task_id).digest)
 
     with trainer.timed("features"):
         values = map_shared(trainer, stage, task_ids, work, is_sound=is_sound, description="features")
-    rows = {task_id: value["row"] for task_id, value in values.items()}
-    # A float32 is the same after a trip through JSON, which writes float64 in full.
-    return {task_id: torch.tensor(row, dtype=dtype) for task_id, row in rows.items() if row is not None}
+    return {task_id: value["row"] for task_id, value in values.items() if value["row"] is not None}
+
+
+def _kept(feature: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
+    """Return a copy of a feature that holds no other memory, as it is saved."""
+    return feature.detach().to("cpu", dtype, copy=True)
 
 
 def early_clusters(

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import torch
 
 from hf_clamu.exact import DeltaAccumulator, TaskVector, VectorSum, digest_json
-from hf_clamu.merging.shared_work import drop_covered_parts
+from hf_clamu.merging.shared_work import drop_covered_parts, entries_of, without_rows
 from hf_clamu.storage import Journal, Part
 from hf_clamu.training import TaskTrainer
 
@@ -34,7 +34,10 @@ class TaskWork(Protocol):
     is_last: bool
 
     def finish(self, task_id: str) -> tuple[TaskVector, dict[str, Any]]:
-        """Return a task's vector and what is to be kept of it: what `TaskRecord.to_dict` returns, or more."""
+        """Return a task's vector and what is to be kept of it.
+
+        That is what `TaskRecord.to_dict` returns, or more; a tensor under `"row"`, too.
+        """
         ...
 
     def is_sound(self, task_id: str, entry: Mapping[str, Any]) -> bool:
@@ -185,17 +188,19 @@ class _Summing:
         self._sum, self._entries, self._is_unsaved = self._empty(), {}, False
         for part in self._parts[group]:
             self._sum.add(self._vector(part))
-            self._entries |= part.entries
+            self._entries |= entries_of(part)
 
     def _vector(self, part: Part) -> VectorSum:
         bounds = (dict(zip(self._parameters, entry["bounds"], strict=True)) for entry in part.entries.values())
-        return VectorSum.of(part.tensors(), bounds)
+        tensors = part.tensors()
+        return VectorSum.of({name: tensors[name] for name in self._parameters}, bounds)
 
     def _save(self, group: int) -> None:
         """Write the group that is worked on; earlier parts of it are covered then."""
         if self._journal is None or not (self._is_unsaved and self._is_whole):
             return
-        part = self._journal.write(self._stage(group), self._entries, self._sum.narrowed(copy=False), is_sum=True)
+        entries, rows = without_rows(self._entries)
+        part = self._journal.write(self._stage(group), entries, self._sum.narrowed(copy=False) | rows, is_sum=True)
         self._parts[group] = drop_covered_parts(self._journal, self._parts[group], part)
         self._is_unsaved = False
 
@@ -203,7 +208,8 @@ class _Summing:
         entries = dict(self._entries)
         for parts in self._parts.values():
             for part in parts:
-                entries |= part.entries
+                if not part.entries.keys() <= entries.keys():
+                    entries |= entries_of(part)
         for others in self._workers.gather(entries):
             entries |= others
         if len(self._groups) == 1:

@@ -8,6 +8,7 @@ and stops if one of them dies.
 from __future__ import annotations
 
 import atexit
+import base64
 import json
 import os
 import threading
@@ -18,6 +19,7 @@ from datetime import timedelta
 from typing import Any, Generic, TypeVar
 
 import torch
+from safetensors.torch import load, save
 
 from hf_clamu.errors import WorkerError, first_line
 
@@ -29,6 +31,8 @@ T = TypeVar("T")
 _POLL_SECONDS, _BEAT_SECONDS, _SILENCE_SECONDS = 0.05, 5.0, 90.0
 # A collective starts when all processes have reached it, so this bounds the transport alone.
 _TRANSPORT = timedelta(minutes=30)
+# The key of a tensor among JSON values.
+_TENSOR = "safetensors"
 
 
 class Workers:
@@ -118,19 +122,20 @@ class Workers:
     # -- data ----------------------------------------------------------------------------------------------------
 
     def gather(self, value: Any) -> list[Any]:
-        """Return the JSON-able value of every process, in the order of their numbers."""
+        """Return the value of every process, in the order of their numbers; JSON-able, but for tensors in it."""
         if self.size == 1:
             return [value]
         import torch.distributed as dist
 
-        data = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
+        data = torch.frombuffer(bytearray(json.dumps(value, default=_as_text).encode()), dtype=torch.uint8)
         self.meet()
         sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.size)]
         dist.all_gather(sizes, torch.tensor([len(data)]), group=self._group)
         longest = int(max(sizes))
         parts = [torch.zeros(longest, dtype=torch.uint8) for _ in range(self.size)]
         dist.all_gather(parts, torch.nn.functional.pad(data, (0, longest - len(data))), group=self._group)
-        return [json.loads(bytes(part[: int(n)].numpy())) for part, n in zip(parts, sizes, strict=True)]
+        texts = [bytes(part[: int(n)].numpy()) for part, n in zip(parts, sizes, strict=True)]
+        return [json.loads(text, object_hook=_with_tensor) for text in texts]
 
     def sum_(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Add up integer tensors over all processes, in place."""
@@ -296,3 +301,12 @@ def split_backwards(num_items: int, num_processes: int) -> list[list[int]]:
         distance = 1 + turn % (num_processes - 1) if num_processes > 1 else 0
         dealt[(rank + distance) % num_processes].append(number)
     return dealt
+
+
+def _as_text(tensor: torch.Tensor) -> dict[str, str]:
+    return {_TENSOR: base64.b64encode(save({"": tensor})).decode()}
+
+
+def _with_tensor(value: dict[str, Any]) -> Any:
+    text = value.get(_TENSOR) if len(value) == 1 else None
+    return load(base64.b64decode(text))[""] if isinstance(text, str) else value
