@@ -22,6 +22,7 @@ from hf_clamu.models.state import ModelContext
 from hf_clamu.operations.build import build
 from hf_clamu.operations.configuration import initial_config
 from hf_clamu.operations.context import RunContext, build_environment
+from hf_clamu.operations.learning_rate import with_learning_rate
 from hf_clamu.storage import Journal, environment_key
 from hf_clamu.tasks import PUBLIC_TASK, ModelLimits, TaskDataset, require_known_words
 from hf_clamu.tasks import public_rows as read_public_rows
@@ -158,7 +159,8 @@ class ClamuTrainer:
             dtype=self.dtype,
         )
         require_known_words(self.tasks, base.processor)
-        environment, config = build_environment(self.args), initial_config(base, self.tasks, self.args, self.card)
+        arguments = with_learning_rate(self.args, base.model, base.space, announce=True)
+        environment, config = build_environment(arguments), initial_config(base, self.tasks, arguments, self.card)
         with deterministic(environment.num_threads):
             anchors, config.public_rows = self._anchors(base)
         context = RunContext(
@@ -166,7 +168,7 @@ class ClamuTrainer:
             base_digest=base.start_digest,
             processor=base.processor,
             tasks=self.tasks,
-            arguments=self.args,
+            arguments=arguments,
             environment=environment,
             progress=self.progress,
             space=base.space,

@@ -15,6 +15,7 @@ from examples.paper.data import TOFU_TEMPLATE, tofu_public
 from examples.paper.scale import Setting
 from examples.paper.sources import ANSWER, VIEWS
 from hf_clamu import byte_tokenizer
+from hf_clamu.base_models.adapters.space import PeftSpace
 from hf_clamu.base_models.identity import BaseModel
 from hf_clamu.base_models.loading import load_base
 from hf_clamu.base_models.processors import load_processor
@@ -29,7 +30,13 @@ _WARMUP = 20
 
 
 def load_setting_base(
-    setting: Setting, tasks: TaskDataset, folder: Path, seed: int, paths: Mapping[str, str]
+    setting: Setting,
+    tasks: TaskDataset,
+    folder: Path,
+    seed: int,
+    paths: Mapping[str, str],
+    *,
+    space: PeftSpace | None = None,
 ) -> BaseModel:
     """Load the base model of a setting.
 
@@ -39,6 +46,7 @@ def load_setting_base(
         folder (`Path`): keeps the models that are pretrained here.
         seed (`int`): of a head that the checkpoint lacks.
         paths (*mapping* of `str` to `str`): local files, by source.
+        space (`PeftSpace`, *optional*): the adapter that tasks are finetuned through.
     """
     base, kind = setting.base, tasks.spec.kind
     if not isinstance(base, str):
@@ -63,7 +71,8 @@ def load_setting_base(
         processor = None
     else:
         processor = byte_tokenizer() if setting.tokenizer == "bytes" else load_processor(setting.tokenizer, kind)
-    return load_base(base, tasks.spec, num_labels=tasks.num_labels, processor=processor, run_seed=seed)
+    labels = tasks.num_labels
+    return load_base(base, tasks.spec, num_labels=labels, processor=processor, run_seed=seed, space=space)
 
 
 def digits_vit(folder: Path, tasks: TaskDataset, *, steps: int, learning_rate: float, **config: Any) -> None:

@@ -22,7 +22,7 @@ from hf_clamu.cli.commands.predict import predict
 from hf_clamu.cli.commands.train import plan, train
 from hf_clamu.cli.commands.unmerge import unmerge
 from hf_clamu.cli.faults import INTERRUPTED, refusal
-from hf_clamu.cli.output import emit_error, warnings_as_notes
+from hf_clamu.cli.output import emit_error, log_as_notes
 from hf_clamu.version import __version__
 
 __all__ = ["app", "main"]
@@ -93,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     as_json = "--json" in arguments
     interruption.reset()
     try:
-        with warnings_as_notes():
+        with log_as_notes():
             code = app(args=arguments, prog_name="clamu", standalone_mode=False)
     except KeyboardInterrupt:  # before typer ran the command; from then on it returns the same code
         code = INTERRUPTED

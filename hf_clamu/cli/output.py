@@ -23,7 +23,7 @@ __all__ = [
     "quieten",
     "require_empty_output",
     "table",
-    "warnings_as_notes",
+    "log_as_notes",
 ]
 
 
@@ -66,29 +66,32 @@ def note(text: str) -> None:
 
 
 class _Notes(logging.Handler):
-    """Prints each warning once, in the main process: every process reads the same data, some of it twice."""
+    """Prints each line once, in the main process: every process reads the same data, some of it twice."""
 
     def __init__(self) -> None:
-        super().__init__(logging.WARNING)
+        super().__init__(logging.INFO)
         self._said: set[str] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
         text = record.getMessage()
         if is_main_process() and text not in self._said:
             self._said.add(text)
-            note(f"Warning: {text}")
+            note(f"Warning: {text}" if record.levelno >= logging.WARNING else text)
 
 
 @contextmanager
-def warnings_as_notes() -> Iterator[None]:
+def log_as_notes() -> Iterator[None]:
     """Print what hf_clamu logs as lines on stderr, whatever other libraries make of the logging module."""
     logger, notes = logging.getLogger("hf_clamu"), _Notes()
+    level = logger.level
     logger.addHandler(notes)
+    logger.setLevel(logging.INFO)
     logger.propagate = False
     try:
         yield
     finally:
         logger.propagate = True
+        logger.setLevel(level)
         logger.removeHandler(notes)
 
 

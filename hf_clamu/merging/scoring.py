@@ -152,7 +152,7 @@ def remark_on(mean: Mapping[str, float]) -> str | None:
     shown = ", ".join(f"{name} {100 * score:.1f} %" for name, score in mean.items())
     if mean[served] <= mean["base"]:
         return (
-            f"Nothing was learned that shows on the validation rows ({shown}): raise learning_rate or finetune_steps, "
+            f"Nothing was learned that shows on the validation rows ({shown}): raise finetune_steps or learning_rate, "
             "or choose another preset."
         )
     if served == "own" and mean["global"] >= mean["own"] - _CLOSE:

@@ -20,6 +20,7 @@ from hf_clamu.base_models.processors import load_processor
 from hf_clamu.errors import RecipeError
 from hf_clamu.exact import packed_size
 from hf_clamu.merging import PRESETS, ClamuArguments, candidate_alphas, trial_arguments
+from hf_clamu.operations.learning_rate import with_learning_rate
 from hf_clamu.recipe import Recipe
 from hf_clamu.tasks import DataFiles, ModelLimits, TaskDataset, traits_of
 from hf_clamu.training import trainable_names
@@ -55,6 +56,7 @@ class BuildEstimate:
         num_trained (`int`): weights that take part in merging.
         num_tasks, num_clusters, num_processes (`int`): of the build.
         rows_per_task (`float`): mean number of rows of a task.
+        learning_rate (`float`): of the finetuning, chosen where the recipe leaves it open.
         memory_bytes (`int`): of each process, without activations: base weights, a copy of those that take part, their
             gradients, and two more values for each (AdamW's state, or the merged weights and scores of mask training);
             under fixed signs also a byte for its sign.
@@ -72,6 +74,7 @@ class BuildEstimate:
     num_clusters: int
     num_processes: int
     rows_per_task: float
+    learning_rate: float
     memory_bytes: int
     model_bytes: int
     scratch_bytes: int
@@ -179,11 +182,13 @@ class _Work:
     def of(cls, recipe: Recipe, tasks: TaskDataset, num_tasks: int | None) -> _Work:
         arguments = recipe.clamu_arguments()
         count = num_tasks or len(tasks)
+        space = PeftSpace.for_settings(arguments, recipe.peft_config, recipe.peft_merging)
+        model = _model_to_train(recipe, space, tasks, arguments.seed)
         return cls(
             recipe=recipe,
-            arguments=arguments,
+            arguments=with_learning_rate(arguments, model, space),
             tasks=tasks,
-            model=_model_to_train(recipe, arguments, tasks),
+            model=model,
             num_tasks=count,
             num_clusters=arguments.clustering_method.num_clusters(
                 arguments.num_clusters, count, map(tasks.cluster_key, tasks)
@@ -198,13 +203,12 @@ class _Work:
         )
 
 
-def _model_to_train(recipe: Recipe, arguments: ClamuArguments, tasks: TaskDataset) -> Any:
+def _model_to_train(recipe: Recipe, space: PeftSpace | None, tasks: TaskDataset, seed: int) -> Any:
     """Return the model that trains, with its adapter inside and without memory for its weights."""
-    space = PeftSpace.for_settings(arguments, recipe.peft_config, recipe.peft_merging)
     model = empty_model(recipe.base(), tasks.spec, num_labels=tasks.num_labels, revision=recipe.revision)
     if space is not None:
         with torch.device("meta"):
-            add_adapter(space, model, arguments.seed)
+            add_adapter(space, model, seed)
     return model
 
 
@@ -233,6 +237,7 @@ def _estimate(work: _Work, num_processes: int, tokens: int | None) -> BuildEstim
         num_clusters=clusters,
         num_processes=num_processes,
         rows_per_task=work.num_rows,
+        learning_rate=arguments.peak_learning_rate,
         memory_bytes=_PROGRAM_BYTES + size * weights + 4 * size * part + signs,
         model_bytes=4 * part + masks + (size * weights if embedded else 0),
         scratch_bytes=num_processes * sums + 4 * part + masks,

@@ -21,7 +21,7 @@ _ABOUT = """\
 # A small model with random weights{reads}: it needs no network, and is there to try things. For real use
 # name a pretrained model of the Hub or a folder instead of these lines, such as
 #   base_model: {example}
-# and take learning_rate: 5.0e-5.
+# and take finetune_steps: 20.
 """
 _TINY_TEXT: dict[str, Any] = {
     "model_type": "gpt2",
@@ -71,7 +71,7 @@ def recipe_text(
     if survey.incomplete_rows == "skip":
         rows.append("  incomplete_rows: skip  # rows with an empty cell are left out")
     length = [] if survey.columns.image_column else [f"  max_length: {MAX_LENGTH}  # tokens; longer texts are cut"]
-    steps, rate = (60, "2.0e-3") if base is None else (20, "5.0e-5")
+    steps = 60 if base is None else 20
     section = "\n".join([*columns, *rows, *length])
     return f"""\
 # Written by `clamu init`. Look it over, then: clamu plan, clamu train.
@@ -84,7 +84,6 @@ data:
 arguments:
   preset: {preset}  # or: clusters, adapters, one-model
   finetune_steps: {steps}
-  learning_rate: {rate}
   batch_size: 16
   num_threads: 1  # small models are fastest so; the number shows in the bits, so keep it
 

@@ -24,7 +24,13 @@ class FinetuningArguments:
     """How each task is finetuned."""
 
     finetune_steps: int = field(default=20, metadata={"help": "Optimizer steps per task."})
-    learning_rate: float = field(default=5e-5, metadata={"help": "Peak learning rate of AdamW."})
+    learning_rate: float | Literal["auto"] = field(
+        default="auto",
+        metadata={
+            "help": "Peak learning rate of AdamW; 'auto' chooses by the base model and by what is trained of it, and "
+            "the saved model has the number."
+        },
+    )
     batch_size: int = field(default=20, metadata={"help": "Examples per step; a smaller task gives full batches."})
     weight_decay: float = field(default=0.0, metadata={"help": "Decoupled weight decay of AdamW."})
     adam_beta1: float = field(default=0.9, metadata={"help": "AdamW's beta1."})
@@ -52,7 +58,8 @@ class FinetuningArguments:
     def __post_init__(self) -> None:
         object.__setattr__(self, "freeze", tuple(self.freeze))
         _require(self, "finetune_steps", self.finetune_steps >= 1, "at least 1")
-        _require(self, "learning_rate", 0 < self.learning_rate < math.inf, "above 0")
+        if self.learning_rate != "auto":
+            _require(self, "learning_rate", 0 < self.learning_rate < math.inf, "above 0, or 'auto'")
         _require(self, "batch_size", self.batch_size >= 1, "at least 1")
         _require(self, "weight_decay", 0 <= self.weight_decay < math.inf, "0 or more")
         _require(self, "adam_beta1", 0 <= self.adam_beta1 < 1, "in [0, 1)")
@@ -63,6 +70,20 @@ class FinetuningArguments:
         _require(self, "num_threads", self.num_threads is None or 1 <= self.num_threads <= 1024, "1 to 1024, or unset")
         kinds = ("constant", "linear", "cosine")
         _require(self, "lr_scheduler_type", self.lr_scheduler_type in kinds, f"one of {', '.join(kinds)}")
+
+    @property
+    def peak_learning_rate(self) -> float:
+        """The learning rate as a number.
+
+        Raises:
+            RecipeError: if it is still to be chosen.
+        """
+        if self.learning_rate == "auto":
+            raise RecipeError(
+                "learning_rate is 'auto', which stands for a number that is chosen when a base model is loaded. Give "
+                "a number here."
+            )
+        return self.learning_rate
 
     @property
     def has_fixed_signs(self) -> bool:
@@ -130,7 +151,7 @@ def _train(workspace: Workspace, task: EncodedTask, arguments: FinetuningArgumen
     with seeded(derive_seed(arguments.seed, "finetune", task.task_id)), workspace.finetuning() as parameters:
         optimizer = torch.optim.AdamW(
             parameters,
-            lr=arguments.learning_rate,
+            lr=arguments.peak_learning_rate,
             betas=(arguments.adam_beta1, arguments.adam_beta2),
             eps=arguments.adam_epsilon,
             weight_decay=arguments.weight_decay,
@@ -144,7 +165,7 @@ def _train(workspace: Workspace, task: EncodedTask, arguments: FinetuningArgumen
             if batch is None or examples is not task.train:
                 batch = workspace.batch(examples)
             for group in optimizer.param_groups:
-                group["lr"] = arguments.learning_rate * learning_rate_factor(arguments, step)
+                group["lr"] = arguments.peak_learning_rate * learning_rate_factor(arguments, step)
             loss = workspace.forward(batch).loss
             if not loss.requires_grad:
                 raise RecipeError(

@@ -21,7 +21,7 @@ EXPLICIT = {
         "mask_gradient_norm": "unit",
         "mask_factors": "tensor",
     },
-    "adapters": {"localization": "sift", "clustering": "none", "scaling": 1, "learning_rate": 1e-3},
+    "adapters": {"localization": "sift", "clustering": "none", "scaling": 1},
     "one-model": {"localization": "global", "clustering": "random", "num_clusters": 1, "scaling": "auto"},
 }
 # What `clusters` meant before it was changed; recipes without a preset keep to it.

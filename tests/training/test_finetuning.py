@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -124,7 +125,7 @@ def test_other_tasks_do_not_show(build, images):
 
 def test_the_seed_counts_where_batches_are_drawn(encoded, vit):
     digests = {
-        finetune(vit, encoded["owner_00"], FinetuningArguments(finetune_steps=2, batch_size=4, seed=s), CODEC).digest
+        finetune(vit, encoded["owner_00"], replace(ARGUMENTS, finetune_steps=2, batch_size=4, seed=s), CODEC).digest
         for s in range(3)
     }
     assert len(digests) == 3
@@ -198,9 +199,9 @@ def test_schedules():
     ("values", "message"),
     [
         ({"finetune_steps": 0}, "finetune_steps must be at least 1, got 0."),
-        ({"learning_rate": 0.0}, "learning_rate must be above 0, got 0.0."),
-        ({"learning_rate": math.inf}, "learning_rate must be above 0, got inf."),
-        ({"learning_rate": math.nan}, "learning_rate must be above 0, got nan."),
+        ({"learning_rate": 0.0}, "learning_rate must be above 0, or 'auto', got 0.0."),
+        ({"learning_rate": math.inf}, "learning_rate must be above 0, or 'auto', got inf."),
+        ({"learning_rate": math.nan}, "learning_rate must be above 0, or 'auto', got nan."),
         ({"batch_size": 0}, "batch_size must be at least 1, got 0."),
         ({"weight_decay": -0.1}, "weight_decay must be 0 or more, got -0.1."),
         ({"adam_beta1": 1.0}, "adam_beta1 must be in [0, 1), got 1.0."),
@@ -217,6 +218,11 @@ def test_values_out_of_range_are_refused(values, message):
     with pytest.raises(RecipeError) as error:
         FinetuningArguments(**values)
     assert str(error.value) == message
+
+
+def test_a_rate_that_is_still_open_is_refused(encoded, vit):
+    with pytest.raises(RecipeError, match="learning_rate is 'auto', which stands for a number"):
+        finetune(vit, encoded["owner_00"], FinetuningArguments(), CODEC)
 
 
 @pytest.mark.parametrize("name", ["mask_steps", "mask_batch_size"])

@@ -9,7 +9,7 @@ from hf_clamu.training import FinetuningArguments, TaskTrainer
 
 
 def test_a_lent_vector_is_empty_after_its_memory_was_taken_back(images, vit):
-    trainer = TaskTrainer(vit, images, None, FinetuningArguments(finetune_steps=1), FixedPoint())
+    trainer = TaskTrainer(vit, images, None, FinetuningArguments(finetune_steps=1, learning_rate=1e-3), FixedPoint())
     first = trainer.vector("owner_00")
     digest, bounds = first.digest, dict(first.bounds)
     kept = {name: steps.clone() for name, steps in first.steps.items()}

@@ -142,6 +142,7 @@ def _estimate_text(values: Mapping[str, Any]) -> str:
         ("weights", f"{values['num_parameters']:,}, of which {values['num_trained']:,} take part"),
         ("tasks and clusters", f"{values['num_tasks']} and {values['num_clusters']}"),
         ("processes", f"{values['num_processes']}"),
+        ("learning rate", f"{values['learning_rate']:.2g}"),
         (f"memory{each}", f"{size_text(values['memory_bytes'])}, and activations"),
         ("saved model", size_text(values["model_bytes"])),
         ("files while it runs", size_text(values["scratch_bytes"])),

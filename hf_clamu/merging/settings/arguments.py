@@ -26,6 +26,8 @@ WITHOUT_DATA = {"clustering": "task_vectors", "localization": "emr"}
 
 # Settings that may be left open, with the type of what else they are.
 _OPTIONAL: dict[str, type] = {"num_threads": int, "mask_learning_rate": float, "global_scaling": float}
+# Settings that are "auto" until the base model is known, with the type that they have then.
+_AUTOMATIC: dict[str, type] = {"learning_rate": float}
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false"}
 
 
@@ -151,11 +153,11 @@ def _checked(name: str, default: Any, value: Any) -> Any:
         if not isinstance(value, (list, tuple)) or not all(isinstance(pattern, str) for pattern in value):
             raise RecipeError(f"freeze must be a list of patterns of parameter names, got {value!r}.")
         return tuple(value)
-    if isinstance(default, str) or (name in _OPTIONAL and value is None):
+    kind: Any = (_OPTIONAL | _AUTOMATIC).get(name, type(default))
+    if kind is str or (name in _OPTIONAL and value is None) or (name in _AUTOMATIC and value == "auto"):
         return value
     if name in ("scaling", "global_scaling") and isinstance(value, str):
         return value
-    kind: Any = _OPTIONAL.get(name, type(default))
     # 1 is a fine number for 1.0, but true is no number.
     accepted: tuple[type, ...] = (int, float) if kind is float else (kind,)
     if isinstance(value, bool) != (kind is bool) or not isinstance(value, accepted):

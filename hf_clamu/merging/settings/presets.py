@@ -71,7 +71,7 @@ PRESETS: dict[str, Preset] = {
         Preset(
             name="adapters",
             summary="as per-task, but tasks are finetuned through LoRA and nothing else is stored; for large models",
-            settings={"localization": "sift", "clustering": "none", "scaling": 1.0, "learning_rate": 1e-3},
+            settings={"localization": "sift", "clustering": "none", "scaling": 1.0},
             peft_config={"peft_type": "LORA", "r": 8, "target_modules": "all-linear"},
         ),
         Preset(
