@@ -52,5 +52,8 @@ def _width(model: Any) -> int:
     width = getattr(model.config, "hidden_size", None)
     if isinstance(width, int) and width > 0:
         return width
-    sides = [(len(weight), weight[0].numel()) for weight in model.parameters() if weight.dim() > 1]
-    return min(max(sides, key=lambda pair: (pair[0] * pair[1], pair)))
+    sides: list[tuple[int, int]] = [
+        (len(weight), weight[0].numel()) for weight in model.parameters() if weight.dim() > 1
+    ]
+    largest = max(sides, key=lambda pair: (pair[0] * pair[1], pair))
+    return min(largest)

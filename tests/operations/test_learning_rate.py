@@ -145,7 +145,7 @@ def test_a_build_says_what_was_chosen_once(tiny, caplog):
         _train(tiny, peft_config=LORA)
     said = [text for text in caplog.messages if text.startswith("learning_rate")]
     assert said == [
-        "learning_rate 6.2e-03, by the width of the model 16",
+        "learning_rate 6.3e-03, by the width of the model 16",
         "learning_rate 1.0e-02, for LORA in a model of the width 16",
     ]
 

@@ -195,7 +195,9 @@ def _recipe_table(checkpoint: Checkpoint) -> str:
     config, state = checkpoint.config, checkpoint.state
     arguments, defaults = checkpoint.arguments.to_dict(), ClamuArguments().to_dict()
     always: tuple[str, ...] = ("clustering", "localization", "scaling", "global_scaling", "seed")
-    if not _is_from_elsewhere(state):
+    if _is_from_elsewhere(state):
+        del arguments["learning_rate"]
+    else:
         always += ("finetune_steps", "learning_rate", "batch_size")
     shown = [name for name in arguments if name in always or arguments[name] != defaults[name]]
     rows = [[f"`{name}`", f"`{arguments[name]}`"] for name in sorted(shown)]
