@@ -57,7 +57,7 @@ class Row:
     Args:
         setting, space (`str`), seed, steps (`int`): what was measured.
         rate (`float`): learning rate.
-        is_default (`bool`): whether this rate is the default here.
+        is_default (`bool`): whether this rate was the default here; measure again after a change of the rule.
         score (`float`): in [0, 1].
     """
 
@@ -114,34 +114,28 @@ def _open(name: str, space: str, seed: int, work: Path, paths: dict[str, str]) -
 
 
 def page(rows: Sequence[Row]) -> str:
-    """Return a table for each setting, with a row for each space and number of steps, mean over the seeds."""
+    """Return a table for each setting, with a row for each space, number of steps and seed."""
     parts = []
     for name in [name for name in SETTINGS if any(row.setting == name for row in rows)]:
         own = [row for row in rows if row.setting == name]
         rates = [rate for rate in RATES if any(row.rate == rate for row in own)]
-        lines = [["space", "steps", *(f"{rate:.0e}" for rate in rates), "default", "best"]]
+        lines = [["space", "steps", "seed", *(f"{rate:.0e}" for rate in rates), "default", "best"]]
         lines.append(["---"] * len(lines[0]))
-        for space, steps in itertools.product(SPACES, sorted({row.steps for row in own})):
-            scores = _means([row for row in own if (row.space, row.steps) == (space, steps)])
-            if not scores:
+        keys = itertools.product(SPACES, sorted({row.steps for row in own}), sorted({row.seed for row in own}))
+        for space, steps, seed in keys:
+            found = [row for row in own if (row.space, row.steps, row.seed) == (space, steps, seed)]
+            if not found:
                 continue
-            default = next((row.rate for row in own if row.space == space and row.is_default), None)
-            cells = [f"{scores[rate]:.1f}" if rate in scores else "" for rate in rates]
-            chosen = f"{scores[default]:.1f} at {default:.1e}" if default in scores else ""
-            best = max(scores, key=lambda rate: scores[rate])
-            lines.append([space, str(steps), *cells, chosen, f"{scores[best]:.1f} at {best:.1e}"])
+            scores = {row.rate: f"{100 * row.score:.1f}" for row in found}
+            best = max(found, key=lambda row: row.score)
+            ends = [*[row for row in found if row.is_default][:1], best]
+            cells = [scores.get(rate, "") for rate in rates]
+            lines.append(
+                [space, str(steps), str(seed), *cells, *(f"{scores[row.rate]} at {row.rate:.1e}" for row in ends)]
+            )
         table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
         parts.append(f"### {SETTINGS[name][0]}\n\n{table}\n")
     return "\n".join(parts)
-
-
-def _means(rows: Sequence[Row]) -> dict[float, float]:
-    """Return the mean score of each rate in percent, over the seeds that all rates have."""
-    by_rate: dict[float, dict[int, float]] = {}
-    for row in rows:
-        by_rate.setdefault(row.rate, {})[row.seed] = 100 * row.score
-    seeds = set.intersection(*map(set, by_rate.values())) if rows else set()
-    return {rate: fmean(scores[seed] for seed in seeds) for rate, scores in by_rate.items()} if seeds else {}
 
 
 def main(given: Sequence[str] | None = None) -> None:
