@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from dataclasses import replace
 from typing import Any
+
+import torch
 
 from hf_clamu.tasks.dataset import TaskDataset
 from hf_clamu.tasks.encoding import EncodedTask
@@ -12,6 +15,8 @@ from hf_clamu.tasks.limits import ModelLimits
 __all__ = ["ENCODED_BYTES", "Encodings"]
 
 ENCODED_BYTES = 1 << 30
+# Tensors of one whole number below this are kept once: masks of ones, and labels.
+_SMALL = 256
 
 
 class Encodings:
@@ -28,6 +33,7 @@ class Encodings:
         # By task and rows: before and after an update a task has other rows. The most recently used last.
         self._kept: OrderedDict[tuple[str, object], EncodedTask] = OrderedDict()
         self._bytes = 0
+        self._constants: dict[tuple[torch.dtype, torch.Size, int], torch.Tensor] = {}
 
     def of(self, tasks: TaskDataset, task_id: str) -> EncodedTask:
         """Return a task's encoded examples.
@@ -44,10 +50,29 @@ class Encodings:
         if key in self._kept:
             self._kept.move_to_end(key)
             return self._kept[key]
-        encoded = tasks.encode(task_id, self._processor, self._limits)
+        encoded = self._shared(tasks.encode(task_id, self._processor, self._limits))
         self._kept[key] = encoded
         self._bytes += encoded.nbytes
         while self._bytes > ENCODED_BYTES and len(self._kept) > 1:
             _, oldest = self._kept.popitem(last=False)
             self._bytes -= oldest.nbytes
         return encoded
+
+    def _shared(self, encoded: EncodedTask) -> EncodedTask:
+        """Return the same examples, whose masks and labels are tensors that other examples have, too.
+
+        A short text's mask and label take many times their size as tensors of their own.
+        """
+        train, validation = (
+            tuple({key: self._constant(tensor) for key, tensor in example.items()} for example in examples)
+            for examples in (encoded.train, encoded.validation)
+        )
+        return replace(encoded, train=train, validation=validation)
+
+    def _constant(self, tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.is_floating_point() or tensor.is_complex() or not tensor.numel():
+            return tensor
+        least, most = (int(end) for end in tensor.aminmax())
+        if least != most or not 0 <= least < _SMALL:
+            return tensor
+        return self._constants.setdefault((tensor.dtype, tensor.shape, least), tensor)

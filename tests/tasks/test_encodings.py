@@ -42,3 +42,24 @@ def test_selections_share_them_and_other_rows_do_not(tiny):
     assert kept.of(tasks, other) is not found
     # Which examples validate depends on the id.
     assert kept.of(tasks.with_key("a key"), keyed_id("a key", name)).digest != found.digest
+
+
+def test_masks_and_labels_are_kept_once(tiny):
+    tasks, kept = tiny.tasks("text"), Encodings(byte_tokenizer())
+    examples = []
+    for name in tasks.task_ids:
+        found, alone = kept.of(tasks, name), tasks.encode(name, byte_tokenizer())
+        assert (found.digest, len(found.train), len(found.validation)) == (
+            alone.digest,
+            len(alone.train),
+            len(alone.validation),
+        )
+        pairs = list(zip(found.train + found.validation, alone.train + alone.validation, strict=True))
+        for ours, theirs in pairs:
+            assert list(ours) == list(theirs)
+            assert all(ours[key].dtype == theirs[key].dtype and torch.equal(ours[key], theirs[key]) for key in ours)
+        examples += [ours for ours, _ in pairs]
+    for key in ("attention_mask", "labels"):
+        contents = {(tuple(example[key].shape), *example[key].flatten().tolist()) for example in examples}
+        assert len({id(example[key]) for example in examples}) == len(contents) < len(examples)
+    assert len({id(example["input_ids"]) for example in examples}) == len(examples)
