@@ -34,6 +34,7 @@ __all__ = ["CELLS", "Row", "page"]
 
 _BEFORE: dict[str, Any] = {"mask_steps": 50, "scaling": 4.0, "mask_gradient_norm": "raw", "mask_factors": "none"}
 _NOW = {name: PRESETS["clusters"].settings[name] for name in _BEFORE}
+_RAW = {**_NOW, "mask_gradient_norm": "raw"}
 # Changed settings by what stands in the first column; six clusters unless they say something else.
 CELLS: dict[str, dict[str, Any]] = {
     **{clustering: {"clustering": clustering, **_BEFORE} for clustering in ("features", "anchored", "task_vectors")},
@@ -45,11 +46,10 @@ CELLS: dict[str, dict[str, Any]] = {
     },
     "stable_kmeans, factors": {"clustering": "stable_kmeans", **_BEFORE, "mask_factors": "tensor"},
     "preset clusters": {"clustering": "stable_kmeans", **_NOW},
-    "preset clusters, raw gradients": {"clustering": "stable_kmeans", **_NOW, "mask_gradient_norm": "raw"},
     "preset clusters, K = 16": {"clustering": "stable_kmeans", **_NOW, "num_clusters": 16},
-    "features, otherwise as the preset": {"clustering": "features", **_NOW},
-    "anchored, otherwise as the preset": {"clustering": "anchored", **_NOW},
-    "task_vectors, otherwise as the preset": {"clustering": "task_vectors", **_NOW},
+    "preset clusters, raw gradients": {"clustering": "stable_kmeans", **_RAW},
+    "raw gradients, K = 16": {"clustering": "stable_kmeans", **_RAW, "num_clusters": 16},
+    **{f"raw gradients, {name}": {"clustering": name, **_RAW} for name in ("features", "anchored", "task_vectors")},
 }
 _MARK = "<!-- The tables below are written by examples/mask_settings.py. -->\n"
 
