@@ -27,7 +27,7 @@ _TINY = (
 )
 # Least and most of `own` minus `auto` in the table of docs/how-to/serve.md.
 _GUESS = (
-    "{} guesses the cluster of each input. In our measurements that falls 8 to 36 points behind a known owner "
+    "{} guesses the cluster of each input. In our measurements that falls 20 to 32 points behind a known owner "
     "(docs/how-to/serve.md): give the task wherever you know it."
 )
 

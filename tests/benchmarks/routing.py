@@ -19,7 +19,7 @@ from statistics import fmean
 import torch
 
 from examples.stability import Setting, open_setting
-from hf_clamu.merging import ClamuArguments, MergedState, merge_tasks, routing_features
+from hf_clamu.merging import PRESETS, ClamuArguments, MergedState, merge_tasks, routing_features
 from hf_clamu.serving.auto_routing import nearest_tasks
 from hf_clamu.training import TaskTrainer, deterministic, example_features, losses_and_scores, prompts_of
 from tests.benchmarks import pages
@@ -32,7 +32,7 @@ SETTINGS = {
 }
 _METHODS = {
     "per task (`sift`)": {"localization": "sift", "clustering": "none", "scaling": 1.0},
-    "6 clusters (`clamu`, `features`)": {"localization": "clamu", "clustering": "features", "scaling": 4.0},
+    "6 clusters (preset `clusters`)": {**PRESETS["clusters"].settings, "num_clusters": 6},
 }
 COLUMNS = ("setting", "masks", "own", "auto", "routed to the own", "global", "base", "time per input")
 
