@@ -18,7 +18,7 @@ from typing import Any
 from examples.paper.bases import load_setting_base
 from examples.paper.scale import Scale
 from examples.paper.sources import load_setting_tasks
-from examples.stability import keep_row, kept_rows
+from examples.stability import keep_row, kept_rows, write_tables
 from hf_clamu.base_models.adapters.space import PeftSpace
 from hf_clamu.merging import PRESETS, ClamuArguments
 from hf_clamu.operations.context import open_trainer
@@ -166,8 +166,7 @@ def main(given: Sequence[str] | None = None) -> None:
                 rows.append(Row(**values, is_default=rate == default, score=opened.score(steps, rate)))
                 keep_row(kept, rows[-1])
     if options.output is not None:
-        text = options.output.read_text(encoding="utf-8")
-        options.output.write_text(text.partition(_MARK)[0] + _MARK + "\n" + page(rows), encoding="utf-8")
+        write_tables(options.output, _MARK, page(rows))
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from examples.stability import (
     kept_rows,
     open_setting,
     partial_state,
+    write_tables,
 )
 from hf_clamu.merging import PRESETS
 from hf_clamu.training import deterministic
@@ -124,8 +125,7 @@ def main(given: Sequence[str] | None = None) -> None:
                 rows.append(Row(setting=name, seed=seed, cell=cell, score=measure(setting, cell)))
                 keep_row(kept, rows[-1])
     if options.output is not None:
-        text = options.output.read_text(encoding="utf-8")
-        options.output.write_text(text.partition(_MARK)[0] + _MARK + "\n" + page(rows), encoding="utf-8")
+        write_tables(options.output, _MARK, page(rows))
 
 
 if __name__ == "__main__":

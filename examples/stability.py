@@ -48,6 +48,7 @@ __all__ = [
     "open_setting",
     "page",
     "partial_state",
+    "write_tables",
 ]
 
 SETTINGS = {
@@ -353,6 +354,12 @@ def keep_row(file: Path, row: Any) -> None:
         opened.write(text + "\n")
 
 
+def write_tables(file: Path, mark: str, tables: str) -> None:
+    """Write the tables of a page again: all that stands behind a mark."""
+    text = file.read_text(encoding="utf-8")
+    file.write_text(text.partition(mark)[0] + mark + "\n" + tables, encoding="utf-8")
+
+
 def main(given: Sequence[str] | None = None) -> None:
     """Measure what the command line asks for, and write the page."""
     parser = argparse.ArgumentParser(prog="python -m examples.stability", description=__doc__)
@@ -384,7 +391,6 @@ def main(given: Sequence[str] | None = None) -> None:
                 rows.append(row)
                 keep_row(kept, row)
     if options.output is not None:
-        text = options.output.read_text(encoding="utf-8")
         ordered = sorted(
             rows,
             key=lambda row: [
@@ -392,7 +398,7 @@ def main(given: Sequence[str] | None = None) -> None:
                 _PLACES[row.localization, row.clustering, row.masks],
             ],
         )
-        options.output.write_text(text.partition(_MARK)[0] + _MARK + "\n" + page(ordered), encoding="utf-8")
+        write_tables(options.output, _MARK, page(ordered))
 
 
 if __name__ == "__main__":
