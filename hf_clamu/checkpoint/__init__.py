@@ -12,4 +12,5 @@ reader.py               reading a saved model with suspicion
 writer.py               writing one, byte for byte the same
 comparison.py           comparing two of them
 card/                   the model card
+files/                  reading files with suspicion
 """

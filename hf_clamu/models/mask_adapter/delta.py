@@ -12,10 +12,10 @@ import torch
 from hf_clamu.base_models.adapters.space import PeftSpace
 from hf_clamu.base_models.identity import base_digest
 from hf_clamu.checkpoint.configuration_clamu import ClamuConfig, current_entries, format_version
+from hf_clamu.checkpoint.files.tensors import read_tensor_file
 from hf_clamu.checkpoint.layout import CONFIG_NAME, FRESH_NAME, delta_name
 from hf_clamu.checkpoint.ledger import read_json
 from hf_clamu.checkpoint.masks import checked_factors, split_mask
-from hf_clamu.checkpoint.reader import read_tensor_file
 from hf_clamu.errors import CheckpointFormatError, HubError, IncompatibleBaseError, RecipeError, StaleMaskError
 from hf_clamu.exact import NO_WEIGHTS, PackedMask, WeightSwitch, digest_tensors, packed_size
 from hf_clamu.hub.pull import download_file
