@@ -13,6 +13,7 @@ __all__ = ["ENTRIES_ON_CPU", "FlipBuffer", "Transition", "mixed_bits", "same_bit
 
 # Weights per pass on the CPU, a multiple of 64.
 ENTRIES_ON_CPU = 1 << 20
+_EIGHT_WEIGHTS = {1: torch.int64, 2: torch.complex128}
 
 
 @dataclass(slots=True)
@@ -38,11 +39,14 @@ class FlipBuffer:
         self._bytes = torch.zeros(size // 8, dtype=torch.uint8, device=device)
         self._expanded = torch.empty(size, dtype=dtype, device=device)
         self._table: torch.Tensor | None = None
-        if self._expanded.element_size() <= 2:
-            # Shifts of short integers are slow: a row of this for every byte of mask bits.
+        if (width := dtype.itemsize) <= 2:
+            # Shifts of short integers are slow: for every byte of mask bits its eight weights, as one wide number that
+            # `gather` copies as it is.
             byte = torch.arange(256).unsqueeze(1).bitwise_right_shift(torch.arange(8)).bitwise_and_(1)
-            self._table = byte.neg_().to(dtype).to(device)
-            self._index = torch.empty(size // 8, dtype=torch.int32, device=device)
+            wide = _EIGHT_WEIGHTS[width]
+            self._table = byte.neg_().to(dtype).view(wide).view(-1).to(device)
+            self._wide = self._expanded.view(wide)
+            self._index = torch.empty(size // 8, dtype=torch.int64, device=device)
         else:
             # A word of mask bits for as many weights; shifted left by these, the bit of each weight becomes the sign.
             self._words = self._bytes.view(dtype)
@@ -78,9 +82,9 @@ class FlipBuffer:
     def _expand(self, num_bytes: int) -> torch.Tensor:
         """Return an integer for each bit: -1, which is all bits, for 1, and 0 for 0."""
         if self._table is not None:
-            index, rows = self._index[:num_bytes], self._expanded[: 8 * num_bytes].view(-1, 8)
-            torch.index_select(self._table, 0, index.copy_(self._bytes[:num_bytes]), out=rows)
-            return rows.view(-1)
+            index = self._index[:num_bytes].copy_(self._bytes[:num_bytes])
+            torch.gather(self._table, 0, index, out=self._wide[:num_bytes])
+            return self._expanded[: 8 * num_bytes]
         width = self._shifts.numel()
         words = self._words[: -(-8 * num_bytes // width)].unsqueeze(1)
         expanded = self._expanded[: words.numel() * width].view(-1, width)

@@ -170,10 +170,11 @@ class FixedPoint:
             raise ValueError(f"theta_0 has shape {tuple(theta_0.shape)}, the delta has {tuple(n.shape)}.")
         result = torch.empty(theta_0.shape, dtype=dtype, device=theta_0.device)
         flat, flat_0, flat_n = result.view(-1), theta_0.detach().reshape(-1), n.reshape(-1)
-        scale = alpha * self.step
-        size = entries_per_pass(theta_0.device, _CHUNK)
-        for start in range(0, flat.numel(), size):
-            part = slice(start, start + size)
-            scaled = flat_n[part].to(device=theta_0.device, dtype=torch.float64).mul_(scale)
-            flat[part] = scaled.add_(flat_0[part]).to(dtype)
+        if not flat.numel():
+            return result
+        scale, size = alpha * self.step, min(flat.numel(), entries_per_pass(theta_0.device, _CHUNK))
+        steps, base = torch.empty(2, size, dtype=torch.float64, device=theta_0.device)
+        for part, moved, initial in zip(flat.split(size), flat_n.split(size), flat_0.split(size), strict=True):
+            scaled = steps[: part.numel()].copy_(moved).mul_(scale)
+            part.copy_(scaled.add_(base[: part.numel()].copy_(initial)))
         return result

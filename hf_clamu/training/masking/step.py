@@ -6,14 +6,14 @@ from collections.abc import Iterator
 
 import torch
 
-from hf_clamu.exact import bits_dtype, entries_per_pass
+from hf_clamu.exact import entries_per_pass
 
 __all__ = ["MaskStep"]
 
 # The weights of a parameter without and with the merged delta.
 Ends = tuple[torch.Tensor, torch.Tensor]
 # Weights per pass on the CPU.
-_CHUNK = 1 << 19
+_CHUNK = 1 << 18
 
 
 class MaskStep:
@@ -112,10 +112,6 @@ def _select(
 ) -> None:
     """Write `high` where the score is above 0 and `low` elsewhere; torch.where takes several times as long.
 
-    A score is above 0 where 0 - score has a sign, also where the difference is rounded to -0.
+    With a weight of 0 or 1 `lerp` returns one of both ends as it is, a zero's sign aside.
     """
-    integer, sign = bits_dtype(live.dtype), 8 * live.element_size() - 1
-    moved = torch.sub(torch.zeros((), device=live.device), score, out=part).view(integer).bitwise_right_shift_(sign)
-    live_bits, low_bits = live.view(integer), low.view(integer)
-    torch.bitwise_xor(high.view(integer), low_bits, out=live_bits)
-    live_bits.bitwise_and_(moved).bitwise_xor_(low_bits)
+    torch.lerp(low, high, torch.gt(score, 0, out=part), out=live)
