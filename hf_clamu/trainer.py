@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ from hf_clamu.operations.build import build
 from hf_clamu.operations.configuration import initial_config
 from hf_clamu.operations.context import RunContext, build_environment
 from hf_clamu.operations.learning_rate import with_learning_rate
+from hf_clamu.resources import with_stages
 from hf_clamu.storage import Journal, environment_key
 from hf_clamu.tasks import PUBLIC_TASK, ModelLimits, TaskDataset, require_known_words
 from hf_clamu.tasks import public_rows as read_public_rows
@@ -137,6 +139,7 @@ class ClamuTrainer:
     def train(self) -> ClamuPreTrainedModel:
         """Finetune, merge, cluster and localize, with all processes that a launcher started.
 
+        `seconds` then holds how long each stage took without those inside it, and the `total`.
         `scores` then holds the mean scores on the validation examples, where there are any, of `"base"`, `"global"`
         and, with masks, `"own"`. A warning is logged if nothing was learned, or if masks gain nothing.
 
@@ -148,6 +151,7 @@ class ClamuTrainer:
             TaskDataError: if the data of a task cannot be used.
             FixedPointOverflowError: if the finetuning of a task diverged.
         """
+        started = time.perf_counter()
         base = load_base(
             self.model,
             self.tasks.spec,
@@ -176,8 +180,8 @@ class ClamuTrainer:
             archive=self.archive,
             anchors=anchors,
         )
+        loaded = time.perf_counter() - started
         built = build(context, config, fresh=base.fresh, source=self.tasks.source)
-        self.seconds = built.seconds
         measured = built.checkpoint.state.scores
         self.scores = None if measured is None else dict(measured["mean"])
         warn_of_scores(measured)
@@ -187,7 +191,9 @@ class ClamuTrainer:
             task_id_key=self.task_id_key,
             keeps_snapshot=self.snapshot,
         )
+        started = time.perf_counter()
         attach_in_place(built.base, built.checkpoint, kept, journal=self.journal)
+        self.seconds = with_stages(built.seconds, load=loaded, attach=time.perf_counter() - started)
         return built.base  # type: ignore[no-any-return]
 
     def _anchors(self, base: BaseModel) -> tuple[dict[str, torch.Tensor], dict[str, Any] | None]:

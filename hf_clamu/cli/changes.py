@@ -168,9 +168,9 @@ def effect_lines(effect: ChangeEffect | None) -> list[str]:
         )
     if len(effect.unscored) > len(effect.unmeasured):
         lines.append(f"Without validation rows: {len(effect.unscored) - len(effect.unmeasured)} of them.")
-    seconds = effect.seconds.get("total", 0.0) + effect.seconds["compare"]
     sizes = f"{effect.num_bytes_before / 1e6:.2f} MB before, {effect.num_bytes_after / 1e6:.2f} MB after"
-    return [*lines, *_task_rows(effect), *_cluster_rows(effect), f"Delta, masks, features: {sizes}. {seconds:.1f} s."]
+    closing = f"Delta, masks, features: {sizes}. {effect.seconds['total']:.1f} s."
+    return [*lines, *_task_rows(effect), *_cluster_rows(effect), closing]
 
 
 def _task_rows(effect: ChangeEffect) -> list[str]:

@@ -6,7 +6,6 @@ import statistics
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -14,7 +13,7 @@ import torch
 from hf_clamu.tasks import Example
 from hf_clamu.training import LiveModel, Progress, logits_and_labels, silent_progress
 
-__all__ = ["Approach", "Measured", "label_probabilities", "labels_of_examples", "measure_approach", "size_of_files"]
+__all__ = ["Approach", "Measured", "label_probabilities", "labels_of_examples", "measure_approach"]
 
 # How many owners are served in turn to time what it takes to serve another one.
 _SERVED = 8
@@ -176,8 +175,3 @@ def label_probabilities(live: LiveModel, examples: Sequence[Example], kind: str)
 def labels_of_examples(examples: Sequence[Example]) -> list[int]:
     """Return the right label of each example of a classifier."""
     return [int(example["labels"]) for example in examples]
-
-
-def size_of_files(folder: Path) -> int:
-    """Return the size of all files below a folder, in bytes."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

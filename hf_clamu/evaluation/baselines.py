@@ -9,9 +9,10 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from hf_clamu.evaluation.approaches import label_probabilities, size_of_files
+from hf_clamu.evaluation.approaches import label_probabilities
 from hf_clamu.exact.digest import sha256_hex
 from hf_clamu.merging import ClamuArguments
+from hf_clamu.resources import size_of_files
 from hf_clamu.tasks import EncodedTask, Example
 from hf_clamu.training import TaskTrainer, derive_seed, deterministic, finetune
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from hf_clamu.evaluation.approaches import label_probabilities, size_of_files
+from hf_clamu.evaluation.approaches import label_probabilities
 from hf_clamu.merging import deriving_reads_data
 from hf_clamu.models.modeling_clamu import ClamuModel
+from hf_clamu.resources import size_of_files
 from hf_clamu.tasks import Example, TaskDataset
 from hf_clamu.training import LiveModel, Progress, silent_progress
 

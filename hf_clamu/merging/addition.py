@@ -48,10 +48,11 @@ def add_and_derive(
     trainer.check_texts(task_ids)
     work = _Addition(trainer, arguments)
     features, base_features = _data_features(task_ids, trainer, arguments)
-    early = None if before.records else early_clusters(task_ids, features, trainer, arguments)
+    with trainer.timed("cluster"):
+        early = None if before.records else early_clusters(task_ids, features, trainer, arguments)
     before = replace(before, features=before.features | features, base_features=before.base_features | base_features)
     with contextlib.ExitStack() as stack:
-        with trainer.timed("finetune"):  # what follows has its own times
+        with trainer.timed("add"):  # what it is made of, and what follows, has its own times
             sums = stack.enter_context(sum_vectors(trainer, early or [task_ids], work))
             whole = work.added(before, task_ids, sums)
         return derive(whole, trainer, arguments, sums.of if early else None)
@@ -78,7 +79,8 @@ class _Addition:
         if trainer.archive is not None:
             trainer.archive.write(task_id, vector)
         if self._task_masks is not None:
-            self._task_masks.keep(task_id, vector)
+            with trainer.timed("localize"):
+                self._task_masks.keep(task_id, vector)
         data = trainer.encoded(task_id)
         record = TaskRecord(
             vector_digest=vector.digest,
@@ -93,7 +95,8 @@ class _Addition:
         if trainer.journal is not None and trainer.is_local(task_id):
             entry["checkpoint"] = self._checkpoint_digest(task_id)
         if self._makes_sketches:
-            feature = self._clustering.vector_feature(vector, self._arguments.seed)
+            with trainer.timed("features"):
+                feature = self._clustering.vector_feature(vector, self._arguments.seed)
             entry["row"] = _kept(feature, self._clustering.feature_dtype)
         return vector, entry
 

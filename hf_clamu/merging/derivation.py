@@ -36,17 +36,16 @@ def derive(
         cluster_sum (`ClusterVector`, *optional*): gives the sums of clusters, if they are known.
     """
     assert isinstance(merged.total, DeltaAccumulator), "something was added or subtracted"
-    # With a journal it is mapped from a file, but for what became narrower: while masks are trained, memory is for
-    # what every step touches.
-    delta, records = merged.total.narrowed(copy=False), merged.records
-    merged.total.release()
+    delta, records = _narrowed(merged.total, trainer), merged.records
     if not records:
         return MergedState(
             delta=delta, records={}, task_features=None, clusters=(), alpha=0.0, global_alpha=0.0, masks=()
         )
     features = _stacked(merged.features, records)
     keys = {task_id: record.cluster_key for task_id, record in records.items()}
-    clusters = clusters_of(keys, features, arguments)
+    with trainer.timed("cluster"):
+        clusters = clusters_of(keys, features, arguments)
+        cluster_names = names_of(clusters, keys, features, arguments)
     problem = MaskProblem(
         delta=delta,
         clusters=clusters,
@@ -60,6 +59,8 @@ def derive(
         localizer = Localizer(trainer, problem)
         alpha, masks = localizer.run()
         global_alpha = localizer.global_alpha(alpha)
+    with trainer.timed("add"):
+        delta_digest = problem.delta_digest
     scores = None
     if arguments.score_validation and any(record.num_validation for record in records.values()):
         with trainer.timed("score"):
@@ -78,10 +79,22 @@ def derive(
         factors=tuple(dict(mask.factors) for mask in masks if mask.factors is not None),
         scores=scores,
         task_masks=tuple(merged.masks[task_id] for task_id in records) if merged.masks else (),
-        delta_digest=problem.delta_digest,
-        cluster_names=names_of(clusters, keys, features, arguments),
+        delta_digest=delta_digest,
+        cluster_names=cluster_names,
         base_features=_stacked(merged.base_features, records),
     )
+
+
+def _narrowed(total: DeltaAccumulator, trainer: TaskTrainer) -> dict[str, torch.Tensor]:
+    """Return a sum in the narrowest integers, and release it.
+
+    With a journal it is mapped from a file, but for what became narrower: while masks are trained, memory is for what
+    every step touches.
+    """
+    with trainer.timed("add"):
+        delta = total.narrowed(copy=False)
+        total.release()
+    return delta
 
 
 def _stacked(features: Mapping[str, torch.Tensor], task_ids: Iterable[str]) -> torch.Tensor | None:

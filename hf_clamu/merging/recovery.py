@@ -30,7 +30,8 @@ def merged_vector(trainer: TaskTrainer, task_id: str, record: TaskRecord) -> Tas
         ArchiveError, DigestMismatchError: if the bits are not those that were merged.
     """
     if trainer.archive is not None and not trainer.is_local(task_id):
-        return trainer.archive.read(task_id, record.vector_digest, record.bounds, trainer.workspace.shapes)
+        with trainer.timed("read"):
+            return trainer.archive.read(task_id, record.vector_digest, record.bounds, trainer.workspace.shapes)
     vector = trainer.vector(task_id)
     if trainer.is_local(task_id) and vector.digest != record.vector_digest:
         raise DigestMismatchError(
@@ -63,7 +64,7 @@ def subtract_tasks(state: MergedState, task_ids: Sequence[str], trainer: TaskTra
     if trainer.archive is None:
         retrained = [task_id for task_id in leaving if not trainer.is_local(task_id)]
         check_data(state, retrained, trainer.tasks, trainer.encoded)
-    with trainer.timed("finetune"), sum_vectors(trainer, [tuple(leaving)], _Recovery(trainer, state)) as sums:
+    with trainer.timed("add"), sum_vectors(trainer, [tuple(leaving)], _Recovery(trainer, state)) as sums:
         folder = None if trainer.journal is None else trainer.journal.folder
         total = DeltaAccumulator.restore(state.delta, [r.bounds for r in state.records.values()], folder)
         total.subtract(sums.total)

@@ -72,7 +72,8 @@ class RunContext:
             adds (`bool`): the change may start an archive.
 
         Returns:
-            what `change` returns, *dict* of `str` to `float`: the state, and how many seconds each stage took.
+            what `change` returns, *dict* of `str` to `float`: the state, and how many seconds each stage took without
+            those inside it.
 
         Raises:
             EnvironmentMismatchError: if the processes differ in the base model, the libraries or the device.
@@ -108,7 +109,7 @@ class RunContext:
             result = change(trainer)
             if self.archive is not None:
                 workers.in_turn(self.archive.flush)
-            return result, trainer.seconds
+            return result, dict(trainer.seconds)
 
     def _key(self) -> str:
         """Return the digest of what the bits depend on besides the tasks' data."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import transformers
@@ -21,6 +22,7 @@ from hf_clamu.operations.configuration import initial_config
 from hf_clamu.operations.context import RunContext, build_environment
 from hf_clamu.operations.learning_rate import with_learning_rate
 from hf_clamu.operations.request import ChangeResult
+from hf_clamu.resources import with_stages
 from hf_clamu.storage import Archive, Journal
 from hf_clamu.tasks import TaskDataset, TaskSpec, keyed_id, require_known_words, task_kinds, traits_of
 from hf_clamu.training import Progress
@@ -72,6 +74,7 @@ class LocalMerge:
             RecipeError: if a setting needs data, and there are none.
             TaskDataError: if a folder or the data of a task are missing.
         """
+        started = time.perf_counter()
         require_named(self.checkpoints)
         if not self.checkpoints:
             raise TaskDataError("There is nothing to merge: give at least one checkpoint.")
@@ -101,9 +104,10 @@ class LocalMerge:
             local_models=local_models,
         )
         config = initial_config(base, tasks, arguments, self.card)
+        loaded = time.perf_counter() - started
         built = build(context, config, fresh=base.fresh, source=tasks.source)
         warn_of_scores(built.checkpoint.state.scores)
-        return built, base
+        return replace(built, seconds=with_stages(built.seconds, load=loaded)), base
 
     def _load_base(self, tasks: TaskDataset, arguments: ClamuArguments) -> BaseModel:
         return load_base(

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any, Protocol, TypeVar
 
 import torch
 
 from hf_clamu.exact import ALL_WEIGHTS, FixedPoint, PackedMask, TaskVector, unpack_mask
+from hf_clamu.resources import Stopwatch
 from hf_clamu.storage.archive import Archive
 from hf_clamu.storage.journal import Journal
 from hf_clamu.tasks import EncodedTask, Encodings, ModelLimits, TaskDataset, traits_of
@@ -109,7 +109,7 @@ class TaskTrainer:
         self._arguments = arguments
         self._signs: FixedSigns | None = None
         self._buffers: dict[str, torch.Tensor] = {}
-        self.seconds: dict[str, float] = {}
+        self._stopwatch = Stopwatch()
 
     def on(self, tasks: TaskDataset) -> TaskTrainer:
         """Return a trainer of other data on the same live model."""
@@ -121,18 +121,19 @@ class TaskTrainer:
         """Hand out tasks or clusters among the processes; iterating over the result gives those of this one."""
         return self.workers.share(items, backwards=self.backwards)
 
-    @contextmanager
-    def timed(self, stage: str) -> Iterator[None]:
-        """Add what a block takes to `seconds[stage]`."""
-        started = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - started
+    @property
+    def seconds(self) -> dict[str, float]:
+        """What each stage took so far, without the stages inside it."""
+        return self._stopwatch.seconds
+
+    def timed(self, stage: str) -> AbstractContextManager[None]:
+        """Return a context that adds what a block takes to `seconds[stage]`."""
+        return self._stopwatch.stage(stage)
 
     def encoded(self, task_id: str) -> EncodedTask:
         """Return a task's tokenised data."""
-        return self._encodings.of(self.tasks, task_id)
+        with self.timed("encode"):
+            return self._encodings.of(self.tasks, task_id)
 
     def check_texts(self, task_ids: Sequence[str]) -> None:
         """Check that the model can take every text of some tasks, before hours are spent on others.
@@ -155,14 +156,16 @@ class TaskTrainer:
         self._take_back()
         if self._arguments.has_fixed_signs and self._signs is None:
             self._signs = FixedSigns(self.workspace.theta_0, self._arguments.seed)
-        vector = finetune(
-            self.workspace,
-            self.encoded(task_id),
-            self._arguments,
-            self.codec,
-            signs=self._signs,
-            buffers=self._buffers,
-        )
+        data = self.encoded(task_id)
+        with self.timed("finetune"):
+            vector = finetune(
+                self.workspace,
+                data,
+                self._arguments,
+                self.codec,
+                signs=self._signs,
+                buffers=self._buffers,
+            )
         self._lent.append(vector)
         return vector
 
@@ -185,7 +188,8 @@ class TaskTrainer:
         """
         if self.local_vectors is not None and task_id in self.local_vectors:
             self._take_back()
-            vector = self.local_vectors.read(task_id, self.workspace, self.codec)
+            with self.timed("read"):
+                vector = self.local_vectors.read(task_id, self.workspace, self.codec)
             self._lent.append(vector)
             return vector
         return self.finetune(task_id)

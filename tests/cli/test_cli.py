@@ -45,7 +45,13 @@ def test_a_process_trains_and_prints_one_object(trained, tmp_path, tiny):
     found = json.loads(done.stdout)
     assert found["num_tasks"] == 4
     assert found["output"] == str(output)
-    assert set(found["seconds"]) == {"features", "finetune", "localize", "score", "total"}
+    total, used = found["seconds"].pop("total"), found["resources"]
+    stages = {"add", "attach", "cluster", "encode", "features", "finetune", "load", "localize", "save", "score"}
+    assert found["seconds"].keys() == stages
+    assert 0 < sum(found["seconds"].values()) <= total
+    assert used["tasks_per_second"] == pytest.approx(4 / total)
+    assert used["bytes_written"] == sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
+    assert used["peak_memory_bytes"] > 2**26
     # Another process, the same bytes.
     assert tiny.digests(output) == tiny.digests(trained / "text")
 

@@ -38,6 +38,10 @@ def test_a_dry_run_changes_no_byte_and_foresees_the_request(clamu, work, tiny, c
     assert {**done["effect"], "seconds": None} == {**dry.json["effect"], "seconds": None}
     assert done["receipt"]["effect"]["num_changed"] == dry.json["effect"]["num_changed"] > 0
     assert set(dry.json["effect"]["tasks"]) <= {"user_0", "user_1", "user_2", "user_3"}
+    for seconds in (done["effect"]["seconds"], done["receipt"]["seconds"]):
+        total = seconds.pop("total")
+        assert {"add", "cluster", "encode", "finetune", "localize"} <= seconds.keys()
+        assert 0 < sum(seconds.values()) <= total
 
 
 def test_the_table_is_printed_before_and_after(clamu, work, tiny):

@@ -29,7 +29,8 @@ _RULES = (
     (re.compile(r"\b\d+(\.\d+)? ?(s|ms|min|seconds?|minutes?)\b"), "<duration>"),
     (re.compile(r"0x[0-9a-f]{6,}"), "<address>"),
 )
-_SECONDS = ("seconds", "time")
+# Other ones in each run.
+_MEASURED = ("resources", "seconds", "time")
 
 
 class Bench:
@@ -154,7 +155,7 @@ class Bench:
             return tidy(value.replace(str(self.root.resolve()), "<root>").replace(str(self.root), "<root>"))
         if isinstance(value, dict):
             receipt = _without_secrets(value)
-            return {tidy(str(k)): "<time>" if k in _SECONDS else self._tidied(v) for k, v in receipt.items()}
+            return {tidy(str(k)): "<time>" if k in _MEASURED else self._tidied(v) for k, v in receipt.items()}
         if isinstance(value, (list, tuple)):
             return [self._tidied(part) for part in value]
         return value

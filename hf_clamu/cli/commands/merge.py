@@ -18,6 +18,7 @@ from hf_clamu.cli.models import task_id_key
 from hf_clamu.cli.options import Data, Json, NewModel, Overwrite
 from hf_clamu.cli.output import is_main_process, note, quieten, require_empty_output
 from hf_clamu.errors import RecipeError
+from hf_clamu.resources import with_stages
 from hf_clamu.yaml_values import read_yaml
 
 if TYPE_CHECKING:
@@ -133,31 +134,31 @@ def merge(
             require_empty_output(output, overwrite=overwrite)
             finished, seconds = _build(target, options, loaded, archive_dir, overwrite)
         else:
-            seconds = 0.0
-    report_build(output, finished, {"total": seconds}, as_json)
+            seconds = None
+    report_build(output, finished, seconds, as_json)
 
 
 def _build(
     target: BuildTarget, options: _MergeOptions, loaded: Recipe | None, archive_dir: str | Path | None, overwrite: bool
-) -> tuple[dict[str, Any], float]:
-    """Merge and save; return the summary of the model, and the seconds that it took."""
+) -> tuple[dict[str, Any], dict[str, float]]:
+    """Merge and save; return the summary of the model, and the seconds of each stage."""
     from hf_clamu.hub.archive import archive_at
     from hf_clamu.models.saving import save_unserved
     from hf_clamu.operations.lifecycle.build_target import build_summary
     from hf_clamu.trainer import progress_bars
 
-    started = time.perf_counter()
     start = _local_merge(options, loaded)
     quieten()
     built, base_model = start.run(target.journal, archive_at(archive_dir), progress_bars)
     checkpoint = built.checkpoint
+    started = time.perf_counter()
     target.announce(checkpoint.state_digest)
     if is_main_process():
         expect_result(target.output.resolve())
         # The model is not asked anything here, so it is not served: serving takes as much memory again.
         save_unserved(target.output, checkpoint, built.base, base_model.processor, overwrite=overwrite)
     target.close()
-    return build_summary(checkpoint.config), time.perf_counter() - started
+    return build_summary(checkpoint.config), with_stages(built.seconds, save=time.perf_counter() - started)
 
 
 def _local_merge(options: _MergeOptions, loaded: Recipe | None) -> LocalMerge:

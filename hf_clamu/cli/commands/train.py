@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -24,6 +25,7 @@ from hf_clamu.cli.options import (
     RecipeFile,
 )
 from hf_clamu.cli.output import emit, is_main_process, note, quieten, require_empty_output, table
+from hf_clamu.resources import with_stages
 
 if TYPE_CHECKING:
     from hf_clamu.recipe import Recipe
@@ -67,22 +69,26 @@ def train(
     with open_build(output, command=command, archive=archive_dir, say=note) as target:
         finished = target.finished()
         if finished is not None:
-            report_build(output, finished, {"total": 0.0}, as_json)
+            report_build(output, finished, None, as_json)
             return
         require_empty_output(output, overwrite=overwrite)
         quieten()
         key = task_id_key()
+        started = time.perf_counter()
         trainer = loaded.trainer(data, task_id_key=key, journal_dir=target.journal, archive_dir=archive_dir)
         if without:
             trainer.tasks = trainer.tasks.without([keyed_id(key, one) if key else one for one in without])
+        read = time.perf_counter() - started
         model = trainer.train()
+        started = time.perf_counter()
         target.announce(model.state_digest())
         if is_main_process():
             expect_result(output.resolve())
             # A model that came there since is replaced only if that was asked for.
             model.save_pretrained(output, overwrite=overwrite)
         target.close()
-    report_build(output, build_summary(model.clamu_config), trainer.seconds, as_json)
+        seconds = with_stages(trainer.seconds, load=read, save=time.perf_counter() - started)
+    report_build(output, build_summary(model.clamu_config), seconds, as_json)
 
 
 def plan(

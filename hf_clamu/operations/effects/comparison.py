@@ -15,6 +15,7 @@ from hf_clamu.exact.bit_flips import same_bits
 from hf_clamu.merging import MergedState, recorded_scores, score_tasks
 from hf_clamu.operations.effects.values import ChangeEffect, ClusterEffect, TaskEffect, mean_of
 from hf_clamu.operations.request import ChangeResult, Request, RequestKind
+from hf_clamu.resources import with_stages
 from hf_clamu.tasks import traits_of
 from hf_clamu.training import TaskTrainer
 
@@ -61,7 +62,6 @@ def measure_effect(
             score_before=scores[task_id][0] if task_id in scores else None,
             score_after=scores[task_id][1] if task_id in scores else None,
         )
-    seconds = {} if result is None else dict(result.seconds)
     return ChangeEffect(
         request=kind,
         num_tasks_before=len(before.records),
@@ -73,7 +73,7 @@ def measure_effect(
         global_score_before=_global_score(before),
         global_score_after=_global_score(after),
         metric=traits_of(request.checkpoint.task_spec.kind).metric,
-        seconds={**seconds, "compare": time.perf_counter() - started},
+        seconds=with_stages({} if result is None else result.seconds, compare=time.perf_counter() - started),
     )
 
 

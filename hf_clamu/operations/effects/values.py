@@ -71,7 +71,7 @@ class ChangeEffect:
         global_score_before, global_score_after (`float`, *optional* each): mean of the global model over all tasks
             that are merged then, where the model has scores on record.
         metric (`str`): what scores are: `"accuracy"` or `"answer_probability"`.
-        seconds (*dict* of `str` to `float`): durations, by stage.
+        seconds (*dict* of `str` to `float`): durations by stage, `compare` among them, and their `total`.
     """
 
     request: RequestKind
