@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -94,6 +95,19 @@ class Checkpoint:
     def base_config(self) -> dict[str, Any]:
         """Return a copy of the base model's own configuration."""
         return self.parsed.base_config()
+
+    @property
+    def max_shard_size(self) -> int:
+        """Bytes of a file of the delta and of an embedded base model at most; larger ones are written in shards."""
+        return self.config.max_shard_size
+
+    def in_shards(self, max_shard_size: int | None) -> Checkpoint:
+        """Return the same merged model, to be saved in files of another size; `None` is the one that it has."""
+        if max_shard_size in (None, self.max_shard_size):
+            return self
+        config = copy.copy(self.config)
+        config.max_shard_size = max_shard_size
+        return replace(self, config=config)
 
     @property
     def card(self) -> CardSettings:

@@ -9,9 +9,12 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from hf_clamu.errors import CheckpointFormatError
 
-__all__ = ["FORMAT_VERSION", "ClamuConfig", "current_entries", "format_version"]
+__all__ = ["DEFAULT_MAX_SHARD_SIZE", "FORMAT_VERSION", "ClamuConfig", "current_entries", "format_version"]
 
 FORMAT_VERSION = 2
+
+# Bytes: "50GB", as transformers has it; here it stays what it is, because where a shard ends are saved bytes.
+DEFAULT_MAX_SHARD_SIZE = 50 * 10**9
 
 # What entries and settings that a version lacks stand for: the behaviour of its time, whatever the defaults are today.
 _LACKING_ENTRIES: dict[int, dict[str, Any]] = {1: {}}
@@ -105,6 +108,7 @@ class ClamuConfig(PreTrainedConfig):
         peft_merging (`str`, *optional*): how it is merged, see `ClamuTrainer`.
         public_rows (*dict*, *optional*): `digest` (SHA-256 of their tokenised form) and `num_rows` of the rows that
             anchors were placed in; written only if there are any.
+        max_shard_size (`int`): bytes of a file of the merged delta and of an embedded base model at most.
         card (*dict*, *optional*): what the model card shows besides, see `CardSettings`.
     """
 
@@ -128,6 +132,7 @@ class ClamuConfig(PreTrainedConfig):
     peft_config: dict[str, Any] | None = None
     peft_merging: str | None = None
     public_rows: dict[str, Any] | None = None
+    max_shard_size: int = DEFAULT_MAX_SHARD_SIZE
     card: dict[str, Any] | None = None
 
     @classmethod
@@ -169,6 +174,7 @@ class ClamuConfig(PreTrainedConfig):
             "peft_config": self.peft_config,
             "peft_merging": self.peft_merging,
             **({} if self.public_rows is None else {"public_rows": self.public_rows}),
+            "max_shard_size": self.max_shard_size,
             "card": self.card,
             _WEIGHTS_ENTRY: _NO_WEIGHTS,
         }

@@ -21,6 +21,7 @@ __all__ = [
     "CARD_NAME",
     "CONFIG_NAME",
     "DATA_SUFFIXES",
+    "DELTA_INDEX_NAME",
     "DELTA_NAME",
     "FRESH_NAME",
     "GENERATION_CONFIG_NAME",
@@ -49,6 +50,7 @@ LEDGER_NAME = "ledger.json"
 CARD_NAME = "README.md"
 # Not the name that transformers looks for: it would take the integers for weights.
 DELTA_NAME = "delta.safetensors"
+DELTA_INDEX_NAME = "delta.safetensors.index.json"
 FRESH_NAME = "base_init.safetensors"
 VECTORS_NAME = "features.safetensors"
 ANCHORS_NAME = "anchors.safetensors"
@@ -105,7 +107,11 @@ def _plain(*names: str) -> tuple[str, ...]:
     return tuple(map(re.escape, names))
 
 
-_SHARDS = r"model-\d+-of-\d+\.safetensors"
+def _shards(stem: str) -> str:
+    return rf"{stem}-\d+-of-\d+\.safetensors"
+
+
+_SHARDS = _shards("model")
 _INDEX = re.escape(WEIGHTS_INDEX_NAME)
 
 # The first row that matches a name decides.
@@ -113,6 +119,7 @@ TABLE: tuple[FileRule, ...] = (
     # `verify` compares the card, and people edit it; the ledger cannot list itself.
     FileRule(names=_plain(CARD_NAME, LEDGER_NAME), writer="model", is_listed=False),
     FileRule(names=_plain(CONFIG_NAME, DELTA_NAME, FRESH_NAME, VECTORS_NAME, ANCHORS_NAME), writer="model"),
+    FileRule(names=(_shards("delta"), re.escape(DELTA_INDEX_NAME)), writer="model"),
     # The delta of format 1. Where it is left over in a newer model's folder, transformers would take it for weights.
     FileRule(names=_plain(WEIGHTS_NAME), writer="model"),
     FileRule(names=(rf"{MASKS_FOLDER}/cluster_\d+/adapter_(config\.json|model\.safetensors)",), writer="model"),

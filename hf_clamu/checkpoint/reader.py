@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from hf_clamu.checkpoint.checkpoint import Checkpoint, SavedFiles
-from hf_clamu.checkpoint.configuration_clamu import ClamuConfig, current_entries, format_version
-from hf_clamu.checkpoint.files.integrity import check_base_index, check_files
+from hf_clamu.checkpoint.configuration_clamu import (
+    DEFAULT_MAX_SHARD_SIZE,
+    ClamuConfig,
+    current_entries,
+    format_version,
+)
+from hf_clamu.checkpoint.files.integrity import check_files
+from hf_clamu.checkpoint.files.shards import check_shards, read_tensors_at
 from hf_clamu.checkpoint.files.tensors import read_anchors, read_factors, read_features, read_masks, read_tensor_file
-from hf_clamu.checkpoint.layout import CONFIG_NAME, FRESH_NAME, LEDGER_NAME, VECTORS_NAME, delta_name
+from hf_clamu.checkpoint.layout import (
+    BASE_FOLDER,
+    CONFIG_NAME,
+    FRESH_NAME,
+    LEDGER_NAME,
+    VECTORS_NAME,
+    WEIGHTS_NAME,
+    delta_name,
+)
 from hf_clamu.checkpoint.ledger import listed_files, read_json, read_ledger, records_of
 from hf_clamu.checkpoint.parsed_config import ParsedConfig, cluster_names
 from hf_clamu.errors import CheckpointFormatError, RecipeError, first_line
@@ -47,8 +61,9 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     records, clusters = records_of(ledger)
     parsed = _parse_config(values, len(records), len(clusters))
     if parsed.base.embedded:
-        check_base_index(folder, listed)
-    delta = _read_delta(folder / delta_name(version), ledger, parsed.config, records)
+        check_shards(folder / BASE_FOLDER / WEIGHTS_NAME, folder, listed)
+    check_shards(folder / delta_name(version), folder, listed)
+    delta = _read_delta(folder / delta_name(version), listed, ledger, parsed.config, records)
     masks, task_masks = read_masks(folder, parsed.arguments, clusters, records, delta)
     features, base_features = None, None
     if VECTORS_NAME in listed:
@@ -118,6 +133,8 @@ def _parse_config(values: Mapping[str, Any], num_tasks: int, num_clusters: int) 
     kinds |= dict.fromkeys(("base_model", "base_config", "arguments", "task_spec"), dict)
     odd = [key for key, kind in kinds.items() if not isinstance(found.get(key), kind)]
     odd = odd or [key for key in ("alpha", "global_alpha") if not math.isfinite(found[key])]
+    size = found.get("max_shard_size", DEFAULT_MAX_SHARD_SIZE)  # models from before it have none
+    odd += [] if type(size) is int and size > 0 else ["max_shard_size"]
     odd += [key for key, n in (("num_tasks", num_tasks), ("num_clusters", num_clusters)) if found.get(key) != n]
     if odd:
         raise _misfit(odd[0], found)
@@ -163,9 +180,13 @@ def _read_environments(
 
 
 def _read_delta(
-    path: Path, ledger: Mapping[str, Any], config: ClamuConfig, records: Mapping[str, TaskRecord]
+    path: Path,
+    listed: Collection[str],
+    ledger: Mapping[str, Any],
+    config: ClamuConfig,
+    records: Mapping[str, TaskRecord],
 ) -> dict[str, torch.Tensor]:
-    delta = read_tensor_file(path)
+    delta = read_tensors_at(path, listed)
     # Hashed once as a file and once as tensors: the file's digest proves every byte of it, the tensors' digest is what
     # mask adapters and receipts name.
     if sorted(delta) != ledger["parameters"] or digest_tensors(delta) != config.delta_digest:

@@ -8,6 +8,7 @@ from typing import Any
 from hf_clamu.checkpoint.card.model_card import model_card
 from hf_clamu.checkpoint.checkpoint import Checkpoint
 from hf_clamu.checkpoint.configuration_clamu import FORMAT_VERSION
+from hf_clamu.checkpoint.files.shards import save_shards
 from hf_clamu.checkpoint.layout import (
     ANCHORS_NAME,
     CARD_NAME,
@@ -54,7 +55,7 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> str:
     state = checkpoint.state
     (folder / CONFIG_NAME).write_bytes(canonical_json(checkpoint.config.to_file_dict()))
     (folder / CARD_NAME).write_text(model_card(checkpoint), encoding="utf-8")
-    save_tensors(folder / DELTA_NAME, state.delta)
+    save_shards(folder / DELTA_NAME, state.delta, checkpoint.max_shard_size)
     if checkpoint.fresh:
         save_tensors(folder / FRESH_NAME, checkpoint.fresh)
     if checkpoint.stored_features:

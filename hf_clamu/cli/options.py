@@ -21,6 +21,7 @@ __all__ = [
     "IncompleteRowsOption",
     "Json",
     "MaxDrop",
+    "MaxShardSize",
     "ModelToChange",
     "ModelToRead",
     "NewArchive",
@@ -111,6 +112,15 @@ Checkpoints = Annotated[
 
 NewModel = Annotated[Path, typer.Option(help="Folder for the merged model.", show_default=False)]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a model that is in the folder.")]
+MaxShardSize = Annotated[
+    str | None,
+    typer.Option(
+        "--max-shard-size",
+        help="Size of a file of weights at most, such as 5GB; larger ones are written in shards, also by later "
+        "requests [default: 50GB].",
+        show_default=False,
+    ),
+]
 Output = Annotated[
     Path | None, typer.Option(help="Write the result there and leave DIR as it is.", show_default=False)
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,15 @@ from hf_clamu.base_models.library_calls import suppress_load_report
 from hf_clamu.base_models.processors import save_processor
 from hf_clamu.base_models.saved import require_base
 from hf_clamu.checkpoint.checkpoint import Checkpoint
-from hf_clamu.checkpoint.layout import BASE_FOLDER, CONFIG_NAME, GENERATION_CONFIG_NAME, LEDGER_NAME, is_ours
+from hf_clamu.checkpoint.files.shards import reshard
+from hf_clamu.checkpoint.layout import (
+    BASE_FOLDER,
+    CONFIG_NAME,
+    GENERATION_CONFIG_NAME,
+    LEDGER_NAME,
+    WEIGHTS_NAME,
+    is_ours,
+)
 from hf_clamu.checkpoint.ledger import ledger_digest, listed_files, read_json, require_sealed
 from hf_clamu.checkpoint.reader import read_checkpoint
 from hf_clamu.checkpoint.writer import write_checkpoint
@@ -21,6 +30,9 @@ from hf_clamu.exact import canonical_json
 from hf_clamu.storage.replace import require_replaceable, staged_folder
 
 __all__ = ["SavePlace", "save_checkpoint", "save_plain", "save_unserved"]
+
+# Bytes, more than any model has.
+_ONE_FILE = 2**62
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +99,7 @@ class SavePlace:
 
 
 def save_checkpoint(
-    place: SavePlace, checkpoint: Checkpoint, processor: Any, write_base: Callable[[Path], object]
+    place: SavePlace, checkpoint: Checkpoint, processor: Any, write_base: Callable[[Path, int], object]
 ) -> str:
     """Write a merged model; an existing one at this place is replaced as a whole or not at all.
 
@@ -95,7 +107,8 @@ def save_checkpoint(
         place (`SavePlace`): where to.
         checkpoint (`Checkpoint`): what is merged.
         processor (*optional*): tokenizer or image processor to save with it.
-        write_base (*callable*): writes the base model into a folder, if it goes with the merged one.
+        write_base (*callable*): writes the base model into a folder, in shards of so many bytes at most, if it goes
+            with the merged one.
 
     Returns:
         `str`: the digest of the ledger that is there now.
@@ -113,10 +126,10 @@ def save_checkpoint(
         return write_checkpoint(stage, checkpoint)
 
 
-def _write_base(folder: Path, checkpoint: Checkpoint, write_base: Callable[[Path], object]) -> None:
+def _write_base(folder: Path, checkpoint: Checkpoint, write_base: Callable[[Path, int], object]) -> None:
     """Write the base model, and prove that it loads as the one that was merged into."""
     config = checkpoint.config
-    write_base(folder)
+    write_base(folder, checkpoint.max_shard_size)
     with suppress_load_report():
         require_base(folder, checkpoint)
     # transformers writes its own release and whatever was set on the live objects; the recorded configuration does not
@@ -182,21 +195,28 @@ def save_unserved(
     """
     with suppress_load_report():
         place = SavePlace.checked(target, checkpoint, overwrite=overwrite)
-        save_checkpoint(place, checkpoint, processor, base.save_pretrained)
+        write_base = partial(save_plain, base, type(base), has_adapter=False, merge=False)
+        save_checkpoint(place, checkpoint, processor, write_base)
 
 
-def save_plain(model: Any, plain_class: Any, folder: Path, *, has_adapter: bool, merge: bool) -> None:
+def save_plain(
+    model: Any, plain_class: Any, folder: Path, max_shard_size: int, *, has_adapter: bool, merge: bool
+) -> None:
     """Write the live weights as a plain transformers checkpoint.
 
     Args:
         model (`transformers.PreTrainedModel`): the live model.
         plain_class (`type`): of the checkpoint.
         folder (`Path`): of the checkpoint.
+        max_shard_size (`int`): bytes of a file of weights at most.
         has_adapter (`bool`): the model has an adapter inside.
         merge (`bool`): merge the adapter into the weights; otherwise leave it out.
     """
+    # The shards of transformers depend on the storage that the tensors lie in, which differs from process to process.
+    options = {"max_shard_size": _ONE_FILE}
     with suppress_load_report():
         if has_adapter:
-            plain_model(model, plain_class, merge=merge).save_pretrained(folder)
+            plain_model(model, plain_class, merge=merge).save_pretrained(folder, **options)
         else:
-            plain_class.save_pretrained(model, folder)
+            plain_class.save_pretrained(model, folder, **options)
+    reshard(folder / WEIGHTS_NAME, max_shard_size)

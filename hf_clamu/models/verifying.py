@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from hf_clamu.base_models.adapters.space import PeftSpace
@@ -53,9 +54,7 @@ def _compared(request: Request, built: ChangeResult, write: Callable[[Path], Non
     space = PeftSpace.of_checkpoint(built.checkpoint)
     has_adapter = space is not None and space.is_live
 
-    def write_base(folder: Path) -> None:
-        save_plain(built.base, type(built.base), folder, has_adapter=has_adapter, merge=False)
-
+    write_base = partial(save_plain, built.base, type(built.base), has_adapter=has_adapter, merge=False)
     with scratch_folder("verify") as scratch:
         rebuilt = scratch / "rebuilt"
         place = SavePlace.checked(rebuilt, built.checkpoint)
@@ -73,4 +72,5 @@ def _holds(folder: Path, checkpoint: Checkpoint) -> bool:
         return False
     found = read_checkpoint(folder)
     is_current = found.files is not None and found.files.format_version == FORMAT_VERSION
+    is_current = is_current and found.max_shard_size == checkpoint.max_shard_size
     return is_current and found.state_digest == checkpoint.state_digest

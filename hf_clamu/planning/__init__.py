@@ -7,7 +7,8 @@
 
 from hf_clamu.planning.estimate import BuildEstimate, PresetEstimates, estimate_build, estimate_presets
 from hf_clamu.planning.recommendation import Recommendation, Wishes, recommend
-from hf_clamu.planning.units import duration_text, parse_size, size_text
+from hf_clamu.planning.units import duration_text, size_text
+from hf_clamu.storage.sizes import parse_size
 
 __all__ = [
     "BuildEstimate",

@@ -3,6 +3,7 @@
 durable.py    private files and folders, written as a whole or not at all
 destroy.py    overwriting and deleting files that must not stay
 tensors.py    safetensors files
+sizes.py      sizes as users write them
 staging.py    folders in which a model is written before it comes to its place
 contents.py   the files inside a folder that is replaced file by file
 rights.py     rights and owners of files that replace others

@@ -130,6 +130,16 @@ def test_train_reads_other_data_and_leaves_tasks_out(clamu, work):
     assert sum(map(len, clamu("info", "less", "--json").json["clusters"])) == 2
 
 
+def test_train_in_shards_and_requests_after_it(clamu, work, tiny):
+    assert clamu("train", "text.yaml", "--output", "sharded", "--max-shard-size", "4KB").code == 0
+    assert (work / "sharded/delta.safetensors.index.json").is_file()
+    assert clamu("unmerge", "sharded", "user_1").code == 0
+    less = ["--max-shard-size", "4KB", "--without", "user_1"]
+    assert clamu("train", "text.yaml", "--output", "less", *less).code == 0
+    assert tiny.digests(work / "sharded") == tiny.digests(work / "less")
+    assert clamu("verify", "less").code == 0
+
+
 def test_train_replaces_only_when_told(clamu, work, tiny):
     before = tiny.digests(work / "text")
     assert "--overwrite" in clamu("train", "text.yaml", "--output", "text", "--without", "user_0").error
@@ -674,6 +684,8 @@ WRONG = {
     "train text.yaml --output other": "not empty",
     "train text.yaml --output other --overwrite": "holds no ClAMU model",
     "train text.yaml --output rows.jsonl": "rows.jsonl is a file",
+    "train text.yaml --output out --max-shard-size many": "max_shard_size must be a size",
+    "train text.yaml --output out --max-shard-size 0GB": "max_shard_size must be a size",
     "export text --output other": "not empty",
     "unmerge text user_0 --output other": "not empty",
     "demo --output other": "not empty",

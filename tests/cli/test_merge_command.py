@@ -108,6 +108,11 @@ def test_two_processes_at_once_and_a_second_run(clamu, place, tiny):
         assert run.returncode == 0, problems
     assert clamu("merge", *_local(1, 0), "--base", "base", *DATA_FREE, "--output", "three").code == 0
     assert tiny.digests(place / "one") == tiny.digests(place / "two") == tiny.digests(place / "three")
+    sharded = ["--output", "four", "--max-shard-size", "4KB"]
+    assert clamu("merge", *_local(1, 0), "--base", "base", *DATA_FREE, *sharded).code == 0
+    assert (place / "four/base_model/model.safetensors.index.json").is_file()
+    ClamuModel.from_pretrained(place / "four").save_pretrained(place / "four", max_shard_size="50GB")
+    assert tiny.digests(place / "four") == tiny.digests(place / "three")
     refused = clamu("merge", *_local(1, 0), "--base", "base", *DATA_FREE, "--output", "three")
     assert "three already exists and is not empty" in refused.error
     assert clamu("merge", *_local(1, 0), "--base", "base", *DATA_FREE, "--output", "three", "--overwrite").code == 0

@@ -349,7 +349,9 @@ class Sequence:
         if self._place is None or chance.random() < 0.4:
             self._place = self._folder / f"model-{len(self.outcome.steps)}"
         self.outcome.steps.append(f"save to {self._place.name}")
-        self._model.save_pretrained(self._place)
+        # A model that was loaded knows it.
+        size = None if self._is_loaded else self._configuration["max_shard_size"]
+        self._model.save_pretrained(self._place, max_shard_size=size)
         left = [path.name for path in (self._folder / "journal").rglob("*") if path.suffix in (".part", ".json")]
         if left and not self._has_refused:
             self._failed(f"the journal still has {left} after the model was saved")
@@ -369,7 +371,8 @@ class Sequence:
             self._chance.shuffle(listed)
             scratch = self._folder / f"scratch-{len(self._scratches)}"
             try:
-                self._trained(dict(listed), is_scratch=True).save_pretrained(scratch)
+                model = self._trained(dict(listed), is_scratch=True)
+                model.save_pretrained(scratch, max_shard_size=self._configuration["max_shard_size"])
             except ClamuError as error:
                 raise _FailedError(f"the build of what is left is refused: {type(error).__name__}: {error}") from error
             self._scratches[revisions] = scratch

@@ -96,7 +96,8 @@ def test_an_update_replaces_adds_and_deletes_in_one_commit(double, push, folders
     theirs_too = {"adapter.safetensors.txt": b"x", "pytorch_model.bin": b"\0old", "my_lora.safetensors": b"mine"}
     theirs_too |= {"masks/mine.txt": b"mine", "base_model/notes.md": b"mine"}
     ours = {"model.safetensors": b"delta of format 1", "model-00001-of-00002.safetensors": b"shard"}
-    ours |= {"base_model/model.safetensors": b"embedded"}
+    ours |= {"base_model/model.safetensors": b"embedded", "base_model/model-00001-of-00002.safetensors": b"shard"}
+    ours |= {"delta-00001-of-00002.safetensors": b"shard", "delta.safetensors.index.json": b"{}"}
     seen = double.push(REPO, {**theirs, **theirs_too, **ours})
     made = push(folders[1], parent_commit=seen)
     assert double.repos[REPO].commits[made["commit"]].parents == [seen]

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
-from hf_clamu.checkpoint.layout import (
-    BASE_FOLDER,
-    WEIGHTS_INDEX_NAME,
-    is_processor_file,
-    refuse_unlisted,
-    require_data_names,
-)
-from hf_clamu.checkpoint.ledger import FileEntry, read_json
+from hf_clamu.checkpoint.layout import is_processor_file, refuse_unlisted, require_data_names
+from hf_clamu.checkpoint.ledger import FileEntry
 from hf_clamu.checkpoint.processor_files import normalized_bytes
 from hf_clamu.errors import CheckpointFormatError
 from hf_clamu.exact import sha256_files, sha256_hex
 
-__all__ = ["check_base_index", "check_files"]
+__all__ = ["check_files"]
 
 # Bytes. Files that a processor's own `save_pretrained` wrote again have another size than the recorded one.
 _LARGEST_PROCESSOR_FILE = 2**28
@@ -60,17 +54,3 @@ def _is_processor_with(path: Path, name: str, digest: str) -> bool:
         return bool(sha256_hex(normalized_bytes(path)) == digest)
     except Exception:  # tokenizers raises nothing more special; what cannot be read is another file
         return False
-
-
-def check_base_index(folder: Path, listed: Collection[str]) -> None:
-    """Check that the shards of an embedded base model are files that the ledger lists."""
-    name = f"{BASE_FOLDER}/{WEIGHTS_INDEX_NAME}"
-    if name not in listed:
-        return
-    shards = read_json(folder / name).get("weight_map")
-    shards = list(shards.values()) if isinstance(shards, dict) else [None]
-    odd = [shard for shard in shards if not isinstance(shard, str) or f"{BASE_FOLDER}/{shard}" not in listed]
-    if odd:
-        raise CheckpointFormatError(
-            f"{folder / name} names {odd[0]!r}, which is no file of this model. Take an undamaged copy."
-        )

@@ -15,7 +15,7 @@ from hf_clamu.cli.checkpoints import checkpoints_of
 from hf_clamu.cli.interruption import expect_result
 from hf_clamu.cli.kernels import before_recipe, before_settings
 from hf_clamu.cli.models import task_id_key
-from hf_clamu.cli.options import Data, Json, NewModel, Overwrite
+from hf_clamu.cli.options import Data, Json, MaxShardSize, NewModel, Overwrite
 from hf_clamu.cli.output import is_main_process, note, quieten, require_empty_output
 from hf_clamu.errors import RecipeError
 from hf_clamu.resources import with_stages
@@ -76,6 +76,7 @@ class _MergeOptions:
         recipe (`Path`, *optional*): a YAML file.
         data (*list* of `Path`): files of the tasks' rows, instead of those that the recipe names.
         settings (*list* of `str`): words NAME=VALUE.
+        max_shard_size (`int`, *optional*): of the files of weights.
     """
 
     checkpoints: dict[str, str]
@@ -84,6 +85,7 @@ class _MergeOptions:
     recipe: Path | None
     data: list[Path]
     settings: list[str]
+    max_shard_size: int | None = None
 
     def __post_init__(self) -> None:
         if self.base is None and self.recipe is None:
@@ -95,7 +97,7 @@ class _MergeOptions:
         """Return everything that the bits depend on, as JSON-able values."""
         text = None if self.recipe is None else self.recipe.read_text(encoding="utf-8", errors="replace")
         files, settings = list(map(str, self.data)), sorted(self.settings)
-        return ["merge", self.checkpoints, self.base, self.revision, text, files, settings]
+        return ["merge", self.checkpoints, self.base, self.revision, text, files, settings, self.max_shard_size]
 
 
 def merge(
@@ -108,6 +110,7 @@ def merge(
     archive: _Archive = None,
     settings: _Settings = None,
     overwrite: Overwrite = False,
+    max_shard_size: MaxShardSize = None,
     as_json: Json = False,
 ) -> None:
     """Merge local models that were finetuned elsewhere; started again, it goes on from what is finished.
@@ -115,6 +118,7 @@ def merge(
     They are plain transformers checkpoints of one architecture, read one after the other. Without a recipe there are
     no data: clustering is task_vectors, random or none, localization emr, tall or global.
     """
+    from hf_clamu.checkpoint.files.shards import shard_bytes
     from hf_clamu.operations.lifecycle.build_target import open_build
     from hf_clamu.recipe import Recipe
 
@@ -125,6 +129,7 @@ def merge(
         recipe=recipe,
         data=data or [],
         settings=settings or [],
+        max_shard_size=None if max_shard_size is None else shard_bytes(max_shard_size),
     )
     loaded = None if recipe is None else Recipe.load(recipe)
     archive_dir = archive or (None if loaded is None else loaded.archive_place())
@@ -150,7 +155,7 @@ def _build(
     start = _local_merge(options, loaded)
     quieten()
     built, base_model = start.run(target.journal, archive_at(archive_dir), progress_bars)
-    checkpoint = built.checkpoint
+    checkpoint = built.checkpoint.in_shards(options.max_shard_size)
     started = time.perf_counter()
     target.announce(checkpoint.state_digest)
     if is_main_process():

@@ -18,6 +18,7 @@ from hf_clamu.cli.options import (
     Ids,
     IncompleteRowsOption,
     Json,
+    MaxShardSize,
     NewArchive,
     NewModel,
     Overwrite,
@@ -45,6 +46,7 @@ def train(
     incomplete_rows: IncompleteRowsOption = None,
     archive: NewArchive = None,
     overwrite: Overwrite = False,
+    max_shard_size: MaxShardSize = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what it would need, as `clamu plan` does.")
     ] = False,
@@ -59,12 +61,14 @@ def train(
         values = estimate_build(_load_recipe(recipe, preset, rows), data=data).to_dict()
         emit(as_json, values, lambda: _estimate_text(values))
         return
+    from hf_clamu.checkpoint.files.shards import shard_bytes
     from hf_clamu.operations.lifecycle.build_target import build_summary, open_build
     from hf_clamu.tasks import keyed_id
 
     loaded = _load_recipe(recipe, preset, rows)
     text = recipe.read_text(encoding="utf-8", errors="replace")
-    command = [text, list(map(str, data or ())), sorted(without or ()), preset, *rows.values()]
+    size = None if max_shard_size is None else shard_bytes(max_shard_size)
+    command = [text, list(map(str, data or ())), sorted(without or ()), preset, *rows.values(), size]
     archive_dir = archive or loaded.archive_place()
     with open_build(output, command=command, archive=archive_dir, say=note) as target:
         finished = target.finished()
@@ -85,7 +89,7 @@ def train(
         if is_main_process():
             expect_result(output.resolve())
             # A model that came there since is replaced only if that was asked for.
-            model.save_pretrained(output, overwrite=overwrite)
+            model.save_pretrained(output, max_shard_size=size, overwrite=overwrite)
         target.close()
         seconds = with_stages(trainer.seconds, load=read, save=time.perf_counter() - started)
     report_build(output, build_summary(model.clamu_config), seconds, as_json)

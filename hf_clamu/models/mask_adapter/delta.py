@@ -12,6 +12,7 @@ import torch
 from hf_clamu.base_models.adapters.space import PeftSpace
 from hf_clamu.base_models.identity import base_digest
 from hf_clamu.checkpoint.configuration_clamu import ClamuConfig, current_entries, format_version
+from hf_clamu.checkpoint.files.shards import index_of, read_shards
 from hf_clamu.checkpoint.files.tensors import read_tensor_file
 from hf_clamu.checkpoint.layout import CONFIG_NAME, FRESH_NAME, delta_name
 from hf_clamu.checkpoint.ledger import read_json
@@ -112,11 +113,7 @@ class SharedDelta:
                 "merge=False) write a cluster's adapter for PEFT."
             )
         arguments = config["arguments"]
-        name = delta_name(config["format_version"])
-        path = pinned.file(name)
-        if path is None:
-            raise CheckpointFormatError(f"{source.name_or_path} has no {name}. Take an undamaged copy.")
-        delta = read_tensor_file(path)
+        path, delta = _read_delta(pinned, delta_name(config["format_version"]))
         digest = digest_tensors(delta)
         if digest != config["delta_digest"]:
             raise CheckpointFormatError(f"{path} is not the delta that {CONFIG_NAME} names. Take an undamaged copy.")
@@ -201,6 +198,22 @@ def _read_config(source: DeltaSource) -> dict[str, Any]:
     except (KeyError, TypeError, RecipeError) as error:
         raise CheckpointFormatError(f"{path} lacks an entry or holds an unknown one: {error}.") from error
     return found
+
+
+def _read_delta(source: DeltaSource, name: str) -> tuple[Path, dict[str, torch.Tensor]]:
+    """Return a saved model's merged delta, and the file that it was read from or the index of its shards."""
+
+    def place_of(shard: str) -> Path:
+        path = source.file(shard)
+        if path is None:
+            raise CheckpointFormatError(f"{source.name_or_path} has no {shard}. Take an undamaged copy.")
+        return path
+
+    path = source.file(name)
+    if path is not None:
+        return path, read_tensor_file(path)
+    index = source.file(index_of(Path(name)).name)
+    return (place_of(name), {}) if index is None else (index, read_shards(index, place_of))
 
 
 def _read_fresh(source: DeltaSource, model: Any, config: Mapping[str, Any]) -> dict[str, torch.Tensor]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,7 +13,8 @@ import torch
 
 from hf_clamu.base_models.adapters.export import plain_model, save_adapter
 from hf_clamu.base_models.processors import save_processor
-from hf_clamu.checkpoint.layout import BASE_FOLDER, LEDGER_NAME
+from hf_clamu.checkpoint.files.shards import reshard, shard_bytes
+from hf_clamu.checkpoint.layout import BASE_FOLDER, LEDGER_NAME, WEIGHTS_NAME
 from hf_clamu.errors import WeightsChangedError
 from hf_clamu.hub.push import PushResult
 from hf_clamu.models.exporting import require_same_adapter, require_same_checkpoint
@@ -28,7 +31,7 @@ __all__ = ["FilesMixin"]
 # What transformers' tools hand to every `save_pretrained`, and what decides nothing here: the weights are those that
 # are merged, in files of our own.
 _PUSH_OPTIONS = ("commit_message", "create_pr", "private", "repo_id", "revision", "token")
-_IGNORED_SAVE_OPTIONS = ("max_shard_size", "safe_serialization", "save_function", "save_peft_format", "state_dict")
+_IGNORED_SAVE_OPTIONS = ("safe_serialization", "save_function", "save_peft_format", "state_dict")
 
 
 class FilesMixin(ServingMixin):
@@ -38,7 +41,9 @@ class FilesMixin(ServingMixin):
     _plain_class: ClassVar[Any]
 
     @holds_model
-    def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
+    def save_pretrained(
+        self, save_directory: str | os.PathLike[str], *, max_shard_size: int | str | None = None, **kwargs: Any
+    ) -> None:
         """Save the merged model; an existing one at this place is replaced as a whole or not at all.
 
         The same files are written whatever cluster is selected. Files of others in the folder are kept. Where several
@@ -47,12 +52,15 @@ class FilesMixin(ServingMixin):
 
         Args:
             save_directory (`str` or `Path`): the folder.
+            max_shard_size (`int` or `str`, *optional*): of a file of weights, such as `"5GB"`. Larger ones are written
+                in shards with the Hub's index file. The model keeps it for later saves; 50 GB at first.
             kwargs: of transformers' `save_pretrained`. `is_main_process=False` writes nothing; `push_to_hub=True`
                 pushes afterwards, with `repo_id` (by default the folder's name) and the other options of
                 `push_to_hub`. `overwrite=True` replaces any model that is in the folder, `overwrite=False` none; by
                 default one is replaced unless this model knows the folder and it was changed since.
 
         Raises:
+            RecipeError: if `max_shard_size` is no size.
             SaveConflictError: if something else was saved there since this model was loaded from it or saved to it;
                 nothing is overwritten.
             SnapshotError: if the model has a snapshot, and rows for it or its key are missing; nothing is written.
@@ -69,8 +77,9 @@ class FilesMixin(ServingMixin):
             raise TypeError(f"ClamuModel.save_pretrained does not know the option {odd[0]!r}.")
         if not is_main_process or (not keep_origin and not Workers.current().is_main):
             return
-        target = Path(save_directory)
-        merged, context = self.merged, self._live.context
+        target, merged, context = Path(save_directory), self.merged, self._live.context
+        size = None if max_shard_size is None else shard_bytes(max_shard_size)
+        checkpoint = merged.checkpoint.in_shards(size)
         try:
             merged.switch.check(self._parameters_by_name())
         except WeightsChangedError:
@@ -80,8 +89,8 @@ class FilesMixin(ServingMixin):
             return
         origin = context.origin or Origin(folder=target)
         known = origin.ledgers.get(target.resolve())
-        place = SavePlace.checked(target, merged.checkpoint, known=known, overwrite=overwrite)
-        parts = (merged.checkpoint, context.processor, self._write_base)
+        place = SavePlace.checked(target, checkpoint, known=known, overwrite=overwrite)
+        parts = (checkpoint, context.processor, self._write_base)
         if keep_origin:
             save_checkpoint(place, *parts)
         else:
@@ -89,6 +98,7 @@ class FilesMixin(ServingMixin):
                 self._live.log.note_target(target)
                 context.origin = origin.saved_to(target, save_checkpoint(place, *parts))
             self._live.log.finalize()
+        self._live.merged = replace(merged, checkpoint=checkpoint)
         if push:
             self.push_to_hub(**{"repo_id": target.name, **push_options})
 
@@ -103,6 +113,7 @@ class FilesMixin(ServingMixin):
         create_pr: bool = False,
         token: str | bool | None = None,
         erase_history: bool = False,
+        max_shard_size: int | str | None = None,
     ) -> PushResult:
         """Push the merged model as one commit; on the Hub, too, there is the old state or the new one.
 
@@ -115,6 +126,7 @@ class FilesMixin(ServingMixin):
             token (`str` or `bool`, *optional*): by default the one that the model was loaded with.
             erase_history (`bool`): then remove everything but the new state, as far as the Hub allows (see
                 `erase_history`); what still answers is in the result and in the last receipt. Cannot be undone.
+            max_shard_size (`int` or `str`, *optional*): as in `save_pretrained`.
 
         Returns:
             `PushResult`: the commit, and with `erase_history` the report.
@@ -132,7 +144,7 @@ class FilesMixin(ServingMixin):
             token=token,
             erase_history=erase_history,
         )
-        return push(self._live, options, self._write_copy)
+        return push(self._live, options, partial(self._write_copy, max_shard_size=max_shard_size))
 
     @holds_model
     def export(
@@ -177,20 +189,20 @@ class FilesMixin(ServingMixin):
 
     # -- inside --------------------------------------------------------------------------------------------------
 
-    def _write_copy(self, folder: Path) -> None:
+    def _write_copy(self, folder: Path, *, max_shard_size: int | str | None = None) -> None:
         """Save the merged model to a folder that is not its own."""
-        self.save_pretrained(folder, keep_origin=True)
+        self.save_pretrained(folder, max_shard_size=max_shard_size, keep_origin=True)
 
-    def _write_base(self, folder: Path) -> None:
+    def _write_base(self, folder: Path, max_shard_size: int) -> None:
         live: Any = self
         if live.dtype != self.merged.checkpoint.base.torch_dtype:
-            self._copy_base(folder)
+            self._copy_base(folder, max_shard_size)
             return
         with self.held():
             self.set_base()
-            self._save_plain(folder, merge=False)
+            self._save_plain(folder, merge=False, max_shard_size=max_shard_size)
 
-    def _copy_base(self, folder: Path) -> None:
+    def _copy_base(self, folder: Path, max_shard_size: int) -> None:
         """Take the embedded base model from where this model was loaded: the live weights were cast."""
         saved = self._live.context.folder
         if saved is None or not (saved / BASE_FOLDER).is_dir():
@@ -199,10 +211,17 @@ class FilesMixin(ServingMixin):
                 "model cannot be written. Load it again without dtype=, then save."
             )
         shutil.copytree(saved / BASE_FOLDER, folder)
+        reshard(folder / WEIGHTS_NAME, max_shard_size)
 
-    def _save_plain(self, folder: Path, *, merge: bool) -> None:
-        has_adapter = self.merged.space is not None
-        save_plain(self, self._plain_class, folder, has_adapter=has_adapter, merge=merge)
+    def _save_plain(self, folder: Path, *, merge: bool, max_shard_size: int | None = None) -> None:
+        save_plain(
+            self,
+            self._plain_class,
+            folder,
+            max_shard_size or self.merged.checkpoint.max_shard_size,
+            has_adapter=self.merged.space is not None,
+            merge=merge,
+        )
 
     def _plain_base_state(self) -> dict[str, torch.Tensor]:
         """Return a copy of the weights of the base model without its adapter."""
