@@ -11,17 +11,18 @@ from hf_clamu.errors import CheckpointFormatError
 
 __all__ = ["DEFAULT_MAX_SHARD_SIZE", "FORMAT_VERSION", "ClamuConfig", "current_entries", "format_version"]
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 # Bytes: "50GB", as transformers has it; here it stays what it is, because where a shard ends are saved bytes.
 DEFAULT_MAX_SHARD_SIZE = 50 * 10**9
 
 # What entries and settings that a version lacks stand for: the behaviour of its time, whatever the defaults are today.
-_LACKING_ENTRIES: dict[int, dict[str, Any]] = {1: {}}
+_LACKING_ENTRIES: dict[int, dict[str, Any]] = {1: {}, 2: {}}
 _LACKING_SETTINGS: dict[int, dict[str, Any]] = {
-    1: {
-        "global_scaling": "same",
-        "keep_features": False,
+    1: {"global_scaling": "same", "keep_features": False},
+    2: {
+        "integer_bits": 32,
+        # Some models of format 2 have these.
         "mask_factors": "none",
         "mask_gradient_norm": "raw",
         "mask_learning_rate": None,

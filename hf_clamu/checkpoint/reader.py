@@ -38,7 +38,7 @@ from hf_clamu.training import Environment
 
 __all__ = ["read_checkpoint"]
 
-_WIDTHS = (torch.int32, torch.int64)
+_WIDTHS = (torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:
@@ -63,7 +63,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     if parsed.base.embedded:
         check_shards(folder / BASE_FOLDER / WEIGHTS_NAME, folder, listed)
     check_shards(folder / delta_name(version), folder, listed)
-    delta = _read_delta(folder / delta_name(version), listed, ledger, parsed.config, records)
+    delta = _read_delta(folder / delta_name(version), listed, ledger, parsed, records)
     masks, task_masks = read_masks(folder, parsed.arguments, clusters, records, delta)
     features, base_features = None, None
     if VECTORS_NAME in listed:
@@ -183,25 +183,26 @@ def _read_delta(
     path: Path,
     listed: Collection[str],
     ledger: Mapping[str, Any],
-    config: ClamuConfig,
+    parsed: ParsedConfig,
     records: Mapping[str, TaskRecord],
 ) -> dict[str, torch.Tensor]:
     delta = read_tensors_at(path, listed)
     # Hashed once as a file and once as tensors: the file's digest proves every byte of it, the tensors' digest is what
     # mask adapters and receipts name.
-    if sorted(delta) != ledger["parameters"] or digest_tensors(delta) != config.delta_digest:
+    if sorted(delta) != ledger["parameters"] or digest_tensors(delta) != parsed.config.delta_digest:
         raise CheckpointFormatError(f"{path} is not the delta that {CONFIG_NAME} names.")
-    _check_bounds(delta, records)
+    _check_bounds(delta, records, parsed.arguments.integer_bits)
     return delta
 
 
-def _check_bounds(delta: Mapping[str, torch.Tensor], records: Mapping[str, TaskRecord]) -> None:
+def _check_bounds(delta: Mapping[str, torch.Tensor], records: Mapping[str, TaskRecord], least_bits: int) -> None:
     """Check that the delta keeps within the bounds of the tasks' vectors, and is as wide as they ask for."""
     for name, steps in delta.items():
         bound = sum(record.bounds[name] for record in records.values())
         found = max(int(steps.max()), -int(steps.min())) if steps.dtype in _WIDTHS and steps.numel() else 0
-        if steps.dtype != narrowest_dtype(bound) or found > bound:
+        expected = narrowest_dtype(bound, least_bits)
+        if steps.dtype != expected or found > bound:
             raise CheckpointFormatError(
                 f"The merged delta of {name!r} is {steps.dtype} with entries up to {found}, the ledger's bounds say "
-                f"{narrowest_dtype(bound)} and {bound} at most. Take an undamaged copy."
+                f"{expected} and {bound} at most. Take an undamaged copy."
             )

@@ -105,8 +105,8 @@ class _Comparison:
         self._held_out = held_out
         shapes = trainer.workspace.shapes
         self._num_weights = trainer.workspace.num_parameters
-        self._total = DeltaAccumulator(shapes)
-        self._sums = {members: DeltaAccumulator(shapes) for members in clusters}
+        self._total = DeltaAccumulator(shapes, least_bits=trainer.codec.least_bits)
+        self._sums = {members: DeltaAccumulator(shapes, least_bits=trainer.codec.least_bits) for members in clusters}
 
     def base(self) -> MethodScore:
         """Measure the base model."""

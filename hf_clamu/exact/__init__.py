@@ -13,7 +13,7 @@ Needs torch and numpy alone and knows nothing of models, data sets or files of o
 - `passes`, `threads`: the size of passes over tensors, and work in parallel
 """
 
-from hf_clamu.exact.accumulator import DeltaAccumulator, TaskVector, VectorSum, narrowest_dtype
+from hf_clamu.exact.accumulator import LEAST_BITS, DeltaAccumulator, TaskVector, VectorSum, narrowest_dtype
 from hf_clamu.exact.bitmask import (
     ALL_WEIGHTS,
     GLOBAL_MODEL,
@@ -42,6 +42,7 @@ from hf_clamu.exact.switch import WeightSwitch
 __all__ = [
     "ALL_WEIGHTS",
     "GLOBAL_MODEL",
+    "LEAST_BITS",
     "NO_WEIGHTS",
     "DeltaAccumulator",
     "FixedPoint",

@@ -15,10 +15,12 @@ import torch
 from hf_clamu.errors import FixedPointOverflowError
 from hf_clamu.exact.digest import digest_tensors
 
-__all__ = ["DeltaAccumulator", "IntegerSum", "TaskVector", "VectorSum", "narrowest_dtype"]
+__all__ = ["LEAST_BITS", "DeltaAccumulator", "IntegerSum", "TaskVector", "VectorSum", "narrowest_dtype"]
 
-_INT32_MAX = 2**31 - 1
 _INT64_MAX = 2**63 - 1
+# The fewest bits that integers are kept in; models of formats 1 and 2 have 32.
+LEAST_BITS = 8
+_TYPES = {8: torch.int8, 16: torch.int16, 32: torch.int32, 64: torch.int64}
 # Entries per pass.
 _CHUNK = 1 << 18
 
@@ -28,7 +30,7 @@ class TaskVector:
     """One task's vector `n_t` on the integer grid, and what the ledger keeps of it.
 
     Args:
-        steps (*dict* of `str` to `torch.Tensor`, int32 or int64):
+        steps (*dict* of `str` to `torch.Tensor`, int8 to int64):
             One tensor per trained parameter, in grid steps, in the narrowest type that holds it.
         digest (`str`): SHA-256 of `steps`.
         bounds (*dict* of `str` to `int`): `max |n_t|` per parameter.
@@ -39,13 +41,20 @@ class TaskVector:
     bounds: dict[str, int]
 
     @classmethod
-    def of(cls, steps: Mapping[str, torch.Tensor] | Iterable[tuple[str, torch.Tensor]]) -> TaskVector:
-        """Bound, narrow and digest integer tensors, one after the other."""
+    def of(
+        cls, steps: Mapping[str, torch.Tensor] | Iterable[tuple[str, torch.Tensor]], least_bits: int = LEAST_BITS
+    ) -> TaskVector:
+        """Bound, narrow and digest integer tensors, one after the other.
+
+        Args:
+            steps (*mapping* of `str` to `torch.Tensor`, or *iterable* of pairs): integers by parameter.
+            least_bits (`int`): as in `narrowest_dtype`.
+        """
         pairs = steps.items() if isinstance(steps, Mapping) else steps
         bounds: dict[str, int] = {}
         narrow: dict[str, torch.Tensor] = {}
         for name, n in pairs:
-            narrow[name], bounds[name] = narrowed(n)
+            narrow[name], bounds[name] = narrowed(n, least_bits)
         return cls(steps=narrow, digest=digest_tensors(narrow), bounds=bounds)
 
 
@@ -71,19 +80,31 @@ class VectorSum:
         return cls(steps=steps, bounds=total)
 
 
-def narrowest_dtype(bound: int) -> torch.dtype:
-    """Return int32 if every value up to `bound` fits, and int64 otherwise.
+def narrowest_dtype(bound: int, least_bits: int = LEAST_BITS) -> torch.dtype:
+    """Return the narrowest integer type that holds every value up to `bound` and down to `-bound`.
 
     The choice looks at the bound (a sum over tasks), never at the values: the bound is a function of the set of
     tasks, whatever the order in which they came and went.
+
+    Args:
+        bound (`int`): at most 2**63 - 1.
+        least_bits (`int`): the width of the narrowest type to choose from: 8, 16, 32 or 64.
+
+    Example:
+
+    ```python
+    >>> narrowest_dtype(127), narrowest_dtype(128), narrowest_dtype(127, least_bits=32)
+    (torch.int8, torch.int16, torch.int32)
+
+    ```
     """
-    return torch.int32 if bound <= _INT32_MAX else torch.int64
+    return next((kind for bits, kind in _TYPES.items() if bits >= least_bits and bound < 2 ** (bits - 1)), torch.int64)
 
 
-def narrowed(n: torch.Tensor) -> tuple[torch.Tensor, int]:
+def narrowed(n: torch.Tensor, least_bits: int = LEAST_BITS) -> tuple[torch.Tensor, int]:
     """Return integers in the narrowest type that holds them, and the largest of them, `max |n|`."""
     bound = max(int(n.max()), -int(n.min())) if n.numel() else 0
-    return n.to(narrowest_dtype(bound)), bound
+    return n.to(narrowest_dtype(bound, least_bits)), bound
 
 
 class IntegerSum(Protocol):
@@ -103,13 +124,14 @@ class IntegerSum(Protocol):
 class DeltaAccumulator:
     """Sum of task vectors with a bound per parameter that proves that nothing wrapped around.
 
-    A parameter is summed in int32 while its bound says that int32 holds the sum, then in int64. The width cannot show
-    in the values.
+    A parameter is summed in the narrowest type that its bound allows, and in wider ones as the bound grows. The width
+    cannot show in the values.
 
     Args:
         shapes (*mapping* of `str` to `torch.Size`): the parameters that take part.
         folder (`Path`, *optional*): keep the sum in a file there instead of in memory. The file has no name and is
             deleted with the accumulator.
+        least_bits (`int`): as in `narrowest_dtype`.
 
     Raises:
         OSError: if the disk is full.
@@ -121,22 +143,30 @@ class DeltaAccumulator:
     >>> vector = TaskVector.of({"w": torch.tensor([3, -4])})
     >>> total.add(vector)
     >>> total.narrowed()["w"], total.bounds
-    (tensor([ 3, -4], dtype=torch.int32), {'w': 4})
+    (tensor([ 3, -4], dtype=torch.int8), {'w': 4})
     >>> total.subtract(vector)
     >>> total.narrowed()["w"], total.bounds
-    (tensor([0, 0], dtype=torch.int32), {'w': 0})
+    (tensor([0, 0], dtype=torch.int8), {'w': 0})
 
     ```
     """
 
-    def __init__(self, shapes: Mapping[str, torch.Size], folder: Path | None = None) -> None:
+    def __init__(
+        self, shapes: Mapping[str, torch.Size], folder: Path | None = None, *, least_bits: int = LEAST_BITS
+    ) -> None:
         self._folder = folder
-        self._total = _zeros(shapes, torch.int32, folder)
+        self._least_bits = least_bits
+        self._total = _zeros(shapes, narrowest_dtype(0, least_bits), folder)
         self._bounds = dict.fromkeys(self._total, 0)
 
     @classmethod
     def restore(
-        cls, total: Mapping[str, torch.Tensor], bounds: Iterable[Mapping[str, int]], folder: Path | None = None
+        cls,
+        total: Mapping[str, torch.Tensor],
+        bounds: Iterable[Mapping[str, int]],
+        folder: Path | None = None,
+        *,
+        least_bits: int = LEAST_BITS,
     ) -> DeltaAccumulator:
         """Continue a saved sum.
 
@@ -144,12 +174,13 @@ class DeltaAccumulator:
             total (*mapping* of `str` to `torch.Tensor`, integer): the saved sum; it is copied.
             bounds (*iterable* of *mapping* of `str` to `int`): the bounds of each task in it.
             folder (`Path`, *optional*): keep the sum in a file there.
+            least_bits (`int`): as in `narrowest_dtype`.
 
         Raises:
             FixedPointOverflowError: if the sum could have left int64.
             OSError: if the disk is full.
         """
-        accumulator = cls({name: n.shape for name, n in total.items()}, folder)
+        accumulator = cls({name: n.shape for name, n in total.items()}, folder, least_bits=least_bits)
         accumulator.add(VectorSum.of(total, bounds))
         return accumulator
 
@@ -160,7 +191,7 @@ class DeltaAccumulator:
 
     @property
     def steps(self) -> dict[str, torch.Tensor]:
-        """The sum itself, int32 or int64 per parameter; not a copy."""
+        """The sum itself, int8 to int64 per parameter; not a copy."""
         return self._total
 
     def add(self, vector: IntegerSum) -> None:
@@ -200,8 +231,12 @@ class DeltaAccumulator:
         """
         total_bounds = VectorSum.of(self._total, bounds).bounds
         self._reserve(total_bounds)
-        # The bounds of all are the same everywhere, so the types are.
-        self._total = {name: total.to(narrowest_dtype(total_bounds[name])) for name, total in self._total.items()}
+        # The bounds of all are the same everywhere, so the types are. Libraries that add up over processes know no
+        # integers of 16 bits.
+        self._total = {
+            name: total.to(narrowest_dtype(total_bounds[name], max(32, self._least_bits)))
+            for name, total in self._total.items()
+        }
         add_up(self._total)
         self._bounds = dict(total_bounds)
 
@@ -212,19 +247,25 @@ class DeltaAccumulator:
             copy (`bool`): without it, what is in that type already is the sum itself.
 
         Returns:
-            *dict* of `str` to `torch.Tensor`, int32 or int64 per parameter.
+            *dict* of `str` to `torch.Tensor`, int8 to int64 per parameter.
         """
-        return {name: n.to(narrowest_dtype(self._bounds[name]), copy=copy) for name, n in self._total.items()}
+        return {
+            name: n.to(narrowest_dtype(self._bounds[name], self._least_bits), copy=copy)
+            for name, n in self._total.items()
+        }
 
     def _reserve(self, bounds: Mapping[str, int]) -> None:
         """Make the sum wide enough for entries up to these bounds."""
         for name, bound in bounds.items():
             _require_range(name, bound)
+        growing: dict[torch.dtype, dict[str, torch.Size]] = {}
         for name, bound in bounds.items():
-            total = self._total[name]
-            if total.dtype != torch.int64 and narrowest_dtype(bound) == torch.int64:
-                wide = _zeros({name: total.shape}, torch.int64, self._folder)
-                self._total[name] = wide[name].copy_(total)
+            total, dtype = self._total[name], narrowest_dtype(bound, self._least_bits)
+            if dtype.itemsize > total.dtype.itemsize:
+                growing.setdefault(dtype, {})[name] = total.shape
+        for dtype, shapes in growing.items():
+            for name, wide in _zeros(shapes, dtype, self._folder).items():
+                self._total[name] = wide.copy_(self._total[name])
 
     def _check_fit(self, vector: IntegerSum) -> None:
         if vector.steps.keys() != self._total.keys():
@@ -243,7 +284,7 @@ def _add(total: torch.Tensor, n: torch.Tensor, sign: int = 1) -> None:
     if total.dtype == n.dtype:
         total.add_(n, alpha=sign)
         return
-    # In passes that stay in the cache: torch would widen a whole int32 tensor first, in memory that is new each time.
+    # In passes that stay in the cache: torch would widen a whole tensor first, in memory that is new each time.
     flat, flat_n = total.view(-1), n.reshape(-1)
     wide = torch.empty(min(flat.numel(), _CHUNK), dtype=total.dtype, device=total.device)
     for start in range(0, flat.numel(), _CHUNK):

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import torch
 
-from hf_clamu.exact.accumulator import TaskVector, narrowed
+from hf_clamu.exact.accumulator import TaskVector, narrowed, narrowest_dtype
 from hf_clamu.exact.digest import digest_tensors, value_digest
 from hf_clamu.exact.fixed_point import FixedPoint
 from hf_clamu.exact.threads import MIN_BYTES_FOR_A_THREAD, SizedThreadPool
@@ -42,7 +42,7 @@ def encode_vector(
     >>> theta_0 = {"w": torch.zeros(2)}
     >>> vector = encode_vector(FixedPoint(fraction_bits=2), [("w", torch.tensor([1.0, -0.5]))], theta_0)
     >>> vector.steps["w"], vector.bounds
-    (tensor([ 4, -2], dtype=torch.int32), {'w': 4})
+    (tensor([ 4, -2], dtype=torch.int8), {'w': 4})
 
     ```
     """
@@ -56,7 +56,7 @@ def encode_vector(
         assert results.keys() == theta_0.keys(), "every parameter came"
         encoded = {name: results[name]() for name in sorted(results)}
     if buffers is not None:
-        buffers.update((name, part.steps) for name, part in encoded.items() if part.steps.dtype == torch.int32)
+        buffers.update((name, part.buffer) for name, part in encoded.items() if part.buffer is not None)
     steps = {name: part.host for name, part in encoded.items()}
     return TaskVector(
         steps=steps,
@@ -66,7 +66,7 @@ def encode_vector(
 
 
 class _Encoded(NamedTuple):
-    steps: torch.Tensor
+    buffer: torch.Tensor | None
     host: torch.Tensor
     bound: int
     digest: bytes
@@ -96,6 +96,9 @@ def _encode(
     if buffer is not None and (buffer.shape != theta.shape or buffer.device != theta.device):
         buffer = None
     fast = codec.encode_int32(theta, theta_0, out=buffer) if theta.shape == theta_0.shape else None
-    n, bound = fast or narrowed(codec.encode(name, theta, theta_0))
+    if fast is None:
+        n, bound = narrowed(codec.encode(name, theta, theta_0), codec.least_bits)
+    else:
+        n, bound = fast[0].to(narrowest_dtype(fast[1], codec.least_bits)), fast[1]
     host = n.cpu()
-    return _Encoded(steps=n, host=host, bound=bound, digest=value_digest(host))
+    return _Encoded(buffer=None if fast is None else fast[0], host=host, bound=bound, digest=value_digest(host))

@@ -37,9 +37,12 @@ class FixedPoint:
     Args:
         fraction_bits (`int`, *optional*, defaults to 28):
             Bits behind the binary point, 0 to 52. With 28, one step is 3.7e-9 and sums up to 8 fit into int32.
+        least_bits (`int`, *optional*, defaults to 8):
+            Task vectors and their sums are kept and hashed in integers of at least so many bits: 8, or 32 as in models
+            of formats 1 and 2.
 
     Raises:
-        RecipeError: if `fraction_bits` is out of range.
+        RecipeError: if a value is out of range.
 
     Example:
 
@@ -53,10 +56,13 @@ class FixedPoint:
     """
 
     fraction_bits: int = field(default=28, metadata={"help": "Bits behind the binary point of the integer grid."})
+    least_bits: int = field(default=8, metadata={"help": "Width of the narrowest integers."})
 
     def __post_init__(self) -> None:
         if not isinstance(self.fraction_bits, int) or not 0 <= self.fraction_bits <= 52:
             raise RecipeError(f"fraction_bits must be a whole number from 0 to 52, got {self.fraction_bits!r}.")
+        if self.least_bits not in (8, 32):
+            raise RecipeError(f"integer_bits must be 8 or 32, got {self.least_bits!r}.")
 
     @property
     def step(self) -> float:

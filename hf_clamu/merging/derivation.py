@@ -115,7 +115,7 @@ class _ClusterVectors:
             return self.total
         if self.known is not None:
             return self.known(members)
-        own = DeltaAccumulator(self.trainer.workspace.shapes)
+        own = DeltaAccumulator(self.trainer.workspace.shapes, least_bits=self.trainer.codec.least_bits)
         for task_id in members:
             own.add(merged_vector(self.trainer, task_id, self.records[task_id]))
         return own.narrowed(copy=False)

@@ -30,8 +30,9 @@ def merged_vector(trainer: TaskTrainer, task_id: str, record: TaskRecord) -> Tas
         ArchiveError, DigestMismatchError: if the bits are not those that were merged.
     """
     if trainer.archive is not None and not trainer.is_local(task_id):
+        shapes, least_bits = trainer.workspace.shapes, trainer.codec.least_bits
         with trainer.timed("read"):
-            return trainer.archive.read(task_id, record.vector_digest, record.bounds, trainer.workspace.shapes)
+            return trainer.archive.read(task_id, record.vector_digest, record.bounds, shapes, least_bits=least_bits)
     vector = trainer.vector(task_id)
     if trainer.is_local(task_id) and vector.digest != record.vector_digest:
         raise DigestMismatchError(
@@ -66,7 +67,8 @@ def subtract_tasks(state: MergedState, task_ids: Sequence[str], trainer: TaskTra
         check_data(state, retrained, trainer.tasks, trainer.encoded)
     with trainer.timed("add"), sum_vectors(trainer, [tuple(leaving)], _Recovery(trainer, state)) as sums:
         folder = None if trainer.journal is None else trainer.journal.folder
-        total = DeltaAccumulator.restore(state.delta, [r.bounds for r in state.records.values()], folder)
+        bounds = [record.bounds for record in state.records.values()]
+        total = DeltaAccumulator.restore(state.delta, bounds, folder, least_bits=trainer.codec.least_bits)
         total.subtract(sums.total)
         sums.total.release()
     return PartialState.of(state).without(leaving, total)

@@ -72,7 +72,7 @@ class MergedState:
     """A merged model without its base: a value that is never changed, only replaced.
 
     Args:
-        delta (*dict* of `str` to `torch.Tensor`, int32 or int64): the sum of the integer task vectors.
+        delta (*dict* of `str` to `torch.Tensor`, int8 to int64): the sum of the integer task vectors.
         records (*dict* of `str` to `TaskRecord`): the merged tasks, by sorted id.
         task_features (`torch.Tensor` of shape `(tasks, size)`, *optional*): a row per task, to cluster by.
         clusters (*tuple* of *tuple* of `str`): member ids of each cluster.

@@ -151,7 +151,7 @@ class _Summing:
     def _empty(self) -> DeltaAccumulator:
         # With a journal there is a disk for it, and memory is for the model.
         folder = None if self._journal is None else self._journal.folder
-        return DeltaAccumulator(self._trainer.workspace.shapes, folder)
+        return DeltaAccumulator(self._trainer.workspace.shapes, folder, least_bits=self._trainer.codec.least_bits)
 
     def _stage(self, group: int) -> str:
         return f"{self._work.description}/{digest_json(list(self._groups[group]))[:16]}"

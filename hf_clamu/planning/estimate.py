@@ -18,7 +18,7 @@ from hf_clamu.base_models.casting import weights_dtype
 from hf_clamu.base_models.loading import empty_model
 from hf_clamu.base_models.processors import load_processor
 from hf_clamu.errors import RecipeError
-from hf_clamu.exact import packed_size
+from hf_clamu.exact import narrowest_dtype, packed_size
 from hf_clamu.merging import PRESETS, ClamuArguments, candidate_alphas, trial_arguments
 from hf_clamu.operations.learning_rate import with_learning_rate
 from hf_clamu.recipe import Recipe
@@ -228,8 +228,10 @@ def _estimate(work: _Work, num_processes: int, tokens: int | None) -> BuildEstim
     signs = part if arguments.has_fixed_signs else 0
     size = torch.float32.itemsize if recipe.dtype is None else weights_dtype(recipe.dtype).itemsize
     embedded = not isinstance(base, str) or Path(base).is_dir()
-    # A sum, if need be in int64, two versions of it in the journal, and for some localizations a sum per cluster.
-    sums = 8 * part + 2 * 4 * part + (clusters * 4 * part if localization.needs_cluster_vectors else 0)
+    delta = _bytes_of_sums(arguments, count) * part
+    # A sum, which may have been widened on the way, two versions of it in the journal, and for some localizations a
+    # sum per cluster.
+    sums = 4 * delta + (clusters * delta if localization.needs_cluster_vectors else 0)
     return BuildEstimate(
         num_parameters=weights,
         num_trained=part,
@@ -239,10 +241,16 @@ def _estimate(work: _Work, num_processes: int, tokens: int | None) -> BuildEstim
         rows_per_task=work.num_rows,
         learning_rate=arguments.peak_learning_rate,
         memory_bytes=_PROGRAM_BYTES + size * weights + 4 * size * part + signs,
-        model_bytes=4 * part + masks + (size * weights if embedded else 0),
-        scratch_bytes=num_processes * sums + 4 * part + masks,
+        model_bytes=delta + masks + (size * weights if embedded else 0),
+        scratch_bytes=num_processes * sums + delta + masks,
         seconds=None if tokens is None else _seconds(work, tokens, num_processes, trained),
     )
+
+
+def _bytes_of_sums(arguments: ClamuArguments, num_tasks: int) -> int:
+    """Return the bytes of an integer of the merged delta, if AdamW moves some weight as far as it can."""
+    bound = math.ceil(arguments.total_learning_rate / arguments.codec.step)
+    return narrowest_dtype(num_tasks * bound, arguments.integer_bits).itemsize
 
 
 def _seconds(work: _Work, tokens: int, num_processes: int, trained: Sequence[int]) -> dict[str, float]:

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from hf_clamu.errors import ArchiveError
-from hf_clamu.exact import TaskVector, digest_json, narrowest_dtype
+from hf_clamu.exact import LEAST_BITS, TaskVector, digest_json, narrowest_dtype
 from hf_clamu.storage.destroy import destroy_file, destroy_folder
 from hf_clamu.storage.durable import is_plain_file, move_into_place, sync_folder
 from hf_clamu.storage.tensors import opened_tensors, save_tensors
@@ -109,7 +109,13 @@ class Archive:
         )
 
     def read(
-        self, task_id: str, vector_digest: str, bounds: Mapping[str, int], shapes: Mapping[str, torch.Size]
+        self,
+        task_id: str,
+        vector_digest: str,
+        bounds: Mapping[str, int],
+        shapes: Mapping[str, torch.Size],
+        *,
+        least_bits: int = LEAST_BITS,
     ) -> TaskVector:
         """Return a task's vector, if every bit of it is the one that was merged.
 
@@ -118,6 +124,7 @@ class Archive:
             vector_digest (`str`): of its vector, as the ledger has it.
             bounds (*mapping* of `str` to `int`): `max |n_t|` per parameter, as the ledger has it.
             shapes (*mapping* of `str` to `torch.Size`): of the parameters that take part.
+            least_bits (`int`): of its integers, as in `narrowest_dtype`.
 
         Raises:
             ArchiveError: if the file is missing, damaged, or holds other bits.
@@ -128,7 +135,8 @@ class Archive:
             if not path.is_file():
                 raise self._missing(task_id, name)
             try:
-                vector = TaskVector.of(_decoded(path, bounds, shapes))
+                dtypes = {name: narrowest_dtype(bounds[name], least_bits) for name in shapes}
+                vector = TaskVector.of(_decoded(path, dtypes, shapes), least_bits)
             except (OSError, KeyError, ValueError, TypeError, zlib.error) as error:
                 raise ArchiveError(
                     f"The vector of task {task_id!r} in {where} is damaged ({error}). {_WAYS_OUT}"
@@ -208,11 +216,19 @@ class HeldArchive(Archive):
         return self.file_name(task_id, vector_digest) in self._held or self._archive.holds(task_id, vector_digest)
 
     def read(
-        self, task_id: str, vector_digest: str, bounds: Mapping[str, int], shapes: Mapping[str, torch.Size]
+        self,
+        task_id: str,
+        vector_digest: str,
+        bounds: Mapping[str, int],
+        shapes: Mapping[str, torch.Size],
+        *,
+        least_bits: int = LEAST_BITS,
     ) -> TaskVector:
         """Return a task's vector, as `Archive.read`."""
         held = self._held.get(self.file_name(task_id, vector_digest))
-        return self._archive.read(task_id, vector_digest, bounds, shapes) if held is None else held[1]
+        if held is not None:
+            return held[1]
+        return self._archive.read(task_id, vector_digest, bounds, shapes, least_bits=least_bits)
 
     def write_held(self) -> None:
         """Bring the held vectors into the archive; every process calls it, one after the other.
@@ -261,7 +277,7 @@ def _encoded(steps: torch.Tensor) -> torch.Tensor:
     """Return integers as compressed bytes.
 
     Args:
-        steps (`torch.Tensor` of any shape, int32 or int64): grid steps.
+        steps (`torch.Tensor` of any shape, int8 to int64): grid steps.
     """
     n = steps.reshape(-1)
     # 0, -1, 1, -2, … become 0, 1, 2, 3, …: otherwise the sign fills the high bytes.
@@ -275,7 +291,7 @@ def _encoded(steps: torch.Tensor) -> torch.Tensor:
 
 
 def _decoded(
-    path: Path, bounds: Mapping[str, int], shapes: Mapping[str, torch.Size]
+    path: Path, dtypes: Mapping[str, torch.dtype], shapes: Mapping[str, torch.Size]
 ) -> Iterator[tuple[str, torch.Tensor]]:
     with opened_tensors(path) as file:
         if (file.metadata() or {}).get(_KEY) != _VERSION:
@@ -283,9 +299,7 @@ def _decoded(
         if sorted(file.keys()) != sorted(shapes):
             raise ValueError("it has other parameters than the model")
         for name in sorted(shapes):
-            dtype = narrowest_dtype(bounds[name])
-            width = torch.empty((), dtype=dtype).element_size()
-            size = shapes[name].numel()
+            width, size = dtypes[name].itemsize, shapes[name].numel()
             unpacker = zlib.decompressobj()
             data = unpacker.decompress(file.get_tensor(name).numpy().tobytes(), width * size + 1)
             if len(data) != width * size or not unpacker.eof:

@@ -86,6 +86,20 @@ class FinetuningArguments:
         return self.learning_rate
 
     @property
+    def total_learning_rate(self) -> float:
+        """The sum of the learning rates of all steps: AdamW moves a weight by about so much at most.
+
+        A step moves it by the learning rate at most while gradients keep their size; by up to `(1 - adam_beta1) /
+        sqrt(1 - adam_beta2)` learning rates after many steps without one. Weight decay comes on top.
+
+        Raises:
+            RecipeError: if the learning rate is still to be chosen.
+
+        Source: Kingma and Ba, "Adam", section 2.1.
+        """
+        return math.fsum(learning_rate_at(self, step) for step in range(self.finetune_steps))
+
+    @property
     def has_fixed_signs(self) -> bool:
         """Whether the vectors of all tasks keep to one sign per weight, see `FixedSigns`."""
         return False
@@ -106,6 +120,11 @@ def learning_rate_factor(arguments: FinetuningArguments, step: int) -> float:
     if arguments.lr_scheduler_type == "cosine":
         return 0.5 * (1.0 + math.cos(math.pi * progress))
     return 1.0
+
+
+def learning_rate_at(arguments: FinetuningArguments, step: int) -> float:
+    """Return the learning rate at a step (counted from 0)."""
+    return arguments.peak_learning_rate * learning_rate_factor(arguments, step)
 
 
 def finetune(
@@ -165,7 +184,7 @@ def _train(workspace: Workspace, task: EncodedTask, arguments: FinetuningArgumen
             if batch is None or examples is not task.train:
                 batch = workspace.batch(examples)
             for group in optimizer.param_groups:
-                group["lr"] = arguments.peak_learning_rate * learning_rate_factor(arguments, step)
+                group["lr"] = learning_rate_at(arguments, step)
             loss = workspace.forward(batch).loss
             if not loss.requires_grad:
                 raise RecipeError(

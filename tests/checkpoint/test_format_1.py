@@ -101,9 +101,9 @@ def test_it_is_verified_by_what_it_holds(tiny, local, tmp_path):
 def test_old_and_new_files_do_not_mix(tiny, tmp_path):
     folder = format_1.copy(tmp_path / "model")
     config = json.loads((folder / "config.json").read_bytes())
-    (folder / "config.json").write_bytes(canonical_json({**config, "format_version": 2}))
+    (folder / "config.json").write_bytes(canonical_json({**config, "format_version": 3}))
     tiny.reseal(folder)
-    with pytest.raises(CheckpointFormatError, match=r"config\.json has format version 2, ledger\.json 1"):
+    with pytest.raises(CheckpointFormatError, match=r"config\.json has format version 3, ledger\.json 1"):
         ClamuModel.from_pretrained(folder)
 
 

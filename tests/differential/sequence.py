@@ -197,6 +197,7 @@ class Sequence:
             "mask_learning_rate",
             "mask_gradient_norm",
             "fraction_bits",
+            "integer_bits",
             "score_validation",
             "freeze",
         )

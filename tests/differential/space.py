@@ -59,12 +59,13 @@ AXES: dict[str, tuple[Any, ...]] = {
     "mask_learning_rate": (None, 1.0, 300.0),
     "mask_gradient_norm": ("raw", "unit"),
     "max_shard_size": (None, 3000),
+    "integer_bits": (8, 32),
 }
 # What is drawn after all else, so that the seeds of before give the sequences of before.
 _LAST = (
     *("preset", "global_scaling", "keep_features", "snapshot", "incomplete_rows"),
     *("mask_factors", "mask_scaling_schedule", "mask_learning_rate", "mask_gradient_norm"),
-    "max_shard_size",
+    *("max_shard_size", "integer_bits"),
 )
 _SIZES: dict[str, dict[str, Any]] = {
     "IA3": {"feedforward_modules": []},
@@ -112,6 +113,7 @@ _WEIGHTS = {
     "mask_scaling_schedule": (3, 1),
     "mask_learning_rate": (3, 1, 1),
     "max_shard_size": (3, 1),
+    "integer_bits": (5, 1),
 }
 
 

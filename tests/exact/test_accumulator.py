@@ -102,10 +102,22 @@ def test_the_dtype_follows_the_bound_and_not_the_values():
 
 @pytest.mark.parametrize(
     ("bound", "dtype"),
-    [(0, torch.int32), (2**31 - 1, torch.int32), (2**31, torch.int64), (INT64_MAX, torch.int64)],
+    [
+        (0, torch.int8),
+        (127, torch.int8),
+        (128, torch.int16),
+        (2**15 - 1, torch.int16),
+        (2**15, torch.int32),
+        (2**31 - 1, torch.int32),
+        (2**31, torch.int64),
+        (INT64_MAX, torch.int64),
+    ],
 )
-def test_narrowest_dtype(bound, dtype):
-    assert narrowest_dtype(bound) == dtype
+@pytest.mark.parametrize("least_bits", [8, 16, 32, 64])
+def test_narrowest_dtype(bound, dtype, least_bits):
+    found = narrowest_dtype(bound, least_bits)
+    assert 8 * found.itemsize == max(least_bits, 8 * dtype.itemsize)
+    assert torch.tensor([bound, -bound]).to(found).tolist() == [bound, -bound]
 
 
 def test_a_task_vector_is_bounded_narrowed_and_digested():
@@ -116,7 +128,7 @@ def test_a_task_vector_is_bounded_narrowed_and_digested():
     assert {k: v.dtype for k, v in vector.steps.items()} == {
         "min32": torch.int64,
         "max32": torch.int32,
-        "none": torch.int32,
+        "none": torch.int8,
     }
     assert vector.digest == digest_tensors(vector.steps)
 
@@ -217,5 +229,5 @@ def test_narrowed_without_a_copy_is_the_sum_where_it_is_narrow():
     accumulator.subtract(large)
     found = accumulator.narrowed(copy=False)
     assert found["a"].data_ptr() == accumulator.steps["a"].data_ptr()
-    assert (found["z"].dtype, found["z"].item()) == (torch.int32, 3)
+    assert (found["z"].dtype, found["z"].item()) == (torch.int8, 3)
     assert accumulator.steps["z"].dtype == torch.int64

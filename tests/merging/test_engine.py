@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from hf_clamu.errors import DigestMismatchError, TaskAlreadyMergedError, TaskDataError, TaskNotFoundError
+from hf_clamu.exact import narrowest_dtype
 from hf_clamu.merging import CLUSTERINGS, LOCALIZATIONS, add_tasks, merge_tasks, require_merged, unmerge_tasks
 from hf_clamu.merging.clustering.task_vectors import sketch
 
@@ -34,7 +35,10 @@ def test_a_state_is_the_sum_of_its_tasks(merged_of, images, trainer_of, settings
         assert torch.equal(state.task_features[row], sketch(vector, arguments.seed))
         assert task_id in state.clusters[state.cluster_of(task_id)]
     assert all(torch.equal(state.delta[name], total[name]) for name in total)
-    assert all(n.dtype == torch.int32 for n in state.delta.values())
+    bounds = {name: sum(record.bounds[name] for record in state.records.values()) for name in total}
+    assert {name: n.dtype for name, n in state.delta.items()} == {
+        name: narrowest_dtype(bound) for name, bound in bounds.items()
+    }
     assert (state.alpha, state.global_alpha) == (4 / 6, 1 / 6)
     assert len(state.masks) == len(state.clusters) == 2
 

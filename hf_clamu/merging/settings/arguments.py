@@ -39,7 +39,8 @@ class ClamuArguments(FinetuningArguments, ClusteringArguments, LocalizationArgum
     The fields are those of the stages: finetuning (`finetune_steps`, `learning_rate`, `batch_size`, ...), clustering
     (`num_clusters`, `clustering`), localization (`localization`, `scaling`, `global_scaling`, `mask_steps`,
     `mask_batch_size`), the integer grid (`fraction_bits`) and what is measured for the card (`score_validation`).
-    `ClamuArguments.describe()` returns each with its meaning. `localization` and `clustering` may be any registered
+    `ClamuArguments.describe()` returns each with its meaning; `integer_bits` besides belongs to the file format.
+    `localization` and `clustering` may be any registered
     method (`register_localization`, `register_clustering`).
 
     A `preset` (`"per-task"`, `"clusters"`, `"adapters"`, `"one-model"`) gives the settings that are not given
@@ -68,6 +69,13 @@ class ClamuArguments(FinetuningArguments, ClusteringArguments, LocalizationArgum
     fraction_bits: int = field(
         default=28, metadata={"help": "Bits behind the binary point of the integer grid of task vectors."}
     )
+    integer_bits: int = field(
+        default=8,
+        metadata={
+            "help": "Width of the narrowest integers of task vectors and their sums; 32 in models of formats 1 and 2.",
+            "of": "format",  # nobody has a reason to choose it
+        },
+    )
     score_validation: bool = field(
         default=True,
         metadata={
@@ -92,12 +100,12 @@ class ClamuArguments(FinetuningArguments, ClusteringArguments, LocalizationArgum
         if self.global_scaling is None and self.scaling != "auto" and not self.localization_method.makes_masks:
             object.__setattr__(self, "global_scaling", "same")  # then there is one model, and one coefficient
         LocalizationArguments.__post_init__(self)
-        FixedPoint(fraction_bits=self.fraction_bits)
+        self.codec  # noqa: B018 - refuses what is out of range
 
     @property
     def codec(self) -> FixedPoint:
         """The integer grid."""
-        return FixedPoint(fraction_bits=self.fraction_bits)
+        return FixedPoint(fraction_bits=self.fraction_bits, least_bits=self.integer_bits)
 
     @property
     def clustering_method(self) -> ClusteringMethod:
@@ -122,9 +130,9 @@ class ClamuArguments(FinetuningArguments, ClusteringArguments, LocalizationArgum
 
     @classmethod
     def describe(cls) -> dict[str, str]:
-        """Return each setting's name with what it means, `preset` first, with what each preset sets."""
+        """Return the name of each setting to choose with what it means, `preset` first, with what each preset sets."""
         texts = {"preset": describe_presets()}
-        texts |= {setting.name: setting.metadata["help"] for setting in fields(cls)}
+        texts |= {one.name: one.metadata["help"] for one in fields(cls) if one.metadata.get("of") != "format"}
         for registry in (CLUSTERINGS, LOCALIZATIONS):
             texts[registry.setting] += f": {registry.describe()}."
         return texts
