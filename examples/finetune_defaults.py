@@ -22,7 +22,7 @@ from examples.stability import keep_row, kept_rows, write_tables
 from hf_clamu.base_models.adapters.space import PeftSpace
 from hf_clamu.merging import PRESETS, ClamuArguments
 from hf_clamu.operations.context import open_trainer
-from hf_clamu.operations.learning_rate import with_learning_rate
+from hf_clamu.operations.resolution import resolved_arguments
 from hf_clamu.tasks import Example, TaskDataset
 from hf_clamu.training import TaskTrainer, Workspace, deterministic, measure
 
@@ -107,7 +107,7 @@ def _open(name: str, space: str, seed: int, work: Path, paths: dict[str, str]) -
     base = load_setting_base(
         setting, tasks, work / "bases", seed, paths, space=PeftSpace.for_settings(given, peft_config, None)
     )
-    arguments = with_learning_rate(given, base.model, base.space)
+    arguments = resolved_arguments(given, base.model, base.space)
     workspace = open_trainer(base.model, base.processor, tasks, arguments, space=base.space).workspace
     held_out = {one: tasks.encode(one, base.processor).validation for one in tasks.task_ids[:num_finetuned]}
     return _Opened(workspace=workspace, tasks=tasks, processor=base.processor, arguments=arguments, held_out=held_out)

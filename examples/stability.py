@@ -30,6 +30,7 @@ from hf_clamu.merging import PRESETS, ClamuArguments, MergedState, TaskRecord, p
 from hf_clamu.merging.derivation import derive
 from hf_clamu.merging.state import PartialState
 from hf_clamu.operations.context import open_trainer
+from hf_clamu.operations.resolution import resolved_arguments
 from hf_clamu.recipe import Recipe
 from hf_clamu.tasks import PUBLIC_TASK, Example, digits_public, load_tasks, public_rows, stdlib_public
 from hf_clamu.training import TaskTrainer, deterministic, example_features
@@ -171,6 +172,7 @@ def open_setting(name: str, work: Path, mask_steps: int, *, has_signs: bool = Fa
     localization = "sift" if has_signs else "clamu"
     changes: dict[str, Any] = {"localization": localization, "num_clusters": 6, "mask_steps": mask_steps}
     arguments = replace(given, **changes, seed=seed, score_validation=False)
+    arguments = resolved_arguments(arguments, base.model, None)
     workspace = open_trainer(base.model, base.processor, tasks, arguments).workspace
     public = public_rows(_public(name), tasks.spec).encode(PUBLIC_TASK, base.processor).train
     anchors = place_anchors(example_features(workspace, public), arguments.num_clusters, arguments.seed)

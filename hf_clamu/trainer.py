@@ -23,7 +23,7 @@ from hf_clamu.models.state import ModelContext
 from hf_clamu.operations.build import build
 from hf_clamu.operations.configuration import initial_config
 from hf_clamu.operations.context import RunContext, build_environment
-from hf_clamu.operations.learning_rate import with_learning_rate
+from hf_clamu.operations.resolution import resolved_arguments
 from hf_clamu.resources import with_stages
 from hf_clamu.storage import Journal, environment_key
 from hf_clamu.tasks import PUBLIC_TASK, ModelLimits, TaskDataset, require_known_words
@@ -163,7 +163,7 @@ class ClamuTrainer:
             dtype=self.dtype,
         )
         require_known_words(self.tasks, base.processor)
-        arguments = with_learning_rate(self.args, base.model, base.space, announce=True)
+        arguments = resolved_arguments(self.args, base.model, base.space, announce=True)
         environment, config = build_environment(arguments), initial_config(base, self.tasks, arguments, self.card)
         with deterministic(environment.num_threads):
             anchors, config.public_rows = self._anchors(base)

@@ -124,6 +124,7 @@ class Tiny:
         from hf_clamu.base_models.loading import load_base
         from hf_clamu.base_models.processors import save_processor
         from hf_clamu.operations.context import open_trainer
+        from hf_clamu.operations.resolution import resolved_arguments
         from hf_clamu.training import deterministic, silent_progress
 
         tasks, arguments = cls.tasks(kind), cls.arguments(**changes)
@@ -133,6 +134,7 @@ class Tiny:
             save_processor(base.processor, folder / "base")
         found = {}
         with deterministic(num_threads=1):
+            arguments = resolved_arguments(arguments, base.model, None)
             trainer = open_trainer(base.model, base.processor, tasks, arguments, silent_progress)
             for task_id in tasks:
                 trainer.finetune(task_id)

@@ -12,6 +12,7 @@ from hf_clamu.base_models.loading import load_base
 from hf_clamu.evaluation import Approach, MergedModel, OwnerModels, ShardedModels
 from hf_clamu.merging import ClamuArguments
 from hf_clamu.operations.context import open_trainer
+from hf_clamu.operations.resolution import resolved_arguments
 from hf_clamu.tasks import Example, TaskDataset
 from hf_clamu.trainer import ClamuTrainer
 from hf_clamu.training import Progress, TaskTrainer
@@ -58,7 +59,8 @@ class Setting:
         """Return what finetunes owners on the base model."""
         spec, num_labels = self.tasks.spec, self.tasks.num_labels
         base = load_base(str(self.base), spec, num_labels=num_labels, run_seed=arguments.seed, space=space)
-        return open_trainer(base.model, base.processor, self.tasks, arguments, self.progress, space=base.space)
+        known = resolved_arguments(arguments, base.model, base.space)
+        return open_trainer(base.model, base.processor, self.tasks, known, self.progress, space=base.space)
 
     def train(self, arguments: ClamuArguments, folder: Path) -> Any:
         """Build a merged model and save it; return the trainer and the model."""

@@ -36,7 +36,7 @@ def finetune_together(trainer: TaskTrainer, members: Sequence[str], arguments: C
         digest=None,
     )
     arguments = replace(arguments, finetune_steps=arguments.finetune_steps * len(members))
-    finetune(trainer.workspace, together, arguments, arguments.codec)
+    finetune(trainer.workspace, together, arguments, trainer.codec)
 
 
 class _TrainedModels:

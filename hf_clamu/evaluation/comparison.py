@@ -14,7 +14,7 @@ from hf_clamu.errors import RecipeError
 from hf_clamu.exact import ALL_WEIGHTS, DeltaAccumulator
 from hf_clamu.merging import LOCALIZATIONS, ClamuArguments, Localizer, MaskProblem
 from hf_clamu.operations.context import open_trainer
-from hf_clamu.operations.learning_rate import with_learning_rate
+from hf_clamu.operations.resolution import resolved_arguments
 from hf_clamu.tasks import Example, TaskDataset
 from hf_clamu.training import Progress, TaskTrainer, deterministic, measure, silent_progress
 
@@ -71,7 +71,7 @@ def compare_methods(
                 f"Methods are compared on the same task vectors, and {method!r} needs vectors of its own: build with "
                 f"localization={method!r} and measure that (evaluate_model, clamu evaluate)."
             )
-    arguments = with_learning_rate(arguments, base.model, base.space)
+    arguments = resolved_arguments(arguments, base.model, base.space)
     with deterministic(arguments.num_threads):
         trainer = open_trainer(base.model, base.processor, tasks, arguments, progress)
         try:

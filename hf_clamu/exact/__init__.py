@@ -34,7 +34,7 @@ from hf_clamu.exact.digest import (
     value_digests,
 )
 from hf_clamu.exact.encoding import encode_vector
-from hf_clamu.exact.fixed_point import FixedPoint
+from hf_clamu.exact.fixed_point import FixedPoint, fraction_bits_for
 from hf_clamu.exact.guard import Guard
 from hf_clamu.exact.passes import bits_dtype, entries_per_pass
 from hf_clamu.exact.switch import WeightSwitch
@@ -58,6 +58,7 @@ __all__ = [
     "digest_tensors",
     "encode_vector",
     "entries_per_pass",
+    "fraction_bits_for",
     "narrowest_dtype",
     "pack_mask",
     "packed_size",

@@ -6,6 +6,7 @@ entries differ from a sum that never held it. Sums of integers are associative, 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -13,7 +14,7 @@ import torch
 from hf_clamu.errors import FixedPointOverflowError, RecipeError
 from hf_clamu.exact.passes import entries_per_pass
 
-__all__ = ["FixedPoint"]
+__all__ = ["FixedPoint", "fraction_bits_for"]
 
 # |n| < 2**62 leaves one bit of room, so that a single add can never wrap around before it is checked.
 _LIMIT = float(2**62)
@@ -22,9 +23,33 @@ _CHUNK = 1 << 16
 # Elements per pass of `encode_int32`.
 _NARROW_CHUNK = 1 << 18
 _INT32_MAX = 2**31 - 1
+_MOST_BITS = 52
+# The largest movement has this many bits: it is 64 to 127 steps.
+_BITS_OF_MOVEMENT = 7
 # Added to a float64 below 2**51, it leaves no bits behind the point: the sum is rounded to an integer, halves to even,
 # which stands in its low bits.
 _ROUNDER = 1.5 * 2.0**52
+
+
+def fraction_bits_for(movement: float) -> int:
+    """Return the bits of a grid that suits weights which move by so much at most.
+
+    The most bits with which `movement` is less than 128 steps, so that it is 64 steps or more: rounding errs by half a
+    step, 1/128 of `movement` at most, and vectors of weights that keep to it fit int8.
+
+    Args:
+        movement (`float`): above 0, in weight units: for AdamW the sum of its learning rates.
+
+    Example:
+
+    ```python
+    >>> fraction_bits_for(20 * 1e-3), 2**12 * 20 * 1e-3
+    (12, 81.92)
+
+    ```
+    """
+    _, exponent = math.frexp(movement)  # movement is below 2**exponent, and at least half of it
+    return min(max(_BITS_OF_MOVEMENT - exponent, 0), _MOST_BITS)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,8 +84,10 @@ class FixedPoint:
     least_bits: int = field(default=8, metadata={"help": "Width of the narrowest integers."})
 
     def __post_init__(self) -> None:
-        if not isinstance(self.fraction_bits, int) or not 0 <= self.fraction_bits <= 52:
-            raise RecipeError(f"fraction_bits must be a whole number from 0 to 52, got {self.fraction_bits!r}.")
+        if not isinstance(self.fraction_bits, int) or not 0 <= self.fraction_bits <= _MOST_BITS:
+            raise RecipeError(
+                f"fraction_bits must be a whole number from 0 to {_MOST_BITS}, got {self.fraction_bits!r}."
+            )
         if self.least_bits not in (8, 32):
             raise RecipeError(f"integer_bits must be 8 or 32, got {self.least_bits!r}.")
 

@@ -8,7 +8,7 @@ local_merge.py    building from local models that were finetuned elsewhere
 request.py        what a request is given, what it checks first, and what it answers
 context.py        what a change runs on
 configuration.py  the configuration of the result
-learning_rate.py  the learning rate where a recipe leaves it open
+resolution.py     learning rate and grid where a recipe leaves them open
 data.py           the data of merged tasks
 snapshots.py      their rows in a snapshot: kept before a save, destroyed after it
 effects/          what a change means for the tasks that stay

@@ -20,8 +20,8 @@ from hf_clamu.merging import WITHOUT_DATA, ClamuArguments, require_finetuning, r
 from hf_clamu.operations.build import build
 from hf_clamu.operations.configuration import initial_config
 from hf_clamu.operations.context import RunContext, build_environment
-from hf_clamu.operations.learning_rate import with_learning_rate
 from hf_clamu.operations.request import ChangeResult
+from hf_clamu.operations.resolution import resolved_arguments
 from hf_clamu.resources import with_stages
 from hf_clamu.storage import Archive, Journal
 from hf_clamu.tasks import TaskDataset, TaskSpec, keyed_id, require_known_words, task_kinds, traits_of
@@ -87,7 +87,7 @@ class LocalMerge:
         local_models = LocalModels.find(given, token=self.token, cache_dir=self.cache_dir)
         tasks = self._tasks(local_models)
         base = self._load_base(tasks, arguments)
-        arguments = with_learning_rate(arguments, base.model, None)  # of tasks that are added later
+        arguments = resolved_arguments(arguments, base.model, None, from_elsewhere=True, announce=True)
         local_models.check(base.model, tasks.spec.kind, base.processor)
         if tasks.has_rows:
             require_known_words(tasks, base.processor)

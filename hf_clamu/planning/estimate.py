@@ -20,7 +20,7 @@ from hf_clamu.base_models.processors import load_processor
 from hf_clamu.errors import RecipeError
 from hf_clamu.exact import narrowest_dtype, packed_size
 from hf_clamu.merging import PRESETS, ClamuArguments, candidate_alphas, trial_arguments
-from hf_clamu.operations.learning_rate import with_learning_rate
+from hf_clamu.operations.resolution import resolved_arguments
 from hf_clamu.recipe import Recipe
 from hf_clamu.tasks import DataFiles, ModelLimits, TaskDataset, traits_of
 from hf_clamu.training import trainable_names
@@ -56,7 +56,7 @@ class BuildEstimate:
         num_trained (`int`): weights that take part in merging.
         num_tasks, num_clusters, num_processes (`int`): of the build.
         rows_per_task (`float`): mean number of rows of a task.
-        learning_rate (`float`): of the finetuning, chosen where the recipe leaves it open.
+        learning_rate (`float`), fraction_bits (`int`): of the build, chosen where the recipe leaves them open.
         memory_bytes (`int`): of each process, without activations: base weights, a copy of those that take part, their
             gradients, and two more values for each (AdamW's state, or the merged weights and scores of mask training);
             under fixed signs also a byte for its sign.
@@ -75,6 +75,7 @@ class BuildEstimate:
     num_processes: int
     rows_per_task: float
     learning_rate: float
+    fraction_bits: int
     memory_bytes: int
     model_bytes: int
     scratch_bytes: int
@@ -186,7 +187,7 @@ class _Work:
         model = _model_to_train(recipe, space, tasks, arguments.seed)
         return cls(
             recipe=recipe,
-            arguments=with_learning_rate(arguments, model, space),
+            arguments=resolved_arguments(arguments, model, space),
             tasks=tasks,
             model=model,
             num_tasks=count,
@@ -240,6 +241,7 @@ def _estimate(work: _Work, num_processes: int, tokens: int | None) -> BuildEstim
         num_processes=num_processes,
         rows_per_task=work.num_rows,
         learning_rate=arguments.peak_learning_rate,
+        fraction_bits=arguments.codec.fraction_bits,
         memory_bytes=_PROGRAM_BYTES + size * weights + 4 * size * part + signs,
         model_bytes=delta + masks + (size * weights if embedded else 0),
         scratch_bytes=num_processes * sums + delta + masks,

@@ -49,6 +49,7 @@ def measure(peft_config: Any, learning_rate: float, layers: int, rounds: int) ->
     from hf_clamu.base_models.byte_tokenizer import byte_tokenizer
     from hf_clamu.base_models.loading import load_base
     from hf_clamu.operations.context import open_trainer
+    from hf_clamu.operations.resolution import resolved_arguments
     from hf_clamu.storage import Archive
     from hf_clamu.training import deterministic, silent_progress
 
@@ -64,6 +65,7 @@ def measure(peft_config: Any, learning_rate: float, layers: int, rounds: int) ->
     base = load_base(config, tasks.spec, num_labels=2, processor=tokenizer, space=space)
     arguments = ClamuArguments(finetune_steps=20, learning_rate=learning_rate, num_threads=2)
     with deterministic(2), torch.enable_grad(), tempfile.TemporaryDirectory() as folder:
+        arguments = resolved_arguments(arguments, base.model, base.space)
         trainer = open_trainer(base.model, base.processor, tasks, arguments, silent_progress, space=base.space)
         started = time.perf_counter()
         vector = trainer.finetune("user_0")

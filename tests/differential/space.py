@@ -40,7 +40,7 @@ AXES: dict[str, tuple[Any, ...]] = {
     "num_clusters": (1, 2, 3, 20),
     "scaling": (4.0, 1.0, 2.5, "sum", "auto"),
     "precision": ("fp32", "bf16", "bfloat16", "bfloat16 and bf16"),
-    "fraction_bits": (28, 20, 12, 36, 40),
+    "fraction_bits": ("auto", 20, 12, 28, 40),
     "validation_fraction": (0.0, 0.3),
     "score_validation": (True, False),
     "ids": ("plain", "odd", "long"),

@@ -25,7 +25,7 @@ def held_out(tiny):
 
 
 def _trainer(tiny, space=None):
-    tasks, arguments = tiny.tasks("text"), tiny.arguments()
+    tasks, arguments = tiny.tasks("text"), tiny.arguments(fraction_bits=28)
     base = load_base(
         tiny.config("text"), tasks.spec, num_labels=tasks.num_labels, processor=tiny.processor("text"), space=space
     )

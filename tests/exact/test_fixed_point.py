@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_clamu.errors import FixedPointOverflowError, RecipeError
-from hf_clamu.exact import FixedPoint
+from hf_clamu.exact import FixedPoint, fraction_bits_for
 
 FRACTION_BITS = st.integers(0, 52)
 
@@ -108,6 +108,18 @@ def test_apply_is_float64_arithmetic_rounded_at_the_end(dtype, size):
     result = FixedPoint(fraction_bits=28).apply(theta_0, n, 0.375, dtype)
     assert result.dtype == dtype
     assert torch.equal(result, expected)
+
+
+@given(st.floats(2.0**-60, 2.0**20))
+def test_the_largest_movement_is_64_to_127_steps(movement):
+    bits = fraction_bits_for(movement)
+    assert 0 <= bits <= 52
+    if 0 < bits < 52:
+        assert 64 <= movement * 2.0**bits < 128
+    codec, weight = FixedPoint(fraction_bits=bits), torch.tensor([movement], dtype=torch.float64)
+    if movement < 2.0**7:
+        error = codec.decode(codec.encode("w", weight, torch.zeros(1))) - weight
+        assert float(error.abs()) <= max(movement / 128, 2.0**-53)
 
 
 @pytest.mark.parametrize("bits", [-1, 53, 28.0, "28", None])

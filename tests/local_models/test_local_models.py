@@ -27,7 +27,7 @@ from hf_clamu.checkpoint.reader import read_checkpoint
 from hf_clamu.local_models.local_models import LocalModels
 from hf_clamu.training import Workspace, seeded
 
-ARGUMENTS = ClamuArguments(localization="emr", clustering="none")
+ARGUMENTS = ClamuArguments(localization="emr", clustering="none", fraction_bits=28)
 _KINDS = {
     "gpt2": (
         transformers.GPT2LMHeadModel,

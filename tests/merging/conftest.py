@@ -46,6 +46,7 @@ def settings():
         values = {
             "finetune_steps": 2,
             "learning_rate": 0.01,
+            "fraction_bits": 28,
             "batch_size": 8,
             "mask_steps": 2,
             "mask_batch_size": 16,

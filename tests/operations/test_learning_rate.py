@@ -11,7 +11,7 @@ from hf_clamu import ClamuArguments, ClamuModel, ClamuTrainer
 from hf_clamu.base_models.adapters.space import PeftSpace
 from hf_clamu.base_models.loading import empty_model
 from hf_clamu.cli import main
-from hf_clamu.operations.learning_rate import with_learning_rate
+from hf_clamu.operations.resolution import resolved_arguments
 from hf_clamu.training import silent_progress
 
 QUICK = {"finetune_steps": 2, "batch_size": 3, "mask_steps": 2, "num_threads": 1}
@@ -40,13 +40,13 @@ def _gpt2(tiny, width):
 
 @pytest.mark.parametrize(("width", "rate"), [(48, 2.1e-3), (64, 1.6e-3), (384, 2.6e-4), (768, 1.3e-4), (4096, 2.4e-5)])
 def test_all_weights_get_a_rate_by_the_width(tiny, width, rate):
-    assert with_learning_rate(ClamuArguments(), _gpt2(tiny, width), None).learning_rate == rate
+    assert resolved_arguments(ClamuArguments(), _gpt2(tiny, width), None).learning_rate == rate
 
 
 @pytest.mark.parametrize(("width", "rate"), [(16, 1e-2), (384, 1e-2), (768, 5.2e-3), (4096, 9.8e-4)])
 def test_adapters_get_a_higher_one(tiny, width, rate):
     space = PeftSpace.of(LORA)
-    assert with_learning_rate(ClamuArguments(), _gpt2(tiny, width), space).learning_rate == rate
+    assert resolved_arguments(ClamuArguments(), _gpt2(tiny, width), space).learning_rate == rate
 
 
 def test_a_configuration_without_a_hidden_size_counts_as_wide_as_its_largest_matrix(tiny):
@@ -61,12 +61,12 @@ def test_a_configuration_without_a_hidden_size_counts_as_wide_as_its_largest_mat
     }
     model = empty_model(resnet, spec, num_labels=10)
     assert not isinstance(getattr(model.config, "hidden_size", None), int)
-    assert with_learning_rate(ClamuArguments(), model, None).learning_rate == 1.6e-3
+    assert resolved_arguments(ClamuArguments(), model, None).learning_rate == 1.6e-3
 
 
 def test_a_rate_that_is_named_stays(tiny):
-    arguments = ClamuArguments(learning_rate=5e-5)
-    assert with_learning_rate(arguments, _gpt2(tiny, 64), None) is arguments
+    arguments = ClamuArguments(learning_rate=5e-5, fraction_bits=28)
+    assert resolved_arguments(arguments, _gpt2(tiny, 64), None) is arguments
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_an_interrupted_build_goes_on_under_the_number(tiny, tmp_path):
 def test_merged_checkpoints_have_a_number_for_tasks_that_come_later(tiny, tmp_path):
     folders = tiny.local_models("text", tmp_path)
     model = ClamuModel.merge(tmp_path / "base", folders)
-    assert _rate(model) == with_learning_rate(ClamuArguments(), model, None).learning_rate
+    assert _rate(model) == resolved_arguments(ClamuArguments(), model, None).learning_rate
 
 
 def test_a_build_says_what_was_chosen_once(tiny, caplog):
@@ -166,3 +166,5 @@ def test_plan_and_train_choose_alike(tmp_path, capsys, monkeypatch):
     assert shown.err.count("learning_rate 1.6e-03, by the width of the model 64") == 1
     saved = json.loads((tmp_path / "model/config.json").read_bytes())
     assert planned["learning_rate"] == saved["arguments"]["learning_rate"] == 1.6e-3
+    assert planned["fraction_bits"] == saved["arguments"]["fraction_bits"] == 16
+    assert shown.err.count("fraction_bits 16, by the sum of the learning rates") == 1

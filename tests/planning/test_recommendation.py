@@ -36,6 +36,7 @@ def _estimates(*, trained=1000, rows=100.0, build=1e5, refused=(), timed=True, c
             num_processes=1,
             rows_per_task=rows,
             learning_rate=5e-5,
+            fraction_bits=16,
             memory_bytes=1,
             model_bytes=size,
             scratch_bytes=1,

@@ -184,7 +184,12 @@ def test_nan_in_the_data_is_named(encoded, vit):
 def test_schedules():
     def factors(kind: str, warmup: int) -> list[float]:
         arguments = FinetuningArguments(finetune_steps=6, warmup_steps=warmup, lr_scheduler_type=kind)
-        return [learning_rate_factor(arguments, step) for step in range(6)]
+        found = [learning_rate_factor(arguments, step) for step in range(6)]
+        whole = FinetuningArguments(
+            finetune_steps=6, warmup_steps=warmup, lr_scheduler_type=kind, learning_rate=0.01
+        ).total_learning_rate
+        assert whole == pytest.approx(0.01 * sum(found))
+        return found
 
     assert factors("constant", 0) == [1.0] * 6
     assert factors("constant", 4) == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]

@@ -153,6 +153,7 @@ def _estimate_text(values: Mapping[str, Any]) -> str:
         ("tasks and clusters", f"{values['num_tasks']} and {values['num_clusters']}"),
         ("processes", f"{values['num_processes']}"),
         ("learning rate", f"{values['learning_rate']:.2g}"),
+        ("grid", f"steps of 2**-{values['fraction_bits']}"),
         (f"memory{each}", f"{size_text(values['memory_bytes'])}, and activations"),
         ("saved model", size_text(values["model_bytes"])),
         ("files while it runs", size_text(values["scratch_bytes"])),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import InitVar, asdict, dataclass, field, fields
-from typing import Any
+from typing import Any, Literal
 
 from hf_clamu.errors import RecipeError
 from hf_clamu.exact import FixedPoint
@@ -27,7 +27,7 @@ WITHOUT_DATA = {"clustering": "task_vectors", "localization": "emr"}
 # Settings that may be left open, with the type of what else they are.
 _OPTIONAL: dict[str, type] = {"num_threads": int, "mask_learning_rate": float, "global_scaling": float}
 # Settings that are "auto" until the base model is known, with the type that they have then.
-_AUTOMATIC: dict[str, type] = {"learning_rate": float}
+_AUTOMATIC: dict[str, type] = {"learning_rate": float, "fraction_bits": int}
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false"}
 
 
@@ -66,8 +66,12 @@ class ClamuArguments(FinetuningArguments, ClusteringArguments, LocalizationArgum
     ```
     """
 
-    fraction_bits: int = field(
-        default=28, metadata={"help": "Bits behind the binary point of the integer grid of task vectors."}
+    fraction_bits: int | Literal["auto"] = field(
+        default="auto",
+        metadata={
+            "help": "Bits behind the binary point of the integer grid of task vectors, 0 to 52; 'auto' chooses by the "
+            "learning rates of all steps (28 where they tell nothing), and the saved model has the number."
+        },
     )
     integer_bits: int = field(
         default=8,
@@ -100,11 +104,21 @@ class ClamuArguments(FinetuningArguments, ClusteringArguments, LocalizationArgum
         if self.global_scaling is None and self.scaling != "auto" and not self.localization_method.makes_masks:
             object.__setattr__(self, "global_scaling", "same")  # then there is one model, and one coefficient
         LocalizationArguments.__post_init__(self)
-        self.codec  # noqa: B018 - refuses what is out of range
+        bits = 0 if self.fraction_bits == "auto" else self.fraction_bits
+        FixedPoint(fraction_bits=bits, least_bits=self.integer_bits)  # refuses what is out of range
 
     @property
     def codec(self) -> FixedPoint:
-        """The integer grid."""
+        """The integer grid.
+
+        Raises:
+            RecipeError: if it is still to be chosen.
+        """
+        if self.fraction_bits == "auto":
+            raise RecipeError(
+                "fraction_bits is 'auto', which stands for a number that is chosen when a base model is loaded. Give "
+                "a number here."
+            )
         return FixedPoint(fraction_bits=self.fraction_bits, least_bits=self.integer_bits)
 
     @property
