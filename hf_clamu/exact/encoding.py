@@ -92,13 +92,20 @@ def _one_thread_each(theta_0: Mapping[str, torch.Tensor]) -> Iterator[None]:
 def _encode(
     codec: FixedPoint, name: str, theta: torch.Tensor, theta_0: torch.Tensor, buffer: torch.Tensor | None
 ) -> _Encoded:
-    theta_0 = theta_0.to(theta.device)
-    if buffer is not None and (buffer.shape != theta.shape or buffer.device != theta.device):
+    theta_0, least = theta_0.to(theta.device), codec.least_bits
+    if theta.shape != theta_0.shape:
+        codec.encode(name, theta, theta_0)  # raises
+    if buffer is None or buffer.shape != theta.shape or buffer.device != theta.device:
+        buffer = torch.empty(theta.shape, dtype=narrowest_dtype(0, least), device=theta.device)
+    bound = codec.encode_into(theta, theta_0, buffer)
+    if bound is None:
+        n, bound = narrowed(codec.encode(name, theta, theta_0), least)
         buffer = None
-    fast = codec.encode_int32(theta, theta_0, out=buffer) if theta.shape == theta_0.shape else None
-    if fast is None:
-        n, bound = narrowed(codec.encode(name, theta, theta_0), codec.least_bits)
     else:
-        n, bound = fast[0].to(narrowest_dtype(fast[1], codec.least_bits)), fast[1]
+        dtype = narrowest_dtype(bound, least)
+        if dtype.itemsize > buffer.dtype.itemsize:
+            buffer = torch.empty(theta.shape, dtype=dtype, device=theta.device)
+            codec.encode_into(theta, theta_0, buffer)
+        n = buffer.to(dtype)
     host = n.cpu()
-    return _Encoded(buffer=None if fast is None else fast[0], host=host, bound=bound, digest=value_digest(host))
+    return _Encoded(buffer=buffer, host=host, bound=bound, digest=value_digest(host))

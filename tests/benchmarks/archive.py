@@ -115,7 +115,8 @@ def main() -> None:
     )  # fmt: skip
     note = (
         f"A GPT-2 with {options.layers} layers of width {BASE['n_embd']}, 20 steps of 20 short texts; an uncompressed "
-        "vector has 4 bytes per weight. Writing includes syncing, reading includes checking the digest. The last "
+        "vector has one byte per weight, or two where its bound asks for them. "
+        "Writing includes syncing, reading includes checking the digest. The last "
         f"column is computed from the bytes per weight. `python -m tests.benchmarks.archive` on {pages.machine()}."
     )
     pages.write("scaling.md", "archive", f"{pages.table(columns, rows)}\n\n{note}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 
 import pytest
 import torch
@@ -16,28 +17,38 @@ EDGES = [2**31 - 1, -(2**31 - 1), 2**31 - 0.5, 2**31 - 0.75, 2**31, -(2**31), -(
 EDGES += [2**60, -(2**60), 0.5, -0.5, 1.5, 2.5, -2.5, -0.0]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(
     bits=st.integers(0, 52),
+    least_bits=st.sampled_from([8, 32]),
     dtype=st.sampled_from([torch.float64, torch.float32, torch.bfloat16, torch.float16]),
-    steps=st.lists(st.one_of(st.floats(-(2.0**33), 2.0**33), st.sampled_from(EDGES)), min_size=1, max_size=20),
+    origin=st.sampled_from([0.125, 0.0, 1e-9, -3.7]),
+    steps=st.lists(
+        st.one_of(st.floats(-(2.0**33), 2.0**33), st.floats(-200.0, 200.0), st.sampled_from(EDGES)),
+        min_size=1,
+        max_size=20,
+    ),
 )
-def test_int32_steps_are_those_of_encode(bits, dtype, steps):
-    codec = FixedPoint(fraction_bits=bits)
+def test_narrow_steps_are_those_of_encode(bits, least_bits, dtype, origin, steps):
+    codec = FixedPoint(fraction_bits=bits, least_bits=least_bits)
     theta = torch.tensor(steps, dtype=torch.float64).mul(codec.step).to(dtype)
-    theta_0 = torch.full_like(theta, 0.125)
+    theta_0 = torch.full_like(theta, origin)
+    outs = [torch.empty(theta.shape, dtype=kind) for kind in (torch.int8, torch.int16, torch.int32)]
     if not theta.isfinite().all():
-        assert codec.encode_int32(theta, theta_0) is None
+        assert codec.encode_into(theta, theta_0, outs[0]) is None
         return
     expected = codec.encode("w", theta, theta_0)
     bound = int(expected.abs().max())
-    found = codec.encode_int32(theta, theta_0)
-    if bound > 2**31 - 1:
-        assert found is None
-    else:
-        assert found[0].dtype == torch.int32
-        assert found[0].tolist() == expected.tolist()
-        assert found[1] == bound
+    for out in outs:
+        found = codec.encode_into(theta, theta_0, out)
+        assert found == (None if bound > 2**31 - 1 else bound)
+        if bound <= torch.iinfo(out.dtype).max:
+            assert out.tolist() == expected.tolist()
+    # Rounded once, or twice where the difference is one of float32.
+    first = Fraction(theta_0[0].item())
+    for n, one in zip(expected.tolist(), theta.tolist(), strict=True):
+        wanted = (Fraction(one) - first) * 2**bits
+        assert abs(n - wanted) <= Fraction(1, 2) + abs(wanted) / 2**24
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, 3e38, -3e38, 2.0**25, -(2.0**25)])
@@ -45,7 +56,25 @@ def test_int32_steps_are_those_of_encode(bits, dtype, steps):
 def test_what_does_not_fit_into_int32_is_noticed(bad, place):
     theta = torch.zeros(40001)
     theta[place] = bad
-    assert FixedPoint().encode_int32(theta, torch.zeros(40001)) is None
+    out = torch.empty(40001, dtype=torch.int8)
+    assert FixedPoint().encode_into(theta, torch.zeros(40001), out) is None
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_narrow_type_is_upcast_exactly(dtype):
+    theta, theta_0 = _weights()
+    narrow = {name: x.to(dtype) for name, x in theta.items()}
+    whole = {name: x.float() for name, x in narrow.items()}
+    for codec in (FixedPoint(), FixedPoint(fraction_bits=12), FixedPoint(least_bits=32)):
+        _equal(encode_vector(codec, narrow.items(), theta_0), encode_vector(codec, whole.items(), theta_0))
+
+
+def test_models_of_formats_1_and_2_take_differences_in_float64():
+    # 1 + 2**-24 is no float32: the difference is rounded to 1 in it, and to 1 + 2**-24 in float64.
+    theta, theta_0 = torch.tensor([1.0]), torch.tensor([-(2.0**-24)])
+    now, before = (FixedPoint(fraction_bits=24, least_bits=bits) for bits in (8, 32))
+    assert now.encode("w", theta, theta_0).item() == 2**24
+    assert before.encode("w", theta, theta_0).item() == 2**24 + 1
 
 
 def _weights(scale=1e-3, seed=0):

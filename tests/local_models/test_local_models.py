@@ -101,6 +101,7 @@ def test_checkpoints_of_every_architecture_are_read(tiny, name, tmp_path):
     """Whatever transformers calls their tensors in a file: what was exported and is merged again is the same."""
     kind, config = CATALOGUE[name]
     settings = {"localization": "global", "clustering": "none", "score_validation": False, "scaling": "sum"}
+    settings |= {"fraction_bits": 28}
     tasks = tiny.tasks(kind).select(tiny.tasks(kind).task_ids[:1])
     model = tiny.train(kind, tasks, base=config, **settings)
     model.export(tmp_path / "local", task=tasks.task_ids[0])

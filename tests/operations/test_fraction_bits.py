@@ -71,8 +71,8 @@ def test_one_checkpoint_is_given_back_by_its_merge(gpt2, tmp_path):
     assert model.clamu_config.arguments["fraction_bits"] == 28
     served = dict(model.set_cluster(None).named_parameters())
     for name, weight in tuned.named_parameters():
-        # Half a step, and what float32 tells apart.
-        error = 2.0**-29 + weight.double().abs() * 2.0**-24
+        # Half a step, and what float32 tells apart in the weight and in how far it moved, which is less than 0.1.
+        error = 2.0**-29 + 0.1 * 2.0**-24 + weight.double().abs() * 2.0**-24
         assert bool(((served[name].double() - weight.double()).abs() <= error).all()), name
 
 

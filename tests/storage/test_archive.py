@@ -71,6 +71,19 @@ def test_any_vector_comes_back(tmp_path_factory, numbers):
     assert torch.equal(_read(archive, made, "t").steps["w"], made.steps["w"])
 
 
+@pytest.mark.parametrize("least_bits", [8, 32])
+def test_a_vector_is_as_wide_as_it_was(archive, least_bits):
+    steps = {"w": torch.tensor([3, -100]), "v": torch.tensor([2**40]), "empty": torch.zeros(0, dtype=torch.int64)}
+    made = TaskVector.of(steps, least_bits)
+    archive.write("t", made)
+    shapes = {name: n.shape for name, n in steps.items()}
+    found = archive.read("t", made.digest, made.bounds, shapes, least_bits=least_bits)
+    assert {name: n.dtype for name, n in found.steps.items()} == {name: n.dtype for name, n in made.steps.items()}
+    assert found.digest == made.digest
+    with pytest.raises(ArchiveError):
+        archive.read("t", made.digest, made.bounds, shapes, least_bits=40 - least_bits)
+
+
 def test_a_file_names_nobody_and_is_for_its_owner(archive, vector):
     path = _path(archive)
     assert b"user_1" not in path.read_bytes()
