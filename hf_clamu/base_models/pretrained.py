@@ -93,6 +93,8 @@ def _require_shapes(name: str, model: Any, mismatched: set[str], *, may_resize: 
 
 def _require_pretrained(name: str, model: Any, missing: set[str], stated: Any) -> None:
     """Check that only a head, or what was never pretrained, is drawn at random."""
+    if not missing:
+        return
     saved = _keys_of_saved_class(stated)
     if saved is None:
         absent = sorted(key for key in missing if not _is_head(model, key))

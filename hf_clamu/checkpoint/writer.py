@@ -9,6 +9,7 @@ from hf_clamu.checkpoint.card.model_card import model_card
 from hf_clamu.checkpoint.checkpoint import Checkpoint
 from hf_clamu.checkpoint.configuration_clamu import FORMAT_VERSION
 from hf_clamu.checkpoint.files.shards import save_shards
+from hf_clamu.checkpoint.files.written import WrittenFiles
 from hf_clamu.checkpoint.layout import (
     ANCHORS_NAME,
     CARD_NAME,
@@ -35,19 +36,20 @@ from hf_clamu.checkpoint.masks import (
     digest_mask,
     join_mask,
 )
-from hf_clamu.exact import canonical_json, sha256_files
+from hf_clamu.exact import canonical_json
 from hf_clamu.storage import save_tensors
 
 __all__ = ["write_checkpoint"]
 
 
-def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> str:
+def write_checkpoint(folder: Path, checkpoint: Checkpoint, written: WrittenFiles) -> str:
     """Write the files of a saved model, and last a ledger that lists every file of the folder.
 
     Args:
         folder (`Path`): a folder with nothing in it but the tokenizer or image processor, and the base model if it is
             embedded.
         checkpoint (`Checkpoint`): what to write.
+        written (`WrittenFiles`): hashes the files.
 
     Returns:
         `str`: the ledger's own digest.
@@ -56,6 +58,7 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> str:
     (folder / CONFIG_NAME).write_bytes(canonical_json(checkpoint.config.to_file_dict()))
     (folder / CARD_NAME).write_text(model_card(checkpoint), encoding="utf-8")
     save_shards(folder / DELTA_NAME, state.delta, checkpoint.max_shard_size)
+    written.begin(folder)
     if checkpoint.fresh:
         save_tensors(folder / FRESH_NAME, checkpoint.fresh)
     if checkpoint.stored_features:
@@ -63,7 +66,7 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> str:
     if checkpoint.anchors:
         save_tensors(folder / ANCHORS_NAME, dict(checkpoint.anchors))
     _write_masks(folder, checkpoint)
-    ledger = sealed(_ledger(folder, checkpoint))
+    ledger = sealed(_ledger(folder, checkpoint, written))
     (folder / LEDGER_NAME).write_bytes(canonical_json(ledger))
     return str(ledger["digest"])
 
@@ -104,11 +107,11 @@ def _mask_config(checkpoint: Checkpoint, cluster: int, mask_digest: str) -> dict
     }
 
 
-def _ledger(folder: Path, checkpoint: Checkpoint) -> dict[str, Any]:
+def _ledger(folder: Path, checkpoint: Checkpoint, written: WrittenFiles) -> dict[str, Any]:
     rules = {name: rule_of(name) for name in files_of(folder)}
     listed = [name for name, rule in rules.items() if rule is None or rule.is_listed]
     require_data_names(listed)
-    digests = sha256_files(folder / name for name in listed)
+    digests = written.digests([folder / name for name in listed])
     return {
         "format_version": FORMAT_VERSION,
         "environment": None if checkpoint.environment is None else checkpoint.environment.to_dict(),

@@ -7,13 +7,14 @@ whatever their number.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from hf_clamu.checkpoint.layout import is_processor_file
-from hf_clamu.errors import FixedPointOverflowError, IncompatibleBaseError, TaskDataError
+from hf_clamu.errors import CheckpointFormatError, FixedPointOverflowError, IncompatibleBaseError, TaskDataError
 from hf_clamu.exact import FixedPoint, TaskVector, digest_json, encode_vector, sha256_file
 from hf_clamu.hub.pull import download, is_repo_id
 from hf_clamu.local_models.likeness import other_processor
@@ -47,6 +48,8 @@ class LocalModels:
         self._checkpoints = {task_id: PlainCheckpoint(task_id, folders[task_id]) for task_id in sorted(folders)}
         self._fingerprints: dict[str, str] = {}
         self._names: tuple[Any, ModelNames] | None = None
+        # What the model calls the tensors of each checkpoint, and of which state of its files that was found.
+        self._own_names: dict[str, tuple[str | None, dict[str, str]]] = {}
         self._buffers: dict[str, torch.Tensor] = {}
 
     @classmethod
@@ -105,10 +108,7 @@ class LocalModels:
         counts as another one, and is read again.
         """
         if task_id not in self._fingerprints:
-            states = [(path.name, path.stat()) for path in sorted(set(self[task_id].files.values()))]
-            self._fingerprints[task_id] = digest_json(
-                [[name, s.st_size, s.st_ino, s.st_mtime_ns, s.st_ctime_ns] for name, s in states]
-            )
+            self._fingerprints[task_id] = _fingerprint(self[task_id])
         return self._fingerprints[task_id]
 
     def release(self) -> None:
@@ -128,9 +128,8 @@ class LocalModels:
             CheckpointFormatError: if a file is missing or damaged.
             IncompatibleBaseError: if architecture, settings, names, shapes, types or processors differ.
         """
-        names, config = self._names_of(model), model.config.to_dict()
         for task_id in self:
-            self[task_id].check(names, type(model).__name__, config)
+            self._checked(task_id, model)
         equal: set[str] = set()
         for task_id in self:
             files = _processor_digest(self[task_id].folder)
@@ -150,7 +149,19 @@ class LocalModels:
     def _names_of(self, model: Any) -> ModelNames:
         if self._names is None or self._names[0] is not model:
             self._names = (model, ModelNames.of(model))
+            self._own_names.clear()
         return self._names[1]
+
+    def _checked(self, task_id: str, model: Any) -> dict[str, str]:
+        """Check a checkpoint unless its files are as they were when it was checked; return the model's own names."""
+        names, state = self._names_of(model), None
+        with suppress(OSError, CheckpointFormatError):  # the check says it better
+            state = _fingerprint(self[task_id])
+        known_state, own_names = self._own_names.get(task_id, (None, {}))
+        if state is None or known_state != state:
+            own_names = self[task_id].check(names, type(model).__name__, model.config.to_dict())
+            self._own_names[task_id] = (state, own_names)
+        return own_names
 
     @torch.no_grad()
     def read(self, task_id: str, workspace: Workspace, codec: FixedPoint) -> TaskVector:
@@ -167,8 +178,7 @@ class LocalModels:
             IncompatibleBaseError: if names or shapes differ, or a buffer does.
         """
         checkpoint, names = self[task_id], self._names_of(workspace.model)
-        checkpoint.check(names, type(workspace.model).__name__, workspace.model.config.to_dict())
-        own_names = checkpoint.own_names(names)
+        own_names = self._checked(task_id, workspace.model)
         chosen = _one_of_each(names, own_names)
 
         def weights() -> Iterator[tuple[str, torch.Tensor]]:
@@ -188,6 +198,11 @@ class LocalModels:
             raise FixedPointOverflowError(f"Task {task_id!r}, {path}: {error}") from None
         _require_ties(checkpoint, names, own_names, chosen)
         return vector
+
+
+def _fingerprint(checkpoint: PlainCheckpoint) -> str:
+    states = [(path.name, path.stat()) for path in sorted(set(checkpoint.files.values()))]
+    return digest_json([[name, s.st_size, s.st_ino, s.st_mtime_ns, s.st_ctime_ns] for name, s in states])
 
 
 def _processor_digest(folder: Path) -> str:

@@ -166,8 +166,8 @@ class PlainCheckpoint:
         """
         return load_processor(str(self.folder), kind) if has_processor_files(str(self.folder), kind) else None
 
-    def check(self, names: ModelNames, architecture: str, config: Mapping[str, Any]) -> None:
-        """Check that the checkpoint is of a base model's kind.
+    def check(self, names: ModelNames, architecture: str, config: Mapping[str, Any]) -> dict[str, str]:
+        """Check that the checkpoint is of a base model's kind, and return its `own_names`.
 
         Args:
             names (`ModelNames`): of the base model.
@@ -186,6 +186,7 @@ class PlainCheckpoint:
                     expected = names.parameters.get(names.first_name(model_names.get(name, "")))
                     if expected is not None:
                         self._check_header(path, name, file.get_slice(name), expected)
+        return model_names
 
     def _check_config(self, architecture: str, base: Any, config: Mapping[str, Any]) -> None:
         where = f"Task {self.task_id!r}: {self.folder / CONFIG_NAME}"

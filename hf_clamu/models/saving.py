@@ -14,6 +14,7 @@ from hf_clamu.base_models.processors import save_processor
 from hf_clamu.base_models.saved import require_base
 from hf_clamu.checkpoint.checkpoint import Checkpoint
 from hf_clamu.checkpoint.files.shards import reshard
+from hf_clamu.checkpoint.files.written import WrittenFiles
 from hf_clamu.checkpoint.layout import (
     BASE_FOLDER,
     CONFIG_NAME,
@@ -118,18 +119,22 @@ def save_checkpoint(
         WeightsChangedError: if the base model that was to be written is not the one that was merged into.
         OSError: if something cannot be written; then the folder is as it was.
     """
-    with staged_folder(place.folder, lambda name: is_ours(name) or name in place.listed, place.guard) as stage:
+    with (
+        staged_folder(place.folder, lambda name: is_ours(name) or name in place.listed, place.guard) as stage,
+        WrittenFiles() as written,
+    ):
         if processor is not None:
             save_processor(processor, stage)
         if checkpoint.base.embedded:
-            _write_base(stage / BASE_FOLDER, checkpoint, write_base)
-        return write_checkpoint(stage, checkpoint)
+            write_base(stage / BASE_FOLDER, checkpoint.max_shard_size)
+            written.begin(stage)
+            _finish_base(stage / BASE_FOLDER, checkpoint)
+        return write_checkpoint(stage, checkpoint, written)
 
 
-def _write_base(folder: Path, checkpoint: Checkpoint, write_base: Callable[[Path, int], object]) -> None:
-    """Write the base model, and prove that it loads as the one that was merged into."""
+def _finish_base(folder: Path, checkpoint: Checkpoint) -> None:
+    """Prove that a base model that was just written loads as the one that was merged into; write its settings."""
     config = checkpoint.config
-    write_base(folder, checkpoint.max_shard_size)
     with suppress_load_report():
         require_base(folder, checkpoint)
     # transformers writes its own release and whatever was set on the live objects; the recorded configuration does not

@@ -24,6 +24,7 @@ from hf_clamu import (
 )
 from hf_clamu.base_models.byte_tokenizer import byte_tokenizer
 from hf_clamu.checkpoint.reader import read_checkpoint
+from hf_clamu.exact import FixedPoint
 from hf_clamu.local_models.local_models import LocalModels
 from hf_clamu.training import Workspace, seeded
 
@@ -533,3 +534,19 @@ def test_pointers_and_lists(two):
     model = ClamuModel.merge(base, folders, ARGUMENTS)
     with pytest.raises(TaskDataError, match=r"must be a mapping of task ids .* got list"):
         model.unmerge_task("a", checkpoints=["a"])
+
+
+def test_files_that_change_after_their_check_are_checked_again(two):
+    base, folders = two("gpt2")
+    models = LocalModels(folders)
+    workspace = Workspace(transformers.GPT2LMHeadModel.from_pretrained(base))
+    models.check(workspace.model, "causal-lm")
+    before = models.read("b", workspace, FixedPoint()).digest
+    _rewrite(folders["b"], lambda tensors: tensors.update({"transformer.ln_f.bias": torch.zeros(3)}))
+    with pytest.raises(IncompatibleBaseError, match=r"'b': .*'transformer.ln_f.bias' of shape \(3,\)"):
+        models.read("b", workspace, FixedPoint())
+    _rewrite(folders["b"], lambda tensors: tensors.update({"transformer.ln_f.bias": torch.ones(8)}))
+    assert models.read("b", workspace, FixedPoint()).digest != before
+    (folders["b"] / "model.safetensors").unlink()
+    with pytest.raises(CheckpointFormatError, match="is missing"):
+        models.read("b", workspace, FixedPoint())
