@@ -86,18 +86,37 @@ def test_a_restored_sum_goes_on_as_if_never_saved(tasks, late, cut):
     assert_same(restored, build([*rest, late]))
 
 
-def test_the_dtype_follows_the_bound_and_not_the_values():
-    half = 2**30
+@pytest.mark.parametrize(
+    ("narrow", "wide"), [(torch.int8, torch.int16), (torch.int16, torch.int32), (torch.int32, torch.int64)]
+)
+def test_the_dtype_follows_the_bound_and_not_the_values(narrow, wide):
+    most = torch.iinfo(narrow).max
+    half = (most + 1) // 2
     accumulator = DeltaAccumulator({"w": torch.Size([1])})
     accumulator.add(TaskVector.of({"w": torch.tensor([half])}))
     accumulator.add(TaskVector.of({"w": torch.tensor([1 - half])}))
-    assert accumulator.bounds == {"w": 2**31 - 1}
-    assert accumulator.narrowed()["w"].dtype == torch.int32
-    accumulator.add(TaskVector.of({"w": torch.tensor([-1])}))
-    # The value is 0, but the bound has passed int32.
-    assert accumulator.bounds == {"w": 2**31}
+    assert accumulator.bounds == {"w": most}
+    assert accumulator.narrowed()["w"].dtype == narrow
+    last = TaskVector.of({"w": torch.tensor([-1])})
+    accumulator.add(last)
+    # The value is 0, but the bound has passed the type.
+    assert accumulator.bounds == {"w": most + 1}
     assert accumulator.narrowed()["w"].tolist() == [0]
-    assert accumulator.narrowed()["w"].dtype == torch.int64
+    assert accumulator.narrowed()["w"].dtype == wide
+    accumulator.subtract(last)
+    assert accumulator.narrowed()["w"].tolist() == [1]
+    assert accumulator.narrowed()["w"].dtype == narrow
+
+
+def test_sums_of_formats_1_and_2_have_32_bits():
+    vector = TaskVector.of({"w": torch.tensor([3])}, 32)
+    assert vector.steps["w"].dtype == torch.int32
+    accumulator = DeltaAccumulator({"w": torch.Size([1])}, least_bits=32)
+    assert accumulator.narrowed()["w"].dtype == torch.int32
+    accumulator.add(vector)
+    restored = DeltaAccumulator.restore(accumulator.narrowed(), [vector.bounds], least_bits=32)
+    restored.subtract(vector)
+    assert restored.narrowed()["w"].dtype == torch.int32
 
 
 @pytest.mark.parametrize(
