@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import tempfile
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -32,8 +33,11 @@ def measure(size: Size, rounds: int) -> list[Row]:
         )  # fmt: skip
         found: list[float] = []
         parts: dict[str, list[float]] = {}
-        with tempfile.TemporaryDirectory() as folder:
-            _build(size, tasks, arguments, tokenizer).save_pretrained(folder)
+        with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as archive:
+            built = _build(size, tasks, arguments, tokenizer, archive if way == "global" else None)
+            built.save_pretrained(folder)
+            if way == "global":
+                rows += _sizes(built, Path(archive))
             for number in range(rounds):
                 leaving = tasks.task_ids[number * len(tasks) // rounds]
                 left = partial(_build, size, tasks.without(leaving), arguments, tokenizer)
@@ -59,6 +63,36 @@ def measure(size: Size, rounds: int) -> list[Row]:
     return rows
 
 
-def _build(size: Size, tasks: TaskDataset, arguments: ClamuArguments, tokenizer: Any) -> ClamuModel:
+def _sizes(model: ClamuModel, archive: Path) -> list[Row]:
+    """Return the bytes per weight that a model of all weights takes, and a task in its archive."""
+    delta = model.merged.state.delta
+    weights = sum(steps.numel() for steps in delta.values())
+    archived = sum(path.stat().st_size for path in archive.iterdir()) / len(model.tasks)
+    saved = sum(steps.nbytes for steps in delta.values())
+    bits = f"{model.clamu_config.arguments['fraction_bits']} fraction bits, chosen by the recipe"
+    return [
+        Row(
+            what="a task in an archive, per weight",
+            against="",
+            values=[archived / weights],
+            target=0.8,
+            unit=" bytes",
+            note=bits,
+        ),
+        Row(
+            what=f"saved delta of {len(model.tasks)} tasks, per weight",
+            against="",
+            values=[saved / weights],
+            target=2,
+            unit=" bytes",
+        ),
+    ]
+
+
+def _build(
+    size: Size, tasks: TaskDataset, arguments: ClamuArguments, tokenizer: Any, archive: str | None = None
+) -> ClamuModel:
     model = gpt2({**size.small, "vocab_size": len(tokenizer)})
-    return ClamuTrainer(model, tasks, arguments, processing_class=tokenizer, progress=silent_progress).train()
+    return ClamuTrainer(
+        model, tasks, arguments, processing_class=tokenizer, archive_dir=archive, progress=silent_progress
+    ).train()

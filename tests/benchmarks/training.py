@@ -10,7 +10,7 @@ from datasets import Dataset
 
 from hf_clamu import ClamuArguments, TaskDataset
 from hf_clamu.base_models.byte_tokenizer import byte_tokenizer
-from hf_clamu.exact import DeltaAccumulator, FixedPoint
+from hf_clamu.exact import DeltaAccumulator, FixedPoint, fraction_bits_for
 from hf_clamu.training import MaskingArguments, TaskTrainer, Workspace, deterministic, train_mask
 from tests.benchmarks.rows import Peak, Row, Size, ratios, timed, times
 
@@ -90,7 +90,8 @@ def _finetuning(size: Size, rounds: int) -> list[Row]:
     tasks = prompts(size.tasks)
     arguments = ClamuArguments(finetune_steps=_FINETUNE_STEPS, batch_size=_BATCH, learning_rate=1e-4)
     workspace = Workspace(model, pad_token_id=tokenizer.pad_token_id)
-    trainer = TaskTrainer(workspace, tasks, tokenizer, arguments, FixedPoint())
+    codec = FixedPoint(fraction_bits=fraction_bits_for(arguments.total_learning_rate))
+    trainer = TaskTrainer(workspace, tasks, tokenizer, arguments, codec)
     workspace.reset()  # the bare loop, too, needs weights that it may change
     total = DeltaAccumulator(workspace.shapes)
     ids = list(tasks.task_ids)
