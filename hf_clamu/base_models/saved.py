@@ -20,6 +20,7 @@ from hf_clamu.base_models.library_calls import making_models, suppress_load_repo
 from hf_clamu.base_models.processors import load_processor
 from hf_clamu.checkpoint.checkpoint import Checkpoint
 from hf_clamu.checkpoint.configuration_clamu import ClamuConfig
+from hf_clamu.checkpoint.files.unchanged import FileStamps
 from hf_clamu.checkpoint.layout import (
     BASE_FOLDER,
     CARD_NAME,
@@ -30,7 +31,8 @@ from hf_clamu.checkpoint.layout import (
 )
 from hf_clamu.checkpoint.processor_files import normalized_bytes
 from hf_clamu.errors import CheckpointFormatError, IncompatibleBaseError, WeightsChangedError
-from hf_clamu.exact import digest_tensors, value_digests
+from hf_clamu.exact import digest_json, digest_tensors, value_digests
+from hf_clamu.exact.threads import SizedThreadPool
 from hf_clamu.hub.pull import require_reachable
 from hf_clamu.training import seeded
 
@@ -48,6 +50,7 @@ def load_base_of(
     token: str | bool | None = None,
     cache_dir: Any = None,
     local_files_only: bool = False,
+    strict: bool = False,
 ) -> tuple[Any, dict[str, bytes]]:
     """Load the base model that a saved model names, and prove that it is the one that was merged into.
 
@@ -58,6 +61,7 @@ def load_base_of(
         token (`str` or `bool`, *optional*): for a private base model.
         cache_dir (*optional*): of huggingface_hub.
         local_files_only (`bool`): do not look at the Hub.
+        strict (`bool`): hash the weights, also if their files are proven to hold them or are unchanged.
 
     Returns:
         `transformers.PreTrainedModel`, *dict* of `str` to `bytes`: the model, holding the base weights, fresh ones
@@ -77,10 +81,11 @@ def load_base_of(
         options |= {**access, "local_files_only": local_files_only}
         if not local_files_only:
             require_reachable(name, **access)
+    stamps = None if strict or reference.embedded else _stamps(name, reference.revision, cache_dir)
     model = _load_recorded(folder, checkpoint, name, options)
     _copy_mapped(model)
     weights = base_weights(model)
-    contents = value_digests(weights)
+    contents = _value_digests_of(weights, checkpoint, stamps)
     if digest_tensors(weights, contents) != reference.digest:
         raise IncompatibleBaseError(
             f"The base model {name!r} (revision {reference.revision}) has other weights than the one that was "
@@ -90,7 +95,44 @@ def load_base_of(
     if space is not None:
         restore_adapter(space, model, checkpoint.fresh)
         contents = {}
-    return model, contents
+    return model, dict(contents)
+
+
+def _stamps(name: str, revision: str | None, cache_dir: Any) -> FileStamps | None:
+    """Return stamps of the files that a base model on the Hub is loaded from; `None` before it is in the cache."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(name, CONFIG_NAME, cache_dir=cache_dir, revision=revision)
+    folder = Path(found).parent if isinstance(found, str) else Path(name)
+    paths = sorted(path for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
+    return FileStamps.of(paths) if any(path.suffix in (".safetensors", ".bin") for path in paths) else None
+
+
+def _value_digests_of(
+    weights: Mapping[str, torch.Tensor], checkpoint: Checkpoint, stamps: FileStamps | None
+) -> dict[str, bytes]:
+    """Return the `value_digest` of each weight; those that come from files of known content are not hashed.
+
+    Args:
+        weights (*mapping* of `str` to `torch.Tensor`): see `base_weights`.
+        checkpoint (`Checkpoint`): the saved model, which may say what the files of its base model hold.
+        stamps (`FileStamps`, *optional*): of the files of a base model elsewhere, taken before it was loaded.
+    """
+    known = None if checkpoint.files is None else checkpoint.files.base_values
+    config = digest_json(checkpoint.config.base_config)
+    what = (checkpoint.config.architecture, checkpoint.base.dtype, config, tuple(sorted(checkpoint.fresh)))
+    if stamps is not None and stamps.hold():
+        known = stamps.recall(what)
+    if known is not None:
+        fresh = value_digests({name: weights[name] for name in checkpoint.fresh if name in weights})
+        values = {**known, **fresh}
+        # The digest covers names, types and shapes as well: another release of transformers may load other ones.
+        if values.keys() == weights.keys() and digest_tensors(weights, values) == checkpoint.base.digest:
+            return values
+    values = value_digests(weights)
+    if stamps is not None and digest_tensors(weights, values) == checkpoint.base.digest:
+        stamps.remember(what, values)
+    return values
 
 
 def _load_recorded(folder: Path, checkpoint: Checkpoint, name: str, options: Mapping[str, Any]) -> Any:
@@ -128,8 +170,11 @@ def _no_base_config(folder: Path, cause: str) -> CheckpointFormatError:
     )
 
 
-def require_base(folder: Path, checkpoint: Checkpoint) -> None:
+def require_base(folder: Path, checkpoint: Checkpoint) -> dict[str, bytes]:
     """Prove that a base model that was just written loads as the one that was merged into.
+
+    Returns:
+        *dict* of `str` to `bytes`: the SHA-256 of the values of each of its weights.
 
     Raises:
         WeightsChangedError: if it does not.
@@ -145,11 +190,14 @@ def require_base(folder: Path, checkpoint: Checkpoint) -> None:
             output_loading_info=True,
             use_safetensors=True,
         )
-    if info["missing_keys"] or base_digest(model) != reference.digest:
+    weights = base_weights(model)
+    values = value_digests(weights)
+    if info["missing_keys"] or digest_tensors(weights, values) != reference.digest:
         raise WeightsChangedError(
             "The base model's weights are no longer those that were merged into (something else changed them), so "
             "nothing was saved: it could not be loaded again. Load the model with ClamuModel.from_pretrained."
         )
+    return values
 
 
 def _copy_mapped(model: Any) -> None:
@@ -158,13 +206,21 @@ def _copy_mapped(model: Any) -> None:
     They get addresses with the same remainder: products of matrices may take another path for memory with another
     alignment, and answers must be those of a plain checkpoint to the last bit.
     """
-    for parameter in model.parameters():
-        weights, size = parameter.data, parameter.element_size()
-        if weights.device.type != "cpu" or not weights.is_contiguous() or weights.data_ptr() % size:
-            continue
-        buffer = torch.empty(weights.numel() + _ALIGNMENT // size, dtype=weights.dtype)
-        start = (weights.data_ptr() - buffer.data_ptr()) % _ALIGNMENT // size
-        parameter.data = buffer[start : start + weights.numel()].view(weights.shape).copy_(weights)
+    with SizedThreadPool() as pool:
+        copies = {}
+        for parameter in model.parameters():
+            weights, size = parameter.data, parameter.element_size()
+            if weights.device.type == "cpu" and weights.is_contiguous() and not weights.data_ptr() % size:
+                copies[parameter] = pool.submit(weights.nbytes, _copied, weights)
+        for parameter, copied in copies.items():
+            parameter.data = copied()
+
+
+def _copied(weights: torch.Tensor) -> torch.Tensor:
+    size = weights.element_size()
+    buffer = torch.empty(weights.numel() + _ALIGNMENT // size, dtype=weights.dtype)
+    start = (weights.data_ptr() - buffer.data_ptr()) % _ALIGNMENT // size
+    return buffer[start : start + weights.numel()].view(weights.shape).copy_(weights)
 
 
 def clone_base(live: Any, checkpoint: Checkpoint, *, is_proven: bool = False) -> Any:

@@ -37,12 +37,15 @@ class SavedFiles:
         entries (*mapping* of `str` to `FileEntry`): the files that the ledger lists, by name.
         rewritten (*frozenset* of `str`): those that their tokenizer's or image processor's own `save_pretrained` has
             written again: other bytes, the same content.
+        base_values (*mapping* of `str` to `bytes`, *optional*): the SHA-256 of the values of each weight that the
+            files of an embedded base model are recorded to hold.
     """
 
     format_version: int
     digest: str
     entries: Mapping[str, FileEntry]
     rewritten: frozenset[str]
+    base_values: Mapping[str, bytes] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from hf_clamu.checkpoint.configuration_clamu import (
     current_entries,
     format_version,
 )
-from hf_clamu.checkpoint.files.integrity import check_files
+from hf_clamu.checkpoint.files.integrity import checked_files
+from hf_clamu.checkpoint.files.proofs import base_values_of, is_proven_delta
 from hf_clamu.checkpoint.files.shards import check_shards, read_tensors_at
 from hf_clamu.checkpoint.files.tensors import read_anchors, read_factors, read_features, read_masks, read_tensor_file
 from hf_clamu.checkpoint.layout import (
@@ -28,7 +30,7 @@ from hf_clamu.checkpoint.layout import (
     WEIGHTS_NAME,
     delta_name,
 )
-from hf_clamu.checkpoint.ledger import listed_files, read_json, read_ledger, records_of
+from hf_clamu.checkpoint.ledger import FileEntry, listed_files, read_json, read_ledger, records_of
 from hf_clamu.checkpoint.parsed_config import ParsedConfig, cluster_names
 from hf_clamu.errors import CheckpointFormatError, RecipeError, first_line
 from hf_clamu.exact import digest_tensors, narrowest_dtype
@@ -36,16 +38,34 @@ from hf_clamu.merging import ClamuArguments, MergedState, TaskRecord, depends_on
 from hf_clamu.storage.replace import finish_replacement
 from hf_clamu.training import Environment
 
-__all__ = ["read_checkpoint"]
+__all__ = ["opened_checkpoint", "read_checkpoint"]
 
 _WIDTHS = (torch.int8, torch.int16, torch.int32, torch.int64)
 
 
-def read_checkpoint(folder: Path) -> Checkpoint:
+def read_checkpoint(folder: Path, *, strict: bool = False) -> Checkpoint:
     """Read a saved model; nothing is returned unless everything fits.
 
     Args:
+        folder, strict: see `opened_checkpoint`.
+
+    Raises:
+        CheckpointFormatError: if a file is missing, truncated, tampered with, or of a newer format.
+    """
+    with opened_checkpoint(folder, strict=strict) as checkpoint:
+        return checkpoint
+
+
+@contextmanager
+def opened_checkpoint(folder: Path, *, strict: bool = False) -> Iterator[Checkpoint]:
+    """Read a saved model; its large files are hashed while a block loads what goes with it.
+
+    What the block makes may be used only after the block has ended: if a file does not fit, it ends in an error.
+
+    Args:
         folder (`Path`): a folder that `write_checkpoint` wrote.
+        strict (`bool`): hash the tensors of delta and base model, too, and read files that this process has read and
+            that are unchanged since. Otherwise the ledger says which files hold which tensors.
 
     Raises:
         CheckpointFormatError: if a file is missing, truncated, tampered with, or of a newer format.
@@ -57,13 +77,29 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     ledger = read_ledger(folder)
     version = _format_version(folder, values, ledger)
     listed = listed_files(folder, ledger)
-    rewritten = check_files(folder, listed)
+    with checked_files(folder, listed, strict=strict) as rewritten:
+        digests = {name: entry.sha256 for name, entry in listed.items()}
+        files = SavedFiles(
+            format_version=version,
+            digest=str(ledger["digest"]),
+            entries=listed,
+            rewritten=rewritten,
+            base_values=None if strict else base_values_of(ledger, digests),
+        )
+        yield _checkpoint_of(folder, values, ledger, files, strict=strict)
+
+
+def _checkpoint_of(
+    folder: Path, values: Mapping[str, Any], ledger: Mapping[str, Any], files: SavedFiles, *, strict: bool
+) -> Checkpoint:
+    version, listed = files.format_version, files.entries
     records, clusters = records_of(ledger)
     parsed = _parse_config(values, len(records), len(clusters))
     if parsed.base.embedded:
         check_shards(folder / BASE_FOLDER / WEIGHTS_NAME, folder, listed)
     check_shards(folder / delta_name(version), folder, listed)
-    delta = _read_delta(folder / delta_name(version), listed, ledger, parsed, records)
+    delta = _read_delta(folder / delta_name(version), listed, ledger, parsed.config, strict=strict)
+    _check_bounds(delta, records, parsed.arguments.integer_bits)
     masks, task_masks = read_masks(folder, parsed.arguments, clusters, records, delta)
     features, base_features = None, None
     if VECTORS_NAME in listed:
@@ -94,7 +130,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         fresh=fresh,
         anchors=read_anchors(folder, listed, parsed.arguments, features),
         localized_in=localized_in,
-        files=SavedFiles(format_version=version, digest=str(ledger["digest"]), entries=listed, rewritten=rewritten),
+        files=files,
         parsed=parsed,
     )
 
@@ -181,17 +217,19 @@ def _read_environments(
 
 def _read_delta(
     path: Path,
-    listed: Collection[str],
+    listed: Mapping[str, FileEntry],
     ledger: Mapping[str, Any],
-    parsed: ParsedConfig,
-    records: Mapping[str, TaskRecord],
+    config: ClamuConfig,
+    *,
+    strict: bool,
 ) -> dict[str, torch.Tensor]:
     delta = read_tensors_at(path, listed)
-    # Hashed once as a file and once as tensors: the file's digest proves every byte of it, the tensors' digest is what
-    # mask adapters and receipts name.
-    if sorted(delta) != ledger["parameters"] or digest_tensors(delta) != parsed.config.delta_digest:
+    digests = {name: entry.sha256 for name, entry in listed.items()}
+    # The tensors' digest is what mask adapters and receipts name. Which files have it was recorded when they were
+    # written, and the files are hashed.
+    is_proven = not strict and is_proven_delta(ledger, digests, config.delta_digest)
+    if sorted(delta) != ledger["parameters"] or not (is_proven or digest_tensors(delta) == config.delta_digest):
         raise CheckpointFormatError(f"{path} is not the delta that {CONFIG_NAME} names.")
-    _check_bounds(delta, records, parsed.arguments.integer_bits)
     return delta
 
 
@@ -199,7 +237,8 @@ def _check_bounds(delta: Mapping[str, torch.Tensor], records: Mapping[str, TaskR
     """Check that the delta keeps within the bounds of the tasks' vectors, and is as wide as they ask for."""
     for name, steps in delta.items():
         bound = sum(record.bounds[name] for record in records.values())
-        found = max(int(steps.max()), -int(steps.min())) if steps.dtype in _WIDTHS and steps.numel() else 0
+        low, high = map(int, steps.aminmax()) if steps.dtype in _WIDTHS and steps.numel() else (0, 0)
+        found = max(high, -low)
         expected = narrowest_dtype(bound, least_bits)
         if steps.dtype != expected or found > bound:
             raise CheckpointFormatError(

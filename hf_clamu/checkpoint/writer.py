@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from hf_clamu.checkpoint.card.model_card import model_card
 from hf_clamu.checkpoint.checkpoint import Checkpoint
 from hf_clamu.checkpoint.configuration_clamu import FORMAT_VERSION
+from hf_clamu.checkpoint.files.proofs import PROOFS_KEY, proofs
 from hf_clamu.checkpoint.files.shards import save_shards
 from hf_clamu.checkpoint.files.written import WrittenFiles
 from hf_clamu.checkpoint.layout import (
@@ -42,7 +44,12 @@ from hf_clamu.storage import save_tensors
 __all__ = ["write_checkpoint"]
 
 
-def write_checkpoint(folder: Path, checkpoint: Checkpoint, written: WrittenFiles) -> str:
+def write_checkpoint(
+    folder: Path,
+    checkpoint: Checkpoint,
+    written: WrittenFiles,
+    base_values: Mapping[str, bytes] | None = None,
+) -> str:
     """Write the files of a saved model, and last a ledger that lists every file of the folder.
 
     Args:
@@ -50,6 +57,8 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint, written: WrittenFiles
             embedded.
         checkpoint (`Checkpoint`): what to write.
         written (`WrittenFiles`): hashes the files.
+        base_values (*mapping* of `str` to `bytes`, *optional*): the SHA-256 of the values of each weight that an
+            embedded base model has when it is loaded from the folder.
 
     Returns:
         `str`: the ledger's own digest.
@@ -66,7 +75,7 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint, written: WrittenFiles
     if checkpoint.anchors:
         save_tensors(folder / ANCHORS_NAME, dict(checkpoint.anchors))
     _write_masks(folder, checkpoint)
-    ledger = sealed(_ledger(folder, checkpoint, written))
+    ledger = sealed(_ledger(folder, checkpoint, written, base_values))
     (folder / LEDGER_NAME).write_bytes(canonical_json(ledger))
     return str(ledger["digest"])
 
@@ -107,19 +116,21 @@ def _mask_config(checkpoint: Checkpoint, cluster: int, mask_digest: str) -> dict
     }
 
 
-def _ledger(folder: Path, checkpoint: Checkpoint, written: WrittenFiles) -> dict[str, Any]:
+def _ledger(
+    folder: Path, checkpoint: Checkpoint, written: WrittenFiles, base_values: Mapping[str, bytes] | None
+) -> dict[str, Any]:
     rules = {name: rule_of(name) for name in files_of(folder)}
     listed = [name for name, rule in rules.items() if rule is None or rule.is_listed]
     require_data_names(listed)
-    digests = written.digests([folder / name for name in listed])
+    digests = dict(zip(listed, written.digests([folder / name for name in listed]), strict=True))
     return {
         "format_version": FORMAT_VERSION,
         "environment": None if checkpoint.environment is None else checkpoint.environment.to_dict(),
         **({} if checkpoint.localized_in is None else {"localized_in": checkpoint.localized_in.to_dict()}),
         "source": checkpoint.source,
         "files": {
-            name: {"sha256": digest, "size": (folder / name).stat().st_size}
-            for name, digest in zip(listed, digests, strict=True)
+            name: {"sha256": digest, "size": (folder / name).stat().st_size} for name, digest in digests.items()
         },
+        PROOFS_KEY: proofs(digests, checkpoint.config.delta_digest, base_values),
         **ledger_entries(checkpoint.state),
     }

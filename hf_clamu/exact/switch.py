@@ -102,6 +102,8 @@ class WeightSwitch:
         guard: Guard | None = None,
     ) -> None:
         self.guard = Guard() if guard is None else guard
+        # What is served first is the global model.
+        first = alpha if global_alpha in (None, 0) else global_alpha
         self._delta, self._codec, self._alpha = {name: delta[name] for name in sorted(delta)}, codec, alpha
         self._global_alpha = alpha if global_alpha is None else global_alpha
         self._flips: dict[str, _Flips] = {}
@@ -126,14 +128,14 @@ class WeightSwitch:
                     f"{tuple(delta[name].shape)}. Take the base model that the delta was made for."
                 )
             flat = original = parameter.detach().reshape(-1)
-            served = codec.apply(flat, delta[name].reshape(-1), alpha, flat.dtype)
+            served = codec.apply(flat, delta[name].reshape(-1), first, flat.dtype)
             if dtype is not None and dtype != parameter.dtype and name not in uncast:
                 parameter.data = parameter.detach().to(dtype)
                 known.pop(name, None)
                 flat, served = parameter.detach().reshape(-1), served.to(dtype)
                 if has_scales:
                     self._uncast[name] = original
-            self._flips[name] = _Flips(alpha, _difference(flat, served))
+            self._flips[name] = _Flips(first, _difference(flat, served))
             if name not in known:
                 bases[name] = flat
             self._layouts[name] = (parameter.shape, parameter.dtype)

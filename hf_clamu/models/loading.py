@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,11 @@ import torch
 
 from hf_clamu.base_models.saved import load_base_of, saved_processor
 from hf_clamu.checkpoint.checkpoint import Checkpoint
-from hf_clamu.checkpoint.reader import read_checkpoint
+from hf_clamu.checkpoint.reader import opened_checkpoint
 from hf_clamu.hub.pull import download, is_repo_id
 from hf_clamu.models.state import ModelContext, Origin
 
-__all__ = ["HubOptions", "LoadedModel", "check_loading_options", "load_saved", "serving_dtype"]
+__all__ = ["HubOptions", "LoadedModel", "check_loading_options", "opened_model", "serving_dtype"]
 
 # What transformers' Auto classes and pipelines hand to every `from_pretrained`.
 _IGNORED_OPTIONS = (
@@ -60,16 +61,23 @@ class LoadedModel:
     digests: Mapping[str, bytes] | None
 
 
-def load_saved(
-    name_or_path: str, options: HubOptions, *, attn_implementation: str | None, task_id_key: str | None
-) -> LoadedModel:
-    """Read a saved model and load its base model.
+@contextmanager
+def opened_model(
+    name_or_path: str,
+    options: HubOptions,
+    attn_implementation: str | None,
+    *,
+    task_id_key: str | None,
+    strict: bool,
+) -> Iterator[LoadedModel]:
+    """Read a saved model and load its base model; the last files are compared when a block has switched its weights.
 
     Args:
         name_or_path (`str`): a folder, or a Hub id.
         options (`HubOptions`): how files are fetched.
         attn_implementation (`str`, *optional*): of the base architecture.
         task_id_key (`str`, *optional*): the key of the ledger's task ids.
+        strict (`bool`): see `opened_checkpoint`.
 
     Raises:
         CheckpointFormatError: if a file is missing, truncated, tampered with, or of a newer format.
@@ -86,13 +94,15 @@ def load_saved(
         folder, commit = download(name_or_path, revision=options.revision, force_download=options.forced, **shared)
         revision = options.revision or "main"
         origin = Origin(folder=folder, repo_id=name_or_path, commit=commit, revision=revision, token=options.token)
-    checkpoint = read_checkpoint(origin.folder)
-    if checkpoint.files is not None:
-        origin = replace(origin, ledgers={origin.folder.resolve(): checkpoint.files.digest})
-    base, digests = load_base_of(origin.folder, checkpoint, attn_implementation=attn_implementation, **shared)
-    processor = saved_processor(origin.folder, checkpoint)
-    context = ModelContext(processor=processor, origin=origin, task_id_key=task_id_key)
-    return LoadedModel(base=base, checkpoint=checkpoint, context=context, digests=digests)
+    with opened_checkpoint(origin.folder, strict=strict) as checkpoint:
+        if checkpoint.files is not None:
+            origin = replace(origin, ledgers={origin.folder.resolve(): checkpoint.files.digest})
+        base, digests = load_base_of(
+            origin.folder, checkpoint, attn_implementation=attn_implementation, strict=strict, **shared
+        )
+        processor = saved_processor(origin.folder, checkpoint)
+        context = ModelContext(processor=processor, origin=origin, task_id_key=task_id_key)
+        yield LoadedModel(base=base, checkpoint=checkpoint, context=context, digests=digests)
 
 
 def check_loading_options(options: dict[str, Any]) -> None:

@@ -20,7 +20,7 @@ from hf_clamu.checkpoint.checkpoint import Checkpoint
 from hf_clamu.errors import IncompatibleBaseError
 from hf_clamu.hub.archive import archive_at
 from hf_clamu.merging import ClamuArguments
-from hf_clamu.models.loading import HubOptions, check_loading_options, load_saved, serving_dtype
+from hf_clamu.models.loading import HubOptions, check_loading_options, opened_model, serving_dtype
 from hf_clamu.models.mixins.requests import RequestsMixin
 from hf_clamu.models.state import LiveState, MergedWeights, ModelContext, RequestLog
 from hf_clamu.operations.local_merge import LocalMerge
@@ -67,6 +67,7 @@ class ClamuModel(RequestsMixin):
         device_map: Any = None,
         attn_implementation: str | None = None,
         task_id_key: str | None = None,
+        strict: bool = False,
         **kwargs: Any,
     ) -> ClamuPreTrainedModel:
         """Load a saved model; digests of all files and of the base model are checked.
@@ -78,16 +79,15 @@ class ClamuModel(RequestsMixin):
             revision (`str`, *optional*): branch, tag or commit on the Hub.
             token (`str` or `bool`, *optional*): for private repos.
             cache_dir (`str` or `Path`, *optional*): of huggingface_hub.
-            local_files_only (`bool`, *optional*): do not look at the Hub.
-            force_download (`bool`, *optional*): fetch the repo's files although the cache holds them.
-            dtype (`str` or `torch.dtype`, *optional*): serve in this type: `W0` and `W0 + alpha * delta` are computed
-                in the type of the build and cast once. A model that was cast cannot unmerge.
+            local_files_only, force_download (`bool`, *optional*): do not look at the Hub; fetch all files again.
+            dtype (`str` or `torch.dtype`, *optional*): serve in this type; weights are computed in the type of the
+                build and cast once. A model that was cast cannot unmerge.
             device_map (`str`, `torch.device`, `int` or *dict*, *optional*): where to serve; `"auto"` takes the first
                 GPU if there is one.
             attn_implementation (`str`, *optional*): of the base architecture.
-            task_id_key (`str`, *optional*): the key of the ledger's task ids, if it keeps keyed commitments; methods
-                then take plain ids.
-            kwargs: what transformers' Auto classes and pipelines pass along and this has no use for.
+            task_id_key (`str`, *optional*): the key of keyed task ids; methods then take plain ids.
+            strict (`bool`, *optional*): hash tensors as well as files, and unchanged files again.
+            kwargs: what Auto classes and pipelines pass along and this has no use for.
 
         Returns:
             `ClamuModel`: an instance of the base architecture's class.
@@ -98,16 +98,16 @@ class ClamuModel(RequestsMixin):
             IncompatibleBaseError: if the base model is not the one that was merged into.
             TaskNotFoundError: if no such task is merged.
         """
-        # torch_dtype is the older name of dtype, which transformers still takes.
+        # torch_dtype is its older name, which transformers still takes.
         serves_in = serving_dtype(kwargs.pop("torch_dtype", None) if dtype is None else dtype)
         check_loading_options(kwargs)
         options = HubOptions(
             revision=revision, token=token, cache_dir=cache_dir, offline=local_files_only, forced=force_download
         )
         name = str(pretrained_model_name_or_path)
-        loaded = load_saved(name, options, attn_implementation=attn_implementation, task_id_key=task_id_key)
-        model = loaded.base
-        attach_in_place(model, loaded.checkpoint, loaded.context, dtype=serves_in, digests=loaded.digests)
+        with opened_model(name, options, attn_implementation, task_id_key=task_id_key, strict=strict) as loaded:
+            model = loaded.base
+            attach_in_place(model, loaded.checkpoint, loaded.context, dtype=serves_in, digests=loaded.digests)
         move_to_device_map(model, device_map)
         if cluster is not None or task is not None:
             model.set_cluster(cluster, task=task)

@@ -125,24 +125,30 @@ def save_checkpoint(
     ):
         if processor is not None:
             save_processor(processor, stage)
+        values = None
         if checkpoint.base.embedded:
             write_base(stage / BASE_FOLDER, checkpoint.max_shard_size)
             written.begin(stage)
-            _finish_base(stage / BASE_FOLDER, checkpoint)
-        return write_checkpoint(stage, checkpoint, written)
+            values = _finish_base(stage / BASE_FOLDER, checkpoint)
+        return write_checkpoint(stage, checkpoint, written, values)
 
 
-def _finish_base(folder: Path, checkpoint: Checkpoint) -> None:
-    """Prove that a base model that was just written loads as the one that was merged into; write its settings."""
+def _finish_base(folder: Path, checkpoint: Checkpoint) -> dict[str, bytes]:
+    """Prove that a base model that was just written loads as the one that was merged into; write its settings.
+
+    Returns:
+        *dict* of `str` to `bytes`: the SHA-256 of the values of each of its weights.
+    """
     config = checkpoint.config
     with suppress_load_report():
-        require_base(folder, checkpoint)
+        values = require_base(folder, checkpoint)
     # transformers writes its own release and whatever was set on the live objects; the recorded configuration does not
     # change from one process to the next.
     (folder / CONFIG_NAME).write_bytes(canonical_json(config.base_config))
     (folder / GENERATION_CONFIG_NAME).unlink(missing_ok=True)
     if config.generation_config is not None:
         (folder / GENERATION_CONFIG_NAME).write_bytes(canonical_json(config.generation_config))
+    return values
 
 
 def _ledger_at(folder: Path) -> dict[str, Any] | None:

@@ -70,7 +70,7 @@ def _holds(folder: Path, checkpoint: Checkpoint) -> bool:
     """Whether a folder holds this state, in the files of today; it may have been saved before the last request."""
     if not folder.is_dir():
         return False
-    found = read_checkpoint(folder)
+    found = read_checkpoint(folder, strict=True)
     is_current = found.files is not None and found.files.format_version == FORMAT_VERSION
     is_current = is_current and found.max_shard_size == checkpoint.max_shard_size
     return is_current and found.state_digest == checkpoint.state_digest

@@ -52,9 +52,11 @@ def to_format_1(tiny, folder: Path) -> Path:
             values["base_model_name_or_path"] = None
         path.write_bytes(canonical_json(values))
     (folder / "delta.safetensors").rename(folder / "model.safetensors")
-    files = json.loads((folder / "ledger.json").read_bytes())["files"]
-    files["model.safetensors"] = files.pop("delta.safetensors")
-    tiny.reseal(folder, format_version=1, files=files)
+    ledger = json.loads((folder / "ledger.json").read_bytes())
+    ledger["files"]["model.safetensors"] = ledger["files"].pop("delta.safetensors")
+    del ledger["tensors"]
+    (folder / "ledger.json").write_bytes(canonical_json(ledger))
+    tiny.reseal(folder, format_version=1)
     return folder
 
 

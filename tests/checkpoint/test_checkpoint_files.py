@@ -122,7 +122,8 @@ def test_mask_config(saved_text):
 
 def test_ledger(saved_text, model):
     ledger = json.loads((saved_text / "ledger.json").read_bytes())
-    assert sorted(ledger) == ["digest", "environment", "files", "format_version", "parameters", "source", "tasks"]
+    keys = ["digest", "environment", "files", "format_version", "parameters", "source", "tasks", "tensors"]
+    assert sorted(ledger) == keys
     assert sorted(ledger["files"]) == sorted(set(LOAD_BEARING) - {"ledger.json"})
     assert sorted(ledger["tasks"]) == list(model.tasks) == [f"user_{number}" for number in range(5)]
     for task_id, entry in ledger["tasks"].items():

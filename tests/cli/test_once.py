@@ -17,6 +17,7 @@ from hf_clamu.checkpoint.layout import DELTA_NAME
 
 # Smaller tensors, and those that occur twice, cannot be told apart by their digests.
 LEAST_BYTES = 256
+BASE_NAME = "base_model/model.safetensors"
 _RECORDERS = []
 
 
@@ -95,6 +96,7 @@ def _named(count, end):
 def test_a_request_goes_straight_down(clamu, work, opened, hashed, arguments):
     assert clamu("unmerge", "text", "user_0").code == 0
     old = _digests(work / "text" / DELTA_NAME)
+    files = [hashlib.sha256((work / "text" / name).read_bytes()).hexdigest() for name in (DELTA_NAME, BASE_NAME)]
     opened.clear()
     hashed.clear()
     assert clamu("unmerge", "text", "user_1", *arguments).code == 0
@@ -106,12 +108,14 @@ def test_a_request_goes_straight_down(clamu, work, opened, hashed, arguments):
     assert max(_named(opened, "text/ledger.json")) <= 3
     # For the kernels, before torch is there; for its content, for its digest, and by transformers for the processor.
     assert max(_named(opened, "text/config.json")) <= 4
-    # The base model when it is loaded, and the written copy of it, which is another file; each delta once.
-    base = _digests(work / "text" / "base_model" / "model.safetensors")
-    assert {name: hashed[digest] for name, digest in base.items()} == dict.fromkeys(base, 2)
+    # The base model as it loads from the written copy, which is another file of the same bytes; the new delta.
+    base = _digests(work / "text" / BASE_NAME)
+    assert {name: hashed[digest] for name, digest in base.items()} == dict.fromkeys(base, 1)
     new = _digests(work / (arguments[1] if arguments else "text") / DELTA_NAME)
-    assert {name: hashed[digest] for name, digest in old.items()} == dict.fromkeys(old, 1)
+    assert {name: hashed[digest] for name, digest in old.items()} == dict.fromkeys(old, 0)
     assert {name: hashed[digest] for name, digest in new.items()} == dict.fromkeys(new, 1)
+    # What is loaded, by its files; the base model's are written again.
+    assert [hashed[digest] for digest in files] == [1, 2]
 
 
 def test_an_output_with_another_model_is_refused_before_the_source_is_read(clamu, work, opened):

@@ -2,23 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
+from hf_clamu.checkpoint.files.unchanged import FileStamps
 from hf_clamu.checkpoint.layout import is_processor_file, refuse_unlisted, require_data_names
 from hf_clamu.checkpoint.ledger import FileEntry
 from hf_clamu.checkpoint.processor_files import normalized_bytes
 from hf_clamu.errors import CheckpointFormatError
-from hf_clamu.exact import sha256_files, sha256_hex
+from hf_clamu.exact import sha256_file, sha256_hex
+from hf_clamu.exact.threads import MIN_BYTES_FOR_A_THREAD, SizedThreadPool
 
-__all__ = ["check_files"]
+__all__ = ["checked_files"]
 
+_SHA256 = "sha256"
 # Bytes. Files that a processor's own `save_pretrained` wrote again have another size than the recorded one.
 _LARGEST_PROCESSOR_FILE = 2**28
 
 
-def check_files(folder: Path, listed: Mapping[str, FileEntry]) -> frozenset[str]:
-    """Compare a folder with the files that its ledger lists; return those that their processor has written again."""
+@contextmanager
+def checked_files(folder: Path, listed: Mapping[str, FileEntry], *, strict: bool) -> Iterator[frozenset[str]]:
+    """Compare a folder with the files that its ledger lists; large ones are hashed while a block works.
+
+    What the block makes of the files counts for nothing before it has ended: only then are all of them compared.
+
+    Args:
+        folder (`Path`): of a saved model.
+        listed (*mapping* of `str` to `FileEntry`): by name.
+        strict (`bool`): read all files, also those that this process has read and that are unchanged since.
+
+    Yields:
+        *frozenset* of `str`: names of those that their processor has written again.
+
+    Raises:
+        CheckpointFormatError: if one is missing or another one, or there is one too many.
+    """
+    _check_sizes(folder, listed)
+    refuse_unlisted(folder, listed)
+    with SizedThreadPool() as pool:
+        digests = {name: pool.submit(entry.size, _digest, folder / name, strict) for name, entry in listed.items()}
+        # Small files are read already.
+        waits = {name for name, entry in listed.items() if entry.size >= MIN_BYTES_FOR_A_THREAD}
+        waits -= {name for name in waits if is_processor_file(name)}
+        rewritten = frozenset(_changed(folder, listed, {name: digests[name] for name in listed if name not in waits}))
+        large = {name: digests[name] for name in listed if name in waits}
+        try:
+            yield rewritten
+        except Exception:
+            _changed(folder, listed, large)  # a changed file is the reason of whatever went wrong with it
+            raise
+        _changed(folder, listed, large)
+
+
+def _check_sizes(folder: Path, listed: Mapping[str, FileEntry]) -> None:
     require_data_names(listed)
     for name, entry in listed.items():
         path = folder / name
@@ -32,9 +69,23 @@ def check_files(folder: Path, listed: Mapping[str, FileEntry]) -> frozenset[str]
                 f"{path} has {size} bytes, the ledger says {entry.size}: it is truncated or was changed. Take an "
                 "undamaged copy."
             )
-    refuse_unlisted(folder, listed)
-    digests = sha256_files(folder / name for name in listed)
-    changed = {name: digest for name, digest in zip(listed, digests, strict=True) if digest != listed[name].sha256}
+
+
+def _digest(path: Path, strict: bool) -> str:
+    """Return the SHA-256 of a file, which is not read again while it is unchanged."""
+    stamps = FileStamps.of([path])
+    known: str | None = None if strict else stamps.recall(_SHA256)
+    if known is None:
+        known = sha256_file(path)
+        stamps.remember(_SHA256, known)
+    return known
+
+
+def _changed(
+    folder: Path, listed: Mapping[str, FileEntry], digests: Mapping[str, Callable[[], str]]
+) -> dict[str, str]:
+    """Return the files whose digest is another one, all of them written again by their processor."""
+    changed = {name: found for name, digest in digests.items() if (found := digest()) != listed[name].sha256}
     for name, digest in changed.items():
         path, expected = folder / name, listed[name].sha256
         if not _is_processor_with(path, name, expected):
@@ -43,7 +94,7 @@ def check_files(folder: Path, listed: Mapping[str, FileEntry]) -> frozenset[str]
                 "changed. Take an undamaged copy."
                 + (" Another tokenizer or processor is not saved over a model's own." * is_processor_file(name))
             )
-    return frozenset(changed)
+    return changed
 
 
 def _is_processor_with(path: Path, name: str, digest: str) -> bool:
