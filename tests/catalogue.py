@@ -66,7 +66,10 @@ def reference(folder, cluster):
     `cluster` is a number, "global" for all of delta under the global model's alpha, or None for M0.
     """
     config = json.loads((folder / "config.json").read_bytes())
-    alpha = config["global_alpha" if cluster == "global" else "alpha"]
+    alpha, step = (
+        config["global_alpha" if cluster == "global" else "alpha"],
+        0.5 ** config["arguments"]["fraction_bits"],
+    )
     delta = load_file(folder / "delta.safetensors")
     base = dict(base_of(folder).named_parameters())
     assert base.keys() == delta.keys()
@@ -75,7 +78,7 @@ def reference(folder, cluster):
     found, start = {}, 0
     for name in sorted(delta):
         weights, steps = base[name].detach().numpy(), delta[name].numpy()
-        moved = (weights.astype(np.float64) + alpha * steps * 2.0**-28).astype(np.float32)
+        moved = (weights.astype(np.float64) + alpha * steps * step).astype(np.float32)
         if isinstance(cluster, int):
             size = -(-steps.size // 8)
             mask = np.unpackbits(packed[start : start + size], bitorder="little")[: steps.size].reshape(steps.shape)

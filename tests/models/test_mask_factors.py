@@ -49,13 +49,14 @@ def factors_in(folder, cluster):
 
 def by_files(folder, cluster, dtype=torch.float32):
     """The weights of a cluster by its files alone, in float64 and rounded at the end."""
-    alpha = json.loads((folder / "config.json").read_bytes())["alpha"]
+    config = json.loads((folder / "config.json").read_bytes())
+    alpha, step = config["alpha"], 0.5 ** config["arguments"]["fraction_bits"]
     delta, base = load_file(folder / "delta.safetensors"), dict(base_of(folder).named_parameters())
     (packed,) = load_file(folder / f"masks/cluster_{cluster:03d}/adapter_model.safetensors").values()
     found, start = {}, 0
     for name in sorted(delta):
         scale = alpha * factors_in(folder, cluster)[name]
-        moved = (base[name].detach().double() + delta[name].double() * (scale * 2.0**-28)).float()
+        moved = (base[name].detach().double() + delta[name].double() * (scale * step)).float()
         size = -(-delta[name].numel() // 8)
         mask = unpack_mask(packed[start : start + size], delta[name].shape)
         start += size

@@ -35,11 +35,12 @@ def _reference(folder, cluster):
     base = _base(folder)
     delta = load_file(folder / "delta.safetensors")
     mask = None if cluster is None else load_file(folder / f"masks/cluster_{cluster:03d}/adapter_model.safetensors")
+    alpha = config["global_alpha" if cluster is None else "alpha"]
     found = {}
     start = 0
     for name in sorted(delta):
         steps = delta[name]
-        moved = config["global_alpha" if cluster is None else "alpha"] * steps.numpy().astype(np.float64) * 2.0**-28
+        moved = alpha * steps.numpy().astype(np.float64) * 0.5 ** config["arguments"]["fraction_bits"]
         weights = base[name].numpy()
         served = (weights.astype(np.float64) + moved).astype(np.float32)
         if mask is not None:
