@@ -128,8 +128,8 @@ def measure(
 def page(rows: Sequence[Row]) -> str:
     """Return the table: a line for each setting and method that was measured on both grids."""
     lines = [
-        ["setting", "method", "28 bits", "auto", "difference", "standard error", "bits", "vector", "delta"],
-        ["---"] * 9,
+        ["setting", "method", "seeds", "28 bits", "auto", "difference", "standard error", "bits", "vector", "delta"],
+        ["---"] * 10,
     ]
     for name, method in dict.fromkeys((row.setting, row.method) for row in rows):
         fine, coarse = (
@@ -145,6 +145,7 @@ def page(rows: Sequence[Row]) -> str:
             [
                 Scale.load("local").settings[name].title,
                 method,
+                str(len(seeds)),
                 *(f"{fmean(values):.1f}" for values in scores),
                 f"{fmean(scores[1]) - fmean(scores[0]):+.1f}",
                 error,
