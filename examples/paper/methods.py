@@ -133,7 +133,8 @@ class _Run:
     def trimmed(self) -> Iterator[Weights]:
         """Yield each task vector with its smallest entries set to zero."""
         for task_id in self.task_ids:
-            steps = self.pool.vector(task_id).steps
+            # Of one type: narrow integers would be compared as such.
+            steps = {name: n.to(torch.int64) for name, n in self.pool.vector(task_id).steps.items()}
             sizes = torch.cat([n.reshape(-1).abs() for n in steps.values()])
             least = sizes.kthvalue(max(1, int(len(sizes) * (1 - _TIES_KEEP)))).values
             yield {name: torch.where(n.abs() > least, n, 0) for name, n in steps.items()}
