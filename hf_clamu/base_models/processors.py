@@ -96,14 +96,24 @@ def _knows_no_word(tokenizer: Any) -> bool:
 
 
 def save_processor(processor: Any, folder: Path) -> None:
-    """Write a tokenizer or image processor; the bytes do not depend on how it was loaded or last called."""
+    """Write a tokenizer or image processor; the bytes do not depend on how it was loaded or last called.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
     backend = getattr(processor, "backend_tokenizer", None)
     if backend is not None:
         # A fast tokenizer keeps the truncation and padding of its last call and would write them into tokenizer.json;
         # its next call sets them again.
         backend.no_truncation()
         backend.no_padding()
-    processor.save_pretrained(folder)
+    try:
+        processor.save_pretrained(folder)
+    except Exception as error:
+        if type(error) is not Exception:
+            raise
+        # As tokenizers says that a disk is full.
+        raise OSError(f"The processor cannot be written to {folder}: {error}") from error
     for path in (folder / name for name in _PROCESSOR_CONFIGS):
         if path.exists():
             path.write_bytes(normalized_bytes(path))

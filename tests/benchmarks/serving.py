@@ -24,7 +24,8 @@ def measure(size: Size, rounds: int) -> list[Row]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         base, local = write_checkpoints(folder, size.gpt2, _CLUSTERS)
-        arguments = ClamuArguments(clustering="none", localization="emr")
+        # The grid of a finetuning that moves weights by as much as these checkpoints, 5e-4.
+        arguments = ClamuArguments(clustering="none", localization="emr", fraction_bits=17)
         merged = ClamuModel.merge(str(base), {path.name: str(path) for path in local}, arguments)
         merged.save_pretrained(folder / "merged")
         merged.export(folder / "plain")

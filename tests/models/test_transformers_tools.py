@@ -349,7 +349,7 @@ def test_what_tools_pass_to_save_pretrained(pair, tiny, saved_kind, tmp_path):
         is_main_process=True,
         state_dict=model.state_dict(),
         save_function=torch.save,
-        max_shard_size="1GB",
+        max_shard_size="50GB",
         safe_serialization=True,
         token=None,
         variant=None,

@@ -226,12 +226,14 @@ def test_a_full_disk(fork, work, tiny, references, disk, kilobytes):
     assert tiny.digests(work / "disk/out") == references
 
 
-def test_a_full_disk_loses_no_model(fork, work, tiny, disk):
+# Full at a tensor file, and at the tokenizer.
+@pytest.mark.parametrize("spare", [100, 200])
+def test_a_full_disk_loses_no_model(fork, work, tiny, disk, spare):
     disk("size=64m")
     assert fork(work, "train", "clamu.yaml", "--output", "disk/out").wait().code == 0
     before = tiny.digests(work / "disk/out")
     used = sum(path.stat().st_size for path in (work / "disk").rglob("*") if path.is_file())
-    disk(f"remount,size={used // 1024 + 200}k")
+    disk(f"remount,size={used // 1024 + spare}k")
     ended = fork(work, "unmerge", "disk/out", "user_1", "--data", "rows.jsonl", **OFTEN).wait()
     assert ended.code == 2
     assert "No space left on device" in ended.err.splitlines()[-1]
