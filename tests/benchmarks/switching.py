@@ -53,7 +53,7 @@ def measure(size: Size, rounds: int) -> list[Row]:
         steps = [copy, select, select, select_tuned, select_tuned, select, select_global]
         copied, back, selected, _, retuned, _, there = times(steps, rounds)
         kind, against = str(dtype).removeprefix("torch."), "`copy_` of all weights"
-        target = 2.5 if dtype == torch.float32 else None
+        target = 2.5 if dtype == torch.float32 else 3
         rows += [
             Row(what=f"switch cluster, {kind}", against=against, values=ratios(selected, copied), target=target),
             Row(what=f"… of other factors, {kind}", against=against, values=ratios(retuned, copied)),
