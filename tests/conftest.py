@@ -8,6 +8,7 @@ import json
 import os
 import random
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -180,3 +181,26 @@ def many_switches_of_threads():
     sys.setswitchinterval(1e-6)
     yield
     sys.setswitchinterval(before)
+
+
+@pytest.fixture
+def hashed(monkeypatch):
+    """Counts how often each SHA-256 is computed."""
+    count, real = Counter(), hashlib.sha256
+
+    class Counted:
+        def __init__(self, data=b"", **options):
+            self.inner = real(data, **options)
+
+        def update(self, data):
+            self.inner.update(data)
+
+        def digest(self):
+            count[self.inner.hexdigest()] += 1
+            return self.inner.digest()
+
+        def hexdigest(self):
+            return self.digest().hex()
+
+    monkeypatch.setattr(hashlib, "sha256", Counted)
+    return count

@@ -24,29 +24,6 @@ SETTLED = 2.1
 WEIGHTS = ["base_model/model.safetensors", "delta.safetensors"]
 
 
-@pytest.fixture
-def hashed(monkeypatch):
-    """Counts how often each SHA-256 is computed."""
-    count, real = Counter(), hashlib.sha256
-
-    class Counted:
-        def __init__(self, data=b"", **options):
-            self.inner = real(data, **options)
-
-        def update(self, data):
-            self.inner.update(data)
-
-        def digest(self):
-            count[self.inner.hexdigest()] += 1
-            return self.inner.digest()
-
-        def hexdigest(self):
-            return self.digest().hex()
-
-    monkeypatch.setattr(hashlib, "sha256", Counted)
-    return count
-
-
 def _digests_of(folder, real=hashlib.sha256):
     """Return the SHA-256 of the files of weights, and of the large tensors in them."""
     files = {real((folder / name).read_bytes()).hexdigest() for name in WEIGHTS}

@@ -40,29 +40,6 @@ def opened():
 
 
 @pytest.fixture
-def hashed(monkeypatch):
-    """Counts how often each SHA-256 is computed."""
-    count, real = Counter(), hashlib.sha256
-
-    class Counted:
-        def __init__(self, data=b"", **options):
-            self.inner = real(data, **options)
-
-        def update(self, data):
-            self.inner.update(data)
-
-        def digest(self):
-            count[self.inner.hexdigest()] += 1
-            return self.inner.digest()
-
-        def hexdigest(self):
-            return self.digest().hex()
-
-    monkeypatch.setattr(hashlib, "sha256", Counted)
-    return count
-
-
-@pytest.fixture
 def tokenised(monkeypatch):
     """Counts how often each text goes through a tokenizer."""
     count, real = Counter(), transformers.PreTrainedTokenizerBase.__call__
