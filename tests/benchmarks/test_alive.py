@@ -73,3 +73,15 @@ def test_it_runs(name, arguments, keys):
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert keys <= set(found[0] if isinstance(found, list) else found)
+
+
+@pytest.mark.slow
+def test_what_is_measured_on_a_gpu_runs_without_one(tmp_path):
+    words = ["--size", "smoke", "--rounds", "1", "--tasks", "2", "--output", str(tmp_path / "gpu.json")]
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.benchmarks.gpu", *words], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "gpu.json").read_text(encoding="utf-8"))
+    assert [one["is_exact"] for one in found["builds"]] == [True] * 3
+    assert len(found["rows"]) == 7
