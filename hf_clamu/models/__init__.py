@@ -7,7 +7,7 @@ loading.py         reading a saved model and its base
 saving.py          writing a saved model, or a plain checkpoint
 pushing.py         pushing to the Hub
 keeping.py         the rows beside it, kept before a save and destroyed after it
-exporting.py       proof that an export answers as the live model does
+exports/           what leaves for other tools, and the proof that it answers as the live model does
 requesting.py      from a caller's options to a request, and from its result to a receipt
 verifying.py       building again, and comparing every byte
 auto.py            registration with transformers' Auto classes

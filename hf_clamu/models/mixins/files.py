@@ -17,7 +17,7 @@ from hf_clamu.checkpoint.files.shards import reshard, shard_bytes
 from hf_clamu.checkpoint.layout import BASE_FOLDER, LEDGER_NAME, WEIGHTS_NAME
 from hf_clamu.errors import WeightsChangedError
 from hf_clamu.hub.push import PushResult
-from hf_clamu.models.exporting import require_same_adapter, require_same_checkpoint
+from hf_clamu.models.exports.proof import require_same_adapter, require_same_checkpoint
 from hf_clamu.models.keeping import rows_kept
 from hf_clamu.models.mixins.serving import ServingMixin, holds_model
 from hf_clamu.models.pushing import PushOptions, push
