@@ -100,6 +100,8 @@ def _by_task(dataset: Any) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
+# PEFT asks transformers in a way that transformers will drop.
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")
 @pytest.mark.parametrize("page", PAGES, ids=_page_id)
 def test_snippets_run(page, demo_folder, tmp_path, monkeypatch, capsys):
     import shutil

@@ -294,6 +294,7 @@ def test_what_is_imported_is_declared():
             elif isinstance(node, ast.ImportFrom):
                 imported.add(str(node.module).split(".")[0])
     foreign = {own_names.get(name, name) for name in imported - sys.stdlib_module_names - {"hf_clamu"}}
-    assert foreign - names == set()
+    # vLLM brings what it calls: its plugin is imported by vLLM alone.
+    assert foreign - names == {"vllm"}
     needed = {re.match(r"[\w-]+", line)[0].lower().replace("-", "_") for line in declared["dependencies"]}
     assert needed - foreign == set()

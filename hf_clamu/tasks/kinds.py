@@ -29,6 +29,7 @@ class KindTraits:
             without them must be named.
         auto_class (`str`): the Auto class of transformers that loads its models.
         pipeline (`str`): the task of transformers' pipeline for it, which is also the tag on the Hub.
+        peft_task (`str`, *optional*): what PEFT calls it (`task_type`).
         metric (`str`): what measures it: `"accuracy"` or `"answer_probability"`.
         reads (`str`): what the model reads: `"text"`, `"words"` (a list of them) or `"image"`.
         labels (`str`): what it learns: one label for each `"example"`, one for each of its `"words"`, the
@@ -41,6 +42,7 @@ class KindTraits:
     shown_by: tuple[str, ...] = field(default=())
     auto_class: str
     pipeline: str
+    peft_task: str | None = None
     metric: Literal["accuracy", "answer_probability"]
     reads: Literal["text", "words", "image"]
     labels: Literal["example", "words", "next_tokens", "decoder"]
@@ -93,6 +95,7 @@ register_kind(
         shown_by=("text_column",),
         auto_class="AutoModelForSequenceClassification",
         pipeline="text-classification",
+        peft_task="SEQ_CLS",
         metric="accuracy",
         reads="text",
         labels="example",
@@ -106,6 +109,7 @@ register_kind(
         shown_by=("prompt_column", "completion_column"),
         auto_class="AutoModelForCausalLM",
         pipeline="text-generation",
+        peft_task="CAUSAL_LM",
         metric="answer_probability",
         reads="text",
         labels="next_tokens",
@@ -118,6 +122,7 @@ register_kind(
         usual_columns={"prompt_column": "prompt", "completion_column": "completion"},
         auto_class="AutoModelForSeq2SeqLM",
         pipeline="text2text-generation",
+        peft_task="SEQ_2_SEQ_LM",
         metric="answer_probability",
         reads="text",
         labels="decoder",
@@ -131,6 +136,7 @@ register_kind(
         shown_by=("tokens_column", "tags_column"),
         auto_class="AutoModelForTokenClassification",
         pipeline="token-classification",
+        peft_task="TOKEN_CLS",
         metric="accuracy",
         reads="words",
         labels="words",

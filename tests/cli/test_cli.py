@@ -424,6 +424,18 @@ def test_the_ledgers_key_is_used_by_every_command(clamu, work, monkeypatch):
     assert clamu("verify", "keyed").code == 0
 
 
+def test_adapters_of_whole_weights_say_what_they_lose(clamu, work):
+    found = clamu("export", "text", "--output", "all", "--adapters", "all", "--rank", "1", "--json").json
+    assert [one["cluster"] for one in found["adapters"]] == [None, 0, 1]
+    assert all(0 < one["kept"] < one["reachable"] < 1 and one["apart"] > 0 for one in found["adapters"])
+    said = clamu("export", "text", "--output", "one", "--adapters", "1", "--rank", "1").out
+    assert said.startswith("Wrote the global model and 1 of the clusters as adapters to one.")
+    assert f"{100 * found['adapters'][2]['kept']:.1f}% of the change kept" in said
+    assert json.loads((work / "one/routes.json").read_bytes())["adapters"].keys() < {
+        one["name"] for one in found["adapters"]
+    }
+
+
 @pytest.mark.parametrize("which", [[], ["--cluster", "1"], ["--task", "user_0"]])
 def test_an_export_is_a_plain_model(clamu, work, which):
     import torch
@@ -705,6 +717,10 @@ WRONG = {
     "evaluate text --cluster 0 --task user_0": "not both",
     "predict text a --cluster 0 --task user_0": "not both",
     "export text --output out --cluster 0 --task user_0": "not both",
+    "export text --output out --adapters all": "whole weights and no adapters. Give a rank (--rank 16)",
+    "export text --output out --adapters 2 --rank 1": "no cluster 2; this model has 2",
+    "export text --output out --adapters all --cluster 0": "leave --cluster and --task out",
+    "export text --output out --rank 1": "give --adapters all, too",
     # inputs
     "predict text": "either inputs or --data",
     "predict text a --data rows.jsonl": "either inputs or --data",

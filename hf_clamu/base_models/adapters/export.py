@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from hf_clamu.checkpoint.layout import MASK_NAME
 from hf_clamu.errors import RecipeError
 from hf_clamu.storage import save_tensors
 
-__all__ = ["plain_model", "save_adapter"]
+__all__ = ["plain_model", "save_adapter", "save_adapter_config"]
 
 
 def plain_model(live: Any, architecture: Any, *, merge: bool) -> Any:
@@ -41,7 +43,15 @@ def plain_model(live: Any, architecture: Any, *, merge: bool) -> Any:
     return plain.eval()
 
 
-def save_adapter(space: PeftSpace, live: Any, folder: Path, base_model: str | None, revision: str | None) -> None:
+def save_adapter(
+    space: PeftSpace,
+    live: Any,
+    folder: Path,
+    base_model: str | None,
+    revision: str | None,
+    *,
+    task_type: str | None = None,
+) -> None:
     """Write the live adapter, and trained heads, as an adapter that PEFT loads without hf_clamu.
 
     Args:
@@ -50,6 +60,7 @@ def save_adapter(space: PeftSpace, live: Any, folder: Path, base_model: str | No
         folder (`Path`): an empty folder.
         base_model (`str`, *optional*): Hub id or folder of the base model.
         revision (`str`, *optional*): its commit.
+        task_type (`str`, *optional*): what PEFT calls the kind of the tasks.
 
     Raises:
         RecipeError: if layers share a part of the adapter, which PEFT writes from its own wrapper only.
@@ -60,7 +71,7 @@ def save_adapter(space: PeftSpace, live: Any, folder: Path, base_model: str | No
     names = {plain_name(name) for name in space.heads(live) if f".{ADAPTER_NAME}" not in name}
     heads = {name: own[name] for name in names if name in own}
     # PEFT has no module that is both trained and adapted: a head that is both is written with its adapter merged.
-    merged = {name: layer for name, layer in _merged_layers(live).items() if f"{name}.weight" in names}
+    merged = _merged_layers(live, of=names)
     for module, layer in merged.items():
         heads |= {f"{module}.{key}": value for key, value in layer.state_dict().items()}
     try:
@@ -76,22 +87,42 @@ def save_adapter(space: PeftSpace, live: Any, folder: Path, base_model: str | No
     tensors = {f"base_model.model.{name}": state[name].contiguous().clone() for name in sorted(state)}
     config = copy.deepcopy(live.peft_config[ADAPTER_NAME])  # with what PEFT chose for this model
     config.base_model_name_or_path, config.revision, config.inference_mode = base_model, revision, True
+    config.task_type = task_type
     config.modules_to_save = sorted({name.rsplit(".", 1)[0].split(".")[0] for name in heads}) or None
     if space.options.get("modules_to_save"):
         config.modules_to_save = list(space.options["modules_to_save"])
     if merged:
         config.exclude_modules = _excluding(config.exclude_modules, sorted(merged))
-    config.save_pretrained(folder)
+    save_adapter_config(config, folder)
     save_tensors(folder / MASK_NAME, tensors)
 
 
-def _merged_layers(live: Any) -> dict[str, Any]:
-    """Return the layers that an adapter is put into, by name, as copies with the adapter merged into their weights."""
+def save_adapter_config(config: Any, folder: Path) -> None:
+    """Write `adapter_config.json`, always with the same bytes: the order of PEFT's sets is another in each process.
+
+    Args:
+        config (`peft.PeftConfig`): changed in place.
+        folder (`Path`): the adapter's.
+    """
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if isinstance(value, (set, frozenset)):
+            setattr(config, field.name, sorted(value))
+    config.save_pretrained(folder)
+
+
+def _merged_layers(live: Any, of: Collection[str] | None = None) -> dict[str, Any]:
+    """Return the layers that an adapter is put into, by name, as copies with the adapter merged into their weights.
+
+    Args:
+        live (`transformers.PreTrainedModel`): with the adapter inside.
+        of (*collection* of `str`, *optional*): names of weights; only their layers.
+    """
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     found = {}
     for name, module in live.named_modules():
-        if isinstance(module, BaseTunerLayer):
+        if isinstance(module, BaseTunerLayer) and (of is None or f"{name}.weight" in of):
             layer: Any = copy.deepcopy(module)
             layer.merge()
             found[name] = layer.get_base_layer()

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -15,7 +15,7 @@ from hf_clamu.base_models.library_calls import making_models, suppress_load_repo
 from hf_clamu.errors import ExactnessError, RecipeError
 from hf_clamu.training import seeded
 
-__all__ = ["require_same_adapter", "require_same_checkpoint"]
+__all__ = ["logits_apart", "require_same_adapter", "require_same_checkpoint"]
 
 _NUM_ROWS = 2
 _NUM_TOKENS = 8
@@ -46,7 +46,7 @@ def require_same_checkpoint(live: Any, architecture: Any, folder: Path, *, same_
         for name in sorted(own):
             if name not in weights or not torch.equal(weights[name], own[name].to(weights[name].dtype)):
                 raise ExactnessError(f"The exported {name!r} is not what the live model has. {_WAY_OUT}")
-    _require_same_answers(live, found, folder)
+    _require_same_answers(live, found)
 
 
 def require_same_adapter(live: Any, architecture: Any, base: Mapping[str, torch.Tensor], folder: Path) -> None:
@@ -62,6 +62,31 @@ def require_same_adapter(live: Any, architecture: Any, base: Mapping[str, torch.
         ExactnessError: if it is another model.
         RecipeError: if PEFT does not load it.
     """
+    _require_same_answers(live, _with_adapter(live, architecture, base, folder))
+
+
+def logits_apart(live: Any, architecture: Any, base: Mapping[str, torch.Tensor], folder: Path) -> float | None:
+    """Load an adapter onto the base model with PEFT, and measure how far it answers from the live model.
+
+    Args:
+        live (`ClamuModel`): with what was exported selected.
+        architecture (`type`): the plain model's class.
+        base (*mapping* of `str` to `torch.Tensor`): the state of the plain base model.
+        folder (`Path`): of the adapter.
+
+    Returns:
+        `float`: the largest distance of two logits of a few fixed inputs, as a share of the largest logit; `None` for
+        an architecture that takes none of the inputs that its configuration suggests.
+
+    Raises:
+        RecipeError: if PEFT does not load it.
+    """
+    found = _answers(live, _with_adapter(live, architecture, base, folder))
+    return None if found is None else found.apart / max(found.largest, torch.finfo(torch.float32).tiny)
+
+
+def _with_adapter(live: Any, architecture: Any, base: Mapping[str, torch.Tensor], folder: Path) -> Any:
+    """Return the base model with an adapter, as PEFT loads it."""
     from peft import PeftModel
 
     # Its random weights are replaced at once; the caller's generators must not move.
@@ -78,17 +103,24 @@ def require_same_adapter(live: Any, architecture: Any, base: Mapping[str, torch.
                 f"PEFT cannot load this adapter without hf_clamu ({' '.join(str(error).split())[:200]}). Export it "
                 "merged into the base weights (merge=True)."
             ) from error
-    _require_same_answers(live, found, folder)
+    return found
+
+
+class _Answers(NamedTuple):
+    """How far the logits of two models are apart at most, and the largest one of the live model."""
+
+    apart: float
+    largest: float
 
 
 @torch.no_grad()
-def _require_same_answers(live: Any, found: Any, folder: Path) -> None:
+def _answers(live: Any, found: Any) -> _Answers | None:
     with _evaluating(live):
         inputs = _inputs(live)
         try:
             expected = type(live).forward(live, **inputs).logits  # with its head, whatever an Auto class has set
         except (IndexError, RuntimeError, TypeError, ValueError):
-            return  # an architecture that takes none of the inputs that its configuration suggests
+            return None  # an architecture that takes none of the inputs that its configuration suggests
     answers = found.eval()(**inputs).logits
     if answers.shape != expected.shape:
         raise ExactnessError(
@@ -96,10 +128,18 @@ def _require_same_answers(live: Any, found: Any, folder: Path) -> None:
             f"{_WAY_OUT}"
         )
     expected, answers = expected.double(), answers.double()
-    apart = (answers - expected).abs().max().item()
-    allowed = _TOLERANCE.get(live.dtype, _COARSE) * max(1.0, expected.abs().max().item())
-    if not apart <= allowed:
-        raise ExactnessError(f"The export's logits are {apart:.3g} apart from those of the live model. {_WAY_OUT}")
+    return _Answers(apart=(answers - expected).abs().max().item(), largest=expected.abs().max().item())
+
+
+def _require_same_answers(live: Any, found: Any) -> None:
+    answers = _answers(live, found)
+    if answers is None:
+        return
+    allowed = _TOLERANCE.get(live.dtype, _COARSE) * max(1.0, answers.largest)
+    if not answers.apart <= allowed:
+        raise ExactnessError(
+            f"The export's logits are {answers.apart:.3g} apart from those of the live model. {_WAY_OUT}"
+        )
 
 
 _WAY_OUT = "The export was removed. Export the other form (merge=), and report which architecture and adapter it was."

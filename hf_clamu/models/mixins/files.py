@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
-
-from hf_clamu.base_models.adapters.export import plain_model, save_adapter
 from hf_clamu.base_models.processors import save_processor
 from hf_clamu.checkpoint.files.shards import reshard, shard_bytes
 from hf_clamu.checkpoint.layout import BASE_FOLDER, LEDGER_NAME, WEIGHTS_NAME
 from hf_clamu.errors import WeightsChangedError
 from hf_clamu.hub.push import PushResult
+from hf_clamu.models.exports.adapters import AdapterExport, export_adapters, plain_base_state, write_live_adapter
 from hf_clamu.models.exports.proof import require_same_adapter, require_same_checkpoint
 from hf_clamu.models.keeping import rows_kept
 from hf_clamu.models.mixins.serving import ServingMixin, holds_model
@@ -172,20 +171,66 @@ class FilesMixin(ServingMixin):
         space = self.merged.space
         if not merge and space is None:
             raise ValueError("merge=False writes a PEFT adapter, but this model has none inside: leave it out.")
-        target = Path(save_directory)
-        if target.exists() and (not target.is_dir() or any(target.iterdir())):
-            raise FileExistsError(f"{target} is there and not empty. Export to a new folder.")
+        target = _new_folder(save_directory)
         with self.serving(cluster, task=task), staged_folder(target) as stage:
             if space is not None and not merge:
-                base = self.merged.checkpoint.base
-                save_adapter(space, self, stage, base.name_or_path or None, base.revision)
-                require_same_adapter(self, self._plain_class, self._plain_base_state(), stage)
+                write_live_adapter(self, space, stage)
+                with self.held():
+                    base_state = plain_base_state(self, self._plain_class)
+                require_same_adapter(self, self._plain_class, base_state, stage)
             else:
                 self._save_plain(stage, merge=True)
                 require_same_checkpoint(self, self._plain_class, stage, same_weights=space is None)
             processor = self._live.context.processor
             if processor is not None:
                 save_processor(processor, stage)
+
+    @holds_model
+    def export_adapters(
+        self,
+        save_directory: str | os.PathLike[str],
+        *,
+        clusters: Iterable[int | str] | None = None,
+        rank: int | None = None,
+        format: str | None = None,
+    ) -> AdapterExport:
+        """Write the global model and clusters as plain PEFT adapters, for engines that serve many on one base model.
+
+        Each comes into a folder of its own (`global`, `cluster_000`, …) as PEFT loads it without hf_clamu; beside them
+        are `routes.json`, which says what answers for which task, the tokenizer, and the base model if this model
+        embeds it. An adapter that is inside this model is written bit for bit.
+
+        Args:
+            save_directory (`str` or `Path`): a new or empty folder.
+            clusters (*iterable* of `str` or `int`, *optional*): names or numbers; by default all.
+            rank (`int`, *optional*): where clusters are whole weights, approximate each by a LoRA adapter of this
+                rank. Linear layers are approximated and a classifier's head is kept; norms, embeddings and biases
+                stay the base model's.
+            format (`str`, *optional*): `"lora"` writes no other type of adapter, as engines take no other; by default
+                what is inside the model.
+
+        Returns:
+            `AdapterExport`: what was written, with what approximations lose.
+
+        Raises:
+            ClusterNotFoundError: if there is no such cluster.
+            ExactnessError: if the first adapter, loaded by PEFT, does not answer as the live model; nothing stays.
+            RecipeError: if clusters are no adapters and no rank is given, or PEFT cannot load them without hf_clamu.
+        """
+        target = _new_folder(save_directory)
+        state = self.merged.checkpoint.state
+        chosen = None if clusters is None else [state.find_cluster(one) for one in clusters]
+        size = self.merged.checkpoint.max_shard_size
+        with self.held(), staged_folder(target) as stage:
+            return export_adapters(
+                self,
+                self._plain_class,
+                stage,
+                clusters=chosen,
+                rank=rank,
+                kind=format,
+                save_base=partial(self._write_base, max_shard_size=size),
+            )
 
     # -- inside --------------------------------------------------------------------------------------------------
 
@@ -223,9 +268,9 @@ class FilesMixin(ServingMixin):
             merge=merge,
         )
 
-    def _plain_base_state(self) -> dict[str, torch.Tensor]:
-        """Return a copy of the weights of the base model without its adapter."""
-        with self.held():
-            self.set_base()
-            state = plain_model(self, self._plain_class, merge=False).state_dict()
-            return {name: value.clone() for name, value in state.items()}
+
+def _new_folder(save_directory: str | os.PathLike[str]) -> Path:
+    target = Path(save_directory)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise FileExistsError(f"{target} is there and not empty. Export to a new folder.")
+    return target
