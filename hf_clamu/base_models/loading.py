@@ -25,6 +25,7 @@ from hf_clamu.checkpoint.layout import CONFIG_NAME
 from hf_clamu.errors import IncompatibleBaseError, RecipeError
 from hf_clamu.hub.pull import require_reachable
 from hf_clamu.tasks import ModelLimits, TaskSpec, traits_of
+from hf_clamu.tasks.conversations import ChatTemplate
 from hf_clamu.training import derive_seed, seeded
 
 __all__ = ["empty_model", "load_base"]
@@ -69,6 +70,8 @@ def load_base(
     source = _Source.find(base, revision=revision, token=token, cache_dir=cache_dir)
     # A copy: it may get a padding token, and the caller may change theirs later.
     processor = copy.deepcopy(source.processor(spec) if processor is None else processor)
+    if spec.chat_template is not None and processor is not None:
+        processor.chat_template = spec.chat_template  # saved with it, so that others apply the same
     model, fresh = _make(source, spec, labels_of(spec, num_labels), _resolve_padding(processor, spec), run_seed)
     if dtype is not None:
         cast_weights(model, weights_dtype(dtype))
@@ -210,6 +213,8 @@ def _require_processor(processor: Any, spec: TaskSpec) -> None:
             "The base model comes without a tokenizer, and text tasks need one: give processing_class= (in a "
             "recipe: tokenizer), a transformers tokenizer."
         )
+    if spec.conversational:
+        ChatTemplate(spec, processor)  # one that cannot be used should show before anything is trained
 
 
 def _resolve_decoder_start(model: Any, processor: Any) -> None:

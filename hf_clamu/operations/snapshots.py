@@ -10,7 +10,7 @@ from hf_clamu.checkpoint.checkpoint import Checkpoint
 from hf_clamu.errors import DigestMismatchError, SnapshotError
 from hf_clamu.merging import TaskRecord
 from hf_clamu.storage import Snapshot
-from hf_clamu.tasks import EncodedTask, StoredTask, TaskDataset, TaskSpec, pack, unpack
+from hf_clamu.tasks import EncodedTask, StoredTask, TaskDataset, TaskSpec, pack, packed_template, unpack
 from hf_clamu.tasks.encoding import arrange
 
 __all__ = ["destroy_left_rows", "keep_rows", "snapshot_names", "snapshot_tasks"]
@@ -112,7 +112,7 @@ def _read(snapshot: Snapshot, spec: TaskSpec, task_id: str, record: TaskRecord) 
     tensors = snapshot.read(name, task_id)
     try:
         train, validation = unpack(tensors)
-        encoded = arrange(spec, task_id, train, validation, record.cluster_key)
+        encoded = arrange(spec, task_id, train, validation, record.cluster_key, packed_template(tensors))
     except (KeyError, ValueError, RuntimeError) as error:
         raise snapshot.unusable(name, task_id, f"it is none that a snapshot has ({error})") from error
     if encoded.digest != record.data_digest:

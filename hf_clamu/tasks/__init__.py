@@ -6,6 +6,7 @@
 - `encodings`: the encoded tasks of one run
 - `keyed_ids`: commitments to ids
 - `reading/`: files and data sets to the checked rows of each task
+- `conversations/`: lists of messages, and the chat template that makes texts of them
 - `encoding/`: rows to tensors, in canonical order
 - `partition/`: tasks out of data sets that have none, and rows of no task
 - `sources`: the data section of a recipe
@@ -27,7 +28,7 @@ from hf_clamu.tasks.partition import PartitionReport, partition_by_column, parti
 from hf_clamu.tasks.partition.public_rows import PUBLIC_TASK, public_rows
 from hf_clamu.tasks.sources import DataFiles, load_tasks
 from hf_clamu.tasks.spec import IdsSetting, IncompleteRows, TaskSpec
-from hf_clamu.tasks.stored import StoredTask, pack, unpack
+from hf_clamu.tasks.stored import StoredTask, pack, packed_template, unpack
 from hf_clamu.tasks.vocabulary import require_known_words
 
 __all__ = [
@@ -54,6 +55,7 @@ __all__ = [
     "public_rows",
     "StoredTask",
     "pack",
+    "packed_template",
     "unpack",
     "PartitionReport",
     "partition_by_column",

@@ -8,8 +8,10 @@ from typing import Any, Literal
 
 from hf_clamu.errors import TaskDataError, TaskNotFoundError
 from hf_clamu.exact.digest import digest_tensors
+from hf_clamu.tasks.conversations import ChatTemplate, template_text
 from hf_clamu.tasks.encoding import (
     EncodedTask,
+    Example,
     arrange,
     check_shapes,
     encode_rows,
@@ -79,6 +81,8 @@ class TaskDataset:
         completion_column: str | None = None,
         tokens_column: str | None = None,
         tags_column: str | None = None,
+        messages_column: str | None = None,
+        tools_column: str | None = None,
         id_column: str | None = None,
         cluster_column: str | None = None,
         label_names: Sequence[str] | None = None,
@@ -88,6 +92,9 @@ class TaskDataset:
         split_seed: int = 0,
         ids: IdsSetting = "strict",
         incomplete_rows: IncompleteRows = "error",
+        chat_template: str | None = None,
+        assistant_only_loss: bool = False,
+        completion_only_loss: bool | None = None,
         source: Mapping[str, Any] | None = None,
     ) -> TaskDataset:
         """Group a data set's rows by task.
@@ -101,8 +108,9 @@ class TaskDataset:
                 "seq2seq-lm" must be said, its columns are those of "causal-lm".
             source (*mapping*, *optional*): where the data came from, JSON-able; kept as it is.
             text_column, label_column, image_column, prompt_column, completion_column, tokens_column, tags_column,
-                id_column, cluster_column, label_names, template, max_length, validation_fraction, split_seed, ids,
-                incomplete_rows: see `TaskSpec`.
+                messages_column, tools_column, id_column, cluster_column, label_names, template, max_length,
+                validation_fraction, split_seed, ids, incomplete_rows, chat_template (text or a path),
+                assistant_only_loss, completion_only_loss: see `TaskSpec`.
 
         Raises:
             RecipeError: if the columns describe no kind of task, or a setting is out of range.
@@ -110,6 +118,7 @@ class TaskDataset:
                 up to ten.
         """
         settings = {name: value for name, value in locals().items() if name not in ("cls", "dataset", "source")}
+        settings["chat_template"] = template_text(chat_template)
         return cls.from_spec(dataset, TaskSpec.from_dict(settings), source)
 
     @classmethod
@@ -182,10 +191,7 @@ class TaskDataset:
 
     def num_examples(self, task_id: str) -> int:
         """Return how many rows a task has, training and validation together."""
-        task = self._task(task_id)
-        if isinstance(task, StoredTask):
-            return task.num_train + task.num_validation
-        return sum(len(part.rows) for part in task.parts)
+        return self._task(task_id).num_examples
 
     def has_validation(self, task_id: str) -> bool:
         """Return whether some of a task's examples are kept out of training; nothing is encoded for it."""
@@ -220,8 +226,7 @@ class TaskDataset:
 
     def first_place(self, task_id: str) -> str:
         """Say where the first row of a task is: file and line, or the number of the row."""
-        task = self._task(task_id)
-        return self.origin if isinstance(task, StoredTask) or task.train is None else task.train.first_place
+        return self._task(task_id).first_place or self.origin
 
     def with_ids(self, ids: IdsSetting) -> TaskDataset:
         """Return the same tasks, as if they had been read with another setting for ids."""
@@ -290,7 +295,8 @@ class TaskDataset:
         if traits_of(self.spec.kind).reads == "image":
             check_shapes(self.spec, task_id, list(zip(task.parts, encoded, strict=True)))
         validation = encoded[1] if len(encoded) > 1 else None
-        return arrange(self.spec, task_id, encoded[0], validation, task.cluster_key)
+        template = ChatTemplate(self.spec, processor).digest if self.spec.conversational else None
+        return arrange(self.spec, task_id, encoded[0], validation, task.cluster_key, template)
 
     def rows(self, task_id: str, processor: Any, split: Literal["train", "validation", "all"] = "all") -> Any:
         """Return a task's rows as they came, with their labels as numbers.
@@ -313,20 +319,22 @@ class TaskDataset:
         if isinstance(task, StoredTask) or task.train is None:
             raise TaskDataError(f"Task {task_id!r} came without rows.")
         encoded = [encode_rows(self.spec, task_id, part, processor) for part in task.parts]
-        # Rows are numbered through both parts, as they stand in the result before it is put in order.
-        numbers = iter(range(sum(map(len, encoded))))
-        digests = [[(digest_tensors(example), next(numbers)) for example in examples] for examples in encoded]
-        train, validation = split_by_content(self.spec, task_id, digests[0], digests[1] if len(digests) > 1 else None)
-        chosen = {"train": train, "validation": validation, "all": [*train, *validation]}[split]
-        return concatenate_datasets([part.content(self.spec) for part in task.parts]).select(
-            [row for _, row in chosen]
-        )
+        rows = concatenate_datasets([part.content(self.spec) for part in task.parts])
+        return rows.select(_order(self.spec, task_id, encoded, split))
 
     def _task(self, task_id: str) -> TaskRows | StoredTask:
         if task_id in self._tasks:
             return self._tasks[task_id]
         hint = hint_at_like([task_id], self._tasks)  # as in `require_merged`
         raise TaskNotFoundError(f"There is no task {task_id!r} among the {len(self)} tasks of {self.origin}.{hint}")
+
+
+def _order(spec: TaskSpec, task_id: str, encoded: Sequence[Sequence[Example]], split: str) -> list[int]:
+    """Return the numbers of a task's rows in the order of its examples; its parts are numbered through."""
+    numbers = iter(range(sum(map(len, encoded))))
+    digests = [[(digest_tensors(example), next(numbers)) for example in examples] for examples in encoded]
+    train, validation = split_by_content(spec, task_id, digests[0], digests[1] if len(digests) > 1 else None)
+    return [row for _, row in {"train": train, "validation": validation, "all": [*train, *validation]}[split]]
 
 
 def _ids(task_ids: str | Iterable[str]) -> list[str]:

@@ -23,7 +23,8 @@ class KindTraits:
     Args:
         name (`str`): the kind, as recipes and saved models name it.
         columns (*tuple* of *frozenset* of `str`): the fields of `TaskSpec` that describe an example. One of these sets
-            must be given, and no other content column.
+            must be given, and no other content column but optional ones.
+        optional_columns (*frozenset* of `str`): the fields of `TaskSpec` that may be given beside them.
         usual_columns (*mapping* of `str` to `str`): the names of these columns by default.
         shown_by (*tuple* of `str`): a recipe without a kind has this one if it gives one of these columns; a kind
             without them must be named.
@@ -38,6 +39,7 @@ class KindTraits:
 
     name: str
     columns: tuple[frozenset[str], ...]
+    optional_columns: frozenset[str] = field(default=frozenset())
     usual_columns: Mapping[str, str]
     shown_by: tuple[str, ...] = field(default=())
     auto_class: str
@@ -46,6 +48,11 @@ class KindTraits:
     metric: Literal["accuracy", "answer_probability"]
     reads: Literal["text", "words", "image"]
     labels: Literal["example", "words", "next_tokens", "decoder"]
+
+    @property
+    def takes_conversations(self) -> bool:
+        """Whether its rows may be lists of messages."""
+        return any("messages_column" in names for names in self.columns)
 
     @property
     def writes_text(self) -> bool:
@@ -104,9 +111,10 @@ register_kind(
 register_kind(
     KindTraits(
         name="causal-lm",
-        columns=(_PROMPT_AND_COMPLETION, _TEXT_AND_LABEL),
+        columns=(_PROMPT_AND_COMPLETION, _TEXT_AND_LABEL, frozenset({"messages_column"})),
+        optional_columns=frozenset({"tools_column"}),
         usual_columns={"prompt_column": "prompt", "completion_column": "completion"},
-        shown_by=("prompt_column", "completion_column"),
+        shown_by=("prompt_column", "completion_column", "messages_column"),
         auto_class="AutoModelForCausalLM",
         pipeline="text-generation",
         peft_task="CAUSAL_LM",

@@ -10,6 +10,7 @@ from typing import Any
 from hf_clamu.errors import RecipeError, TaskDataError
 from hf_clamu.known_names import hint_for, refuse_unknown_keys
 from hf_clamu.tasks.builtin import STDLIB_PACKAGES, digits, stdlib_text
+from hf_clamu.tasks.conversations import template_text
 from hf_clamu.tasks.dataset import TaskDataset
 from hf_clamu.tasks.spec import TaskSpec
 
@@ -68,6 +69,7 @@ def load_tasks(
     ```
     """
     origin = _check_keys(source)
+    source = _with_template(source, [base_dir or Path(), *search_dirs])
     fields = {f.name: source[f.name] for f in dataclasses.fields(TaskSpec) if f.name in source}
     stored = {**source, "files": _portable(source["files"])} if origin == "files" else dict(source)
     if origin == "builtin":
@@ -88,6 +90,12 @@ def load_tasks(
     else:
         dataset = _from_hub(source)
     return TaskDataset.from_spec(dataset, spec, stored, refuse_near_ids=refuse_near_ids)
+
+
+def _with_template(source: Mapping[str, Any], folders: Sequence[Path]) -> Mapping[str, Any]:
+    """Return a source with the text of its chat template: in a saved model a path says nothing."""
+    template = source.get("chat_template")
+    return source if template is None else {**source, "chat_template": template_text(template, folders)}
 
 
 def _check_keys(source: Mapping[str, Any]) -> str:

@@ -11,7 +11,7 @@ from hf_clamu.errors import RecipeError
 from hf_clamu.known_names import hint_for, refuse_unknown_keys
 from hf_clamu.tasks.kinds import TaskKind, task_kinds, traits_of
 
-__all__ = ["IdsSetting", "IncompleteRows", "TaskSpec", "infer_kind"]
+__all__ = ["IdsSetting", "IncompleteRows", "TaskSpec", "infer_kind", "is_template"]
 
 IdsSetting = Literal["strict", "as-is", "strip"]
 IncompleteRows = Literal["error", "skip"]
@@ -19,11 +19,15 @@ IncompleteRows = Literal["error", "skip"]
 _PROMPT_SLOT = "{prompt}"
 _ALL_CONTENT_COLUMNS = (
     *("text_column", "prompt_column", "completion_column", "image_column", "label_column"),
-    *("tokens_column", "tags_column"),
+    *("tokens_column", "tags_column", "messages_column", "tools_column"),
 )
 # Fields that came after the first saved models: written only where they are set, so that recipes without them keep
 # their bytes.
-_LATER_FIELDS = ("tokens_column", "tags_column", "ids", "incomplete_rows")
+_CONVERSATION_FIELDS = ("tools_column", "chat_template", "assistant_only_loss", "completion_only_loss")
+_LATER_FIELDS = (
+    *("tokens_column", "tags_column", "ids", "incomplete_rows", "messages_column", "conversational"),
+    *_CONVERSATION_FIELDS,
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,6 +58,17 @@ class TaskSpec:
         incomplete_rows (`str`, defaults to `"error"`): `"error"` refuses rows whose task id or content is empty,
             `"skip"` leaves rows out where the cell of the task, of what is read, or of what is learned is empty or
             white space.
+        messages_column (`str`, *optional*): lists of messages, each with role and content (causal-lm), instead of
+            prompts and completions; the columns of these may hold lists of messages, too.
+        tools_column (`str`, *optional*): of conversations, the tools (JSON schemas) that they may use; cells may be
+            empty.
+        chat_template (`str`, *optional*): of conversations, the text of a Jinja template; by default the tokenizer's.
+            In recipes and `TaskDataset.from_dataset` also the path of a file that has it.
+        assistant_only_loss (`bool`, defaults to `False`): of conversations, learn the assistant's turns alone: what
+            stands between `{% generation %}` and `{% endgeneration %}` in the template.
+        completion_only_loss (`bool`, *optional*): of conversations, learn the completion alone (of `messages_column`:
+            the last message) or all of it; by default the completion where there are prompts, all of it otherwise.
+        conversational (`bool`): whether rows are conversations; follows from the columns and the rows.
 
     Raises:
         RecipeError: if the columns describe no kind of task, or a value is out of range.
@@ -103,12 +118,41 @@ class TaskSpec:
         },
     )
 
+    messages_column: str | None = field(
+        default=None, metadata={"help": "Column of lists of messages, each with role and content (causal-lm)."}
+    )
+    tools_column: str | None = field(
+        default=None, metadata={"help": "Of conversations: column of the tools (JSON schemas) that each may use."}
+    )
+    chat_template: str | None = field(
+        default=None,
+        metadata={"help": "Of conversations: path or text of a Jinja template; by default the tokenizer's own."},
+    )
+    assistant_only_loss: bool = field(
+        default=False,
+        metadata={
+            "help": "Of conversations: learn only what stands between the template's markers `{% generation %}` and "
+            "`{% endgeneration %}`."
+        },
+    )
+    completion_only_loss: bool | None = field(
+        default=None,
+        metadata={
+            "help": "Of conversations: learn the completion (of `messages_column`: the last message) alone, or all of "
+            "it; by default alone where there are prompts."
+        },
+    )
+    conversational: bool = field(
+        default=False, metadata={"help": "Whether rows are conversations; follows from columns and rows."}
+    )
+
     def __post_init__(self) -> None:
         if self.kind not in task_kinds():
             hint = hint_for(self.kind, task_kinds(), lists=False)
             raise RecipeError(f"Unknown kind {self.kind!r}; expected one of {', '.join(task_kinds())}.{hint}")
         self._check_columns()
         self._check_label_names()
+        self._check_conversations()
         if not isinstance(self.template, str) or self.template.count(_PROMPT_SLOT) != 1:
             raise RecipeError(f"template must hold {_PROMPT_SLOT} exactly once, found {self.template!r}.")
         if self.max_length is not None and (not _is_int(self.max_length) or self.max_length < 1):
@@ -132,7 +176,7 @@ class TaskSpec:
             if (value is None and name == "task_column") or (value is not None and not _is_name(value)):
                 raise RecipeError(f"{name} must be the name of a column, found {value!r}.")
         fields = frozenset(name for name in _ALL_CONTENT_COLUMNS if getattr(self, name) is not None)
-        if fields not in traits_of(self.kind).columns:
+        if fields - traits_of(self.kind).optional_columns not in traits_of(self.kind).columns:
             expected = " or ".join(" + ".join(_ordered(names)) for names in traits_of(self.kind).columns)
             found = ", ".join(_ordered(fields)) or "none of them"
             raise RecipeError(f"A {self.kind} task needs {expected} and no other content column; found {found}.")
@@ -152,6 +196,45 @@ class TaskSpec:
         if self.label_column is None and self.tags_column is None:
             raise RecipeError("label_names were given without a label_column or tags_column.")
 
+    def _check_conversations(self) -> None:
+        if self.messages_column is not None:
+            object.__setattr__(self, "conversational", True)
+        may_be = traits_of(self.kind).takes_conversations and self.text_column is None
+        given = [*self._conversation_settings, *(["conversational"] if self.conversational else [])]
+        if given and not may_be:
+            raise RecipeError(
+                f"{given[0]} is for conversations: messages_column of a language model's task, or messages in its "
+                "prompt_column and completion_column."
+            )
+        if self.conversational and self.template != _PROMPT_SLOT:
+            raise RecipeError("template is put around prompts; conversations have a chat_template instead.")
+        for name in ("assistant_only_loss", "conversational", "completion_only_loss"):
+            value = getattr(self, name)
+            if not isinstance(value, bool) and not (value is None and name == "completion_only_loss"):
+                raise RecipeError(f"{name} must be true or false, found {value!r}.")
+        if self.chat_template is not None and not is_template(self.chat_template):
+            raise RecipeError(
+                "chat_template must be a Jinja template ({{ … }} or {% … %}), or, in recipes and from_dataset, the "
+                f"path of a file that has one; found {self.chat_template!r}."
+            )
+
+    def require_texts(self) -> None:
+        """Check that nothing is set that prompts and completions which are texts have no use for.
+
+        Raises:
+            RecipeError: naming the setting.
+        """
+        for name in self._conversation_settings:
+            raise RecipeError(
+                f"{name} is for conversations, and the columns {self.prompt_column!r} and {self.completion_column!r} "
+                "hold texts: leave it out, or give lists of messages."
+            )
+
+    @property
+    def _conversation_settings(self) -> list[str]:
+        fields = dataclasses.fields(self)
+        return [f.name for f in fields if f.name in _CONVERSATION_FIELDS and getattr(self, f.name) != f.default]
+
     @property
     def content_columns(self) -> tuple[str, ...]:
         """The data set's columns that hold the content of an example."""
@@ -169,6 +252,14 @@ class TaskSpec:
     def name_columns(self) -> frozenset[str]:
         """The columns of ids and labels, which are names."""
         columns = (self.task_column, self.id_column, self.cluster_column, self.label_column)
+        return frozenset(column for column in columns if column is not None)
+
+    @property
+    def message_columns(self) -> frozenset[str]:
+        """The columns that hold lists of messages or of tools, or may hold them."""
+        columns = [self.messages_column, self.tools_column]
+        if traits_of(self.kind).takes_conversations:
+            columns += [self.prompt_column, self.completion_column]
         return frozenset(column for column in columns if column is not None)
 
     @property
@@ -225,6 +316,11 @@ def infer_kind(values: Mapping[str, Any]) -> TaskKind:
             return cast("TaskKind", traits.name)
     *most, last = (" + ".join(_ordered(traits.columns[0])) for traits in kinds if traits.shown_by)
     raise RecipeError(f"The columns tell no kind of task: give {', '.join(most)}, or {last}.")
+
+
+def is_template(value: object) -> bool:
+    """Whether a value is the text of a Jinja template, and no path of one."""
+    return isinstance(value, str) and ("{{" in value or "{%" in value)
 
 
 def _ordered(names: frozenset[str]) -> list[str]:

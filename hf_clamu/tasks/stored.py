@@ -10,10 +10,11 @@ import torch
 from hf_clamu.errors import TaskDataError
 from hf_clamu.tasks.encoding import EncodedTask, Example
 
-__all__ = ["StoredTask", "pack", "unpack"]
+__all__ = ["StoredTask", "pack", "packed_template", "unpack"]
 
 # The shapes of a field's examples are kept beside their values.
 _SHAPES = "/shapes"
+_TEMPLATE = "chat_template"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -34,6 +35,16 @@ class StoredTask:
     origin: str
     read: Callable[[], EncodedTask]
 
+    @property
+    def num_examples(self) -> int:
+        """How many examples it has."""
+        return self.num_train + self.num_validation
+
+    @property
+    def first_place(self) -> str:
+        """Where it is kept."""
+        return self.origin
+
 
 def pack(encoded: EncodedTask) -> dict[str, torch.Tensor]:
     """Return the examples of a task as few tensors: `PART/FIELD` and `PART/FIELD/shapes`.
@@ -44,7 +55,7 @@ def pack(encoded: EncodedTask) -> dict[str, torch.Tensor]:
     Returns:
         *dict* of `str` to `torch.Tensor`: for the parts `train` and `validation` and each field of their examples, the
         values of all examples one after the other, of shape `(values,)`, and their shapes, int64 of shape
-        `(examples, dimensions)`.
+        `(examples, dimensions)`. Of conversations also `chat_template`, uint8 of shape `(32,)`: its SHA-256.
 
     Raises:
         TaskDataError: if examples of a part have other fields, types or numbers of dimensions than the first.
@@ -62,7 +73,14 @@ def pack(encoded: EncodedTask) -> dict[str, torch.Tensor]:
             tensors[f"{part}/{name}"] = torch.cat([value.reshape(-1) for value in values])
             shapes = torch.tensor([list(value.shape) for value in values], dtype=torch.int64)
             tensors[f"{part}/{name}{_SHAPES}"] = shapes.view(len(values), values[0].dim())
+    if encoded.chat_template is not None:
+        tensors[_TEMPLATE] = torch.tensor(list(bytes.fromhex(encoded.chat_template)), dtype=torch.uint8)
     return tensors
+
+
+def packed_template(tensors: Mapping[str, torch.Tensor]) -> str | None:
+    """Return the SHA-256 of the chat template that `pack` kept, if there is one."""
+    return bytes(tensors[_TEMPLATE].tolist()).hex() if _TEMPLATE in tensors else None
 
 
 def unpack(tensors: Mapping[str, torch.Tensor]) -> tuple[list[Example], list[Example]]:

@@ -40,6 +40,7 @@ def test_nothing_else_names_a_kind():
     assert {path.relative_to(ROOT).as_posix() for path in named} == {
         "tasks/kinds.py",
         "tasks/encoding/images.py",
+        "tasks/encoding/conversations.py",
         "tasks/encoding/texts.py",
         "tasks/encoding/words.py",
     }

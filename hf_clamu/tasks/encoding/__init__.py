@@ -1,13 +1,13 @@
 """Encoding: from the rows of a task to tensors in a canonical order.
 
 - `encoders`: the encoder of each kind, registered by kind
-- `texts`, `words`, `images`: these encoders
+- `texts`, `conversations`, `words`, `images`: these encoders
 - `rows`: the rows of a task, one by one
 - `examples`: canonical order, digest and validation split
 - `batches`: padding and stacking
 """
 
-from hf_clamu.tasks.encoding import images, texts, words  # noqa: F401 - they register their encoders
+from hf_clamu.tasks.encoding import conversations, images, texts, words  # noqa: F401 - they register their encoders
 from hf_clamu.tasks.encoding.batches import collate, padding_id
 from hf_clamu.tasks.encoding.encoders import encoder_for, example_encoder
 from hf_clamu.tasks.encoding.examples import EncodedTask, Example, arrange, split_by_content, validation_count

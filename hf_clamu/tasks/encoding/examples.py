@@ -35,6 +35,7 @@ class EncodedTask:
         digest (`str`, *optional*): SHA-256 of both, a function of the multisets of examples; None if the task came
             without rows.
         cluster_key (`str`, *optional*): the task's value in the cluster column.
+        chat_template (`str`, *optional*): SHA-256 of the template that made texts of conversations; part of `digest`.
     """
 
     task_id: str
@@ -42,6 +43,7 @@ class EncodedTask:
     validation: tuple[Example, ...]
     digest: str | None
     cluster_key: str | None = None
+    chat_template: str | None = None
 
     @property
     def nbytes(self) -> int:
@@ -55,6 +57,7 @@ def arrange(
     train: Iterable[Example],
     validation: Iterable[Example] | None = None,
     cluster_key: str | None = None,
+    chat_template: str | None = None,
 ) -> EncodedTask:
     """Order the examples of a task by content and split off its validation examples.
 
@@ -65,6 +68,7 @@ def arrange(
         validation (*iterable* of *dict* of `str` to `torch.Tensor`, *optional*):
             Validation examples given by the data set; None splits them off `train`.
         cluster_key (`str`, *optional*): handed on.
+        chat_template (`str`, *optional*): SHA-256 of the template of conversations, for the digest.
 
     Returns:
         `EncodedTask`: a function of the multisets of examples. One row more or less moves at most one other example
@@ -74,13 +78,16 @@ def arrange(
     train_pairs, validation_pairs = split_by_content(
         spec, task_id, [(digest_tensors(example), example) for example in train], held_out
     )
-    digests = {"train": [d for d, _ in train_pairs], "validation": [d for d, _ in validation_pairs]}
+    digests: dict[str, Any] = {"train": [d for d, _ in train_pairs], "validation": [d for d, _ in validation_pairs]}
+    if chat_template is not None:
+        digests["chat_template"] = chat_template
     return EncodedTask(
         task_id=task_id,
         train=tuple(example for _, example in train_pairs),
         validation=tuple(example for _, example in validation_pairs),
         digest=sha256_hex(canonical_json(digests)),
         cluster_key=cluster_key,
+        chat_template=chat_template,
     )
 
 

@@ -37,7 +37,7 @@ def encode_rows(
         try:
             examples.append(encode(values, None if part.labels is None else part.labels[number]))
         except TaskDataError as error:
-            columns = set(spec.content_columns) - {spec.label_column, spec.tags_column}
+            columns = set(spec.content_columns) - {spec.label_column, spec.tags_column, spec.tools_column}
             location = part.split.location(task_id, " + ".join(sorted(columns)), row)
             raise TaskDataError(f"{location}: {error}.") from error
     return examples

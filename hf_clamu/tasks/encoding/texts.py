@@ -14,7 +14,7 @@ from hf_clamu.tasks.encoding.examples import Example
 from hf_clamu.tasks.reading.labels import Label
 from hf_clamu.tasks.spec import TaskSpec
 
-__all__ = ["token_limit", "tokenizer_limit"]
+__all__ = ["continuation_encoder", "token_limit", "tokenizer_limit"]
 
 # Tokenizers that know no limit report about 1e30.
 _NO_LIMIT = 1_000_000  # Any text will do to see what a tokenizer puts around it.
@@ -30,8 +30,8 @@ def _text_encoder(spec: TaskSpec, tokenizer: Any) -> RowEncoder:
     }
 
 
-@encoder_for("causal-lm")
-def _continuation_encoder(spec: TaskSpec, tokenizer: Any) -> RowEncoder:
+def continuation_encoder(spec: TaskSpec, tokenizer: Any) -> RowEncoder:
+    """Return the encoder of completions that continue texts."""
     _require_open_prompts(tokenizer)
     # The label continues the line of the prompt.
     return _pair_encoder(spec, tokenizer, _tokenize_pair, " ")

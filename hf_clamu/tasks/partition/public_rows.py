@@ -13,6 +13,7 @@ from hf_clamu.tasks.spec import TaskSpec
 __all__ = ["PUBLIC_TASK", "public_rows"]
 
 PUBLIC_TASK = "public"
+_ANSWER = ['{"role": "assistant", "content": "."}']
 
 
 def public_rows(dataset: Any, spec: TaskSpec) -> TaskDataset:
@@ -26,7 +27,8 @@ def public_rows(dataset: Any, spec: TaskSpec) -> TaskDataset:
         TaskDataError: if such a column is missing, or rows cannot be used.
     """
     _, rows, _ = tables_of(dataset, spec, partial=True)[0]
-    given = sorted(set(spec.content_columns) - {spec.label_column, spec.tags_column, spec.completion_column})
+    answers = {spec.label_column, spec.tags_column, spec.completion_column}
+    given = sorted(set(spec.content_columns) - answers)
     missing = [column for column in given if column not in rows.column_names]
     if missing:
         raise TaskDataError(
@@ -34,7 +36,8 @@ def public_rows(dataset: Any, spec: TaskSpec) -> TaskDataset:
             f"{', '.join(rows.column_names) or 'none that is read'}."
         )
     rows, first_label = rows.select_columns(given), (spec.label_names or ("",))[0]
-    fillings = {spec.task_column: PUBLIC_TASK, spec.label_column: first_label, spec.completion_column: "."}
+    completion: Any = _ANSWER if spec.conversational else "."
+    fillings = {spec.task_column: PUBLIC_TASK, spec.label_column: first_label, spec.completion_column: completion}
     columns: dict[str, list[Any]] = {name: [value] * len(rows) for name, value in fillings.items() if name is not None}
     if spec.tags_column is not None:
         columns[spec.tags_column] = [[first_label] * len(words or ()) for words in rows[str(spec.tokens_column)]]

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from hf_clamu.tasks.conversations import MessagesError, check_conversation
 from hf_clamu.tasks.kinds import traits_of
 from hf_clamu.tasks.reading.labels import Label, label_index
-from hf_clamu.tasks.reading.problems import BATCH_ROWS, Problems
+from hf_clamu.tasks.reading.problems import BATCH_ROWS, Problems, is_empty
 from hf_clamu.tasks.reading.splits import Split
 from hf_clamu.tasks.spec import TaskSpec
 
@@ -29,6 +30,9 @@ def check_examples(split: Split, spec: TaskSpec, problems: Problems) -> Sequence
         *sequence* of `Label`, *optional*: the label of each row, or those of its words, if there are labels; anything
         where it is bad.
     """
+    if spec.conversational:
+        _check_conversations(split, spec, problems)
+        return None
     for column in (spec.text_column, spec.prompt_column, spec.completion_column):
         if column is not None:
             _check_texts(split, column, problems, may_be_empty=not _must_hold_text(spec, column))
@@ -75,6 +79,22 @@ def _check_texts(split: Split, column: str, problems: Problems, *, may_be_empty:
                 )
             if problem:
                 _note(problems, split, column, row, problem, text)
+            row += 1
+
+
+def _check_conversations(split: Split, spec: TaskSpec, problems: Problems) -> None:
+    row = 0
+    for batch in split.dataset.select_columns(sorted(set(spec.content_columns))).iter(batch_size=BATCH_ROWS):
+        for values in zip(*batch.values(), strict=True):
+            cells = dict(zip(batch, values, strict=True))
+            empty = next((column for column in cells if column != spec.tools_column and is_empty(cells[column])), None)
+            try:
+                check_conversation(spec, cells)
+            except MessagesError as error:
+                _note(problems, split, error.column, row, str(error), "given" if empty is None else None)
+            if sum(len(str(cell)) for cell in values) > _LONGEST_TEXT:
+                problem = f"a conversation of more than {_LONGEST_TEXT:,} characters, which tokenizers do not take"
+                _note(problems, split, str(spec.messages_column or spec.prompt_column), row, problem)
             row += 1
 
 

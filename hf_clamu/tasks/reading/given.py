@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_clamu.errors import RecipeError, TaskDataError
+from hf_clamu.tasks.conversations import as_texts
 from hf_clamu.tasks.reading.files import DataFile, read_files
 from hf_clamu.tasks.reading.problems import Problems
 from hf_clamu.tasks.reading.splits import Split, open_split
@@ -45,10 +46,11 @@ def tables_of(dataset: Any, spec: TaskSpec, *, partial: bool = False) -> list[tu
     if isinstance(dataset, (str, Path)):
         dataset = [dataset]
     if isinstance(dataset, (list, tuple)) and dataset and all(isinstance(row, Mapping) for row in dataset):
-        dataset = _table_of("a list of rows", lambda: Dataset.from_list(list(dataset)))
+        rows = list(dataset)
+        dataset = _table_of("a list of rows", lambda: Dataset.from_list([_kept(row, spec) for row in rows]))
     if type(dataset).__name__ == "DataFrame" and hasattr(dataset, "to_dict"):
         frame = dataset
-        dataset = _table_of("a DataFrame", lambda: Dataset.from_pandas(frame, preserve_index=False))
+        dataset = _table_of("a DataFrame", lambda: Dataset.from_pandas(_kept_frame(frame, spec), preserve_index=False))
     if isinstance(dataset, (list, tuple)) and all(isinstance(path, (str, Path)) for path in dataset):
         rows, files = read_files([Path(path) for path in dataset], spec, partial=partial)
         return [("train", rows, files)]
@@ -74,6 +76,16 @@ def tables_of(dataset: Any, spec: TaskSpec, *, partial: bool = False) -> list[tu
             "Pass dataset['train'] alone to split it."
         )
     return [("train", dataset["train"], ()), *((name, dataset[name], ()) for name in held_out)]
+
+
+def _kept(row: Mapping[str, Any], spec: TaskSpec) -> dict[str, Any]:
+    """Return a row whose messages do not get keys of other rows in a table."""
+    return {**row, **{column: as_texts(row[column]) for column in spec.message_columns if column in row}}
+
+
+def _kept_frame(frame: Any, spec: TaskSpec) -> Any:
+    columns = [column for column in sorted(spec.message_columns) if column in frame]
+    return frame.assign(**{column: frame[column].map(as_texts) for column in columns})
 
 
 def _table_of(what: str, make: Callable[[], Any]) -> Any:

@@ -113,7 +113,9 @@ def complete_rows(dataset: Any, spec: TaskSpec, name: str) -> list[int] | None:
     """
     if spec.incomplete_rows != "skip":
         return None
-    columns = dict.fromkeys([spec.task_column, *spec.content_columns])
+    # Most conversations have no tools.
+    needed = [column for column in spec.content_columns if column != spec.tools_column]
+    columns = dict.fromkeys([spec.task_column, *needed])
     cells = list(zip(*(empty_cells(dataset, column) for column in columns), strict=True))
     kept = [row for row, empty in enumerate(cells) if not any(empty)]
     if len(kept) == len(cells):

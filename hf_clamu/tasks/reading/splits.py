@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -9,11 +11,13 @@ from typing import Any
 import numpy as np
 
 from hf_clamu.errors import TaskDataError
+from hf_clamu.tasks.conversations import as_texts
+from hf_clamu.tasks.kinds import traits_of
 from hf_clamu.tasks.reading.files import DataFile, place_in
 from hf_clamu.tasks.reading.problems import BATCH_ROWS, Problems, complete_rows
 from hf_clamu.tasks.spec import TaskSpec
 
-__all__ = ["Split", "open_split", "rows_of_tasks"]
+__all__ = ["Split", "open_split", "rows_of_tasks", "with_form"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -74,7 +78,7 @@ def open_split(name: str, dataset: Any, spec: TaskSpec, problems: Problems, file
             )
     if len(dataset) == 0:
         raise TaskDataError(f"The {name} split has no rows, so there are no tasks.")
-    dataset = _transformed(dataset, sorted(spec.columns), name)
+    dataset = _transformed(dataset, spec, name)
     dataset = dataset.with_format(None).select_columns(sorted(spec.columns))
     kept = complete_rows(dataset, spec, name)
     if kept is not None:
@@ -97,10 +101,35 @@ def open_split(name: str, dataset: Any, spec: TaskSpec, problems: Problems, file
     return split
 
 
-def _transformed(dataset: Any, columns: list[str], name: str) -> Any:
+def with_form(spec: TaskSpec, splits: Sequence[Split]) -> TaskSpec:
+    """Return the spec with `conversational` set, if its prompts or completions are lists of messages.
+
+    Args:
+        spec (`TaskSpec`): which column is which.
+        splits (*sequence* of `Split`): all rows.
+
+    Raises:
+        RecipeError: if settings do not go with what the rows are.
+    """
+    columns = [column for column in (spec.prompt_column, spec.completion_column) if column is not None]
+    if not columns or spec.conversational:
+        return spec
+    for split in splits:
+        for batch in split.dataset.select_columns(columns).iter(batch_size=BATCH_ROWS):
+            cells = [value for column in columns for value in batch[column] if value is not None]
+            if cells:
+                if traits_of(spec.kind).takes_conversations and any(isinstance(value, list) for value in cells):
+                    return dataclasses.replace(spec, conversational=True)
+                spec.require_texts()
+                return spec
+    return spec
+
+
+def _transformed(dataset: Any, spec: TaskSpec, name: str) -> Any:
     """Apply the transform that was set on a data set (`set_transform`, `with_transform`): it is part of the data."""
     from datasets import Dataset, concatenate_datasets
 
+    columns = sorted(spec.columns)
     if dataset.format["type"] != "custom":
         return dataset
     parts = []
@@ -109,7 +138,7 @@ def _transformed(dataset: Any, columns: list[str], name: str) -> Any:
         if missing:
             raise TaskDataError(f"The transform of the {name} split gives no column {missing[0]!r}.")
         try:
-            part = Dataset.from_dict({column: batch[column] for column in columns})
+            part = Dataset.from_dict({column: _kept(batch[column], column, spec) for column in columns})
             for column in columns:  # a transform gives values, and the numbers of a ClassLabel keep their names
                 feature = dataset.features.get(column)
                 if getattr(feature, "names", None) is not None and part.features[column].dtype.startswith("int"):
@@ -121,6 +150,11 @@ def _transformed(dataset: Any, columns: list[str], name: str) -> Any:
                 "Apply it with map() first."
             ) from error
     return concatenate_datasets(parts)
+
+
+def _kept(values: Any, column: str, spec: TaskSpec) -> Any:
+    """Return the cells of a column; messages so that they do not get keys of other rows in a table."""
+    return list(map(as_texts, values)) if column in spec.message_columns else values
 
 
 def _no_task_id(split: Split, column: str, row: int, task_id: Any) -> str:

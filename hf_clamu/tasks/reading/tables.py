@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from hf_clamu.errors import TaskDataError
+from hf_clamu.tasks.conversations import as_texts
 from hf_clamu.tasks.spec import TaskSpec
 
 __all__ = ["TableBuilder", "columns_to_read", "require_once"]
@@ -47,7 +48,7 @@ class TableBuilder:
     """Collects rows into Arrow tables, batch by batch: as Python objects they would take many times the memory."""
 
     def __init__(self, spec: TaskSpec) -> None:
-        self._names, self._texts = spec.name_columns, spec.text_columns
+        self._names, self._texts, self._messages = spec.name_columns, spec.text_columns, spec.message_columns
         self._values: dict[str, list[Any]] = {name: [] for name in spec.columns}
         self._types: dict[str, type] = {}
         self._tables: list[Any] = []
@@ -64,11 +65,14 @@ class TableBuilder:
             value = row.get(name)
             if name in self._names:
                 value = self._name(value, name, position)
+            elif name in self._messages:
+                value = self._messages_of(value, name, position)
             elif name in self._texts and not isinstance(value, (str, type(None))):
                 raise TaskDataError(
                     f"{position}, column {name!r}: expected a text, found {_shown(value)}. Write it in quotes."
                 )
             self._characters += len(value) if isinstance(value, str) else 8
+            self._characters += sum(map(len, value)) if name in self._messages and isinstance(value, list) else 0
             values.append(value)
         self.num_rows += 1
         if len(next(iter(self._values.values()))) >= _BATCH_ROWS or self._characters > _BATCH_CHARACTERS:
@@ -91,13 +95,31 @@ class TableBuilder:
             )
         return str(value).lower() if kind is bool else str(value)
 
+    def _messages_of(self, value: Any, name: str, position: str) -> Any:
+        """Return a cell that is a text, or a list of messages, of which it keeps the texts."""
+        if value is None:
+            return None
+        if not isinstance(value, (str, list)):
+            problem = "expected a list of messages" if name not in self._texts else "expected a text or messages"
+            raise TaskDataError(f"{position}, column {name!r}: {problem}, found {_shown(value)}.")
+        if self._types.setdefault(name, type(value)) is not type(value):
+            raise TaskDataError(
+                f"{position}, column {name!r}: found {_shown(value)}, where rows before it have "
+                f"{'texts' if self._types[name] is str else 'lists'}. Give all as texts, or all as lists of messages."
+            )
+        return as_texts(value)
+
     def _flush(self) -> None:
         import pyarrow as pa
         from datasets import Dataset
 
         columns = {}
+        message_types: dict[type | None, Any] = {str: pa.string(), list: pa.list_(pa.string())}
         for name, values in self._values.items():
-            if name in self._names or name in self._texts:
+            if name in self._messages:
+                # Of which type they are shows with the first that is not null; tables without any fit both.
+                columns[name] = pa.array(values, type=message_types.get(self._types.get(name), pa.null()))
+            elif name in self._names or name in self._texts:
                 columns[name] = pa.array(values, type=pa.string())
             else:
                 try:

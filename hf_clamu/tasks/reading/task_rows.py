@@ -14,7 +14,7 @@ from hf_clamu.tasks.reading.checks import check_examples, check_ids, cluster_key
 from hf_clamu.tasks.reading.given import open_splits
 from hf_clamu.tasks.reading.labels import Label, with_label_names
 from hf_clamu.tasks.reading.problems import Problems
-from hf_clamu.tasks.reading.splits import Split, rows_of_tasks
+from hf_clamu.tasks.reading.splits import Split, rows_of_tasks, with_form
 from hf_clamu.tasks.spec import TaskSpec
 
 __all__ = ["PartRows", "TaskRows", "read_tasks"]
@@ -68,6 +68,16 @@ class TaskRows:
         """The parts that there are, training first."""
         return [part for part in (self.train, self.validation) if part is not None]
 
+    @property
+    def num_examples(self) -> int:
+        """How many rows it has."""
+        return sum(len(part.rows) for part in self.parts)
+
+    @property
+    def first_place(self) -> str:
+        """Where the first row is; "" if the task came without rows."""
+        return "" if self.train is None else self.train.first_place
+
 
 def read_tasks(dataset: Any, spec: TaskSpec, *, refuse_near_ids: bool = True) -> tuple[TaskSpec, dict[str, TaskRows]]:
     """Read data, check all rows and group them by task.
@@ -86,7 +96,7 @@ def read_tasks(dataset: Any, spec: TaskSpec, *, refuse_near_ids: bool = True) ->
     """
     problems = Problems()
     splits = open_splits(dataset, spec, problems)
-    spec = with_label_names(spec, splits, problems)
+    spec = with_form(with_label_names(spec, splits, problems), splits)
     parts = [_parts(split, spec, problems) for split in splits]
     check_ids(splits, spec, problems)
     keys = cluster_keys(splits, spec, problems)
