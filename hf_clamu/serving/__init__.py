@@ -1,6 +1,7 @@
 """Inference per cluster.
 
 auto_routing      the cluster of an input by the base model's features
+conversations     the tokens of conversations that are to be answered
 routing           which weights serve an input, and selecting them
 pipelines         transformers' pipelines, served per cluster and per task
 recipe_pipelines  pipelines that encode inputs as the model's recipe did

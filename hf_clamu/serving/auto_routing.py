@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from hf_clamu.errors import RecipeError, TaskDataError
+from hf_clamu.serving.conversations import is_conversation, prompt_ids
 from hf_clamu.serving.routing import Route
 from hf_clamu.tasks import Example, ModelLimits, traits_of
 from hf_clamu.tasks.encoding import example_encoder, padding_id, tokenizer_limit
@@ -109,18 +110,22 @@ def nearest_tasks(inputs: torch.Tensor, tasks: torch.Tensor) -> torch.Tensor:
     return (inputs_BD @ tasks_TD.T).argmax(-1)
 
 
-def input_example(model: Any, value: Any) -> Example:
+def input_example(model: Any, value: Any, tools: Any = None) -> Example:
     """Encode what a pipeline takes as the model's recipe encodes the inputs of its rows.
 
     Args:
         model (`ClamuModel`): its recipe and its tokenizer or image processor are used.
-        value: a text, a *dict* with it as `"text"`, a *list* of words, or an image (PIL, numbers, a path or an URL).
+        value: a text, a *dict* with it as `"text"`, a conversation (messages), a *list* of words, or an image (PIL,
+            numbers, a path or an URL).
+        tools (*list* of *dict*, *optional*): those of a conversation.
 
     Raises:
         TaskDataError: if it is something else.
     """
     spec, processor = model.merged.checkpoint.task_spec, model.processor
     traits = traits_of(spec.kind)
+    if is_conversation(value) and traits.takes_conversations:
+        return _open_example(prompt_ids(spec, processor, value, tools), _limit(model))
     if traits.reads == "image":
         from transformers.image_utils import load_image
 
@@ -133,17 +138,31 @@ def input_example(model: Any, value: Any) -> Example:
     if not isinstance(text, str):
         raise TaskDataError(f"cluster='auto' takes a text, found {value!r}. Name a cluster or a task for it.")
     if traits.writes_text:
-        limits = (spec.max_length, tokenizer_limit(processor), ModelLimits.of(model).positions)
-        return _prompt_example(processor, text, min((limit for limit in limits if limit), default=None), traits.labels)
+        return _prompt_example(processor, text, _limit(model), traits.labels)
     return example_encoder(spec, processor)({str(spec.text_column): text}, 0)
+
+
+def _limit(model: Any) -> int | None:
+    limits = (
+        model.merged.checkpoint.task_spec.max_length,
+        tokenizer_limit(model.processor),
+        ModelLimits.of(model).positions,
+    )
+    return min((limit for limit in limits if limit), default=None)
 
 
 def _prompt_example(tokenizer: Any, text: str, limit: int | None, labels: str) -> Example:
     if labels == "decoder":
         ids = tokenizer(text, truncation=limit is not None, max_length=limit)["input_ids"]
-    else:  # as in training, the oldest tokens give way
-        ids = tokenizer(text)["input_ids"][-(limit or 0) :]
+        limit = None
+    else:
+        ids = tokenizer(text)["input_ids"]
     if not ids:
         raise TaskDataError(f"the prompt {text!r} tokenises to nothing")
-    tokens = torch.tensor(list(ids), dtype=torch.int64)
+    return _open_example(ids, limit)
+
+
+def _open_example(ids: Sequence[int], limit: int | None) -> Example:
+    # What comes last is what is to be answered.
+    tokens = torch.tensor(list(ids)[-(limit or 0) :], dtype=torch.int64)
     return {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}

@@ -13,6 +13,7 @@ from transformers.pipelines.pt_utils import PipelineIterator
 from hf_clamu.errors import IncompatibleBaseError
 from hf_clamu.models.modeling_clamu import ClamuModel
 from hf_clamu.serving.auto_routing import input_example, require_features, resolve_routes
+from hf_clamu.serving.conversations import is_conversation
 from hf_clamu.serving.recipe_pipelines import (
     RecipeFeaturePipeline,
     RecipeImageFeaturePipeline,
@@ -187,8 +188,9 @@ class ClamuPipeline:
         """Answer inputs.
 
         Args:
-            inputs: what the transformers pipeline takes. Generators and datasets are answered one by one when the
-                answers are asked for, by the cluster of this call whatever was selected in between.
+            inputs: what the transformers pipeline takes; for `"text-generation"` also a conversation (a list of
+                messages) or a list of them. Generators and datasets are answered one by one when the answers are asked
+                for, by the cluster of this call whatever was selected in between.
             cluster (`str` or `int`, *optional*): the cluster for this call; with `"auto"` inputs are grouped by the
                 clusters that are found, after one more pass of the base model.
             task (`str` or *sequence* of `str`, *optional*): the task whose cluster serves this call, or one for each
@@ -219,11 +221,12 @@ class ClamuPipeline:
         if isinstance(inputs, Iterator):
             named = dict(zip(("cluster", "task"), asked, strict=True))
             return (self([one], *args, **named, **kwargs)[0] for one in inputs)
-        if isinstance(inputs, (list, tuple, torch.utils.data.Dataset)):
+        if isinstance(inputs, (list, tuple, torch.utils.data.Dataset)) and not is_conversation(inputs):
             rows = [inputs[index] for index in range(len(inputs))]  # type: ignore[arg-type]
             return self._grouped(rows, ["auto"] * len(rows), args, kwargs)
         model = self.inner.model
-        select_route(model, resolve_routes(model, ["auto"], lambda index: input_example(model, inputs))[0])
+        tools = kwargs.get("tools")
+        select_route(model, resolve_routes(model, ["auto"], lambda index: input_example(model, inputs, tools))[0])
         return self.inner(inputs, *args, **kwargs)
 
     def _grouped(
@@ -231,7 +234,8 @@ class ClamuPipeline:
     ) -> list[Any]:
         """Answer inputs in their order, those of a route together."""
         model = self.inner.model
-        routes = resolve_routes(model, routes, lambda index: input_example(model, rows[index]))
+        tools = kwargs.get("tools")
+        routes = resolve_routes(model, routes, lambda index: input_example(model, rows[index], tools))
         in_order: list[Any] = [None] * len(rows)
         for route, indices in group_by_route(routes).items():
             select_route(model, route)
@@ -246,10 +250,12 @@ class ClamuPipeline:
 
     @staticmethod
     def _rows(inputs: Any, num_tasks: int) -> list[Any]:
-        if isinstance(inputs, str) or not isinstance(inputs, (Sequence, torch.utils.data.Dataset)):
+        is_single = isinstance(inputs, str) or is_conversation(inputs)
+        if is_single or not isinstance(inputs, (Sequence, torch.utils.data.Dataset)):
+            found = "one conversation" if is_single and not isinstance(inputs, str) else type(inputs).__name__
             raise ValueError(
-                f"A sequence of tasks names one for each input, so the inputs must be a list, got "
-                f"{type(inputs).__name__}. For a single input or a generator name a single task."
+                f"A sequence of tasks names one for each input, so the inputs must be a list, got {found}. For a "
+                "single input or a generator name a single task."
             )
         rows = [inputs[index] for index in range(len(inputs))]  # type: ignore[arg-type]
         if len(rows) != num_tasks:

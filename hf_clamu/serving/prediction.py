@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+import transformers
 
 from hf_clamu.errors import TaskDataError, TaskNotFoundError
 from hf_clamu.serving.auto_routing import input_example, resolve_routes
+from hf_clamu.serving.conversations import prompt_ids
 from hf_clamu.serving.routing import Fallback, Route, find_route, group_by_route, require_one_choice, select_route
 from hf_clamu.tasks import Example, ModelLimits, TaskSpec, traits_of
+from hf_clamu.tasks.conversations import Message, MessagesError, prompt_of_row
 from hf_clamu.tasks.encoding import example_encoder, padding_id, tokenizer_limit
 from hf_clamu.tasks.reading.checks import require_words
 from hf_clamu.training import LiveModel
@@ -39,6 +43,14 @@ class _Input:
         """Return a sentence about a column of the row."""
         return f"{self.place}, column {column!r}: {text}"
 
+    @contextmanager
+    def column(self, column: str) -> Iterator[None]:
+        """Name the row and a column in errors that come from its cell."""
+        try:
+            yield
+        except TaskDataError as error:
+            raise TaskDataError(self.problem(column, f"{error}.")) from None
+
 
 def _numbered(number: int) -> str:
     return f"row {number}"
@@ -59,7 +71,8 @@ def predict(
     Args:
         model (`ClamuModel`): the model; what is selected is the same afterwards. It is held until all rows are
             answered: other threads wait.
-        rows (*sequence* of *mapping*): with the columns of the model's recipe (labels are not needed).
+        rows (*sequence* of *mapping*): with the columns of the model's recipe (labels are not needed). Of a
+            conversation the assistant's last turn, if it ends with one, is what is to be answered, and is not read.
         cluster (`str` or `int`, *optional*): serve all rows by this cluster, or with `"auto"` each by the cluster that
             is nearest to it by the base model's features.
         task (`str`, *optional*): serve all rows by this task's cluster. Without either, a row that has the task column
@@ -171,12 +184,14 @@ def _encoded(model: Any, spec: TaskSpec, inputs: Sequence[_Input], column: str) 
 
 def _routed_example(model: Any, spec: TaskSpec, given: _Input) -> Example:
     """Encode what of a row is known before it is answered."""
+    if spec.conversational:
+        column, messages, tools = _conversation(spec, given)
+        with given.column(column):
+            return input_example(model, messages, tools)
     if traits_of(spec.kind).writes_text:
         column, text = _prompt(spec, given)
-        try:
+        with given.column(column):
             return input_example(model, text)
-        except TaskDataError as error:
-            raise TaskDataError(given.problem(column, f"{error}.")) from None
     return _encoded(model, spec, [given], str(spec.image_column or spec.tokens_column or spec.text_column))[0]
 
 
@@ -185,6 +200,27 @@ def _prompt(spec: TaskSpec, given: _Input) -> tuple[str, str]:
     column = str(spec.prompt_column or spec.text_column)
     _require(given, column, spec)
     return column, spec.template.replace("{prompt}", given.row[column])
+
+
+def _conversation(spec: TaskSpec, given: _Input) -> tuple[str, list[Message], Any]:
+    """Return the column of a row that is answered, its messages and its tools."""
+    column = str(spec.messages_column or spec.prompt_column)
+    _require(given, column, spec)
+    try:
+        return (column, *prompt_of_row(spec, given.row))
+    except MessagesError as error:
+        raise TaskDataError(given.problem(error.column, f"{error}.")) from None
+
+
+def _prompt_tokens(model: Any, spec: TaskSpec, given: _Input) -> tuple[str, Any]:
+    """Return the column of a row that a decoder alone goes on from, and its encoded tokens."""
+    if not spec.conversational:
+        column, text = _prompt(spec, given)
+        return column, model.processor(text, return_tensors="pt")
+    column, messages, tools = _conversation(spec, given)
+    with given.column(column):
+        ids = torch.tensor([prompt_ids(spec, model.processor, messages, tools)])
+    return column, transformers.BatchEncoding({"input_ids": ids, "attention_mask": torch.ones_like(ids)})
 
 
 def _tags(
@@ -198,9 +234,9 @@ def _tags(
 
 
 def _complete(model: Any, spec: TaskSpec, given: _Input, max_new_tokens: int) -> str:
-    column, text = _prompt(spec, given)
     limit = _positions(model, spec)
     if traits_of(spec.kind).labels == "decoder":
+        column, text = _prompt(spec, given)
         cut = spec.max_length or tokenizer_limit(model.processor)  # as in training
         prompt = model.processor(text, truncation=cut is not None, max_length=cut, return_tensors="pt")
         length, taken = prompt["input_ids"].shape[1], 0
@@ -209,7 +245,7 @@ def _complete(model: Any, spec: TaskSpec, given: _Input, max_new_tokens: int) ->
                 given.problem(column, f"the prompt has {length} tokens, the model takes 1 to {limit}.")
             )
     else:
-        prompt = model.processor(text, return_tensors="pt")
+        column, prompt = _prompt_tokens(model, spec, given)
         taken = prompt["input_ids"].shape[1]
     prompt = prompt.to(model.device)
     num_free_positions = max_new_tokens if limit is None else min(max_new_tokens, limit - taken)
@@ -253,5 +289,5 @@ def _require(given: _Input, column: str, spec: TaskSpec) -> None:
             require_words(value)
         except ValueError as error:
             raise TaskDataError(given.problem(column, f"{error}.")) from None
-    elif spec.image_column is None and not isinstance(value, str):
+    elif spec.image_column is None and not spec.conversational and not isinstance(value, str):
         raise TaskDataError(given.problem(column, f"expected a text, found {value!r}."))

@@ -21,7 +21,8 @@ __all__ = ["predict"]
 def predict(
     folder: ModelToRead,
     inputs: Annotated[
-        list[str] | None, typer.Argument(metavar="INPUT", help="Texts, or image files.", show_default=False)
+        list[str] | None,
+        typer.Argument(metavar="INPUT", help="Texts, or image files.", show_default=False),
     ] = None,
     cluster: ClusterOrAuto = None,
     task: Task = None,
@@ -89,6 +90,8 @@ def _row_head(spec: TaskSpec, number: int, row: dict[str, Any]) -> str:
 def _row(spec: TaskSpec, value: str) -> dict[str, Any]:
     if spec.tokens_column is not None:
         return {spec.tokens_column: value.split()}
+    if spec.conversational:
+        return {str(spec.messages_column or spec.prompt_column): [{"role": "user", "content": value}]}
     if spec.image_column is None:
         return {str(spec.prompt_column or spec.text_column): value}
     from PIL import Image, ImageOps, UnidentifiedImageError
