@@ -21,8 +21,7 @@ __all__ = ["predict"]
 def predict(
     folder: ModelToRead,
     inputs: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="INPUT", help="Texts, or image files.", show_default=False),
+        list[str] | None, typer.Argument(metavar="INPUT", help="Texts, or image files.", show_default=False)
     ] = None,
     cluster: ClusterOrAuto = None,
     task: Task = None,
