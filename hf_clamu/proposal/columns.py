@@ -8,11 +8,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from hf_clamu.errors import TaskDataError
+from hf_clamu.proposal.conversations import is_conversation
 
 __all__ = ["Columns", "find_columns", "is_image"]
 
 _NAMES = {
     "task_column": ("task", "owner", "user", "customer", "client", "author", "shop", "account", "tenant", "speaker"),
+    "messages_column": ("messages", "conversation", "conversations", "chat", "dialog", "dialogue"),
     "prompt_column": ("prompt", "question", "instruction", "input"),
     "completion_column": ("completion", "answer", "response", "output"),
     "image_column": ("image", "picture", "photo", "pixels"),
@@ -30,9 +32,11 @@ _NAMES = {
         "stars",
     ),
 }
+_COLUMNS = (*_NAMES, "tools_column")
 _IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".tif", ".tiff", ".webp")
-# What a model reads, and what it learns to say of it.
+# What a model reads, and what it learns to say of it; conversations have both.
 _PAIRS = {
+    "messages_column": "",
     "prompt_column": "completion_column",
     "image_column": "label_column",
     "text_column": "label_column",
@@ -41,7 +45,10 @@ _PAIRS = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Columns:
-    """The columns of a recipe: owners, and text or image with label, or prompt with completion."""
+    """The columns of a recipe: owners, and text or image with label, prompt with completion, or conversations.
+
+    `has_conversations` says whether messages are read.
+    """
 
     task_column: str
     text_column: str | None = None
@@ -49,21 +56,24 @@ class Columns:
     image_column: str | None = None
     label_column: str | None = None
     completion_column: str | None = None
+    messages_column: str | None = None
+    tools_column: str | None = None
+    has_conversations: bool = False
 
     @property
     def content(self) -> str:
         """What the model reads."""
-        return str(self.image_column or self.prompt_column or self.text_column)
+        return str(self.messages_column or self.image_column or self.prompt_column or self.text_column)
 
     @property
     def answer(self) -> str:
-        """What it learns to say of it."""
-        return str(self.completion_column or self.label_column)
+        """What it learns to say of it; "" of conversations, which have it inside."""
+        return self.completion_column or self.label_column or ""
 
     @property
     def named(self) -> dict[str, str]:
         """The columns that there are, as a recipe names them."""
-        return {option: name for option, name in asdict(self).items() if name is not None}
+        return {option: name for option, name in asdict(self).items() if option in _COLUMNS and name is not None}
 
 
 def find_columns(where: str, rows: Sequence[Mapping[str, Any]], chosen: Mapping[str, str | None]) -> Columns:
@@ -83,24 +93,32 @@ def find_columns(where: str, rows: Sequence[Mapping[str, Any]], chosen: Mapping[
         if name not in names:
             raise TaskDataError(f"{where} has no column {name!r} ({option}); it has {', '.join(names)}.")
     read = _content_column(names, rows, found)
-    needed = (read, _PAIRS[read], "task_column")
+    needed = tuple(filter(None, (read, _PAIRS[read], "task_column")))
     surplus = [option for option in found if option not in needed]
     if surplus:
         raise TaskDataError(
-            f"{surplus[0]} and {read} do not go together: give text or image with label_column, or prompt_column with "
-            "completion_column."
+            f"{surplus[0]} and {read} do not go together: give text or image with label_column, prompt_column with "
+            "completion_column, or messages_column."
         )
     for option in needed:
         found[option] = found.get(option) or _by_name(_rest(names, found), option) or ""
     _by_content(rows, names, read, found)
     _refuse_paths(where, rows, found[read])
-    for option in ("task_column", read, _PAIRS[read]):
+    for option in ("task_column", *needed[:-1]):
         if not found[option]:
             raise TaskDataError(
                 f"No column of {where} shows that it is the {option}; it has {', '.join(names)}. Name it with "
                 f"--{option.replace('_', '-')}."
             )
-    return Columns(**found)
+    talks = is_conversation(_first(rows, found[read]))
+    if talks and "tools" in _rest(names, found):
+        found["tools_column"] = "tools"
+    return Columns(**found, has_conversations=talks)
+
+
+def _first(rows: Sequence[Mapping[str, Any]], name: str) -> Any:
+    """Return the first cell of a column that is not empty."""
+    return next((row[name] for row in rows if row.get(name)), None)
 
 
 def _content_column(names: Sequence[str], rows: Sequence[Mapping[str, Any]], found: dict[str, str]) -> str:
@@ -108,13 +126,18 @@ def _content_column(names: Sequence[str], rows: Sequence[Mapping[str, Any]], fou
     for read, answer in _PAIRS.items():
         if read in found or (answer in found and answer != "label_column"):
             return read
+    pair = [_by_name(names, option) for option in ("prompt_column", "completion_column")]
+    talks = [name for name in _rest(names, found) if is_conversation(_first(rows, name))]
+    if talks and "label_column" not in found:
+        if set(talks) >= set(pair):
+            return "prompt_column"
+        found["messages_column"] = _by_name(talks, "messages_column") or talks[0]
+        return "messages_column"
     images = [name for name in _rest(names, found) if is_image(next((row[name] for row in rows if name in row), None))]
     if images:
         found["image_column"] = images[0]
         return "image_column"
-    if "label_column" not in found and all(
-        _by_name(names, option) for option in ("prompt_column", "completion_column")
-    ):
+    if "label_column" not in found and all(pair):
         return "prompt_column"
     return "text_column"
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from hf_clamu.exact.digest import sha256_hex
 from hf_clamu.proposal.columns import Columns
-from hf_clamu.tasks import IdsSetting, IncompleteRows
+from hf_clamu.proposal.conversations import conversation_problem, conversation_text
+from hf_clamu.tasks import IdsSetting, IncompleteRows, TaskSpec
 from hf_clamu.tasks.near_names import LABELS_REMEDY, describe_near, ids_remedy, near_names, strip_unites
 from hf_clamu.tasks.reading.files import DataFile, place_in
 from hf_clamu.tasks.reading.problems import EMPTY_REMEDY
@@ -57,8 +58,13 @@ class Table:
         default: IdsSetting = "strip" if strip_unites(near_names(self._cells)) else "strict"
         self.ids: IdsSetting = ids or default
         self.owners = [cell.strip() if self.ids == "strip" else cell for cell in self._cells]
-        self.contents = [_text(row.get(columns.content)) for row in rows]
-        self.answers = [_text(row.get(columns.answer)) for row in rows]
+        shown = conversation_text if columns.has_conversations else _text
+        self.contents = [shown(row.get(columns.content)) for row in rows]
+        self.answers = [shown(row.get(columns.answer)) if columns.answer else "" for row in rows]
+        self._problems = []
+        if columns.has_conversations:
+            spec = TaskSpec.from_dict({**columns.named, "conversational": True})
+            self._problems = [conversation_problem(spec, row) for row in rows]
         ends = self.answers if columns.completion_column else [""] * len(rows)
         reads = [""] * len(rows) if columns.image_column else self.contents
         # What a model of bytes reads of a row.
@@ -83,8 +89,18 @@ class Table:
         if groups:
             text = f"labels that look alike: {self._near(groups, self.answers, 'labels')}"
             yield Finding(text=text, remedy=LABELS_REMEDY)
+        wrong = [row for row, problem in enumerate(self._problems) if problem]
+        if wrong:
+            what = f"{_counted(len(wrong), 'conversation')} that cannot be learned: {self._places(wrong)}"
+            yield Finding(
+                text=f"{what} ({self._problems[wrong[0]]})", remedy="Mend these messages, or delete the rows."
+            )
         cells = {columns.task_column: self.owners, columns.content: self.contents, columns.answer: self.answers}
-        empty = {name: [row for row, value in enumerate(cell) if not value.strip()] for name, cell in cells.items()}
+        empty = {
+            name: [row for row, value in enumerate(cell) if not value.strip() and row not in wrong]
+            for name, cell in cells.items()
+            if name
+        }
         shown = [
             f"{_counted(len(rows), 'empty cell')} in column {name!r}: {self._places(rows)}"
             for name, rows in empty.items()

@@ -11,11 +11,12 @@ from typing import Any
 from hf_clamu.errors import TaskDataError
 from hf_clamu.proposal.survey import Survey
 
-__all__ = ["MAX_LENGTH", "SAMPLE", "is_tiny_base", "recipe_text"]
+__all__ = ["CHAT_LENGTH", "MAX_LENGTH", "SAMPLE", "is_tiny_base", "recipe_text"]
 
 # Messages to twelve shops, written for this package.
 SAMPLE = Path(__file__).with_name("messages.csv")
 MAX_LENGTH = 128
+CHAT_LENGTH = 512
 
 _ABOUT = """\
 # A small model with random weights{reads}: it needs no network, and is there to try things. For real use
@@ -46,7 +47,24 @@ _MEANINGS = {
     "image_column": "what the model reads",
     "label_column": "what it learns to say of it",
     "completion_column": "what it learns to write after it",
+    "messages_column": "conversations: lists of messages, each with role and content",
+    "tools_column": "the tools of a conversation; cells may be empty",
 }
+_CHAT_TEMPLATE = """\
+  # How messages become one text. With a pretrained model leave it out: its tokenizer has its own.
+  chat_template: |
+    {% for tool in tools or [] %}{{ tool | tojson }}
+    {% endfor %}
+    {% for message in messages %}{{ message.role }}:
+    {% if message.role == 'assistant' %}
+    {% generation %}
+    {{ message.content }}{{ message.tool_calls | tojson if message.tool_calls }}{{ eos_token }}
+    {%- endgeneration %}
+    {% else %}{{ message.content }}{{ eos_token }}{% endif %}
+    {% endfor %}
+    {% if add_generation_prompt %}assistant:
+    {% endif %}
+"""
 _IDS = {"strip": "white space at the ends of ids is removed", "as-is": "ids that look alike are different owners"}
 # Patches of the small image model, which is quick with so few.
 _MOST_PATCHES = 16
@@ -70,7 +88,11 @@ def recipe_text(
     rows = [] if survey.ids == "strict" else [f"  ids: {survey.ids}  # {_IDS[survey.ids]}"]
     if survey.incomplete_rows == "skip":
         rows.append("  incomplete_rows: skip  # rows with an empty cell are left out")
-    length = [] if survey.columns.image_column else [f"  max_length: {MAX_LENGTH}  # tokens; longer texts are cut"]
+    talks = survey.columns.has_conversations
+    limit = CHAT_LENGTH if talks else MAX_LENGTH
+    length = [] if survey.columns.image_column else [f"  max_length: {limit}  # tokens; longer texts are cut"]
+    if talks:
+        length += _conversation_lines(survey, base)
     steps = 60 if base is None else 20
     section = "\n".join([*columns, *rows, *length])
     return f"""\
@@ -93,6 +115,16 @@ snapshot: true
 """
 
 
+def _conversation_lines(survey: Survey, base: str | None) -> list[str]:
+    lines = [] if base is not None else [_CHAT_TEMPLATE.rstrip("\n")]
+    if survey.columns.messages_column is None:
+        return lines
+    if base is None:
+        return [*lines, "  assistant_only_loss: true  # learn what stands between the marks of the template"]
+    others = "where the template marks what the assistant says, assistant_only_loss: true learns all of that"
+    return [*lines, f"  completion_only_loss: true  # learn the last message; {others}"]
+
+
 def _quoted(value: object) -> str:
     return json.dumps(value, ensure_ascii=False)
 
@@ -102,8 +134,10 @@ def _tiny(survey: Survey) -> str:
     columns = survey.columns
     if columns.image_column is None:
         example = "openai-community/gpt2" if columns.prompt_column else "distilbert/distilbert-base-uncased"
+        example = "Qwen/Qwen3-0.6B" if columns.has_conversations else example
         about = _ABOUT.format(reads=" that reads bytes", example=example)
-        return f"{about}base_model:\n{_lines(_TINY_TEXT)}tokenizer: bytes\n"
+        positions = {"n_positions": CHAT_LENGTH} if columns.has_conversations else {}
+        return f"{about}base_model:\n{_lines({**_TINY_TEXT, **positions})}tokenizer: bytes\n"
     if len(survey.image_shapes) != 1:
         shapes = ", ".join("x".join(map(str, shape)) for shape in survey.image_shapes[:3]) or "none that can be read"
         raise TaskDataError(
@@ -133,5 +167,5 @@ def is_tiny_base(config: Mapping[str, Any]) -> bool:
     Args:
         config (*mapping*): the base model's configuration.
     """
-    tiny = (_TINY_TEXT, {"model_type": "vit", **_TINY_IMAGE})
+    tiny = (_TINY_TEXT, {**_TINY_TEXT, "n_positions": CHAT_LENGTH}, {"model_type": "vit", **_TINY_IMAGE})
     return any(all(config.get(key) == value for key, value in values.items()) for values in tiny)

@@ -57,6 +57,7 @@ def survey_files(
     paths: Sequence[Path],
     *,
     max_length: int,
+    chat_length: int,
     ids: IdsSetting | None = None,
     incomplete_rows: IncompleteRows = "error",
     **chosen: str | None,
@@ -65,11 +66,12 @@ def survey_files(
 
     Args:
         paths (*sequence* of `Path`): CSV, JSON, JSONL or Parquet files.
-        max_length (`int`): bytes of text that the proposed model reads.
+        max_length, chat_length (`int`): bytes of text that the proposed model reads, and of a conversation.
         ids (`str`, *optional*): how ids are to be read, see `TaskSpec`; by default white space is stripped where that
             unites ids.
         incomplete_rows (`str`): what is to be done with rows that have an empty cell, see `TaskSpec`.
-        task_column, text_column, label_column, prompt_column, completion_column, image_column (`str`, *optional*):
+        task_column, text_column, label_column, prompt_column, completion_column, image_column, messages_column
+            (`str`, *optional*):
             where a guess would be wrong.
 
     Raises:
@@ -93,5 +95,5 @@ def survey_files(
         image_shapes=tuple(sorted({shape for shape in shapes if shape is not None})),
         ids=table.ids,
         incomplete_rows=incomplete_rows,
-        findings=tuple(table.findings(max_length, unread)),
+        findings=tuple(table.findings(chat_length if columns.has_conversations else max_length, unread)),
     )

@@ -203,3 +203,54 @@ def test_the_commands_of_the_page_run(clamu, folder):
     assert len(lines) > 5
     for line in lines:
         assert clamu(*shlex.split(line)[1:]).code == 0, line
+
+
+def chats(folder: Path, form: str = "messages") -> list[dict]:
+    from tests.test_conversations import rows
+
+    made = [{**row, "tools": row.get("tools")} for row in rows(form)]
+    (folder / "chats.jsonl").write_text("\n".join(map(json.dumps, made)), encoding="utf-8")
+    return made
+
+
+@pytest.mark.parametrize("form", ["messages", "prompts"])
+def test_conversations_go_from_init_to_a_model(clamu, folder, form):
+    chats(folder, form)
+    told = clamu("init", "chats.jsonl", "--preset", "clusters", "--json").json
+    names = {"messages": {"messages_column": "messages"}}
+    names["prompts"] = {"prompt_column": "prompt", "completion_column": "completion"}
+    assert {"task_column": "user", "tools_column": "tools", **names[form]}.items() <= told.items()
+    assert told["blocking"] == []
+    text = (folder / "recipe.yaml").read_text(encoding="utf-8")
+    text = re.sub(r"\n  finetune_steps: \d+", "\n  finetune_steps: 2\n  mask_steps: 2", text)
+    (folder / "recipe.yaml").write_text(text, encoding="utf-8")
+    assert ("assistant_only_loss: true" in text) == (form == "messages")
+    assert clamu("train", "recipe.yaml", "--output", "model").code == 0
+    assert clamu("unmerge", "model", "ann").code == 0
+    assert clamu("init", "chats.jsonl", "--base", "org/chat", "--output", "large.yaml").code == 0
+    data = Recipe.load(folder / "large.yaml").data
+    assert "chat_template" not in data
+    assert data.get("completion_only_loss") is (True if form == "messages" else None)
+
+
+def test_conversations_that_training_refuses_are_found(clamu, folder):
+    rows = chats(folder)
+    rows[2]["messages"] = rows[2]["messages"][:1]
+    rows[3]["messages"][0]["role"] = "robot"
+    rows[5]["messages"] = []
+    (folder / "chats.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    told = clamu("init", "chats.jsonl", "--messages-column", "messages")
+    expected = (
+        "2 conversations that cannot be learned: line 3, line 4 (there is no assistant turn, so there is nothing"
+    )
+    assert expected in told.out
+    assert "1 empty cell in column 'messages': line 6" in told.out
+
+
+def test_conversations_in_csv_are_seen(clamu, folder):
+    from datasets import Dataset
+
+    made = [{"user": row["user"], "chat": json.dumps(row["messages"])} for row in chats(folder)]
+    Dataset.from_list(made).to_csv(folder / "chats.csv")
+    assert clamu("init", "chats.csv", "--json").json["messages_column"] == "chat"
+    assert clamu("plan", "recipe.yaml").code == 0

@@ -28,6 +28,9 @@ _CompletionColumn = Annotated[
     str | None, typer.Option(help="Column of what is to be written after a prompt.", show_default=False)
 ]
 _ImageColumn = Annotated[str | None, typer.Option(help="Column of images.", show_default=False)]
+_MessagesColumn = Annotated[
+    str | None, typer.Option(help="Column of conversations (lists of messages).", show_default=False)
+]
 _Ids = Annotated[
     Literal["strict", "as-is", "strip"] | None,
     typer.Option(
@@ -61,6 +64,7 @@ def init(
     prompt_column: _PromptColumn = None,
     completion_column: _CompletionColumn = None,
     image_column: _ImageColumn = None,
+    messages_column: _MessagesColumn = None,
     ids: _Ids = None,
     incomplete_rows: _IncompleteRows = "error",
     base: Annotated[
@@ -74,10 +78,11 @@ def init(
 ) -> None:
     """Look at files of rows with owners, say what is in them, and write a recipe for them.
 
-    A row has a text and a label, a prompt and a completion, or an image and a label.
+    A row has a text and a label, a prompt and a completion, a conversation, or an image and a label.
     """
+    chosen: dict[str, Any] = {name: value for name, value in locals().items() if name.endswith("_column")}
     from hf_clamu.proposal import SAMPLE, recipe_text, survey_files
-    from hf_clamu.proposal.recipe_text import MAX_LENGTH
+    from hf_clamu.proposal.recipe_text import CHAT_LENGTH, MAX_LENGTH
 
     if not data and not sample:
         raise RecipeError("Give the file of rows (DATA), or --sample to write one to start with.")
@@ -87,16 +92,9 @@ def init(
     for file in (output, *(paths if sample else [])):
         if file.exists() and not force:
             raise RecipeError(f"{file} exists already. Give another name, or --force to replace it.")
-    chosen: dict[str, Any] = {
-        "task_column": task_column,
-        "text_column": text_column,
-        "label_column": label_column,
-        "prompt_column": prompt_column,
-        "completion_column": completion_column,
-        "image_column": image_column,
-    }
     settings: dict[str, Any] = {"ids": ids, "incomplete_rows": incomplete_rows}
-    survey = survey_files([SAMPLE] if sample else paths, max_length=MAX_LENGTH, **settings, **chosen)
+    settings |= {"max_length": MAX_LENGTH, "chat_length": CHAT_LENGTH}
+    survey = survey_files([SAMPLE] if sample else paths, **settings, **chosen)
     files = [Path(os.path.relpath(path, output.parent)).as_posix() for path in paths]
     text = recipe_text(survey, files=files[0] if len(files) == 1 else files, base=base, preset=preset)
     if sample:
@@ -128,6 +126,8 @@ def _text(survey: Survey, paths: Sequence[Path], output: Path) -> str:
     if columns.image_column is not None:
         shapes = ", ".join("x".join(map(str, shape)) for shape in survey.image_shapes[:5])
         rows.append(f"  images  column {columns.image_column!r}, of shape {shapes}")
+    elif columns.messages_column is not None:
+        rows.append(f"  chats   column {columns.messages_column!r}, the longest has {survey.longest} bytes")
     elif columns.prompt_column is not None:
         rows.append(
             f"  texts   column {columns.prompt_column!r} and after it {columns.completion_column!r}, the longest has "
