@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["Stopwatch", "peak_memory", "size_of_files", "with_stages"]
+__all__ = ["Stopwatch", "collecting_rarely", "peak_memory", "size_of_files", "with_stages"]
+
+# Objects that are made before Python looks for cycles among them.
+_RARELY = 100_000
 
 
 class Stopwatch:
@@ -40,6 +44,20 @@ class Stopwatch:
             name = self._running[-1]
             self.seconds[name] = self.seconds.get(name, 0.0) + now - self._since
         self._since = now
+
+
+@contextmanager
+def collecting_rarely() -> Iterator[None]:
+    """Let Python look for unreachable cycles less often while a block imports much.
+
+    Importing transformers makes objects that stay: looking at them again and again takes a seventh of its time.
+    """
+    before = gc.get_threshold()
+    gc.set_threshold(_RARELY, *before[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
 
 
 def with_stages(seconds: Mapping[str, float], **stages: float) -> dict[str, float]:

@@ -14,6 +14,7 @@ import torch
 
 from hf_clamu.errors import FixedPointOverflowError
 from hf_clamu.exact.digest import digest_tensors
+from hf_clamu.exact.threads import one_thread_each
 
 __all__ = ["LEAST_BITS", "DeltaAccumulator", "IntegerSum", "TaskVector", "VectorSum", "narrowest_dtype"]
 
@@ -202,16 +203,12 @@ class DeltaAccumulator:
         """
         self._check_fit(vector)
         self._reserve({name: self._bounds[name] + bound for name, bound in vector.bounds.items()})
-        for name, n in vector.steps.items():
-            _add(self._total[name], n)
-            self._bounds[name] += vector.bounds[name]
+        self._add_all(vector, 1)
 
     def subtract(self, vector: IntegerSum) -> None:
         """Take a task vector, or a sum of them, out again; the exact inverse of `add`."""
         self._check_fit(vector)
-        for name, n in vector.steps.items():
-            _add(self._total[name], n, sign=-1)
-            self._bounds[name] -= vector.bounds[name]
+        self._add_all(vector, -1)
 
     def release(self) -> None:
         """Give the memory back; the sum is gone."""
@@ -253,6 +250,19 @@ class DeltaAccumulator:
             name: n.to(narrowest_dtype(self._bounds[name], self._least_bits), copy=copy)
             for name, n in self._total.items()
         }
+
+    def _add_all(self, vector: IntegerSum, sign: int) -> None:
+        """Add `sign` times a vector, several parameters at a time."""
+        with one_thread_each(n.nbytes for n in vector.steps.values()) as pool:
+            # Large ones first, so that all threads end together.
+            ends = [
+                pool.submit(n.nbytes, _add, self._total[name], n, sign)
+                for name, n in sorted(vector.steps.items(), key=lambda item: -item[1].nbytes)
+            ]
+            for end in ends:
+                end()
+        for name, bound in vector.bounds.items():
+            self._bounds[name] += sign * bound
 
     def _reserve(self, bounds: Mapping[str, int]) -> None:
         """Make the sum wide enough for entries up to these bounds."""

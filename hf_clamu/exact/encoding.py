@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -11,7 +10,7 @@ import torch
 from hf_clamu.exact.accumulator import TaskVector, narrowed, narrowest_dtype
 from hf_clamu.exact.digest import digest_tensors, value_digest
 from hf_clamu.exact.fixed_point import FixedPoint
-from hf_clamu.exact.threads import MIN_BYTES_FOR_A_THREAD, SizedThreadPool
+from hf_clamu.exact.threads import one_thread_each
 
 __all__ = ["encode_vector"]
 
@@ -47,7 +46,7 @@ def encode_vector(
     ```
     """
     old = {} if buffers is None else buffers
-    with _one_thread_each(theta_0), SizedThreadPool() as pool:
+    with one_thread_each(theta.nbytes for theta in theta_0.values()) as pool:
         results = {
             name: pool.submit(theta.nbytes, _encode, codec, name, theta, theta_0[name], old.get(name))
             # Large ones first, so that all threads end together.
@@ -72,23 +71,6 @@ class _Encoded(NamedTuple):
     digest: bytes
 
 
-@contextmanager
-def _one_thread_each(theta_0: Mapping[str, torch.Tensor]) -> Iterator[None]:
-    """Let torch use one thread per parameter: as many parameters as there are cores are worked on at a time.
-
-    Each entry is computed by itself, so threads cannot show in the bits here.
-    """
-    num_threads = torch.get_num_threads()
-    if num_threads == 1 or all(theta.nbytes < MIN_BYTES_FOR_A_THREAD for theta in theta_0.values()):
-        yield
-        return
-    torch.set_num_threads(1)  # noqa: TID251 - for a moment in which nothing is computed whose bits depend on it
-    try:
-        yield
-    finally:
-        torch.set_num_threads(num_threads)  # noqa: TID251
-
-
 def _encode(
     codec: FixedPoint, name: str, theta: torch.Tensor, theta_0: torch.Tensor, buffer: torch.Tensor | None
 ) -> _Encoded:
@@ -97,15 +79,17 @@ def _encode(
         codec.encode(name, theta, theta_0)  # raises
     if buffer is None or buffer.shape != theta.shape or buffer.device != theta.device:
         buffer = torch.empty(theta.shape, dtype=narrowest_dtype(0, least), device=theta.device)
-    bound = codec.encode_into(theta, theta_0, buffer)
+    # At most as often as there are types: what does not fit shows early.
+    while True:
+        bound = codec.encode_into(theta, theta_0, buffer)
+        dtype = torch.int64 if bound is None else narrowest_dtype(bound, least)
+        if dtype.itemsize <= buffer.dtype.itemsize or bound is None:
+            break
+        buffer = torch.empty(theta.shape, dtype=dtype, device=theta.device)
     if bound is None:
         n, bound = narrowed(codec.encode(name, theta, theta_0), least)
         buffer = None
     else:
-        dtype = narrowest_dtype(bound, least)
-        if dtype.itemsize > buffer.dtype.itemsize:
-            buffer = torch.empty(theta.shape, dtype=dtype, device=theta.device)
-            codec.encode_into(theta, theta_0, buffer)
         n = buffer.to(dtype)
     host = n.cpu()
     return _Encoded(buffer=buffer, host=host, bound=bound, digest=value_digest(host))

@@ -154,8 +154,8 @@ class FixedPoint:
                 otherwise it holds nothing of use.
 
         Returns:
-            `int`: the largest of the steps, `max |n|`, whether they fit `out` or not; `None` if one is NaN or does not
-            fit int32: call `encode` instead.
+            `int`: the largest of the steps, `max |n|`. If it does not fit `out`, there may be larger ones: call again
+            with wider integers. `None` if one is NaN or does not fit int32: call `encode` instead.
         """
         # float32 takes half the time, where its digits are enough.
         kinds = [torch.float32, torch.float64] if self._subtracts_in_float32(theta, theta_0) else [torch.float64]
@@ -168,7 +168,10 @@ class FixedPoint:
     def _round_into(
         self, theta: torch.Tensor, theta_0: torch.Tensor, out: torch.Tensor, kind: torch.dtype
     ) -> tuple[float, float]:
-        """Write the low bits of the steps, and return the least and the largest step."""
+        """Write the low bits of the steps, and return the least and the largest step.
+
+        On a CPU it ends with the first pass whose steps do not fit; an accelerator would have to wait at each pass.
+        """
         flat_n, flat, flat_0 = out.view(-1), theta.detach().reshape(-1), theta_0.detach().reshape(-1)
         if not flat_n.numel():
             return 0.0, 0.0
@@ -176,6 +179,7 @@ class FixedPoint:
         work, origin = torch.empty(2, size, dtype=kind, device=theta.device)
         rounder, integer = torch.tensor(_ROUNDERS[kind], dtype=kind), bits_dtype(kind)
         in_float32 = self._subtracts_in_float32(theta, theta_0)
+        room = min(_LIMITS[kind], torch.iinfo(out.dtype).max) if theta.device.type == "cpu" else None
         extremes = []
         for part, tuned, initial in zip(flat_n.split(size), flat.split(size), flat_0.split(size), strict=True):
             moved = work[: part.numel()]
@@ -187,7 +191,14 @@ class FixedPoint:
                 moved.copy_(tuned.float() - initial.float())
             # As in `encode`: scaling is exact, and the sum is rounded.
             torch.add(rounder, moved, alpha=2.0**self.fraction_bits, out=moved)
-            extremes.append(torch.stack(moved.aminmax()))
+            least, largest = moved.aminmax()
+            extremes.append(torch.stack([least, largest]))
+            # Not for NaN either.
+            if (
+                room is not None
+                and not -room <= float(least) - _ROUNDERS[kind] <= float(largest) - _ROUNDERS[kind] <= room
+            ):
+                break
             bits = moved.view(integer)
             # The lowest bits of the rounder's own are zeros: 22 of float32, and 51 of float64.
             part.copy_(bits.sub_(rounder.view(integer)) if part.dtype == integer else bits)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
-__all__ = ["MIN_BYTES_FOR_A_THREAD", "SizedThreadPool"]
+import torch
+
+__all__ = ["MIN_BYTES_FOR_A_THREAD", "SizedThreadPool", "one_thread_each"]
 
 T = TypeVar("T")
 
@@ -50,3 +53,25 @@ class SizedThreadPool:
         if self._threads is None:
             self._threads = ThreadPoolExecutor(min(os.cpu_count() or 1, _MOST_THREADS), "clamu-thread")
         return self._threads.submit(work, *args).result
+
+
+@contextmanager
+def one_thread_each(sizes: Iterable[int]) -> Iterator[SizedThreadPool]:
+    """Give a pool for pieces of work in which torch uses one thread; as many run at a time as there are cores.
+
+    torch's own threads meet at the end of each operation, and one that the machine keeps waiting keeps all others.
+
+    Args:
+        sizes (*iterable* of `int`): bytes of each piece. Each entry of its results must be computed by itself, so that
+            threads cannot show in the bits.
+    """
+    num_threads = torch.get_num_threads()
+    with SizedThreadPool() as pool:
+        if num_threads == 1 or all(size < MIN_BYTES_FOR_A_THREAD for size in sizes):
+            yield pool
+            return
+        torch.set_num_threads(1)  # noqa: TID251 - for a moment in which nothing is computed whose bits depend on it
+        try:
+            yield pool
+        finally:
+            torch.set_num_threads(num_threads)  # noqa: TID251

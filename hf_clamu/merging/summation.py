@@ -228,5 +228,7 @@ class _Summing:
 
     def _reduce(self, members: Sequence[str], entries: Mapping[str, Mapping[str, Any]]) -> None:
         """Add up the sums of all processes."""
+        if self._workers.size == 1:
+            return  # it is the sum already; adding up widens it to 32 bits
         bounds = (dict(zip(self._parameters, entries[task_id]["bounds"], strict=True)) for task_id in members)
         self._sum.reduce(self._workers.sum_, bounds)

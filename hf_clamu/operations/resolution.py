@@ -22,6 +22,9 @@ _ADAPTERS, _LIMIT_OF_ADAPTERS = 4.0, 1e-2
 # Where no learning rates bound how far weights move. A step of 2**-28 is below what float32 tells apart in weights of
 # 2**-5 and more.
 _FINE_BITS = 28
+# For checkpoints from elsewhere: half a step, 2**-21, is 1/128 of a movement of 2**-14 (6e-5, a handful of steps at
+# 2e-5), and movements below 2**-5 fit int16. float16 tells apart steps of 2**-20 in weights of 2**-10 and more.
+_BITS_FROM_ELSEWHERE = 20
 
 
 def resolved_arguments(
@@ -35,9 +38,9 @@ def resolved_arguments(
     """Return settings with numbers for the learning rate and the grid; numbers that they name stay as they are.
 
     The learning rate depends on the width of the model and on whether tasks are finetuned through an adapter; the grid
-    on the learning rates of all steps, see `fraction_bits_for`, and where they tell nothing it is 2**-28. Neither
-    depends on data or on the number of tasks. The saved model has the numbers, so requests and a build from its
-    settings repeat them.
+    on the learning rates of all steps, see `fraction_bits_for`. Where they tell nothing it is 2**-20 for checkpoints
+    from elsewhere, and 2**-28 for products of adapters. Neither depends on data or on the number of tasks. The saved
+    model has the numbers, so requests and a build from its settings repeat them.
 
     Args:
         arguments (`ClamuArguments`): the settings.
@@ -74,7 +77,7 @@ def _learning_rate(model: Any, space: PeftSpace | None) -> tuple[float, str]:
 def _fraction_bits(arguments: ClamuArguments, space: PeftSpace | None, from_elsewhere: bool) -> tuple[int, str]:
     """Return the bits behind the binary point of the grid and why."""
     if from_elsewhere:
-        return _FINE_BITS, "as nothing says how far checkpoints from elsewhere moved"
+        return _BITS_FROM_ELSEWHERE, "as nothing says how far checkpoints from elsewhere moved"
     if space is not None and not space.is_live:
         return _FINE_BITS, f"as products of {space.peft_type} move weights by more than the learning rates tell"
     total = arguments.total_learning_rate

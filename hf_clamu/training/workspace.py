@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from hf_clamu.errors import RecipeError
+from hf_clamu.exact.threads import one_thread_each
 from hf_clamu.tasks import Example, collate
 from hf_clamu.training.outside import Outside
 
@@ -41,6 +42,17 @@ def trainable_names(model: nn.Module, freeze: Sequence[str]) -> list[str]:
     if not trained:
         raise RecipeError("No parameter is left to train: every one is frozen. Give fewer freeze patterns.")
     return sorted(trained)
+
+
+def _copies(parameters: Mapping[str, nn.Parameter]) -> dict[str, torch.Tensor]:
+    """Return contiguous copies of weights, made several at a time: new memory costs more than the copying."""
+    with one_thread_each(parameter.nbytes for parameter in parameters.values()) as pool:
+        copies = {name: pool.submit(one.nbytes, _copy, one.data) for name, one in parameters.items()}
+        return {name: copy() for name, copy in copies.items()}
+
+
+def _copy(weights: torch.Tensor) -> torch.Tensor:
+    return weights.clone(memory_format=torch.contiguous_format)
 
 
 class LiveModel:
@@ -123,12 +135,13 @@ class Workspace(LiveModel):
         self._has_own_memory = False
         for name, parameter in sorted(model.named_parameters()):
             if name in names:
-                # Weights may be mapped from a file that others write to.
-                parameter.data = parameter.data.clone(memory_format=torch.contiguous_format)
-                self.parameters[name], self.theta_0[name] = parameter, parameter.data
+                self.parameters[name] = parameter
             elif parameter.requires_grad:
                 parameter.requires_grad_(False)
                 self._frozen.append(parameter)
+        # Weights may be mapped from a file that others write to.
+        for name, weights in _copies(self.parameters).items():
+            self.parameters[name].data = self.theta_0[name] = weights
         if adapter is not None:
             adapter.check(model)
         self._outside = Outside(model, self.parameters.values())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -10,6 +11,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
 
 from hf_clamu import ClamuArguments, ClamuModel
 
@@ -169,3 +173,30 @@ def test_wrong_requests(clamu, place, tiny):
     assert (refused.code, "task 'user_0' is not what was merged" in refused.error) == (1, True)
     assert "--new FILE" in clamu("add", "all").error
     assert tiny.digests(place / "all") == before
+
+
+def test_shards_half_precision_and_a_checkpoint_that_fails_in_its_last_one(clamu, place, tiny):
+    for number, dtype in ((1, torch.bfloat16), (2, torch.float16), (3, torch.float32)):
+        folder = place / "local" / f"user_{number}"
+        model = transformers.AutoModelForSequenceClassification.from_pretrained(folder, dtype=dtype)
+        (folder / "model.safetensors").unlink()
+        model.save_pretrained(folder, max_shard_size="20KB")
+    last = sorted((place / "local" / "user_3").glob("*.safetensors"))[-1]
+    assert last.name.split("-")[1] != "00001"
+    whole = last.read_bytes()
+    tensors = load_file(last)
+    next(iter(tensors.values())).view(-1)[-1] = math.nan
+    save_file(tensors, last, metadata={"format": "pt"})
+    command = ["merge", "--base", "base", "local", "--output", "all", *DATA_FREE]
+    refused = clamu(*command)
+    assert refused.code == 1
+    assert "user_3" in refused.err
+    assert last.name in refused.err
+    assert not (place / "all").exists()
+    last.write_bytes(whole)
+    assert clamu(*command).code == 0
+    clamu("merge", "--base", "base", "local", "--output", "fresh", *DATA_FREE)
+    assert tiny.digests(place / "all") == tiny.digests(place / "fresh")
+    clamu("merge", "--base", "base", *_local(0, 2, 4), "--output", "kept", *DATA_FREE)
+    clamu("unmerge", "all", "user_1", "user_3", "--checkpoint", "local", "--output", "without")
+    assert tiny.digests(place / "without") == tiny.digests(place / "kept")

@@ -250,3 +250,23 @@ def test_narrowed_without_a_copy_is_the_sum_where_it_is_narrow():
     assert found["a"].data_ptr() == accumulator.steps["a"].data_ptr()
     assert (found["z"].dtype, found["z"].item()) == (torch.int8, 3)
     assert accumulator.steps["z"].dtype == torch.int64
+
+
+def test_large_parameters_are_added_in_threads_and_leave_the_threads_as_they_were():
+    before = torch.get_num_threads()
+    shapes = {"a": (700, 1000), "b": (5,), "c": (600_001,), "d": (0,)}
+    generator = torch.Generator().manual_seed(0)
+    vectors = [
+        TaskVector.of({name: torch.randint(-high, high, shape, generator=generator) for name, shape in shapes.items()})
+        for high in (100, 30_000, 2**30, 50)
+    ]
+    total = DeltaAccumulator({name: torch.Size(shape) for name, shape in shapes.items()})
+    for vector in vectors:
+        total.add(vector)
+    for name in shapes:
+        assert torch.equal(total.narrowed()[name].long(), sum(vector.steps[name].long() for vector in vectors))
+    for vector in vectors[1:]:
+        total.subtract(vector)
+    assert total.bounds == vectors[0].bounds
+    assert digest_tensors(total.narrowed()) == vectors[0].digest
+    assert torch.get_num_threads() == before

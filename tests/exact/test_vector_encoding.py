@@ -137,3 +137,18 @@ def test_errors_of_other_threads_are_raised():
         encode_vector(FixedPoint(), theta.items(), {name: torch.zeros(1 << 19) for name in theta})
     assert caught.value.parameter == "b"
     assert torch.get_num_threads() == num_threads
+
+
+@pytest.mark.parametrize("bits", [14, 28])
+@pytest.mark.parametrize("late", [3.0, 200.0, 40_000.0, 5e6, 3e9])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_steps_that_grow_in_a_later_pass(bits, late, dtype):
+    """What was tried for the first pass, narrow integers and float32, is given up for the later ones."""
+    codec = FixedPoint(fraction_bits=bits)
+    theta = torch.arange(3 * 2**18 + 5).remainder(100).mul(codec.step).to(dtype)
+    theta[2**19 + 1], theta[-1] = -late * codec.step, late / 2 * codec.step
+    weights, theta_0 = {"w": theta, "v": theta[:7]}, {"w": torch.zeros(theta.shape), "v": torch.zeros(7)}
+    _equal(encode_vector(codec, weights.items(), theta_0), _one_by_one(codec, weights, theta_0))
+    theta[-2] = math.nan
+    with pytest.raises(FixedPointOverflowError, match="'w'"):
+        encode_vector(codec, weights.items(), theta_0)

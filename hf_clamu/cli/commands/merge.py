@@ -18,7 +18,7 @@ from hf_clamu.cli.models import task_id_key
 from hf_clamu.cli.options import Data, Json, MaxShardSize, NewModel, Overwrite
 from hf_clamu.cli.output import is_main_process, note, quieten, require_empty_output
 from hf_clamu.errors import RecipeError
-from hf_clamu.resources import with_stages
+from hf_clamu.resources import collecting_rarely, with_stages
 from hf_clamu.yaml_values import read_yaml
 
 if TYPE_CHECKING:
@@ -118,9 +118,10 @@ def merge(
     They are plain transformers checkpoints of one architecture, read one after the other. Without a recipe there are
     no data: clustering is task_vectors, random or none, localization emr, tall or global.
     """
-    from hf_clamu.checkpoint.files.shards import shard_bytes
-    from hf_clamu.operations.lifecycle.build_target import open_build
-    from hf_clamu.recipe import Recipe
+    with collecting_rarely():
+        from hf_clamu.checkpoint.files.shards import shard_bytes
+        from hf_clamu.operations.lifecycle.build_target import open_build
+        from hf_clamu.recipe import Recipe
 
     options = _MergeOptions(
         checkpoints=checkpoints_of(checkpoints),
@@ -152,9 +153,10 @@ def _build(
     from hf_clamu.operations.lifecycle.build_target import build_summary
     from hf_clamu.trainer import progress_bars
 
-    start = _local_merge(options, loaded)
-    quieten()
-    built, base_model = start.run(target.journal, archive_at(archive_dir), progress_bars)
+    with collecting_rarely():
+        start = _local_merge(options, loaded)
+        quieten()
+        built, base_model = start.run(target.journal, archive_at(archive_dir), progress_bars)
     checkpoint = built.checkpoint.in_shards(options.max_shard_size)
     started = time.perf_counter()
     target.announce(checkpoint.state_digest)

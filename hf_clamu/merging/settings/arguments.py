@@ -70,7 +70,8 @@ class ClamuArguments(FinetuningArguments, ClusteringArguments, LocalizationArgum
         default="auto",
         metadata={
             "help": "Bits behind the binary point of the integer grid of task vectors, 0 to 52; 'auto' chooses by the "
-            "learning rates of all steps (28 where they tell nothing), and the saved model has the number."
+            "learning rates of all steps (20 for checkpoints from elsewhere, 28 for products of adapters), and the "
+            "saved model has the number."
         },
     )
     integer_bits: int = field(
