@@ -17,6 +17,7 @@ from hf_clamu.checkpoint.layout import is_processor_file
 from hf_clamu.errors import CheckpointFormatError, FixedPointOverflowError, IncompatibleBaseError, TaskDataError
 from hf_clamu.exact import FixedPoint, TaskVector, digest_json, encode_vector, sha256_file
 from hf_clamu.hub.pull import download, is_repo_id
+from hf_clamu.local_models.adapter_checkpoint import AdapterCheckpoint, is_adapter
 from hf_clamu.local_models.likeness import other_processor
 from hf_clamu.local_models.model_names import ModelNames
 from hf_clamu.local_models.plain_checkpoint import PlainCheckpoint, open_tensors
@@ -45,7 +46,9 @@ class LocalModels:
     """
 
     def __init__(self, folders: Mapping[str, Path]) -> None:
-        self._checkpoints = {task_id: PlainCheckpoint(task_id, folders[task_id]) for task_id in sorted(folders)}
+        self._checkpoints: dict[str, PlainCheckpoint | AdapterCheckpoint] = {
+            task_id: _checkpoint(task_id, folders[task_id]) for task_id in sorted(folders)
+        }
         self._fingerprints: dict[str, str] = {}
         self._names: tuple[Any, ModelNames] | None = None
         # What the model calls the tensors of each checkpoint, and of which state of its files that was found.
@@ -94,7 +97,7 @@ class LocalModels:
     def __len__(self) -> int:
         return len(self._checkpoints)
 
-    def __getitem__(self, task_id: str) -> PlainCheckpoint:
+    def __getitem__(self, task_id: str) -> PlainCheckpoint | AdapterCheckpoint:
         return self._checkpoints[task_id]
 
     def select(self, task_ids: Iterable[str]) -> LocalModels:
@@ -110,6 +113,11 @@ class LocalModels:
         if task_id not in self._fingerprints:
             self._fingerprints[task_id] = _fingerprint(self[task_id])
         return self._fingerprints[task_id]
+
+    def is_computed(self, task_id: str) -> bool:
+        """Whether libraries and device may show in the bits of a task's vector."""
+        found = self[task_id]
+        return isinstance(found, AdapterCheckpoint) and found.is_computed
 
     def release(self) -> None:
         """Give back the memory that vectors are read to; the last vector is gone."""
@@ -178,6 +186,8 @@ class LocalModels:
             IncompatibleBaseError: if names or shapes differ, or a buffer does.
         """
         checkpoint, names = self[task_id], self._names_of(workspace.model)
+        if isinstance(checkpoint, AdapterCheckpoint):
+            return self._read_adapter(checkpoint, names, workspace, codec)
         own_names = self._checked(task_id, workspace.model)
         chosen = _one_of_each(names, own_names)
 
@@ -199,8 +209,23 @@ class LocalModels:
         _require_ties(checkpoint, names, own_names, chosen)
         return vector
 
+    def _read_adapter(
+        self, checkpoint: AdapterCheckpoint, names: ModelNames, workspace: Workspace, codec: FixedPoint
+    ) -> TaskVector:
+        workspace.reset()  # what some adapters change depends on the weights that they are put around
+        changed = checkpoint.weights(names)
+        weights = {name: changed.get(name, theta) for name, theta in workspace.theta_0.items()}
+        try:
+            return encode_vector(codec, weights.items(), workspace.theta_0, buffers=self._buffers)
+        except FixedPointOverflowError as error:
+            raise FixedPointOverflowError(f"Task {checkpoint.task_id!r}, {checkpoint.folder}: {error}") from None
 
-def _fingerprint(checkpoint: PlainCheckpoint) -> str:
+
+def _checkpoint(task_id: str, folder: Path) -> PlainCheckpoint | AdapterCheckpoint:
+    return AdapterCheckpoint(task_id, folder) if is_adapter(folder) else PlainCheckpoint(task_id, folder)
+
+
+def _fingerprint(checkpoint: PlainCheckpoint | AdapterCheckpoint) -> str:
     states = [(path.name, path.stat()) for path in sorted(set(checkpoint.files.values()))]
     return digest_json([[name, s.st_size, s.st_ino, s.st_mtime_ns, s.st_ctime_ns] for name, s in states])
 

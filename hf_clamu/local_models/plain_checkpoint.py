@@ -69,13 +69,10 @@ class PlainCheckpoint:
         """
         path = self.folder / CONFIG_NAME
         if not path.is_file():
-            found = (
-                "holds a PEFT adapter and no whole model. Merge it into its base model first (merge_and_unload), and "
-                "save that."
-                if (self.folder / MASK_CONFIG_NAME).is_file()
-                else f"has no {CONFIG_NAME}. Expected a checkpoint that transformers' save_pretrained wrote."
+            raise CheckpointFormatError(
+                f"Task {self.task_id!r}: {self.folder} has neither {CONFIG_NAME} nor {MASK_CONFIG_NAME}. Expected a "
+                "checkpoint that save_pretrained of transformers wrote, or an adapter that PEFT's wrote."
             )
-            raise CheckpointFormatError(f"Task {self.task_id!r}: {self.folder} {found}")
         values = read_json(path)
         if values.get("model_type") == "clamu":
             raise CheckpointFormatError(

@@ -90,6 +90,7 @@ class _Addition:
             bounds=vector.bounds,
             cluster_key=data.cluster_key,
             from_checkpoint=trainer.is_local(task_id),
+            is_computed=trainer.is_computed(task_id),
         )
         entry = record.to_dict()
         if trainer.journal is not None and trainer.is_local(task_id):

@@ -121,8 +121,8 @@ def depends_on_environment(records: Mapping[str, TaskRecord], arguments: ClamuAr
     """Whether the bits of a merged model depend on more than local models, ids and settings.
 
     Local models that were finetuned elsewhere are read, subtracted and rounded, which is the same everywhere; so are
-    EMR's signs and, under a fixed lambda, TALL's comparisons. Where a model runs, or affinities are decomposed,
-    libraries and device show in the bits.
+    products of LoRA's factors, EMR's signs and, under a fixed lambda, TALL's comparisons. Where a model runs, other
+    adapters are merged, or affinities are decomposed, libraries and device show in the bits.
 
     Args:
         records (*mapping* of `str` to `TaskRecord`): the merged tasks.
@@ -130,7 +130,7 @@ def depends_on_environment(records: Mapping[str, TaskRecord], arguments: ClamuAr
     """
     localization = arguments.localization_method.depends_on_environment
     return (
-        any(not record.from_checkpoint for record in records.values())
+        any(not record.from_checkpoint or record.is_computed for record in records.values())
         or arguments.clustering_method.depends_on_environment
         or localization == "always"
         or (arguments.keep_features and have_data(records))

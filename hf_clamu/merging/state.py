@@ -27,6 +27,7 @@ class TaskRecord:
         bounds (*mapping* of `str` to `int`): `max |n_t|` per parameter, in grid steps.
         cluster_key (`str`, *optional*): the data's own cluster of the task.
         from_checkpoint (`bool`): whether the task was finetuned elsewhere, so that no recipe gives its vector.
+        is_computed (`bool`): whether it came as an adapter of which libraries and device may show in the vector.
     """
 
     vector_digest: str
@@ -36,13 +37,15 @@ class TaskRecord:
     bounds: Mapping[str, int]
     cluster_key: str | None = None
     from_checkpoint: bool = False
+    is_computed: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-able values; `bounds` as a list, in the order of the sorted parameter names."""
         values = {name: getattr(self, name) for name in self.__dataclass_fields__}
         values["bounds"] = [self.bounds[name] for name in sorted(self.bounds)]
-        if not self.from_checkpoint:  # so that ledgers without such tasks keep their bytes
-            del values["from_checkpoint"]
+        for name in ("from_checkpoint", "is_computed"):
+            if not values[name]:  # so that ledgers without such tasks keep their bytes
+                del values[name]
         return values
 
     @classmethod
@@ -64,6 +67,7 @@ class TaskRecord:
             bounds=dict(zip(parameters, map(int, values["bounds"]), strict=True)),
             cluster_key=values["cluster_key"],
             from_checkpoint=bool(values.get("from_checkpoint", False)),
+            is_computed=bool(values.get("is_computed", False)),
         )
 
 

@@ -130,23 +130,23 @@ class ClamuModel(RequestsMixin):
         card: CardSettings | Mapping[str, Any] | None = None,
         journal_dir: str | Path | Journal | None = None,
         archive_dir: str | Path | None = None,
+        peft_merging: str | None = None,
         progress: Progress = silent_progress,
     ) -> ClamuPreTrainedModel:
-        """Merge local models that were finetuned elsewhere; they are read one after the other, tensor by tensor.
-
-        The result forgets and adds tasks, and is byte for byte a merge of those that are left, whatever their order.
+        """Merge local models that were finetuned elsewhere; whatever their order, the bytes are the same.
 
         Args:
             base (`str`, `Path`, *dict* or `transformers.PreTrainedModel`): the model that they were finetuned from, as
                 in `ClamuTrainer`; in float32, unless it is a model in memory.
             checkpoints (*mapping* of `str` to `str` or `Path`): task id to the folder of a plain transformers
-                checkpoint (safetensors, perhaps sharded, of any floating-point type), or to a Hub id.
-            args (`ClamuArguments`, *optional*): the settings. Those of finetuning have no effect. Without data the
-                default is `clustering="task_vectors", localization="emr"`.
+                checkpoint (safetensors, of any floating-point type) or of an adapter that PEFT saved, or to a Hub id.
+            args (`ClamuArguments`, *optional*): the settings; by default `clustering="task_vectors",
+                localization="emr"` without data. Those of finetuning have no effect.
             tasks (`TaskDataset`, *optional*): the data of the tasks, for learned masks, clusters of features and
                 held-out scores. Tasks without a checkpoint take no part.
             processing_class, revision, task_id_key, card, journal_dir, archive_dir, progress: as in `ClamuTrainer`.
-                Requests with the archive do not need the checkpoints again.
+            peft_merging (`str`, *optional*): adapters are added up by what they change in the weights (`"product"`) or
+                as they are (`"frozen_a"`), by default where all are LoRA of one shape with the same factor A.
             token, cache_dir: as in `from_pretrained`.
 
         Returns:
@@ -158,17 +158,17 @@ class ClamuModel(RequestsMixin):
             IncompatibleBaseError: if a checkpoint does not fit the base; the message names file and parameter.
             RecipeError, TaskDataError: if a setting looks at data that are not given, or a folder or data are missing.
         """
+        source: dict[str, Any] = {"revision": revision, "token": token, "cache_dir": cache_dir}
         start = LocalMerge(
             base=base,
             checkpoints=checkpoints,
             arguments=args,
             tasks=tasks,
             processor=processing_class,
-            revision=revision,
-            token=token,
-            cache_dir=cache_dir,
             task_id_key=task_id_key,
+            **source,
             card=card if isinstance(card, CardSettings) else CardSettings.from_dict(card or {}),
+            peft_merging=peft_merging,
         )
         journal = Journal.at(journal_dir)
         built, loaded = start.run(journal, archive_at(archive_dir), progress)

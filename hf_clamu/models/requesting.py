@@ -11,6 +11,7 @@ from typing import Any
 from hf_clamu.checkpoint.checkpoint import Checkpoint
 from hf_clamu.checkpoint.configuration_clamu import ClamuConfig
 from hf_clamu.errors import ScoreDropError, TaskDataError, TaskNotFoundError, warn_caller
+from hf_clamu.local_models.adapter_checkpoint import AdapterCheckpoint
 from hf_clamu.local_models.local_models import LocalModels, require_named
 from hf_clamu.models.state import LiveState, ModelContext, RequestLog
 from hf_clamu.operations.effects.values import ChangeEffect, check_max_drop
@@ -95,12 +96,14 @@ def find_local_models(
     given = {ledger_id(merged.checkpoint, live.context, one): folder for one, folder in checkpoints.items()}
     if not adds:  # there may be folders of tasks that are gone
         given = {one: folder for one, folder in given.items() if one in merged.state.records}
-    if merged.space is not None:
+    found = LocalModels.find(given, token=live.context.token)
+    whole = [one for one in found if not isinstance(found[one], AdapterCheckpoint)]
+    if merged.space is not None and (whole or not merged.space.is_live):
         raise TaskDataError(
             "This model merges the parameters of an adapter, and checkpoints are whole models. Give the data "
             "of the tasks; they are finetuned through the adapter."
         )
-    return LocalModels.find(given, token=live.context.token)
+    return found
 
 
 def make_request(

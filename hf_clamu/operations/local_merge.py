@@ -9,13 +9,16 @@ from typing import Any
 
 import transformers
 
+from hf_clamu.base_models.adapters.space import PeftSpace
 from hf_clamu.base_models.identity import BaseModel
 from hf_clamu.base_models.library_calls import is_loaded_by
 from hf_clamu.base_models.loading import load_base
 from hf_clamu.checkpoint.card.settings import CardSettings
 from hf_clamu.checkpoint.layout import CONFIG_NAME
 from hf_clamu.errors import IncompatibleBaseError, TaskDataError
+from hf_clamu.local_models.adapter_checkpoint import AdapterCheckpoint
 from hf_clamu.local_models.local_models import LocalModels, require_named
+from hf_clamu.local_models.shared_factors import adapter_space, share_factors
 from hf_clamu.merging import WITHOUT_DATA, ClamuArguments, require_finetuning, require_no_data, warn_of_scores
 from hf_clamu.operations.build import build
 from hf_clamu.operations.configuration import initial_config
@@ -46,6 +49,9 @@ class LocalMerge:
         cache_dir (*optional*): of huggingface_hub.
         task_id_key (`str`, *optional*): keys the ids in the ledger.
         card (`CardSettings`): what the model card shows beside.
+        peft_merging (`str`, *optional*): how adapters are merged: `"product"`, what they change in the weights, or
+            `"frozen_a"`, as they are. By default the second where all tasks come as LoRA adapters of one shape with
+            the same factor A, bit for bit. The saved model records it, and requests keep to it.
     """
 
     base: Any
@@ -58,6 +64,7 @@ class LocalMerge:
     cache_dir: Any = None
     task_id_key: str | None = None
     card: CardSettings = field(default_factory=CardSettings)
+    peft_merging: str | None = None
 
     def run(
         self, journal: Journal | None, archive: Archive | None, progress: Progress
@@ -86,8 +93,11 @@ class LocalMerge:
         given = keyed_checkpoints(self.checkpoints, self.task_id_key)
         local_models = LocalModels.find(given, token=self.token, cache_dir=self.cache_dir)
         tasks = self._tasks(local_models)
-        base = self._load_base(tasks, arguments)
-        arguments = resolved_arguments(arguments, base.model, None, from_elsewhere=True, announce=True)
+        space = adapter_space(local_models, self.peft_merging)
+        base = self._load_base(tasks, arguments, space)
+        if space is not None:
+            share_factors(base, local_models)
+        arguments = resolved_arguments(arguments, base.model, base.space, from_elsewhere=True, announce=True)
         local_models.check(base.model, tasks.spec.kind, base.processor)
         if tasks.has_rows:
             require_known_words(tasks, base.processor)
@@ -102,6 +112,7 @@ class LocalMerge:
             journal=journal,
             archive=archive,
             local_models=local_models,
+            space=base.space,
         )
         config = initial_config(base, tasks, arguments, self.card)
         loaded = time.perf_counter() - started
@@ -109,7 +120,7 @@ class LocalMerge:
         warn_of_scores(built.checkpoint.state.scores)
         return replace(built, seconds=with_stages(built.seconds, load=loaded)), base
 
-    def _load_base(self, tasks: TaskDataset, arguments: ClamuArguments) -> BaseModel:
+    def _load_base(self, tasks: TaskDataset, arguments: ClamuArguments, space: PeftSpace | None) -> BaseModel:
         return load_base(
             self.base,
             tasks.spec,
@@ -117,6 +128,7 @@ class LocalMerge:
             processor=self.processor,
             revision=self.revision,
             run_seed=arguments.seed,
+            space=space,
             token=self.token,
             cache_dir=self.cache_dir,
             needs_processor=tasks.has_rows,
@@ -162,14 +174,15 @@ def _spec_of(local_models: LocalModels) -> TaskSpec:
     found: tuple[str, list[str]] | None = None
     first = ""
     for task_id in local_models:
-        architecture = next(iter(local_models[task_id].architectures), "model of no named class")
-        kind = _kind_of(architecture)
+        local_model = local_models[task_id]
+        architecture = next(iter(local_model.architectures), "model of no named class")
+        kind = local_model.kind if isinstance(local_model, AdapterCheckpoint) else _kind_of(architecture)
         if kind is None:
             raise IncompatibleBaseError(
-                f"Task {task_id!r}: {local_models[task_id].folder} is a {architecture}. Local models must be one of: "
+                f"Task {task_id!r}: {local_model.folder} is a {architecture}. Local models must be one of: "
                 f"{', '.join(task_kinds())}."
             )
-        labels = [] if traits_of(kind).writes_text else local_models[task_id].labels
+        labels = [] if traits_of(kind).writes_text else local_model.labels
         if found is None:
             found, first = (kind, labels), task_id
         elif found[0] != kind:

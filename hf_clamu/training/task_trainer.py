@@ -53,6 +53,10 @@ class LocalVectors(Protocol):
         """Return a task's vector; it may be overwritten by the next call."""
         ...
 
+    def is_computed(self, task_id: str) -> bool:
+        """Whether libraries and device may show in the bits of a task's vector."""
+        ...
+
     def release(self) -> None:
         """Give back the memory that vectors are read to."""
         ...
@@ -179,6 +183,10 @@ class TaskTrainer:
     def is_local(self, task_id: str) -> bool:
         """Whether a task was finetuned elsewhere and its local model was given."""
         return self.local_vectors is not None and task_id in self.local_vectors
+
+    def is_computed(self, task_id: str) -> bool:
+        """Whether libraries and device may show in the vector of a task that was finetuned elsewhere."""
+        return self.local_vectors is not None and self.is_local(task_id) and self.local_vectors.is_computed(task_id)
 
     def vector(self, task_id: str) -> TaskVector:
         """Return a task's vector: read from its local model if that was given, and otherwise by finetuning.

@@ -259,10 +259,6 @@ def _bin_only(folder):
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
 
 
-def _adapter(folder):
-    (folder / "config.json").rename(folder / "adapter_config.json")
-
-
 def _merged(folder):
     _configure(folder, model_type="clamu")
 
@@ -273,8 +269,7 @@ def _merged(folder):
         (_remove("model.safetensors"), "has neither model.safetensors nor"),
         (_bin_only, r"only pytorch_model.bin, which can run code"),
         (_truncate, "cannot be read as safetensors"),
-        (_remove("config.json"), "has no config.json"),
-        (_adapter, "holds a PEFT adapter"),
+        (_remove("config.json"), "has neither config.json nor adapter_config.json"),
         (_merged, "holds a merged ClAMU model"),
     ],
 )

@@ -20,8 +20,10 @@ __all__ = [
     "add_adapter",
     "forget_config",
     "insert_adapter",
+    "is_frozen_part",
     "plain_name",
     "require_mergeable",
+    "require_own_targets",
     "restore_adapter",
     "unload_adapter",
 ]
@@ -89,7 +91,7 @@ def add_adapter(space: PeftSpace, model: Any, run_seed: int) -> tuple[PeftSpace,
     space = space.sparing(heads)
     base = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
     tuner = insert_adapter(space, model, run_seed)
-    _require_own_targets(model)
+    require_own_targets(model)
     if space.options.get("lora_bias"):
         require_mergeable(model)  # a live adapter, too: export(merge=True) merges it
     trained = {plain_name(name) for name, p in model.named_parameters() if p.requires_grad}
@@ -109,7 +111,7 @@ def add_adapter(space: PeftSpace, model: Any, run_seed: int) -> tuple[PeftSpace,
         unload_adapter(tuner, model)
         trained, adapter = (trained & base.keys()) | wrapped, {}
     for name, parameter in model.named_parameters():
-        taken = plain_name(name) in trained and not (space.merging == "frozen_a" and _is_frozen_part(name))
+        taken = plain_name(name) in trained and not (space.merging == "frozen_a" and is_frozen_part(name))
         parameter.requires_grad_(parameter.is_floating_point() and (taken or plain_name(name) in heads))
     values = {name: tensor.detach().clone() for name, tensor in adapter.items()}
     return dataclasses.replace(space, options=options), values
@@ -165,7 +167,7 @@ def forget_config(model: Any) -> None:
     model.__dict__.pop("peft_config", None)
 
 
-def _require_own_targets(model: nn.Module) -> None:
+def require_own_targets(model: nn.Module) -> None:
     """Refuse targets whose weights the model uses under another name as well."""
     names: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
@@ -209,5 +211,6 @@ def require_mergeable(model: nn.Module) -> list[str]:
     return written
 
 
-def _is_frozen_part(name: str) -> bool:
+def is_frozen_part(name: str) -> bool:
+    """Whether a parameter is one of LoRA's factors that start at random, which `"frozen_a"` shares."""
     return any(f".{part}." in name for part in _FROZEN_PARTS)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hf_clamu.cli.builds import report_build
-from hf_clamu.cli.checkpoints import checkpoints_of
+from hf_clamu.cli.checkpoints import checkpoints_of, common_base
 from hf_clamu.cli.interruption import expect_result
 from hf_clamu.cli.kernels import before_recipe, before_settings
 from hf_clamu.cli.models import task_id_key
@@ -65,6 +65,16 @@ _Settings = Annotated[
 ]
 
 
+_PeftMerging = Annotated[
+    str | None,
+    typer.Option(
+        help="How adapters are merged: product (what they change in the weights) or frozen_a (as they are, where all "
+        "have the same factor A); by default frozen_a where it can be.",
+        show_default=False,
+    ),
+]
+
+
 @dataclass(frozen=True, kw_only=True)
 class _MergeOptions:
     """What a merge is asked for.
@@ -77,6 +87,7 @@ class _MergeOptions:
         data (*list* of `Path`): files of the tasks' rows, instead of those that the recipe names.
         settings (*list* of `str`): words NAME=VALUE.
         max_shard_size (`int`, *optional*): of the files of weights.
+        peft_merging (`str`, *optional*): how adapters are merged.
     """
 
     checkpoints: dict[str, str]
@@ -86,6 +97,7 @@ class _MergeOptions:
     data: list[Path]
     settings: list[str]
     max_shard_size: int | None = None
+    peft_merging: str | None = None
 
     def __post_init__(self) -> None:
         if self.base is None and self.recipe is None:
@@ -97,7 +109,8 @@ class _MergeOptions:
         """Return everything that the bits depend on, as JSON-able values."""
         text = None if self.recipe is None else self.recipe.read_text(encoding="utf-8", errors="replace")
         files, settings = list(map(str, self.data)), sorted(self.settings)
-        return ["merge", self.checkpoints, self.base, self.revision, text, files, settings, self.max_shard_size]
+        found = ["merge", self.checkpoints, self.base, self.revision, text, files, settings, self.max_shard_size]
+        return [*found, self.peft_merging]
 
 
 def merge(
@@ -111,26 +124,29 @@ def merge(
     settings: _Settings = None,
     overwrite: Overwrite = False,
     max_shard_size: MaxShardSize = None,
+    peft_merging: _PeftMerging = None,
     as_json: Json = False,
 ) -> None:
     """Merge local models that were finetuned elsewhere; started again, it goes on from what is finished.
 
-    They are plain transformers checkpoints of one architecture, read one after the other. Without a recipe there are
-    no data: clustering is task_vectors, random or none, localization emr, tall or global.
+    They are plain transformers checkpoints of one architecture, or adapters that PEFT saved, read one after the other.
+    Without a recipe there are no data: clustering is task_vectors, random or none, localization emr, tall or global.
     """
     with collecting_rarely():
         from hf_clamu.checkpoint.files.shards import shard_bytes
         from hf_clamu.operations.lifecycle.build_target import open_build
         from hf_clamu.recipe import Recipe
 
+    found = checkpoints_of(checkpoints)
     options = _MergeOptions(
-        checkpoints=checkpoints_of(checkpoints),
-        base=base,
+        checkpoints=found,
+        base=common_base(found) if base is None and recipe is None else base,
         revision=revision,
         recipe=recipe,
         data=data or [],
         settings=settings or [],
         max_shard_size=None if max_shard_size is None else shard_bytes(max_shard_size),
+        peft_merging=peft_merging,
     )
     loaded = None if recipe is None else Recipe.load(recipe)
     archive_dir = archive or (None if loaded is None else loaded.archive_place())
@@ -176,6 +192,7 @@ def _local_merge(options: _MergeOptions, loaded: Recipe | None) -> LocalMerge:
 
     settings = _settings(options.settings)
     given: dict[str, Any] = {"checkpoints": options.checkpoints, "task_id_key": task_id_key()}
+    given["peft_merging"] = options.peft_merging
     if loaded is None:
         arguments = ClamuArguments.from_dict(settings if "preset" in settings else {**WITHOUT_DATA, **settings})
         return LocalMerge(base=options.base, revision=options.revision, arguments=arguments, **given)
