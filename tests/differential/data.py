@@ -24,6 +24,17 @@ _ODD = (
     *('"quoted"', "back\\slash", "%2F", "tab\there", "line\nbreak", "-u", "--all", "None", "0", "00", "CON", "a:b"),
     *("A", "a", "{prompt}", "\u202ertl", "zero\u200bwidth", "'; DROP", "*", "user?", "~", "$HOME", "#1", "a" * 64),
 )
+# As short as texts without one.
+_TEMPLATE = (
+    "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}{{ m.content + eos_token }}"
+    "{% endgeneration %}{% else %}{{ m.content }} is {% endif %}{% endfor %}"
+)
+_CONVERSATIONS: dict[str, dict[str, Any]] = {
+    "messages": {"messages_column": "messages"},
+    "assistant": {"messages_column": "messages", "assistant_only_loss": True},
+    "last": {"messages_column": "messages", "completion_only_loss": True},
+    "prompts": {"prompt_column": "asked", "completion_column": "answer"},
+}
 
 
 class Data:
@@ -65,6 +76,9 @@ class Data:
             return {**columns, "text_column": "text", "label_column": "label", "label_names": _LABELS}
         if kind == "words":
             return {**columns, "tokens_column": "words", "tags_column": "tags", "label_names": ("number", "word")}
+        if kind == "lm" and self._configuration["conversations"] is not None:
+            columns["max_length"] = columns["max_length"] and 20  # at least a token of each answer
+            return {**columns, **_CONVERSATIONS[self._configuration["conversations"]], "chat_template": _TEMPLATE}
         more = {"kind": "seq2seq-lm"} if kind == "seq2seq" else {"template": "{prompt} is "}
         return {**columns, "prompt_column": "text", "completion_column": "label", **more}
 
@@ -96,6 +110,9 @@ class Data:
             return {**row, "image": Image.fromarray(pixels)}
         if kind == "words":
             return {**row, "words": words, "tags": ["number" if one.isdigit() else "word" for one in words]}
+        if kind == "lm" and self._configuration["conversations"] is not None:
+            asked, answer = [{"role": "user", "content": " ".join(words)}], [{"role": "assistant", "content": label}]
+            return {**row, "messages": asked + answer, "asked": asked, "answer": answer}
         return {**row, "text": " ".join(words)}
 
     def tasks(self, revisions: Mapping[str, int], order: int) -> TaskDataset:
@@ -127,7 +144,10 @@ class Data:
     def _shuffled(self, revisions: Mapping[str, int], order: int) -> list[dict[str, Any]]:
         rows = [row for task_id, revision in revisions.items() for row in self.rows(task_id, revision)]
         if self._configuration["incomplete_rows"] == "skip":
-            content = {"image": "image", "words": "words"}.get(self._configuration["kind"], "text")
+            content = next(name for name in ("image", "words", "messages", "text") if name in rows[0])
+            content = (
+                "asked" if self._configuration["conversations"] == "prompts" and content == "messages" else content
+            )
             rows += [{**row, "row": f"{row['row']}-hole", content: None} for row in rows[::2]]
         random.Random(order).shuffle(rows)
         return rows

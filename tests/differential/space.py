@@ -60,12 +60,13 @@ AXES: dict[str, tuple[Any, ...]] = {
     "mask_gradient_norm": ("raw", "unit"),
     "max_shard_size": (None, 3000),
     "integer_bits": (8, 32),
+    "conversations": (None, "messages", "assistant", "last", "prompts"),
 }
 # What is drawn after all else, so that the seeds of before give the sequences of before.
 _LAST = (
     *("preset", "global_scaling", "keep_features", "snapshot", "incomplete_rows"),
     *("mask_factors", "mask_scaling_schedule", "mask_learning_rate", "mask_gradient_norm"),
-    *("max_shard_size", "integer_bits"),
+    *("max_shard_size", "integer_bits", "conversations"),
 )
 _SIZES: dict[str, dict[str, Any]] = {
     "IA3": {"feedforward_modules": []},
@@ -114,6 +115,7 @@ _WEIGHTS = {
     "mask_learning_rate": (3, 1, 1),
     "max_shard_size": (3, 1),
     "integer_bits": (5, 1),
+    "conversations": (4, 1, 1, 1, 1),
 }
 
 
