@@ -18,8 +18,9 @@ __all__ = ["FixedPoint", "fraction_bits_for"]
 
 # |n| < 2**62 leaves one bit of room, so that a single add can never wrap around before it is checked.
 _LIMIT = float(2**62)
-# Elements per pass: the float64 temporaries of a pass stay in the cache.
-_CHUNK = 1 << 16
+# Elements per pass: the float64 temporaries of a pass stay in the cache, and torch gives none of its operations to
+# several threads (it does above 2**15), which wait for each other longer than one of them takes.
+_CHUNK = 1 << 15
 # Elements per pass of `encode_into`.
 _NARROW_CHUNK = 1 << 18
 _MOST_BITS = 52

@@ -32,6 +32,7 @@ from hf_clamu.exact.fixed_point import FixedPoint
 from hf_clamu.exact.guard import Guard
 from hf_clamu.exact.passes import bits_dtype, entries_per_pass
 from hf_clamu.exact.stamps import stamp_of
+from hf_clamu.exact.threads import SizedThreadPool
 
 __all__ = ["WeightSwitch"]
 
@@ -118,28 +119,26 @@ class WeightSwitch:
         self._interrupted: dict[str, Transition] = {}
         self._selected = NO_WEIGHTS
         self._is_consistent = True
-        bases: dict[str, torch.Tensor] = {}
         known = {name: digests[name] for name in delta if digests is not None and name in digests}
-        for name in sorted(delta):
-            parameter = _find(parameters, name)
-            if delta[name].shape != parameter.shape:
-                raise IncompatibleBaseError(
-                    f"The parameter {name!r} has shape {tuple(parameter.shape)}, but its merged delta has "
-                    f"{tuple(delta[name].shape)}. Take the base model that the delta was made for."
-                )
-            flat = original = parameter.detach().reshape(-1)
-            served = codec.apply(flat, delta[name].reshape(-1), first, flat.dtype)
-            if dtype is not None and dtype != parameter.dtype and name not in uncast:
-                parameter.data = parameter.detach().to(dtype)
-                known.pop(name, None)
-                flat, served = parameter.detach().reshape(-1), served.to(dtype)
-                if has_scales:
-                    self._uncast[name] = original
-            self._flips[name] = _Flips(first, _difference(flat, served))
-            if name not in known:
-                bases[name] = flat
-            self._layouts[name] = (parameter.shape, parameter.dtype)
-            self._stamps[name] = stamp_of(parameter)
+        derived = {}
+        with SizedThreadPool() as pool:
+            for name in sorted(self._delta, key=lambda name: -delta[name].numel()):
+                parameter = _find(parameters, name, delta[name].shape)
+                cast = parameter.dtype if dtype is None or name in uncast else dtype
+                derived[name] = pool.submit(parameter.nbytes, _derive, parameter.data, delta[name], first, codec, cast)
+            bases: dict[str, torch.Tensor] = {}
+            for name in self._delta:
+                parameter, (weights, bits) = parameters[name], derived.pop(name)()
+                if weights.dtype != parameter.dtype:
+                    known.pop(name, None)
+                    if has_scales:
+                        self._uncast[name] = parameter.detach().reshape(-1)
+                    parameter.data = weights
+                self._flips[name] = _Flips(first, bits)
+                if name not in known:
+                    bases[name] = parameter.detach().reshape(-1)
+                self._layouts[name] = (parameter.shape, parameter.dtype)
+                self._stamps[name] = stamp_of(parameter)
         # What a weight that was moved or copied is recognised by.
         self._base_digests = known | value_digests(bases)
 
@@ -319,13 +318,22 @@ class WeightSwitch:
         return count
 
 
+def _derive(
+    weights: torch.Tensor, steps: torch.Tensor, scale: float, codec: FixedPoint, dtype: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return base weights in the type that is served, and their flips."""
+    served = codec.apply(weights.reshape(-1), steps.reshape(-1), scale, weights.dtype).to(dtype)
+    weights = weights.to(dtype)
+    return weights, _difference(weights.reshape(-1), served)
+
+
 def _difference(base: torch.Tensor, served: torch.Tensor) -> torch.Tensor:
     """Return the bits that differ; only bits are compared and flipped, so -0.0 and NaN need no special care."""
     bits = served.view(bits_dtype(served.dtype))
     return bits.bitwise_xor_(base.view(bits.dtype))
 
 
-def _find(parameters: Mapping[str, torch.nn.Parameter], name: str) -> torch.nn.Parameter:
+def _find(parameters: Mapping[str, torch.nn.Parameter], name: str, shape: Any = None) -> torch.nn.Parameter:
     parameter = parameters.get(name)
     if parameter is None:
         raise WeightsChangedError(f"The model no longer has the parameter {name!r} of the merged delta. {_WAY_OUT}")
@@ -333,5 +341,10 @@ def _find(parameters: Mapping[str, torch.nn.Parameter], name: str) -> torch.nn.P
         raise WeightsChangedError(
             f"The parameter {name!r} has no data here (meta device, offloaded). Clusters are switched on weights in "
             "memory: load without offloading."
+        )
+    if shape is not None and shape != parameter.shape:
+        raise IncompatibleBaseError(
+            f"The parameter {name!r} has shape {tuple(parameter.shape)}, but its merged delta has {tuple(shape)}. "
+            "Take the base model that the delta was made for."
         )
     return parameter

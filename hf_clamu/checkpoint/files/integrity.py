@@ -41,7 +41,8 @@ def checked_files(folder: Path, listed: Mapping[str, FileEntry], *, strict: bool
     _check_sizes(folder, listed)
     refuse_unlisted(folder, listed)
     with SizedThreadPool() as pool:
-        digests = {name: pool.submit(entry.size, _digest, folder / name, strict) for name, entry in listed.items()}
+        largest_first = sorted(listed, key=lambda name: -listed[name].size)
+        digests = {name: pool.submit(listed[name].size, _digest, folder / name, strict) for name in largest_first}
         # Small files are read already.
         waits = {name for name, entry in listed.items() if entry.size >= MIN_BYTES_FOR_A_THREAD}
         waits -= {name for name in waits if is_processor_file(name)}
