@@ -241,8 +241,8 @@ def clone_base(live: Any, checkpoint: Checkpoint, *, is_proven: bool = False) ->
         clone = architecture._from_config(architecture.config_class.from_dict(checkpoint.base_config()))
     restore_generation(clone, config)
     space = PeftSpace.of_checkpoint(checkpoint)
-    adapter = frozenset[str]() if space is None else restore_adapter(space, clone, checkpoint.fresh)
     cast_weights(clone, live.dtype)
+    adapter = frozenset[str]() if space is None else restore_adapter(space, clone, checkpoint.fresh)
     clone.load_state_dict(live.state_dict())
     if not is_proven and base_digest(clone, adapter) != checkpoint.base.digest:
         raise WeightsChangedError(

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from hf_clamu.base_models.adapters.insertion import add_adapter
+from hf_clamu.base_models.adapters.insertion import ADAPTER_NAME, add_adapter
 from hf_clamu.base_models.adapters.space import PeftSpace
 from hf_clamu.base_models.casting import weights_dtype
 from hf_clamu.base_models.loading import empty_model
@@ -217,7 +217,8 @@ def _estimate(work: _Work, num_processes: int, tokens: int | None) -> BuildEstim
     recipe, arguments, base = work.recipe, work.arguments, work.recipe.base()
     count, clusters = work.num_tasks, work.num_clusters
     sizes = {name: parameter.numel() for name, parameter in work.model.named_parameters()}
-    trained = [sizes[name] for name in trainable_names(work.model, arguments.freeze)]
+    names = trainable_names(work.model, arguments.freeze)
+    trained = [sizes[name] for name in names]
     weights, part = sum(sizes.values()), sum(trained)
     localization = arguments.localization_method
     num_masks = clusters if localization.makes_masks else 0
@@ -228,6 +229,11 @@ def _estimate(work: _Work, num_processes: int, tokens: int | None) -> BuildEstim
         masks += 4 * clusters * len(trained)
     signs = part if arguments.has_fixed_signs else 0
     size = torch.float32.itemsize if recipe.dtype is None else weights_dtype(recipe.dtype).itemsize
+    # An adapter is in float32, whatever its base is.
+    own = {name: torch.float32.itemsize if ADAPTER_NAME in name.split(".") else size for name in sizes}
+    live = sum(own[name] * sizes[name] for name in sizes)
+    moving = sum(own[name] * sizes[name] for name in names)
+    in_base = sum(sizes[name] for name in sizes if ADAPTER_NAME not in name.split("."))
     embedded = not isinstance(base, str) or Path(base).is_dir()
     delta = _bytes_of_sums(arguments, count) * part
     # A sum, which may have been widened on the way, two versions of it in the journal, and for some localizations a
@@ -242,8 +248,8 @@ def _estimate(work: _Work, num_processes: int, tokens: int | None) -> BuildEstim
         rows_per_task=work.num_rows,
         learning_rate=arguments.peak_learning_rate,
         fraction_bits=arguments.codec.fraction_bits,
-        memory_bytes=_PROGRAM_BYTES + size * weights + 4 * size * part + signs,
-        model_bytes=delta + masks + (size * weights if embedded else 0),
+        memory_bytes=_PROGRAM_BYTES + live + 4 * moving + signs,
+        model_bytes=delta + masks + (size * in_base if embedded else 0),
         scratch_bytes=num_processes * sums + delta + masks,
         seconds=None if tokens is None else _seconds(work, tokens, num_processes, trained),
     )

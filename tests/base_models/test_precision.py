@@ -119,3 +119,54 @@ def test_batch_norm_keeps_its_statistics(tiny, tmp_path, dtype):
         found = dict(model.set_cluster(cluster).named_buffers())
         assert found.keys() == expected.keys()
         assert all(torch.equal(found[name], expected[name]) for name in found)
+
+
+# -- adapters on a base of few digits --------------------------------------------------------------------------------
+
+
+def _build_lora(tiny, tasks, merging=None):
+    return ClamuTrainer(
+        tiny.config("lm"),
+        tasks,
+        tiny.arguments(),
+        processing_class=tiny.processor("lm"),
+        dtype="bfloat16",
+        peft_config={"peft_type": "LORA", "r": 2, "target_modules": ["c_attn"]},
+        peft_merging=merging,
+        progress=silent_progress,
+    ).train()
+
+
+def _types(model):
+    return {"lora" in name: parameter.dtype for name, parameter in model.named_parameters()}
+
+
+@pytest.mark.parametrize("merging", ["frozen_a", "parameters", "product"])
+def test_an_adapter_is_in_float32_and_unmerging_is_exact(merging, tiny, tmp_path):
+    tasks = tiny.tasks("lm")
+    first = tasks.task_ids[1]
+    built = _build_lora(tiny, tasks, merging)
+    assert _types(built) == ({} if merging == "product" else {True: torch.float32}) | {False: torch.bfloat16}
+    built.save_pretrained(tmp_path / "m")
+    _build_lora(tiny, tasks.without(first), merging).save_pretrained(tmp_path / "expected")
+    model = ClamuModel.from_pretrained(tmp_path / "m")
+    assert _types(model) == _types(built)
+    ids = torch.arange(2, 22).reshape(1, 20)
+    for cluster in (0, 1, None):
+        with torch.no_grad(), built.serving(cluster), model.serving(cluster):
+            assert torch.equal(built.eval()(ids).logits, model(ids).logits)
+    model.unmerge_task(first, data=tasks).save_pretrained(tmp_path / "after")
+    assert tiny.digests(tmp_path / "after") == tiny.digests(tmp_path / "expected")
+
+
+def test_a_model_whose_adapter_is_in_the_type_of_its_base_stays_so(tiny, tmp_path, monkeypatch):
+    tasks = tiny.tasks("lm")
+    first = tasks.task_ids[1]
+    with monkeypatch.context() as before:  # as releases did that cast no adapter
+        before.setattr("hf_clamu.base_models.adapters.insertion._widen", lambda model, base: None)
+        _build_lora(tiny, tasks).save_pretrained(tmp_path / "m")
+        _build_lora(tiny, tasks.without(first)).save_pretrained(tmp_path / "expected")
+    model = ClamuModel.from_pretrained(tmp_path / "m")
+    assert set(_types(model).values()) == {torch.bfloat16}
+    model.unmerge_task(first, data=tasks).save_pretrained(tmp_path / "after")
+    assert tiny.digests(tmp_path / "after") == tiny.digests(tmp_path / "expected")

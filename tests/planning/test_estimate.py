@@ -155,6 +155,17 @@ def test_half_the_bytes_of_half_the_precision(recipe):
         estimate_build(recipe(dtype="int8"))
 
 
+def test_an_adapter_on_a_base_of_half_the_precision_is_counted_in_float32(recipe):
+    lora = {"peft_config": {"peft_type": "LORA", "r": 2, "target_modules": ["c_attn"]}}
+    whole, half = estimate_build(recipe(**lora)), estimate_build(recipe(dtype="bfloat16", **lora))
+    width, rank, layers = GPT2["n_embd"], 2, GPT2["n_layer"]
+    a, b = layers * rank * width, layers * rank * 3 * width
+    own, head = a + b, whole.num_trained - b  # the classifier's, which trains in the type of the base
+    assert 0 < head < own
+    assert whole.memory_bytes - half.memory_bytes == 2 * (whole.num_parameters - own) + 4 * 2 * head
+    assert whole.model_bytes - half.model_bytes == 2 * (whole.num_parameters - own)
+
+
 def test_a_text_that_the_model_cannot_take_shows_in_a_plan(recipe, tmp_path):
     made = recipe()
     with (tmp_path / "rows.jsonl").open("a") as file:

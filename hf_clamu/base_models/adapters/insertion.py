@@ -95,6 +95,8 @@ def add_adapter(space: PeftSpace, model: Any, run_seed: int) -> tuple[PeftSpace,
     if space.options.get("lora_bias"):
         require_mergeable(model)  # a live adapter, too: export(merge=True) merges it
     trained = {plain_name(name) for name, p in model.named_parameters() if p.requires_grad}
+    if space.is_live:
+        _widen(model, base.keys())
     adapter = _adapter_state(model, base.keys())
     for name, tensor in model.state_dict().items():
         if name not in adapter and not tensor.is_meta and not torch.equal(tensor, base[plain_name(name)]):
@@ -139,7 +141,7 @@ def restore_adapter(space: PeftSpace, model: Any, values: Mapping[str, torch.Ten
         insert_adapter(space, model, 0)  # the values drawn here are replaced at once
     except RecipeError as error:
         raise IncompatibleBaseError(f"The recorded adapter does not fit the base model: {error}") from error
-    adapter = _adapter_state(model, base)
+    adapter = _own_tensors(model, base)
     with torch.no_grad():
         for name, tensor in adapter.items():
             if name not in values or values[name].shape != tensor.shape:
@@ -147,13 +149,27 @@ def restore_adapter(space: PeftSpace, model: Any, values: Mapping[str, torch.Ten
                     f"The first value of the adapter's {name!r}, of shape {tuple(tensor.shape)}, is not in the "
                     "saved model. Take an undamaged copy, or the release of PEFT that it was built with."
                 )
-            tensor.copy_(values[name])
+            # Older models have adapters in the type of the base model.
+            tensor.data = values[name].to(tensor.device, copy=True)
     return frozenset(adapter)
 
 
 def _adapter_state(model: Any, base: Collection[str]) -> dict[str, torch.Tensor]:
     """Return the state of the adapter alone; `base` are the names in the state dict of the model without it."""
     return {name: value for name, value in model.state_dict().items() if plain_name(name) not in base}
+
+
+def _own_tensors(model: Any, base: Collection[str]) -> dict[str, torch.Tensor]:
+    """Return the adapter's live parameters and buffers by their names in the state dict."""
+    state = model.state_dict(keep_vars=True)
+    return {name: value for name, value in state.items() if plain_name(name) not in base}
+
+
+def _widen(model: Any, base: Collection[str]) -> None:
+    """Cast an adapter to float32, as PEFT does: steps of training are too small for the types of large base models."""
+    for tensor in _own_tensors(model, base).values():
+        if tensor.is_floating_point() and tensor.element_size() < torch.float32.itemsize:
+            tensor.data = tensor.data.float()
 
 
 def unload_adapter(tuner: Any, model: Any) -> None:
