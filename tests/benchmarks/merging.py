@@ -136,7 +136,7 @@ def _parts(base: Path, local: list[Path], rounds: int) -> dict[str, list[float]]
 
     workspace = Workspace(transformers.AutoModelForCausalLM.from_pretrained(base))
     total = DeltaAccumulator(workspace.shapes)
-    vector = LocalModels({"one": local[0]}).read("one", workspace, FixedPoint())
+    vector = LocalModels({"one": local[0]}).read("one", workspace, FixedPoint(fraction_bits=20))
 
     def digest() -> None:
         for _ in local:
