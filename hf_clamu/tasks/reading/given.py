@@ -85,6 +85,8 @@ def _kept(row: Mapping[str, Any], spec: TaskSpec) -> dict[str, Any]:
 
 def _kept_frame(frame: Any, spec: TaskSpec) -> Any:
     columns = [column for column in sorted(spec.message_columns) if column in frame]
+    if not columns:
+        return frame
     return frame.assign(**{column: frame[column].map(as_texts) for column in columns})
 
 

@@ -84,6 +84,9 @@ def test_pipelines_answer_conversations_per_task(models):
     answers = pipe([MESSAGES, MESSAGES, MESSAGES[1:]], task=tasks, return_full_text=False)
     expected = [by_hand(model, MESSAGES, "dan"), by_hand(model, MESSAGES, "ann"), by_hand(model, MESSAGES[1:], "ann")]
     assert [answer[0]["generated_text"] for answer in answers] == expected
+    tools = [{"name": "look", "parameters": {}}]
+    told = pipe(MESSAGES, tools=tools, return_full_text=False)[0]["generated_text"]
+    assert told == by_hand(model, MESSAGES, "ann", tools)
     with pytest.raises(ValueError, match="the inputs must be a list, got one conversation"):
         pipe(MESSAGES, task=["ann", "dan"])
 
