@@ -27,13 +27,14 @@ _MERGES = "h e|t he|Ġ the|i n|e r|a n|o u|r e|l l|Ġ t|Ġ a|o n|u s|us er|Ċ Ċ
     "|"
 )
 
+# Keys in the order in which older releases of Arrow keep them.
 _WEATHER = {
-    "type": "function",
     "function": {
-        "name": "weather",
         "description": "The weather of a town.",
-        "parameters": {"type": "object", "properties": {"town": {"type": "string"}}, "required": ["town"]},
+        "name": "weather",
+        "parameters": {"properties": {"town": {"type": "string"}}, "required": ["town"], "type": "object"},
     },
+    "type": "function",
 }
 # By the roles that a template needs for them.
 ROWS: dict[str, dict[str, Any]] = {
