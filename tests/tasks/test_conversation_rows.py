@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import sys
+import threading
 from typing import Any
 
 import pytest
@@ -325,3 +327,23 @@ def test_settings_of_conversations_go_with_conversations():
     mixed = [{"user": "ann", "prompt": [user("a")], "completion": "b"}]
     with pytest.raises(TaskDataError, match="column 'completion', row 0: expected a list of messages"):
         TaskDataset.from_dataset(mixed, **columns)
+
+
+def test_threads_do_not_mix_their_masks(chat_tokenizer):
+    """transformers keeps what it marks in one place for all who use a template."""
+    tasks = tasks_of(*([golden.ROWS["turns"]["messages"]] * 30), assistant_only_loss=True)
+    expected, digests = tasks.encode("ann", chat_tokenizer).digest, []
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [
+            threading.Thread(target=lambda: digests.append(tasks.encode("ann", golden.tokenizer()).digest))
+            for _ in range(4)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert digests == [expected] * 4

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ __all__ = ["ChatTemplate", "template_text"]
 _MARKERS = re.compile(r"\{%-?\s*generation\s*-?%\}")
 # What templates raise of values that they do not expect, beside errors of Jinja.
 _FAULTS = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError)
+# transformers compiles a template once for all, and it notes what is between markers in itself.
+_RENDERING = threading.Lock()
 _PROBE: list[Message] = [{"role": "user", "content": "a"}]
 _WAYS_OUT = "in the data section give chat_template, the path or the text of a Jinja template"
 
@@ -180,4 +183,7 @@ class ChatTemplate:
             raise TaskDataError(f"the chat template refuses the conversation: {error}") from error
 
     def _apply(self, messages: Sequence[Message], tools: Any, **options: Any) -> Any:
-        return self._tokenizer.apply_chat_template(list(messages), tools=tools, chat_template=self._given, **options)
+        with _RENDERING:
+            return self._tokenizer.apply_chat_template(
+                list(messages), tools=tools, chat_template=self._given, **options
+            )
