@@ -30,6 +30,8 @@ _KEYS = (
     "archive",
     "snapshot",
     "public_rows",
+    "report_to",
+    "logging_dir",
 )
 
 
@@ -54,6 +56,8 @@ class Recipe:
         snapshot (`bool`): keep the encoded rows of the tasks beside the model, see `ClamuTrainer`.
         public_rows (`str` or *list* of `str`, *optional*): files of rows that belong to nobody (relative to the
             recipe), see `ClamuTrainer`.
+        report_to (`str` or *list* of `str`, *optional*): trackers that are told of the build, see `ClamuTrainer`.
+        logging_dir (`str`, *optional*): folder for those that write files (relative to the recipe).
         folder (`Path`): relative paths start here.
 
     Raises:
@@ -79,6 +83,8 @@ class Recipe:
     archive: str | None = None
     snapshot: bool = False
     public_rows: str | list[str] | None = None
+    report_to: str | list[str] | None = None
+    logging_dir: str | None = None
     folder: Path = Path()
 
     @classmethod
@@ -111,7 +117,7 @@ class Recipe:
                 raise RecipeError(f"{where} lacks {key!r}. It needs base_model and data, and may have arguments.")
         if not isinstance(values["base_model"], (str, Mapping)):
             raise RecipeError(f"{where}: base_model must be a Hub id, a folder or a configuration (a mapping).")
-        for key in ("revision", "dtype", "tokenizer", "peft_merging", "archive"):
+        for key in ("revision", "dtype", "tokenizer", "peft_merging", "archive", "logging_dir"):
             if not isinstance(values.get(key), (str, type(None))):
                 raise RecipeError(f"{where}: {key} must be a string, got {values[key]!r}; put it in quotes.")
         for key in ("data", "arguments", "peft_config", "card"):
@@ -119,10 +125,11 @@ class Recipe:
                 raise RecipeError(f"{where}: {key} must be a mapping, got {values[key]!r}.")
         if not isinstance(values.get("snapshot", False), bool):
             raise RecipeError(f"{where}: snapshot must be true or false, got {values['snapshot']!r}.")
-        public = values.get("public_rows")
-        names = public if isinstance(public, list) else [public]
-        if public is not None and not (names and all(isinstance(name, str) and name for name in names)):
-            raise RecipeError(f"{where}: public_rows must be a path or a list of paths, got {public!r}.")
+        for key, what in (("public_rows", "path"), ("report_to", "tracker")):
+            names = values.get(key)
+            listed = names if isinstance(names, list) else [names]
+            if names is not None and not (listed and all(isinstance(name, str) and name for name in listed)):
+                raise RecipeError(f"{where}: {key} must be a {what} or a list of {what}s, got {names!r}.")
         base = values["base_model"]
         return cls(
             base_model=base if isinstance(base, str) else dict(base),
@@ -137,6 +144,8 @@ class Recipe:
             archive=values.get("archive"),
             snapshot=values.get("snapshot", False),
             public_rows=values.get("public_rows"),
+            report_to=values.get("report_to"),
+            logging_dir=values.get("logging_dir"),
             folder=folder or Path(),
         )
 
@@ -185,6 +194,8 @@ class Recipe:
                 "archive_dir": self.archive_place(),
                 "snapshot": self.snapshot,
                 "public_rows": self.public_files(),
+                "report_to": self.report_to,
+                "logging_dir": None if self.logging_dir is None else self.folder / self.logging_dir,
                 **options,
             },
         )

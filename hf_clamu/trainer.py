@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,9 +30,20 @@ from hf_clamu.storage import Journal, environment_key
 from hf_clamu.tasks import PUBLIC_TASK, ModelLimits, TaskDataset, require_known_words
 from hf_clamu.tasks import public_rows as read_public_rows
 from hf_clamu.tasks.encoding import padding_id
-from hf_clamu.training import LiveModel, Progress, Workers, deterministic, example_features, prompts_of, undisturbed
+from hf_clamu.training import (
+    LiveModel,
+    Progress,
+    TrackerNames,
+    Trackers,
+    Workers,
+    deterministic,
+    example_features,
+    prompts_of,
+    undisturbed,
+)
 
 if TYPE_CHECKING:
+    from hf_clamu.checkpoint.configuration_clamu import ClamuConfig
     from hf_clamu.models.modeling_clamu import ClamuPreTrainedModel
 
 __all__ = ["ClamuTrainer", "progress_bars"]
@@ -80,6 +92,11 @@ class ClamuTrainer:
         public_rows (*optional*): rows that belong to nobody, in any form that `TaskDataset.from_dataset` takes, for
             `clustering="public_rows"`. Columns of owners, labels and completions are not read. The saved model keeps
             the anchors that are placed in them, so that no request needs the rows.
+        report_to (`str`, `accelerate.tracking.GeneralTracker` or *list* of them, *optional*): trackers of Accelerate
+            that are told the losses of each task, scores per cluster and seconds per stage, such as `"tensorboard"`,
+            `"trackio"` or `"wandb"`. They are told the task ids, or under a `task_id_key` the commitments. The model
+            is the same without.
+        logging_dir (`str` or `Path`, *optional*): folder for trackers that write files; not inside the saved model.
         progress (`Progress`, *optional*): shows how far it is; by default bars on stderr.
 
     Example:
@@ -109,6 +126,8 @@ class ClamuTrainer:
         archive_dir: str | Path | None = None,
         snapshot: bool = False,
         public_rows: Any = None,
+        report_to: TrackerNames = None,
+        logging_dir: str | Path | None = None,
         progress: Progress | None = None,
     ) -> None:
         if not isinstance(tasks, TaskDataset):
@@ -131,6 +150,7 @@ class ClamuTrainer:
         self.snapshot = snapshot
         require_public_rows(self.args, public_rows is not None)
         self.public_rows = None if public_rows is None else read_public_rows(public_rows, tasks.spec)
+        self.trackers = Trackers(report_to, logging_dir)
         self.progress: Progress = progress or progress_bars
         self.seconds: dict[str, float] = {}
         self.scores: dict[str, float] | None = None
@@ -150,6 +170,7 @@ class ClamuTrainer:
             IncompatibleBaseError: if the base model cannot be loaded or does not fit the tasks.
             TaskDataError: if the data of a task cannot be used.
             FixedPointOverflowError: if the finetuning of a task diverged.
+            RecipeError: if a tracker does not start.
         """
         started = time.perf_counter()
         base = load_base(
@@ -162,6 +183,28 @@ class ClamuTrainer:
             space=self.space,
             dtype=self.dtype,
         )
+        context, config = self._context(base)
+        loaded = time.perf_counter() - started
+        with self.trackers.started(Workers.current()) as report:
+            built = build(replace(context, report=report), config, fresh=base.fresh, source=self.tasks.source)
+            state = built.checkpoint.state
+            self.scores = None if state.scores is None else dict(state.scores["mean"])
+            warn_of_scores(state.scores)
+            kept = ModelContext(
+                processor=base.processor,
+                tasks=self.tasks,
+                task_id_key=self.task_id_key,
+                keeps_snapshot=self.snapshot,
+            )
+            started = time.perf_counter()
+            attach_in_place(built.base, built.checkpoint, kept, journal=self.journal)
+            self.seconds = with_stages(built.seconds, load=loaded, attach=time.perf_counter() - started)
+            if report is not None:
+                report.add_results(state.task_ids, state.cluster_names, state.scores, self.seconds)
+        return built.base  # type: ignore[no-any-return]
+
+    def _context(self, base: BaseModel) -> tuple[RunContext, ClamuConfig]:
+        """Return what a build runs on, and its configuration before there is a state."""
         require_known_words(self.tasks, base.processor)
         arguments = resolved_arguments(self.args, base.model, base.space, announce=True)
         environment, config = build_environment(arguments), initial_config(base, self.tasks, arguments, self.card)
@@ -180,21 +223,7 @@ class ClamuTrainer:
             archive=self.archive,
             anchors=anchors,
         )
-        loaded = time.perf_counter() - started
-        built = build(context, config, fresh=base.fresh, source=self.tasks.source)
-        measured = built.checkpoint.state.scores
-        self.scores = None if measured is None else dict(measured["mean"])
-        warn_of_scores(measured)
-        kept = ModelContext(
-            processor=base.processor,
-            tasks=self.tasks,
-            task_id_key=self.task_id_key,
-            keeps_snapshot=self.snapshot,
-        )
-        started = time.perf_counter()
-        attach_in_place(built.base, built.checkpoint, kept, journal=self.journal)
-        self.seconds = with_stages(built.seconds, load=loaded, attach=time.perf_counter() - started)
-        return built.base  # type: ignore[no-any-return]
+        return context, config
 
     def _anchors(self, base: BaseModel) -> tuple[dict[str, torch.Tensor], dict[str, Any] | None]:
         """Place anchors in the public rows, if there are any; return them, and what is recorded of the rows."""

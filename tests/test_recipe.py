@@ -82,6 +82,10 @@ def test_a_folder_beside_the_recipe(tiny, recipe, tmp_path):
         ("tokenizer: bytes", "tokenizer: no/such/tokenizer", "The tokenizer 'no/such/tokenizer' could not be loaded"),
         ("tokenizer: bytes", "tokenizer: 5", "tokenizer must be a string"),
         ("tokenizer: bytes", "revision: 5", "revision must be a string"),
+        ("tokenizer: bytes", "report_to: 5", "report_to must be a tracker or a list of trackers, got 5"),
+        ("tokenizer: bytes", "report_to: []", "report_to must be a tracker or a list of trackers, got []"),
+        ("tokenizer: bytes", "logging_dir: 5", "logging_dir must be a string"),
+        ("tokenizer: bytes", "report_to: wandbe", "unknown tracker 'wandbe'. Did you mean 'wandb'?"),
         ("model_type: gpt2", "model_type: gtp2", "Did you mean 'gpt2'?"),
     ],
 )

@@ -20,6 +20,7 @@ __all__ = [
     "Ids",
     "IncompleteRowsOption",
     "Json",
+    "LoggingDir",
     "MaxDrop",
     "MaxShardSize",
     "ModelToChange",
@@ -35,7 +36,9 @@ __all__ = [
     "Receipts",
     "RecipeFile",
     "RepoId",
+    "ReportTo",
     "Task",
+    "Without",
 ]
 
 # -- the model --------------------------------------------------------------------------------------------------------
@@ -76,6 +79,19 @@ Data = Annotated[
     typer.Option(
         help="File of the tasks' rows, instead of those that the recipe names; may be repeated.", show_default=False
     ),
+]
+Without = Annotated[list[str] | None, typer.Option(help="Leave this task out; may be repeated.", show_default=False)]
+ReportTo = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="TRACKER",
+        help="Tracker of Accelerate (tensorboard, trackio, wandb, ...) that is told losses, scores, seconds and task "
+        "ids; may be repeated.",
+        show_default=False,
+    ),
+]
+LoggingDir = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="Folder for trackers that write files.", show_default=False)
 ]
 Ids = Annotated[
     Literal["strict", "as-is", "strip"] | None,

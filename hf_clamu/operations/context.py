@@ -19,7 +19,16 @@ from hf_clamu.merging import ClamuArguments
 from hf_clamu.storage import Archive, Journal
 from hf_clamu.tasks import Encodings, TaskDataset
 from hf_clamu.tasks.encoding import padding_id
-from hf_clamu.training import Environment, Progress, TaskTrainer, Workers, Workspace, deterministic, silent_progress
+from hf_clamu.training import (
+    Environment,
+    LossReport,
+    Progress,
+    TaskTrainer,
+    Workers,
+    Workspace,
+    deterministic,
+    silent_progress,
+)
 
 __all__ = ["RunContext", "build_environment", "open_trainer"]
 
@@ -45,6 +54,7 @@ class RunContext:
         local_models (`LocalModels`, *optional*): of the tasks that are not finetuned here.
         encodings (`Encodings`, *optional*): what was encoded already.
         anchors (*mapping* of `str` to `torch.Tensor`): what tasks are compared with, from public rows; perhaps empty.
+        report (`LossReport`, *optional*): gets the losses of each task that is finetuned.
         backwards (`bool`): take tasks and clusters in the opposite order and split them over the processes in another
             way (`training.workers.split_backwards`), which must not show in any byte.
     """
@@ -62,6 +72,7 @@ class RunContext:
     local_models: LocalModels | None = None
     encodings: Encodings | None = None
     anchors: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    report: LossReport | None = None
     backwards: bool = False
 
     def run(self, change: Callable[[TaskTrainer], _Result], *, adds: bool) -> tuple[_Result, dict[str, float]]:
@@ -102,6 +113,7 @@ class RunContext:
                 local_models=self.local_models,
                 encodings=self.encodings,
                 anchors=self.anchors,
+                report=self.report,
                 backwards=self.backwards,
             )
             # After a mismatch, too: a rebuild starts from this model.
@@ -153,6 +165,7 @@ def open_trainer(
     local_models: LocalModels | None = None,
     encodings: Encodings | None = None,
     anchors: Mapping[str, torch.Tensor] | None = None,
+    report: LossReport | None = None,
     backwards: bool = False,
 ) -> TaskTrainer:
     """Return a `TaskTrainer` on a base model; the arguments are those of `RunContext`."""
@@ -180,6 +193,7 @@ def open_trainer(
         local_vectors=local_models,
         encodings=encodings,
         anchors=anchors,
+        report=report,
     )
     trainer.backwards = backwards
     return trainer

@@ -9,6 +9,7 @@
 - `masking`: training of masks
 - `measuring`: losses, scores and features
 - `outside`: what finetuning must not change
+- `reporting`: losses, scores and seconds for trackers
 - `task_trainer`: all of this for the tasks of one run
 - `workers`: the processes that share a run
 """
@@ -28,12 +29,14 @@ from hf_clamu.training.measuring import (
     prompts_of,
     task_feature,
 )
+from hf_clamu.training.reporting import BuildReport, LossReport, TrackerNames, Trackers
 from hf_clamu.training.signs import FixedSigns
 from hf_clamu.training.task_trainer import LocalVectors, Progress, TaskTrainer, silent_progress
 from hf_clamu.training.workers import Workers
 from hf_clamu.training.workspace import LiveModel, Workspace, trainable_names
 
 __all__ = [
+    "BuildReport",
     "Environment",
     "FinetuningArguments",
     "FixedSigns",
@@ -41,9 +44,12 @@ __all__ = [
     "LiveModel",
     "LearnedMask",
     "LocalVectors",
+    "LossReport",
     "Measurement",
     "Progress",
     "TaskTrainer",
+    "TrackerNames",
+    "Trackers",
     "Workers",
     "Workspace",
     "derive_seed",

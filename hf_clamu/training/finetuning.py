@@ -13,6 +13,7 @@ from hf_clamu.exact import FixedPoint, TaskVector, encode_vector
 from hf_clamu.tasks import EncodedTask
 from hf_clamu.training.batching import sample_batches
 from hf_clamu.training.determinism import derive_seed, seeded
+from hf_clamu.training.reporting import LossReport
 from hf_clamu.training.signs import FixedSigns
 from hf_clamu.training.workspace import Workspace
 
@@ -135,6 +136,7 @@ def finetune(
     *,
     signs: FixedSigns | None = None,
     buffers: dict[str, torch.Tensor] | None = None,
+    report: LossReport | None = None,
 ) -> TaskVector:
     """Finetune the base model on one task and return its task vector on the integer grid.
 
@@ -148,6 +150,7 @@ def finetune(
         signs (`FixedSigns`, *optional*): that the task vector keeps to after every step; the optimizer's state is left
             as it is.
         buffers (*dict* of `str` to `torch.Tensor`, *optional*): memory of an earlier vector, which is overwritten.
+        report (`LossReport`, *optional*): gets the losses of the steps, of a training that diverged, too.
 
     Returns:
         `TaskVector`: `round((theta_t - theta_0) / q)`.
@@ -159,14 +162,24 @@ def finetune(
     Source: ClAMU, Algorithm 1, lines 1-6 (local finetuning; tau_t = M_t - M_0).
     """
     workspace.reset()
-    _train(workspace, task, arguments, signs)
+    # Tensors until the task is done: reading a number would wait for the device in every step.
+    losses: list[torch.Tensor] | None = None if report is None else []
+    _train(workspace, task, arguments, signs, losses)
+    if report is not None and losses:
+        report.add_losses(task.task_id, torch.stack(losses).tolist())
     try:
         return encode_vector(codec, workspace.parameters.items(), workspace.theta_0, buffers=buffers)
     except FixedPointOverflowError as error:
         raise FixedPointOverflowError(f"Task {task.task_id!r}: {error}") from None
 
 
-def _train(workspace: Workspace, task: EncodedTask, arguments: FinetuningArguments, signs: FixedSigns | None) -> None:
+def _train(
+    workspace: Workspace,
+    task: EncodedTask,
+    arguments: FinetuningArguments,
+    signs: FixedSigns | None,
+    losses: list[torch.Tensor] | None,
+) -> None:
     with seeded(derive_seed(arguments.seed, "finetune", task.task_id)), workspace.finetuning() as parameters:
         optimizer = torch.optim.AdamW(
             parameters,
@@ -191,6 +204,8 @@ def _train(workspace: Workspace, task: EncodedTask, arguments: FinetuningArgumen
                     f"Nothing that is trained ({', '.join(list(workspace.parameters)[:3])}, ...) has a part in what "
                     "the model computes from such data. Train other layers: freeze less, or name other target_modules."
                 )
+            if losses is not None:
+                losses.append(loss.detach())
             loss.backward()
             if arguments.max_grad_norm:
                 torch.nn.utils.clip_grad_norm_(parameters, arguments.max_grad_norm)

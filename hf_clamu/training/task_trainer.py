@@ -16,6 +16,7 @@ from hf_clamu.storage.journal import Journal
 from hf_clamu.tasks import EncodedTask, Encodings, ModelLimits, TaskDataset, traits_of
 from hf_clamu.training.finetuning import FinetuningArguments, finetune
 from hf_clamu.training.measuring import Measurement, measure, prompts_of, task_feature
+from hf_clamu.training.reporting import LossReport
 from hf_clamu.training.signs import FixedSigns
 from hf_clamu.training.workers import Workers
 from hf_clamu.training.workspace import Workspace
@@ -78,6 +79,7 @@ class TaskTrainer:
         local_vectors (`LocalVectors`, *optional*): of tasks that are not finetuned here.
         encodings (`Encodings`, *optional*): what was encoded already, for the same processor and model.
         anchors (*mapping* of `str` to `torch.Tensor`, *optional*): what tasks are compared with, from public rows.
+        report (`LossReport`, *optional*): gets the losses of each task.
     """
 
     def __init__(
@@ -95,6 +97,7 @@ class TaskTrainer:
         local_vectors: LocalVectors | None = None,
         encodings: Encodings | None = None,
         anchors: Mapping[str, torch.Tensor] | None = None,
+        report: LossReport | None = None,
     ) -> None:
         self.workspace = workspace
         self.tasks = tasks
@@ -104,6 +107,7 @@ class TaskTrainer:
         self.archive = archive
         self.local_vectors = local_vectors
         self.anchors = anchors or {}
+        self._report = report
         self.progress = progress if self.workers.is_main else silent_progress
         # Whether tasks and clusters are taken in the opposite order and by other processes; no byte may depend on it.
         self.backwards = False
@@ -169,6 +173,7 @@ class TaskTrainer:
                 self.codec,
                 signs=self._signs,
                 buffers=self._buffers,
+                report=self._report,
             )
         self._lent.append(vector)
         return vector

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from event_files import losses_in, needs_tensorboard
 from recipes import write_work
 
 FAULTS = Path(__file__).parent / "faults.py"
@@ -69,6 +70,21 @@ def test_the_number_of_processes_does_not_show(work, tiny, reference, size, meth
     assert done.stdout.count("Merged 8 tasks") == 1
     assert tiny.digests(work / "out") == reference(method)
     assert [path.name for path in work.iterdir() if path.name.startswith(".out")] == []
+
+
+@needs_tensorboard
+def test_the_main_process_reports_the_losses_of_all(fork, work, tiny, reference):
+    options = ("--report-to", "tensorboard", "--logging-dir")
+    done = _launch(2, work, "train", "tall.yaml", "--output", "out", *options, "logs")
+    assert done.returncode == 0, done.stderr
+    alone = fork(work, "train", "tall.yaml", "--output", "alone", *options, "alone-logs").wait()
+    assert alone.code == 0, alone.err
+    assert tiny.digests(work / "out") == tiny.digests(work / "alone") == reference("tall")
+    losses = losses_in(work / "logs/clamu")
+    assert {task_id: len(seen) for task_id, seen in losses.items()} == {f"user_{number}": 4 for number in range(8)}
+    assert losses == losses_in(work / "alone-logs/clamu")
+    assert len(list((work / "logs/clamu").iterdir())) == 1
+    assert "finetuned before this run" not in done.stderr + alone.err
 
 
 @pytest.mark.parametrize("method", ["clamu", "factors", pytest.param("sift", marks=pytest.mark.slow)])

@@ -18,12 +18,15 @@ from hf_clamu.cli.options import (
     Ids,
     IncompleteRowsOption,
     Json,
+    LoggingDir,
     MaxShardSize,
     NewArchive,
     NewModel,
     Overwrite,
     PresetOption,
     RecipeFile,
+    ReportTo,
+    Without,
 )
 from hf_clamu.cli.output import emit, is_main_process, note, quieten, require_empty_output, table
 from hf_clamu.resources import with_stages
@@ -38,15 +41,15 @@ def train(
     recipe: RecipeFile,
     output: NewModel,
     data: Data = None,
-    without: Annotated[
-        list[str] | None, typer.Option(help="Leave this task out; may be repeated.", show_default=False)
-    ] = None,
+    without: Without = None,
     preset: PresetOption = None,
     ids: Ids = None,
     incomplete_rows: IncompleteRowsOption = None,
     archive: NewArchive = None,
     overwrite: Overwrite = False,
     max_shard_size: MaxShardSize = None,
+    report_to: ReportTo = None,
+    logging_dir: LoggingDir = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what it would need, as `clamu plan` does.")
     ] = False,
@@ -65,7 +68,7 @@ def train(
     from hf_clamu.operations.lifecycle.build_target import build_summary, open_build
     from hf_clamu.tasks import keyed_id
 
-    loaded = _load_recipe(recipe, preset, rows)
+    loaded = _load_recipe(recipe, preset, rows, report_to, logging_dir)
     text = recipe.read_text(encoding="utf-8", errors="replace")
     size = None if max_shard_size is None else shard_bytes(max_shard_size)
     command = [text, list(map(str, data or ())), sorted(without or ()), preset, *rows.values(), size]
@@ -80,6 +83,7 @@ def train(
         key = task_id_key()
         started = time.perf_counter()
         trainer = loaded.trainer(data, task_id_key=key, journal_dir=target.journal, archive_dir=archive_dir)
+        trainer.trackers.require_outside(output)
         if without:
             trainer.tasks = trainer.tasks.without([keyed_id(key, one) if key else one for one in without])
         read = time.perf_counter() - started
@@ -135,12 +139,23 @@ def plan(
     emit(as_json, values, lambda: f"{_estimate_text(values)}\n\n{_recommendation_text(values)}")
 
 
-def _load_recipe(path: Path, preset: str | None, rows: Mapping[str, str | None]) -> Recipe:
+def _load_recipe(
+    path: Path,
+    preset: str | None,
+    rows: Mapping[str, str | None],
+    report_to: list[str] | None = None,
+    logging_dir: Path | None = None,
+) -> Recipe:
     """Return a recipe, with what the command line says instead of it."""
     from hf_clamu.recipe import Recipe
 
     recipe = Recipe.load(path).with_preset(preset)
-    return dataclasses.replace(recipe, data=recipe.data | {key: value for key, value in rows.items() if value})
+    return dataclasses.replace(
+        recipe,
+        data=recipe.data | {key: value for key, value in rows.items() if value},
+        report_to=report_to or recipe.report_to,
+        logging_dir=str(logging_dir.absolute()) if logging_dir else recipe.logging_dir,
+    )
 
 
 def _estimate_text(values: Mapping[str, Any]) -> str:
