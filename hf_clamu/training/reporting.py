@@ -95,6 +95,9 @@ class Trackers:
         if not workers.gather(bool(self._makers))[0]:
             yield None
             return
+        from accelerate import PartialState
+
+        PartialState(cpu=workers.device.type == "cpu")  # some trackers write to Accelerate's log, which needs it
         with workers.watched(), ExitStack() as stack:
             report = BuildReport(workers)
             stack.callback(report.finish)
@@ -156,11 +159,12 @@ class BuildReport:
         """
         try:
             tracker = make()
-            # Accelerate before 1.8 starts them when they are made.
+            # Older releases of Accelerate start them when they are made.
             getattr(tracker, "start", lambda: None)()
         except Exception as error:  # of any library, such as one that wants a login
             raise RecipeError(
-                f"A tracker that report_to names does not start: {first_line(error)}. Mend that, or leave it out."
+                f"A tracker that report_to names does not start: {first_line(error).rstrip('.')}. Mend that, or leave "
+                "it out."
             ) from error
         self._trackers.append(tracker)
 
