@@ -12,6 +12,7 @@ import torch
 
 from hf_clamu import ClamuArguments, ClamuModel, ClamuTrainer, TaskDataset
 from hf_clamu.base_models.byte_tokenizer import byte_tokenizer
+from hf_clamu.storage import Archive
 from hf_clamu.training import silent_progress
 from tests.benchmarks.rows import Row, Size, timed
 from tests.benchmarks.training import gpt2, prompts
@@ -37,7 +38,7 @@ def measure(size: Size, rounds: int) -> list[Row]:
             built = _build(size, tasks, arguments, tokenizer, archive if way == "global" else None)
             built.save_pretrained(folder)
             if way == "global":
-                rows += _sizes(built, Path(archive))
+                rows += [*_sizes(built, Path(archive)), _entropy(built, Path(archive))]
             for number in range(rounds):
                 leaving = tasks.task_ids[number * len(tasks) // rounds]
                 left = partial(_build, size, tasks.without(leaving), arguments, tokenizer)
@@ -87,6 +88,20 @@ def _sizes(model: ClamuModel, archive: Path) -> list[Row]:
             unit=" bytes",
         ),
     ]
+
+
+def _entropy(model: ClamuModel, archive: Path) -> Row:
+    """Return what the integers of archived vectors take at least, if each is encoded by how frequent its value is."""
+    state = model.merged.state
+    shapes = {name: steps.shape for name, steps in state.delta.items()}
+    found = []
+    for task_id, record in state.records.items():
+        vector = Archive(archive).read(task_id, record.vector_digest, record.bounds, shapes)
+        counts = [steps.unique(return_counts=True)[1].double() for steps in vector.steps.values()]
+        bits = sum(float(-(count * (count / count.sum()).log2()).sum()) for count in counts)
+        found.append(bits / 8 / sum(shape.numel() for shape in shapes.values()))
+    note = "order 0, in each parameter; a coder of single values needs so much on this grid, whatever the coder"
+    return Row(what="… entropy of its integers alone", against="", values=found, unit=" bytes", note=note)
 
 
 def _build(
