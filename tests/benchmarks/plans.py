@@ -17,13 +17,26 @@ from tests.benchmarks import pages
 GPT2 = {"model_type": "gpt2"}
 XL = {"model_type": "gpt2", "n_layer": 48, "n_embd": 1600, "n_head": 25}
 LORA = {"peft_type": "LORA", "r": 16, "target_modules": ["c_attn", "c_proj", "c_fc"]}
-# Name, base model, adapter, tasks, processes. Examples of 128 tokens, 20 clusters, the default settings.
+# Shapes of Llama 3.2 1B and Llama 3.1 8B.
+LLAMA = {"model_type": "llama", "vocab_size": 128256, "num_attention_heads": 32, "num_key_value_heads": 8}
+LLAMA_1B = {
+    **LLAMA,
+    "hidden_size": 2048,
+    "intermediate_size": 8192,
+    "num_hidden_layers": 16,
+    "tie_word_embeddings": True,
+}
+LLAMA_8B = {**LLAMA, "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32}
+ALL_LINEAR = {"peft_type": "LORA", "r": 16, "target_modules": "all-linear"}
+# Name, base model, adapter, type of the base, tasks, processes. Examples of 128 tokens, 20 clusters, default settings.
 CASES = (
-    ("GPT-2 small, all weights", GPT2, None, 500, 1),
-    ("GPT-2 small, LoRA of rank 16", GPT2, LORA, 500, 1),
-    ("GPT-2 XL, all weights", XL, None, 500, 1),
-    ("GPT-2 XL, all weights", XL, None, 500, 8),
-    ("GPT-2 XL, LoRA of rank 16", XL, LORA, 500, 8),
+    ("GPT-2 small, all weights", GPT2, None, None, 500, 1),
+    ("GPT-2 small, LoRA of rank 16", GPT2, LORA, None, 500, 1),
+    ("GPT-2 XL, all weights", XL, None, None, 500, 1),
+    ("GPT-2 XL, all weights", XL, None, None, 500, 8),
+    ("GPT-2 XL, LoRA of rank 16", XL, LORA, None, 500, 8),
+    ("Llama 3.2 1B, LoRA of rank 16, base in bfloat16", LLAMA_1B, ALL_LINEAR, "bfloat16", 500, 1),
+    ("Llama 3.1 8B, LoRA of rank 16, base in bfloat16", LLAMA_8B, ALL_LINEAR, "bfloat16", 500, 1),
 )
 
 
@@ -34,10 +47,12 @@ def main() -> None:
         (Path(folder) / "rows.jsonl").write_text("".join(lines), encoding="utf-8")
         data = {"files": "rows.jsonl", "task_column": "user"}
         data |= {"prompt_column": "question", "completion_column": "answer"}
-        for name, base, adapter, tasks, processes in CASES:
+        for name, base, adapter, dtype, tasks, processes in CASES:
             values = {"base_model": base, "data": data, "arguments": {"num_clusters": 20}}
             if adapter is not None:
                 values["peft_config"] = adapter
+            if dtype is not None:
+                values["dtype"] = dtype
             path = Path(folder) / "recipe.yaml"
             path.write_text(yaml.safe_dump(values), encoding="utf-8")
             found = estimate_build(Recipe.load(path), num_tasks=tasks, num_processes=processes, tokens=128)
