@@ -24,7 +24,7 @@ from hf_clamu.local_models.model_names import ModelNames
 from hf_clamu.local_models.plain_checkpoint import open_tensors
 from hf_clamu.tasks import task_kinds, traits_of
 
-__all__ = ["AdapterCheckpoint", "is_adapter"]
+__all__ = ["AdapterCheckpoint", "is_adapter", "same_bits"]
 
 # What only training looks at, or says which modules there are: their tensors are compared one by one.
 _HARMLESS = (
@@ -32,6 +32,11 @@ _HARMLESS = (
     *("base_model_name_or_path", "revision", "inference_mode", "auto_mapping", "peft_version", "bias"),
     *("lora_dropout", "init_lora_weights", "fan_in_fan_out", "runtime_config", "eva_config", "corda_config"),
     *("loftq_config", "ensure_weight_tying"),
+)
+# Of those, what is passed over once there are factors, and what their names tell by themselves.
+_TOLD_BY_FACTORS = (
+    *("exclude_modules", "layers_to_transform", "layers_pattern", "lora_dropout", "init_lora_weights"),
+    *("fan_in_fan_out", "runtime_config", "eva_config", "corda_config", "loftq_config"),
 )
 # Where PEFT's classes keep the layer that gives a class its score.
 _HEADS = ("score.weight", "classifier.weight", "classifier.out_proj.weight")
@@ -75,7 +80,7 @@ class AdapterCheckpoint:
         from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
         types: dict[Any, Any] = dict(PEFT_TYPE_TO_CONFIG_MAPPING)
-        made = types.get(self.config.get("peft_type"))
+        made = types.get(str(self.config.get("peft_type")))
         known = getattr(made, "__dataclass_fields__", self.config)
         # A later PEFT writes its own new settings, too, where they say nothing.
         values = {key: value for key, value in self.config.items() if key in known or value}
@@ -202,19 +207,64 @@ class AdapterCheckpoint:
             model = names.model
             changed = self._live_weights(names) if _has_adapter(model) else self.adapter().changed(model)
             found: dict[str, torch.Tensor] = {}
+            given: dict[str, str] = {}
             for name in sorted(changed):
                 own = names.first_name(name)
                 if own in found and not torch.equal(found[own], changed[name]):
                     raise IncompatibleBaseError(
-                        f"it has {name!r} with other values than {own!r}, but the base model ties them"
+                        f"it has {name!r} with other values than {given[own]!r}, but the base model ties them"
                     )
-                found[own] = changed[name]
+                found[own], given[own] = changed[name], name
             return found
 
     @property
     def own_factors(self) -> dict[str, torch.Tensor]:
         """LoRA's factors that start at random, by the names in the file; adapters of equal ones add up as they are."""
         return {name: one for name, one in self.adapter().tensors.items() if is_frozen_part(name)}
+
+    @cached_property
+    def shared_space(self) -> PeftSpace:
+        """The shape of the model's adapter if the factors are added up as they are.
+
+        It has nothing that may differ between adapters that are added: any of them may be forgotten.
+        """
+        options = {key: value for key, value in self.space.options.items() if key not in _TOLD_BY_FACTORS}
+        modules = {name.removeprefix("base_model.model.").rsplit(".", 2)[0] for name in self.own_factors}
+        options |= {"target_modules": sorted(modules)}
+        options.pop("modules_to_save", None)
+        if self._saved_modules:
+            options["modules_to_save"] = sorted(set(self._saved_modules.values()))
+        return dataclasses.replace(self.space, options=dict(sorted(options.items())), merging="frozen_a")
+
+    @cached_property
+    def no_sharing(self) -> str | None:
+        """Why its factors cannot be added up as they are, whatever the others are, if so."""
+        adapter = self.adapter()
+        if not adapter.is_plain_lora or not self.own_factors:
+            return f"{self.folder} is no LoRA adapter of linear layers alone"
+        if adapter.changes_base:
+            return f"PEFT changes the base weights when it loads {self.folder}"
+        if self.space.options.get("bias", "none") != "none" or self.space.options.get("lora_bias"):
+            return f"{self.folder} trained biases"
+        if not all(bool(one.double().isfinite().all()) for one in self.own_factors.values()):
+            return f"{self.folder} has a factor A with values that are not finite"
+        return None
+
+    @property
+    def _saved_modules(self) -> dict[str, str]:
+        """The weights of modules that were trained whole, each with its module.
+
+        A configuration may name more modules than there are.
+        """
+        wanted = tuple(map(str, self.space.options.get("modules_to_save") or ()))
+        found = {}
+        for name in (name.removeprefix("base_model.model.") for name in self.files if ".lora_" not in name):
+            parts = name.split(".")
+            above = [".".join(parts[:number]) for number in range(1, len(parts))]
+            module = next((one for one in above if one.endswith(wanted)), None)
+            if module is not None:
+                found[name] = module
+        return found
 
     @property
     def is_computed(self) -> bool:
@@ -234,6 +284,9 @@ class AdapterCheckpoint:
     def _live_weights(self, names: ModelNames) -> dict[str, torch.Tensor]:
         """Return the adapter's parameters by the names that they have in a model with the same adapter inside."""
         adapter, model = self.adapter(), names.model
+        shares = any(is_frozen_part(name) and not one.requires_grad for name, one in names.parameters.items())
+        if shares and self.no_sharing is not None:
+            raise IncompatibleBaseError(f"{self.no_sharing}, and the model adds up factors as they are")
         difference = _other_shape(model.peft_config[ADAPTER_NAME], self.space.peft_config())
         if difference is not None:
             raise IncompatibleBaseError(difference)
@@ -244,6 +297,12 @@ class AdapterCheckpoint:
         odd, absent = sorted(own.keys() - by_key.keys()), sorted(by_key.keys() - own.keys())
         if odd or absent:
             raise IncompatibleBaseError(f"it has {odd[0]!r}, the model does not" if odd else f"it lacks {absent[0]!r}")
+        adapter.require_ties(model, whole)
+        learning = {name for name, one in names.parameters.items() if one.requires_grad} - set(by_key.values())
+        saved = {names.first_name(by_plain.get(name, name)) for name in self._saved_modules}
+        for name in sorted(learning ^ saved):
+            what = "the model trains and it does not" if name in learning else "it trained and the model does not"
+            raise IncompatibleBaseError(f"there is {name!r}, which {what}: all have to train the same modules")
         found = {by_key[key]: tensor for key, tensor in own.items()}
         found |= {by_plain[name]: tensor for name, tensor in whole.items()}
         for name, tensor in found.items():
@@ -251,12 +310,18 @@ class AdapterCheckpoint:
                 raise IncompatibleBaseError(
                     f"it has {name!r} of shape {tuple(tensor.shape)}, the model's has {tuple(live[name].shape)}"
                 )
-            if not live[name].requires_grad and not torch.equal(tensor, live[name].detach().cpu()):
+            if not live[name].requires_grad and not same_bits(tensor, live[name].detach().cpu()):
                 raise IncompatibleBaseError(
                     f"its {name!r} has other values than the model's, which all tasks share; merge it into a model of "
                     "whole weights (--peft-merging product)"
                 )
         return found
+
+
+def same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether two tensors have the same values, with the signs of zeros; their types may differ."""
+    first, second = one.double(), other.double()
+    return torch.equal(first, second) and torch.equal(first.signbit(), second.signbit())
 
 
 def _has_adapter(model: Any) -> bool:

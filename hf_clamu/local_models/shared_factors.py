@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
-
-import torch
 
 from hf_clamu.base_models.adapters.insertion import ADAPTER_NAME
 from hf_clamu.base_models.adapters.space import PeftSpace
 from hf_clamu.base_models.identity import BaseModel
 from hf_clamu.errors import IncompatibleBaseError, RecipeError
-from hf_clamu.local_models.adapter_checkpoint import AdapterCheckpoint
+from hf_clamu.local_models.adapter_checkpoint import AdapterCheckpoint, same_bits
 from hf_clamu.local_models.local_models import LocalModels
 
 __all__ = ["adapter_space", "share_factors"]
@@ -41,7 +38,7 @@ def adapter_space(local_models: LocalModels, merging: str | None) -> PeftSpace |
         return None
     reason = _differ(adapters) if len(adapters) == len(local_models) else "some checkpoints are whole models"
     if reason is None:
-        return dataclasses.replace(adapters[0].space, merging="frozen_a")
+        return adapters[0].shared_space
     if merging == "frozen_a":
         raise IncompatibleBaseError(
             f"peft_merging='frozen_a' needs LoRA adapters of one shape with the same factor A: {reason}. Choose "
@@ -60,14 +57,12 @@ def _differ(adapters: list[AdapterCheckpoint]) -> str | None:
     first = adapters[0]
     factors = first.own_factors
     for one in adapters:
-        if not one.adapter().is_plain_lora or not factors:
-            return f"{one.folder} is no LoRA adapter of linear layers alone"
-        if one.space.options.get("bias", "none") != "none" or one.space.options.get("lora_bias"):
-            return f"{one.folder} trained biases"
-        if one.space != first.space:
+        if one.no_sharing is not None:
+            return one.no_sharing
+        if one.shared_space != first.shared_space:
             return f"{one.folder} has other settings than {first.folder}"
         own = one.own_factors
-        if own.keys() != factors.keys() or not all(torch.equal(own[name], factors[name]) for name in factors):
+        if own.keys() != factors.keys() or not all(same_bits(own[name], factors[name]) for name in factors):
             return f"{one.folder} has another factor A than {first.folder}"
     return None
 

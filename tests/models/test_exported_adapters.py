@@ -198,6 +198,14 @@ def test_routes_of_keyed_ids_need_the_key(tiny, tmp_path):
         routes.adapter_of("user_3", "other")
 
 
+def test_a_task_that_is_called_like_an_adapter_is_not_answered_by_it():
+    adapters = {"global": "global", "x": "cluster_000"}
+    routes = Routes(base_model=None, revision=None, adapters=adapters, tasks={"global": "x", "x": "x"}, keyed=False)
+    assert routes.adapter_of("x") == "x"
+    with pytest.raises(TaskNotFoundError, match=r"'global' is an adapter, and a task .* by another one, 'x'\. Ask"):
+        routes.adapter_of("global")
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import re
 import warnings
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -60,7 +61,7 @@ def insert_adapter(space: PeftSpace, model: Any, run_seed: int) -> Any:
         warnings.filterwarnings("ignore", message="`lora_bias=True` was passed")
         try:
             return PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type](model, config, ADAPTER_NAME)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, ImportError, re.error) as error:
             raise RecipeError(
                 f"PEFT cannot put a {space.peft_type} adapter into a {type(model).__name__}: "
                 f"{str(error).splitlines()[0] if str(error) else repr(error)} Give a peft_config whose target_modules "

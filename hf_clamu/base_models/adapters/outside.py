@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -26,6 +27,16 @@ __all__ = ["OutsideAdapter"]
 # PEFT writes an adapter as if around the model, and names what it trains beside its own parameters.
 _PREFIX = "base_model.model."
 _SAVED_COPY = f".modules_to_save.{ADAPTER_NAME}."
+# Other ways to draw LoRA's first values take them out of the base weights, which PEFT does again at each load.
+_KEEP_BASE = ("gaussian", "eva", "orthogonal", "lora_ga", "mica")
+
+
+def lora_variants() -> frozenset[str]:
+    """Return the settings of LoRA with which it computes something else than a product of two factors, or may."""
+    from peft import LoraConfig
+
+    stated = {field.name for field in dataclasses.fields(LoraConfig) if field.metadata.get("is_lora_variant")}
+    return frozenset({"use_dora", "use_qalora", "alora_invocation_tokens", "kasa_config", *stated})
 
 
 @dataclass(frozen=True)
@@ -43,10 +54,20 @@ class OutsideAdapter:
     @property
     def is_plain_lora(self) -> bool:
         """Whether its change of a linear layer is the product of two factors, which this module multiplies itself."""
-        if self.space.peft_type != "LORA" or self.space.options.get("use_dora"):
+        if self.space.peft_type != "LORA" or any(self.space.options.get(name) for name in lora_variants()):
             return False
         # Of embeddings and convolutions PEFT forms the product in its own ways.
         return not any(".lora_embedding_" in name or one.dim() > 2 for name, one in self.tensors.items())
+
+    @property
+    def changes_base(self) -> str | None:
+        """The setting, if there is one, with which PEFT changes the base weights when it loads the adapter."""
+        start = self.space.options.get("init_lora_weights", True)
+        if self.space.peft_type != "LORA":
+            return None
+        if isinstance(start, str) and start.lower() not in _KEEP_BASE:
+            return f"init_lora_weights = {start!r}"
+        return "kasa_config" if self.space.options.get("kasa_config") else None
 
     def split(self, model: Any) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
         """Return its own parameters, and the weights of the base model that it has whole, by the model's names.
@@ -82,7 +103,11 @@ class OutsideAdapter:
                 raise IncompatibleBaseError(
                     f"it has {name!r} of shape {tuple(tensor.shape)}, the base model's has {shapes[name]}"
                 )
-        if own:
+        odd = next((name for name, tensor in self.tensors.items() if not tensor.is_floating_point()), None)
+        if odd is not None:
+            raise IncompatibleBaseError(f"its {odd!r} has numbers of type {self.tensors[odd].dtype}, expected floats")
+        self.require_ties(model, whole)
+        if own or self.space.peft_type == "LORA":
             with self._inserted(model, own):
                 pass
 
@@ -101,7 +126,7 @@ class OutsideAdapter:
         """
         own, whole = self.split(model)
         merged: dict[str, torch.Tensor] = {}
-        if own:
+        if own or self.space.peft_type == "LORA":
             with self._inserted(model, own) as layers:
                 merged = dict(_merged(layers, self.is_plain_lora))
         found = {**merged, **whole}
@@ -110,20 +135,57 @@ class OutsideAdapter:
             found[name] = whole[name].to(torch.float64) + (merged[name] - before)
         return found
 
+    def require_ties(self, model: Any, whole: Mapping[str, torch.Tensor]) -> None:
+        """Check that no weight was trained apart from another that is the same one in the base model.
+
+        Args:
+            model (`transformers.PreTrainedModel`): the base model, with the base weights.
+            whole (*mapping* of `str` to `torch.Tensor`): the weights that the adapter has whole.
+
+        Raises:
+            IncompatibleBaseError: if one was.
+        """
+        if self.space.options.get("ensure_weight_tying"):
+            return
+        names: dict[int, list[str]] = {}
+        for name, parameter in model.named_parameters(remove_duplicate=False):
+            names.setdefault(id(parameter), []).append(name)
+        for same in names.values():
+            given, absent = [name for name in same if name in whole], [name for name in same if name not in whole]
+            own = model.get_parameter(same[0]).detach().cpu()
+            if given and absent and not torch.equal(whole[given[0]].to(own.dtype), own):
+                raise IncompatibleBaseError(
+                    f"it trained {given[0]!r} apart from {absent[0]!r}, and the base model has one weight for both. "
+                    "Train with ensure_weight_tying=True, or from a base model that does not tie them"
+                )
+
     @contextmanager
     def _inserted(self, model: Any, own: Mapping[str, torch.Tensor]) -> Iterator[dict[str, Any]]:
         """Put the adapter into a model, and yield its layers by name."""
         from peft import get_peft_model_state_dict, set_peft_model_state_dict
         from peft.tuners.tuners_utils import BaseTunerLayer
 
+        if self.changes_base:
+            raise IncompatibleBaseError(
+                f"it has {self.changes_base}, with which PEFT changes the base weights at each load. Save it as a "
+                "plain LoRA adapter (save_pretrained with path_initial_model_for_weight_conversion), or merge it into "
+                "its base model (merge_and_unload) and give that as a whole checkpoint"
+            )
         flags = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
         # Biases that were trained are weights here, and no part of the adapter.
         options = {key: value for key, value in self.space.options.items() if key not in ("bias", "modules_to_save")}
         tuner = insert_adapter(replace(self.space, options=options), model, 0)  # what is drawn is replaced at once
         try:
             require_own_targets(model)
-            with _without_peft_warnings():
-                expected = get_peft_model_state_dict(model, adapter_name=ADAPTER_NAME, save_embedding_layers=False)
+            try:
+                with _without_peft_warnings():
+                    expected = get_peft_model_state_dict(model, adapter_name=ADAPTER_NAME, save_embedding_layers=False)
+            except (KeyError, ValueError) as error:  # what all layers share it looks for on a wrapper of its own
+                cause = " ".join(str(error).split())[:200]
+                raise IncompatibleBaseError(
+                    f"PEFT does not read a {self.space.peft_type} adapter without its own model around it ({cause}). "
+                    "Merge it into its base model (merge_and_unload), and give that as a whole checkpoint"
+                ) from error
             absent, odd = sorted(expected.keys() - own.keys()), sorted(own.keys() - expected.keys())
             if absent or odd:
                 what = f"it lacks {absent[0]!r}" if absent else f"it has {odd[0]!r}, which its settings do not"

@@ -95,11 +95,16 @@ class Routes:
             key (`str`, *optional*): the key of the ids, where they are keyed.
 
         Raises:
-            TaskNotFoundError: if there is neither.
+            TaskNotFoundError: if there is neither, or both and they are not the same.
         """
-        if name in self.adapters:
-            return name
         found = self.tasks.get(keyed_id(key, name) if self.keyed and key is not None else name)
+        if name in self.adapters:
+            if found not in (None, name):
+                raise TaskNotFoundError(
+                    f"{name!r} is an adapter, and a task that is answered by another one, {found!r}. Ask for the task "
+                    "by that name."
+                )
+            return name
         if found is None:
             hint = " Task ids are keyed: give the key (CLAMU_TASK_ID_KEY)." if self.keyed and key is None else ""
             raise TaskNotFoundError(f"No adapter and no task is called {name!r}.{hint}")
