@@ -726,7 +726,7 @@ WRONG = {
     "predict text a --data rows.jsonl": "either inputs or --data",
     "predict image --data rows.jsonl": "has no 'image'",
     "predict text --data numbers.jsonl": "line 1, column 'text': expected a text, found 5",
-    "predict lm --data numbers.jsonl": "line 1, column 'text': expected a text, found 5",
+    "predict lm --data numbers.jsonl": "line 1, column 'text': expected a text or messages, found 5",
     "predict text --data ids.jsonl": "No merged task is called '5'",
     "predict text --data strangers.jsonl": UNKNOWN,
     "predict text --data long.jsonl": "has 100 tokens, the model takes 48",
