@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from hf_clamu.base_models.adapters.export import plain_model, save_adapter, save_adapter_config
+from hf_clamu.base_models.adapters.insertion import plain_name
 from hf_clamu.base_models.adapters.space import PeftSpace
 from hf_clamu.base_models.processors import save_processor
 from hf_clamu.checkpoint.layout import BASE_FOLDER, MASK_NAME
@@ -164,13 +165,13 @@ class _LowRankWriter:
         self._model, self._architecture, self.rank = model, architecture, rank
         self._base = plain_base_state(model, architecture)
         plain = plain_model(model, architecture, merge=True)
-        part = {name.replace(".base_layer.", ".") for name in model.merged.checkpoint.state.delta}
+        part = set(map(plain_name, model.merged.checkpoint.state.delta))
         if model.merged.space is not None:  # an adapter of another type changes weights that are not merged themselves
             part |= set(plain.state_dict())
         self._whole = _head_names(plain, self._base)
         self._matrices = {
             name: transposed
-            for name, transposed in matrices_of(plain, dict.fromkeys(part)).items()
+            for name, transposed in matrices_of(plain, part).items()
             if f"{name}.weight" not in self._whole
         }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,14 +34,14 @@ class LowRank:
     reachable: float
 
 
-def matrices_of(model: Any, taking_part: Mapping[str, Any]) -> dict[str, bool]:
+def matrices_of(model: Any, taking_part: Collection[str]) -> dict[str, bool]:
     """Return the modules that LoRA can stand for, and whether each has its weight transposed.
 
     They are the linear layers whose weight takes part and has one name: an adapter of a tied one would change both.
 
     Args:
         model (`transformers.PreTrainedModel`): the model, without an adapter inside.
-        taking_part (*mapping*): the parameters that were merged.
+        taking_part (*collection* of `str`): the parameters that were merged.
 
     Raises:
         RecipeError: if there is none.
