@@ -20,6 +20,7 @@ __all__ = [
     "is_plain_file",
     "move_into_place",
     "parse_json",
+    "partial_name",
     "private_folder",
     "sync_folder",
     "write_atomically",
@@ -61,8 +62,7 @@ def write_atomically(path: Path, data: bytes) -> None:
     Raises:
         OSError: if it cannot be written; then the file is as it was.
     """
-    # Not a random name: what a killed writer leaves goes when the file is written after all.
-    partial = path.with_name(f".{path.name}.partial")
+    partial = path.with_name(partial_name(path.name))
     partial.unlink(missing_ok=True)
     try:
         with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
@@ -71,6 +71,14 @@ def write_atomically(path: Path, data: bytes) -> None:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+def partial_name(name: str) -> str:
+    """Return what a file is called while it is written.
+
+    No random name: what a killed writer leaves goes when the file is written after all.
+    """
+    return f".{name}.partial"
 
 
 def move_into_place(written: Path, path: Path) -> None:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_clamu.exact import canonical_json
-from hf_clamu.storage.durable import parse_json, write_atomically
+from hf_clamu.storage.durable import parse_json, partial_name, write_atomically
 
 if sys.platform != "win32":
     import fcntl
@@ -154,10 +154,10 @@ def abandoned(parent: Path, is_meant: Callable[[str], bool]) -> Iterator[tuple[P
 
 
 def _note(folder: Path) -> dict[str, Any] | None:
-    """Return what a marker says; None if the folder is not ours. An empty folder was just made."""
+    """Return what a marker says; None if the folder is not ours. One was just made if it has no whole marker yet."""
     marker = folder / _MARKER
     try:
-        if not any(folder.iterdir()):
+        if {path.name for path in folder.iterdir()} <= {partial_name(_MARKER)}:
             return {}
         if not stat.S_ISREG(marker.lstat().st_mode) or marker.stat().st_size > _MOST_MARKER_BYTES:
             return None

@@ -44,7 +44,7 @@ def _kill(fork, work, seconds, seed, kills, *arguments):
             continue
         assert ended.code == -signal.SIGKILL, ended.err
         killed += 1
-        if (work / "out" / "ledger.json").is_file() and not any((work / ".out.journal").glob("*.json")):
+        if (work / "out" / "ledger.json").is_file() and not (work / ".out.journal.lock").exists():
             return  # killed on its way out, with nothing left to do
     _timed(fork(work, *arguments, **OFTEN))
 

@@ -125,6 +125,20 @@ def test_a_stage_of_a_killed_writer_goes_and_that_of_a_live_one_stays(tmp_path):
     assert _files(tmp_path / "m") == {}
 
 
+def test_a_stage_whose_writer_was_killed_at_its_marker_goes(tmp_path):
+    code = (
+        "import os, signal\nfrom pathlib import Path\nfrom hf_clamu.storage import durable\n"
+        "from hf_clamu.storage.replace import staged_folder\n"
+        "durable.move_into_place = lambda *paths: os.kill(os.getpid(), signal.SIGKILL)\n"
+        f"with staged_folder(Path({str(tmp_path / 'm')!r})):\n    pass\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -signal.SIGKILL
+    (left,) = tmp_path.iterdir()
+    assert [path.name for path in left.iterdir()] == [".clamu-stage.json.partial"]
+    remove_abandoned(tmp_path / "m")
+    assert not left.exists()
+
+
 def test_copies_of_killed_processes_go(tmp_path, monkeypatch):
     """What a killed push or verification left in the folder for temporary files holds a model."""
     monkeypatch.setenv("TMPDIR", str(tmp_path))
