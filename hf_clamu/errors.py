@@ -19,6 +19,7 @@
     ├ HubError                           the Hub refused a request or could not be reached
     │ └ HubConflictError                 another push came in between, so nothing was overwritten
     ├ ScoreDropError                     a retained task would lose more of its score than the request allows
+    ├ SignatureError                     a signed model or a chain of receipts is not as it was signed
     ├ SaveConflictError                  the folder holds another state than the one that was loaded from it
     ├ RunInProgressError                 another run works on the same output
     └ WorkerError                        another process of the run failed
@@ -53,6 +54,7 @@ __all__ = [
     "HubError",
     "HubConflictError",
     "ScoreDropError",
+    "SignatureError",
     "SaveConflictError",
     "RunInProgressError",
     "WorkerError",
@@ -136,6 +138,10 @@ class HubConflictError(HubError):
 
 class ScoreDropError(ClamuError):
     """A retained task would lose more of its score than the request allows, or nothing tells; nothing was changed."""
+
+
+class SignatureError(ClamuError):
+    """A model or a receipt is not signed by a trusted key, or not as it was signed; it was not used."""
 
 
 class SaveConflictError(ClamuError):

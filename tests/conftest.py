@@ -16,7 +16,7 @@ import pytest
 from compatibility import TABLES
 from matrices import Matrices
 
-pytest_plugins = ["saved_models"]
+pytest_plugins = ["saved_models", "signing_keys"]
 
 KINDS = ("text", "lm", "image")
 _LABELS = ("bad", "good", "mixed")

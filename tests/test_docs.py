@@ -291,14 +291,20 @@ def _parameters(function: Any) -> list[str]:
 
 
 def _errors() -> str:
-    from hf_clamu import ExactnessError, ScoreDropError
+    from hf_clamu import ExactnessError, ScoreDropError, SignatureError
 
     rows = []
     for name in hf_clamu.__all__:
         value = getattr(hf_clamu, name)
         if inspect.isclass(value) and issubclass(value, Exception):
             parents = ", ".join(f"`{base.__name__}`" for base in value.__bases__)
-            code = "" if name == "ClamuError" else "1" if issubclass(value, (ExactnessError, ScoreDropError)) else "2"
+            code = (
+                ""
+                if name == "ClamuError"
+                else "1"
+                if issubclass(value, (ExactnessError, ScoreDropError, SignatureError))
+                else "2"
+            )
             rows.append((f"`{name}`", parents, code, _first_line(value)))
     return _table(("exception", "is a", "exit code", "when"), rows)
 

@@ -26,6 +26,7 @@ _LAYERS: tuple[tuple[str, ...], ...] = (
     ("known_names", "portability", "registration", "resources", "version", "yaml_values"),
     ("exact",),
     ("storage",),
+    ("signing",),
     ("tasks",),
     ("training",),
     ("merging",),
@@ -164,7 +165,7 @@ def _is_of_self(node):
     return isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
 
 
-@pytest.mark.parametrize("package", ["exact", "storage", "tasks", "training", "merging"])
+@pytest.mark.parametrize("package", ["exact", "storage", "signing", "tasks", "training", "merging"])
 def test_packages_offer_what_they_say(package):
     module = __import__(f"hf_clamu.{package}", fromlist=["__all__"])
     assert len(set(module.__all__)) == len(module.__all__) > 0

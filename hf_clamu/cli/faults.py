@@ -8,7 +8,7 @@ import sys
 import tempfile
 import traceback
 
-from hf_clamu.errors import ClamuError, ExactnessError, ScoreDropError
+from hf_clamu.errors import ClamuError, ExactnessError, ScoreDropError, SignatureError
 from hf_clamu.known_names import hint_for
 
 __all__ = ["FAULT", "INTERRUPTED", "refusal"]
@@ -26,7 +26,7 @@ def refusal(error: BaseException, *, show_traceback: bool) -> tuple[int, str, st
         show_traceback (`bool`): print the traceback of an unexpected one on stderr.
     """
     kind = type(error).__name__
-    if isinstance(error, (ExactnessError, ScoreDropError)):
+    if isinstance(error, (ExactnessError, ScoreDropError, SignatureError)):
         return 1, kind, str(error)
     if isinstance(error, (ClamuError, OSError)):
         return 2, kind, str(error)
