@@ -19,6 +19,7 @@ from hf_clamu.cli.commands.init import init
 from hf_clamu.cli.commands.inspection import info, verify
 from hf_clamu.cli.commands.merge import merge
 from hf_clamu.cli.commands.predict import predict
+from hf_clamu.cli.commands.proofs.attack import attack
 from hf_clamu.cli.commands.train import plan, train
 from hf_clamu.cli.commands.unmerge import unmerge
 from hf_clamu.cli.faults import INTERRUPTED, refusal
@@ -36,6 +37,7 @@ _COMMANDS: tuple[Callable[..., None], ...] = (
     evaluate,
     export,
     verify,
+    attack,
     unmerge,
     add,
     update,
