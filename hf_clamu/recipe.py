@@ -21,6 +21,7 @@ _KEYS = (
     "base_model",
     "revision",
     "dtype",
+    "quantization_config",
     "tokenizer",
     "data",
     "arguments",
@@ -46,6 +47,7 @@ class Recipe:
         arguments (*dict*): the settings, see `ClamuArguments`.
         revision (`str`, *optional*): of the base model on the Hub.
         dtype (`str`, *optional*): of the base model's weights, see `ClamuTrainer`.
+        quantization_config (*dict*, *optional*): hold its linear layers in 4 or 8 bits, see `ClamuTrainer`.
         tokenizer (`str`, *optional*): a Hub id or folder; `"bytes"` is a built-in tokenizer of UTF-8 bytes for base
             models that are made from a configuration. By default the base model's own.
         peft_config (*dict*, *optional*): the PEFT adapter to finetune through, with its `peft_type`.
@@ -76,6 +78,7 @@ class Recipe:
     arguments: dict[str, Any] = field(default_factory=dict)
     revision: str | None = None
     dtype: str | None = None
+    quantization_config: dict[str, Any] | None = None
     tokenizer: str | None = None
     peft_config: dict[str, Any] | None = None
     peft_merging: str | None = None
@@ -120,7 +123,7 @@ class Recipe:
         for key in ("revision", "dtype", "tokenizer", "peft_merging", "archive", "logging_dir"):
             if not isinstance(values.get(key), (str, type(None))):
                 raise RecipeError(f"{where}: {key} must be a string, got {values[key]!r}; put it in quotes.")
-        for key in ("data", "arguments", "peft_config", "card"):
+        for key in ("data", "arguments", "quantization_config", "peft_config", "card"):
             if not isinstance(values.get(key) or {}, Mapping):
                 raise RecipeError(f"{where}: {key} must be a mapping, got {values[key]!r}.")
         if not isinstance(values.get("snapshot", False), bool):
@@ -137,6 +140,7 @@ class Recipe:
             arguments=dict(values.get("arguments") or {}),
             revision=values.get("revision"),
             dtype=values.get("dtype"),
+            quantization_config=dict(values["quantization_config"]) if values.get("quantization_config") else None,
             tokenizer=values.get("tokenizer"),
             peft_config=dict(values["peft_config"]) if values.get("peft_config") else None,
             peft_merging=values.get("peft_merging"),
@@ -187,6 +191,7 @@ class Recipe:
             processing_class=self.processor(tasks.spec.kind),
             revision=self.revision,
             dtype=self.dtype,
+            quantization_config=self.quantization_config,
             peft_config=self.peft_config,
             peft_merging=self.peft_merging,
             card=self.card,

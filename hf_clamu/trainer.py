@@ -15,6 +15,7 @@ import torch
 from hf_clamu.base_models.adapters.space import PeftSpace
 from hf_clamu.base_models.identity import BaseModel
 from hf_clamu.base_models.loading import load_base
+from hf_clamu.base_models.quantization.settings import Quantization
 from hf_clamu.checkpoint.card.settings import CardSettings
 from hf_clamu.errors import RecipeError
 from hf_clamu.hub.archive import archive_at
@@ -38,6 +39,7 @@ from hf_clamu.training import (
     Workers,
     deterministic,
     example_features,
+    move_model,
     prompts_of,
     undisturbed,
 )
@@ -67,6 +69,9 @@ class ClamuTrainer:
         revision (`str`, *optional*): branch, tag or commit of the base model on the Hub.
         dtype (`str`, *optional*): type of the base weights, "float32" (the default) or "bfloat16"; tasks are finetuned
             and served in it. A model in memory keeps its own. (`ClamuArguments(bf16=True)` is autocast over fp32.)
+        quantization_config (`transformers.BitsAndBytesConfig` or *dict*, *optional*): hold the linear layers of a base
+            model from a folder or the Hub in 4 or 8 bits (QLoRA), such as `{"load_in_4bit": True,
+            "bnb_4bit_quant_type": "nf4"}`; for tasks that are finetuned through LoRA. Needs bitsandbytes.
         task_id_key (`str`, *optional*): a secret; the ledger then keeps keyed commitments (HMAC-SHA256) instead of the
             task ids, and later requests need the same key.
         peft_config (`peft.PeftConfig` or *dict*, *optional*): finetune each task through such an adapter instead of
@@ -118,6 +123,7 @@ class ClamuTrainer:
         processing_class: Any = None,
         revision: str | None = None,
         dtype: str | None = None,
+        quantization_config: Any = None,
         task_id_key: str | None = None,
         peft_config: Any = None,
         peft_merging: str | None = None,
@@ -142,6 +148,11 @@ class ClamuTrainer:
         self.revision = revision
         self.dtype = dtype
         self.space = PeftSpace.for_settings(self.args, peft_config, peft_merging)
+        self.quantization = Quantization.of(quantization_config)
+        if self.quantization is not None:
+            self.quantization.require_adapter(self.space)
+            self.quantization.require_weights(self.model)
+            self.quantization.require_settings(portable=self.args.portable, bf16=self.args.bf16)
         self.card = card if isinstance(card, CardSettings) else CardSettings.from_dict(card or {})
         self.journal = Journal.at(journal_dir)
         self.archive = archive_at(archive_dir)
@@ -182,7 +193,10 @@ class ClamuTrainer:
             run_seed=self.args.seed,
             space=self.space,
             dtype=self.dtype,
+            quantization=self.quantization,
         )
+        if base.quantization is not None:  # perhaps in its files already
+            base.quantization.require_settings(portable=self.args.portable, bf16=self.args.bf16)
         context, config = self._context(base)
         loaded = time.perf_counter() - started
         with self.trackers.started(Workers.current()) as report:
@@ -207,7 +221,8 @@ class ClamuTrainer:
         """Return what a build runs on, and its configuration before there is a state."""
         require_known_words(self.tasks, base.processor)
         arguments = resolved_arguments(self.args, base.model, base.space, announce=True)
-        environment, config = build_environment(arguments), initial_config(base, self.tasks, arguments, self.card)
+        environment = build_environment(arguments, base.model)
+        config = initial_config(base, self.tasks, arguments, self.card)
         with deterministic(environment.num_threads):
             anchors, config.public_rows = self._anchors(base)
         context = RunContext(
@@ -231,7 +246,8 @@ class ClamuTrainer:
             return {}, None
         encoded = self.public_rows.encode(PUBLIC_TASK, base.processor, ModelLimits.of(base.model))
         device = Workers.current().device
-        live = LiveModel(base.model.to(device), device=device, pad_token_id=padding_id(base.processor))
+        move_model(base.model, device)
+        live = LiveModel(base.model, device=device, pad_token_id=padding_id(base.processor))
         features = example_features(live, prompts_of(encoded.train, self.tasks.spec.kind))
         anchors = place_anchors(features, self.args.num_clusters, self.args.seed)
         return anchors, {"digest": encoded.digest, "num_rows": len(encoded.train)}

@@ -72,6 +72,19 @@ TABLES = {
         files=("tests/models/test_mask_adapter.py", "tests/models/test_mask_adapter_hub.py"),
         absent=tuple(("generate", name, "does not generate") for name in ("bert", "vit", "clip")),
     ),
+    "quantized": Table(
+        corner="stored weights",
+        rows={"nf4": "4 bits, nf4", "nf4-double": "4 bits, nf4, double quantisation", "int8": "8 bits"},
+        columns={
+            "unmerge": "unmerged = built without",
+            "process": "another process",
+            "stored": "stored before",
+            "hub": "from the Hub",
+            "peft": "PEFT alone",
+            "refused": "another base",
+        },
+        files=("tests/models/test_quantized_bases.py", "tests/hub/test_hub_quantized.py"),
+    ),
     "spaces": Table(
         corner="adapter, `peft_merging`, tasks",
         rows={

@@ -63,7 +63,13 @@ def test_a_folder_beside_the_recipe(tiny, recipe, tmp_path):
     ("old", "new", "message"),
     [
         ("base_model:", "base_modle:", "unknown key 'base_modle'. Did you mean 'base_model'?"),
-        ("tokenizer: bytes", "zzz: 1", "unknown key 'zzz'. Known ones: base_model, revision, dtype, tokenizer"),
+        (
+            "tokenizer: bytes",
+            "zzz: 1",
+            "unknown key 'zzz'. Known ones: base_model, revision, dtype, quantization",
+        ),
+        ("tokenizer: bytes", "quantization_config: nf4", "quantization_config must be a mapping, got 'nf4'"),
+        ("tokenizer: bytes", "quantization_config: {load_in_4bits: true}", "Did you mean 'load_in_4bit'?"),
         ("base_model: {", "base_model: 3 #{", "base_model must be a Hub id, a folder or a configuration"),
         ("arguments: {", "arguments: [1] #", "arguments must be a mapping, got [1]"),
         ("finetune_steps: 2", "finetun_steps: 2", "'finetun_steps' in arguments. Did you mean 'finetune_steps'?"),

@@ -12,4 +12,5 @@ casting.py         types and devices
 foreign.py         errors of other libraries, in one sentence
 library_calls.py   what surrounds calls of transformers
 adapters/          finetuning through a PEFT adapter
+quantization/      frozen base models in 4 or 8 bits
 """

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from hf_clamu.errors import RecipeError
+from hf_clamu.training import move_model
 
 __all__ = ["cast_others", "cast_weights", "kept_in_float32", "move_to_device_map", "weights_dtype"]
 
@@ -80,7 +81,7 @@ def move_to_device_map(model: Any, device_map: Any) -> None:
     device = device_map[""] if isinstance(device_map, dict) else device_map
     if device in ("auto", "balanced", "balanced_low_0", "sequential"):
         device = "cuda:0" if torch.cuda.is_available() else "cpu"
-    model.to(device)
+    move_model(model, device)
 
 
 def weights_dtype(dtype: str) -> torch.dtype:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_clamu.base_models.foreign import foreign_files, require_no_pointers
+from hf_clamu.base_models.quantization.settings import Quantization
 from hf_clamu.errors import IncompatibleBaseError, RecipeError
 from hf_clamu.known_names import hint_for, nearest_name
 from hf_clamu.tasks import TaskSpec, traits_of
@@ -90,12 +91,15 @@ def could_not_load(name: str, cause: str) -> IncompatibleBaseError:
     )
 
 
-def config_of_repository(name: str, labels: Mapping[str, Any], **source: Any) -> Any:
+def config_of_repository(
+    name: str, labels: Mapping[str, Any], *, may_be_quantized: bool = False, **source: Any
+) -> Any:
     """Return the configuration of a folder or Hub repository; no code of it is run.
 
     Args:
         name (`str`): a Hub id or a folder.
         labels (*mapping*): `num_labels` and the names, for a classification head.
+        may_be_quantized (`bool`): its files may hold quantised weights.
         source: `revision`, `token` and `cache_dir`.
 
     Raises:
@@ -116,11 +120,11 @@ def config_of_repository(name: str, labels: Mapping[str, Any], **source: Any) ->
     values = {**config.to_dict(), "_attn_implementation": config._attn_implementation}
     values["_experts_implementation"] = getattr(config, "_experts_implementation", None)
     values.pop("auto_map", None)  # transformers' own class was taken
-    require_no_imports(values, type(config), f"The base model {name!r}")
+    require_no_imports(values, type(config), f"The base model {name!r}", may_be_quantized=may_be_quantized)
     return config
 
 
-def require_no_imports(values: Mapping[str, Any], kind: Any, where: str) -> None:
+def require_no_imports(values: Mapping[str, Any], kind: Any, where: str, *, may_be_quantized: bool = False) -> None:
     """Check that no key of a configuration decides what code is imported or fetched.
 
     Only what transformers' own class declares may speak of kernels, and an implementation is one of a short list.
@@ -129,6 +133,7 @@ def require_no_imports(values: Mapping[str, Any], kind: Any, where: str) -> None
         values (*mapping*): the configuration, as `config.json` has it.
         kind (*type*): transformers' class for it.
         where (`str`): what it is of, for the message.
+        may_be_quantized (`bool`): it may be that of quantised files.
 
     Raises:
         IncompatibleBaseError: naming the key.
@@ -145,11 +150,13 @@ def require_no_imports(values: Mapping[str, Any], kind: Any, where: str) -> None
                     f"{where} asks for {key} = {odd[0]!r}, code that would be fetched; a configuration may name "
                     f"{', '.join(_IMPLEMENTATIONS[:3])}. Take the key out of its config.json."
                 )
+        elif key == "quantization_config" and may_be_quantized:
+            Quantization.recorded(value, where)  # of a known method and known keys alone
         elif key == "quantization_config":
             method = value.get("quant_method") if isinstance(value, Mapping) else value
             raise IncompatibleBaseError(
                 f"{where} is quantised ({key}: {method}), and finetuning adds to whole weights. Give the model that "
-                "it was made from, without quantisation."
+                "it was made from, without quantisation, or finetune through LoRA (preset: adapters)."
             )
         elif key not in declared and isinstance(value, (bool, str, Mapping)) and _names_code(key):
             raise IncompatibleBaseError(

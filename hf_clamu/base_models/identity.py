@@ -11,6 +11,8 @@ import torch
 
 from hf_clamu.base_models.adapters.insertion import plain_name
 from hf_clamu.base_models.adapters.space import PeftSpace
+from hf_clamu.base_models.quantization.modules import stored_parts
+from hf_clamu.base_models.quantization.settings import Quantization
 from hf_clamu.checkpoint.base_reference import BaseReference
 from hf_clamu.errors import IncompatibleBaseError
 from hf_clamu.exact import digest_json, digest_tensors
@@ -40,6 +42,8 @@ class BaseModel:
         fresh (*dict* of `str` to `torch.Tensor`): parameters that the checkpoint lacks, drawn at load (a new head,
             an adapter).
         space (`PeftSpace`, *optional*): the adapter that tasks are finetuned through.
+        quantization (`Quantization`, *optional*): how its linear layers are stored.
+        is_quantized_at_load (`bool`): each load quantises them; otherwise its files hold them so.
     """
 
     model: Any
@@ -50,12 +54,18 @@ class BaseModel:
     embedded: bool
     fresh: dict[str, torch.Tensor]
     space: PeftSpace | None = None
+    quantization: Quantization | None = None
+    is_quantized_at_load: bool = False
 
     def config_dict(self) -> dict[str, Any]:
         """Return the model's configuration without what changes from release to release."""
         values = self.model.config.to_dict()
         for key in _VOLATILE_CONFIG_KEYS:
             values.pop(key, None)
+        # For transformers, a configuration that names it is that of quantised files.
+        values.pop("quantization_config", None)
+        if self.quantization is not None and not self.is_quantized_at_load:
+            values["quantization_config"] = self.quantization.to_dict()
         values["architectures"] = [type(self.model).__name__]
         return dict(json.loads(json.dumps(values, default=str)))
 
@@ -73,17 +83,21 @@ class BaseModel:
 
     def reference(self) -> BaseReference:
         """Return what `config.json` says of the base model."""
+        at_load = self.quantization.to_dict() if self.quantization is not None and self.is_quantized_at_load else None
         return BaseReference(
             name_or_path=self.name_or_path,
             revision=self.revision,
             digest=self.digest,
             embedded=self.embedded,
             dtype=str(self.model.dtype).removeprefix("torch."),
+            quantization_config=at_load,
         )
 
 
 def base_digest(model: Any, adapter: frozenset[str] = frozenset()) -> str:
     """Return the SHA-256 of a model's parameters and persistent buffers; tied weights count once.
+
+    Of a quantised model, scales, code books and settings count, too.
 
     Args:
         model (`transformers.PreTrainedModel`): the model.
@@ -105,9 +119,9 @@ def start_digest(digest: str, space: PeftSpace | None, fresh: Mapping[str, torch
 
 def base_weights(model: Any, adapter: frozenset[str] = frozenset()) -> dict[str, torch.Tensor]:
     """Return what `base_digest` is the digest of."""
-    persistent = model.state_dict().keys()
+    persistent = model.state_dict()
     buffers = {name: buffer for name, buffer in model.named_buffers() if name in persistent}
-    weights = {**dict(model.named_parameters()), **buffers}
+    weights = {**dict(model.named_parameters()), **buffers, **stored_parts(model, persistent)}
     return {plain_name(name): value for name, value in weights.items() if name not in adapter}
 
 

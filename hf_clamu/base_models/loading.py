@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from hf_clamu.base_models.in_memory import rebuilt, require_base
 from hf_clamu.base_models.library_calls import making_models
 from hf_clamu.base_models.pretrained import load_pretrained, require_same_positions
 from hf_clamu.base_models.processors import load_processor
+from hf_clamu.base_models.quantization.modules import quantization_of
+from hf_clamu.base_models.quantization.settings import Quantization
 from hf_clamu.checkpoint.layout import CONFIG_NAME
 from hf_clamu.errors import IncompatibleBaseError, RecipeError
 from hf_clamu.hub.pull import require_reachable
@@ -43,6 +46,7 @@ def load_base(
     cache_dir: str | None = None,
     space: PeftSpace | None = None,
     dtype: str | None = None,
+    quantization: Quantization | None = None,
     needs_processor: bool = True,
 ) -> BaseModel:
     """Load the base model that a build starts from.
@@ -60,6 +64,8 @@ def load_base(
         space (`PeftSpace`, *optional*): the adapter that tasks are finetuned through.
         dtype (`str`, *optional*): of the weights: "float32" (what is loaded by default) or "bfloat16". A model in
             memory keeps its own unless it is given.
+        quantization (`Quantization`, *optional*): store its linear layers so. It may be stored so already if the
+            adapter leaves weights as they are.
         needs_processor (`bool`): whether text has to be tokenised.
 
     Raises:
@@ -72,14 +78,19 @@ def load_base(
     processor = copy.deepcopy(source.processor(spec) if processor is None else processor)
     if spec.chat_template is not None and processor is not None:
         processor.chat_template = spec.chat_template  # saved with it, so that others apply the same
-    model, fresh = _make(source, spec, labels_of(spec, num_labels), _resolve_padding(processor, spec), run_seed)
-    if dtype is not None:
+    storing = _storing(source, quantization, space, dtype)
+    labels, padding = labels_of(spec, num_labels), _resolve_padding(processor, spec)
+    model, fresh = _make(source, spec, labels, padding, run_seed=run_seed, storing=storing)
+    if dtype is not None and quantization_of(model) is None:
         cast_weights(model, weights_dtype(dtype))
     if needs_processor:
         _require_processor(processor, spec)
     if traits_of(spec.kind).labels == "decoder" and processor is not None:
         _resolve_decoder_start(model, processor)
-    return _finish(source, model, fresh, processor=processor, space=space, run_seed=run_seed)
+    made = _finish(source, model, fresh, processor=processor, space=space, run_seed=run_seed)
+    # Embedded files hold what was quantised here: transformers writes quantised weights as they are.
+    at_load = quantization is not None and not source.is_embedded
+    return dataclasses.replace(made, quantization=quantization_of(model), is_quantized_at_load=at_load)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,8 +139,28 @@ class _Source:
         )
 
 
+def _storing(
+    source: _Source, quantization: Quantization | None, space: PeftSpace | None, dtype: str | None
+) -> dict[str, Any]:
+    """Return how the weights of a base model from a folder or the Hub are held, see `load_pretrained`."""
+    if quantization is not None:
+        quantization.require_adapter(space)
+        quantization.require_weights(source.base)
+    return {
+        "quantization": quantization,
+        "may_be_quantized": space is not None and space.is_live and space.peft_type == "LORA",
+        "dtype": torch.float32 if dtype is None else weights_dtype(dtype),
+    }
+
+
 def _make(
-    source: _Source, spec: TaskSpec, labels: Mapping[str, Any], padding: Mapping[str, Any], run_seed: int
+    source: _Source,
+    spec: TaskSpec,
+    labels: Mapping[str, Any],
+    padding: Mapping[str, Any],
+    *,
+    run_seed: int,
+    storing: Mapping[str, Any],
 ) -> tuple[Any, dict[str, torch.Tensor]]:
     """Return a base model with the head that tasks need, and the parameters that its checkpoint lacks."""
     import transformers
@@ -148,6 +179,7 @@ def _make(
                     labels=labels,
                     settings=padding,
                     source={"revision": source.revision or "main", **access},
+                    **storing,
                 )
                 require_same_labels(own_labels, labels)
             else:
@@ -253,7 +285,9 @@ def _finish(
     )
 
 
-def empty_model(base: Any, spec: TaskSpec, *, num_labels: int | None, revision: str | None = None) -> Any:
+def empty_model(
+    base: Any, spec: TaskSpec, *, num_labels: int | None, revision: str | None = None, may_be_quantized: bool = False
+) -> Any:
     """Return the base model of a build without its weights, on the meta device.
 
     Args:
@@ -261,6 +295,7 @@ def empty_model(base: Any, spec: TaskSpec, *, num_labels: int | None, revision: 
         spec (`TaskSpec`): decides the head.
         num_labels (`int`, *optional*): size of a classification head.
         revision (`str`, *optional*): branch, tag or commit on the Hub.
+        may_be_quantized (`bool`): its files may hold quantised weights; the model has whole ones.
 
     Raises:
         HubError: if the base is neither here nor in the cache, and the Hub cannot be reached.
@@ -276,7 +311,9 @@ def empty_model(base: Any, spec: TaskSpec, *, num_labels: int | None, revision: 
     else:
         if not Path(base).is_dir():
             require_reachable(str(base), revision=revision)
-        config = config_of_repository(str(base), labels, revision=revision or "main")
+        config = config_of_repository(
+            str(base), labels, may_be_quantized=may_be_quantized, revision=revision or "main"
+        )
     with torch.device("meta"):
         return _from_config(getattr(transformers, traits_of(spec.kind).auto_class), config, {})
 

@@ -12,6 +12,8 @@ import torch
 from hf_clamu.base_models.config import config_of_repository, could_not_load
 from hf_clamu.base_models.foreign import foreign_files
 from hf_clamu.base_models.library_calls import making_models, suppress_load_report
+from hf_clamu.base_models.quantization.modules import loading_options, make_ready
+from hf_clamu.base_models.quantization.settings import Quantization
 from hf_clamu.errors import IncompatibleBaseError
 from hf_clamu.tasks import ModelLimits
 
@@ -27,6 +29,9 @@ def load_pretrained(
     labels: Mapping[str, Any],
     settings: Mapping[str, Any],
     source: Mapping[str, Any],
+    quantization: Quantization | None = None,
+    may_be_quantized: bool = False,
+    dtype: torch.dtype = torch.float32,
 ) -> tuple[Any, dict[str, torch.Tensor], dict[int, str]]:
     """Load a base model from a folder or the Hub.
 
@@ -36,6 +41,9 @@ def load_pretrained(
         labels (*mapping*): `num_labels` and the names, for a classification head.
         settings (*mapping*): what is set in the configuration.
         source (*mapping*): `revision`, `token` and `cache_dir`.
+        quantization (`Quantization`, *optional*): how its linear layers are to be stored.
+        may_be_quantized (`bool`): its files may hold them so already.
+        dtype (`torch.dtype`): of a quantised model, before it was and of its other weights; others come in float32.
 
     Returns:
         `transformers.PreTrainedModel`, *dict* of `str` to `torch.Tensor`, *dict* of `int` to `str`: the model; its
@@ -45,22 +53,26 @@ def load_pretrained(
     Raises:
         IncompatibleBaseError: if it cannot be loaded, or weights other than those of a head would be random.
     """
-    stated = config_of_repository(name, {}, **source)
-    config = config_of_repository(name, labels, **source) if labels else stated
-    own_names = dict(stated.id2label or {})
+    access = {**source, "may_be_quantized": may_be_quantized or quantization is not None}
+    stated = config_of_repository(name, {}, **access)
+    config = config_of_repository(name, labels, **access) if labels else stated
+    quantization, options = _quantizing(name, stated, quantization)
     for key, value in settings.items():
         setattr(config, key, value)
     with foreign_files(partial(could_not_load, name)), suppress_load_report(), making_models():
         model, info = auto.from_pretrained(
             name,
             config=config,
-            dtype=torch.float32,
+            dtype=torch.float32 if quantization is None else dtype,
             output_loading_info=True,
             # Checked below, key by key: transformers' permission is for the whole model.
             ignore_mismatched_sizes=True,
             trust_remote_code=False,
             **source,
+            **options,
         )
+    if quantization is not None:
+        make_ready(model, quantization)
     mismatched = {entry if isinstance(entry, str) else entry[0] for entry in info["mismatched_keys"]}
     _require_shapes(name, model, mismatched, may_resize=bool(labels))
     _require_pretrained(name, model, set(info["missing_keys"]), stated)
@@ -69,7 +81,18 @@ def load_pretrained(
     state = model.state_dict()
     fresh = {key: state[key].clone() for key in sorted({*info["missing_keys"], *mismatched})}
     has_own_head = bool(labels) and not any(_is_head(model, key) for key in fresh)
-    return model, fresh, own_names if has_own_head else {}
+    return model, fresh, dict(stated.id2label or {}) if has_own_head else {}
+
+
+def _quantizing(name: str, stated: Any, given: Quantization | None) -> tuple[Quantization | None, dict[str, Any]]:
+    """Return how a base model is quantised, in its files or by what is given, and the options that load it so."""
+    stored = Quantization.recorded(getattr(stated, "quantization_config", None), f"The base model {name!r}")
+    if stored is not None and given is not None:
+        raise IncompatibleBaseError(
+            f"The base model {name!r} is quantised already. Leave quantization_config out, or give the model that it "
+            "was made from."
+        )
+    return stored or given, loading_options(stored or given, is_stored=stored is not None)
 
 
 def _is_head(model: Any, key: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from hf_clamu.base_models.foreign import foreign_files
 from hf_clamu.base_models.identity import base_digest, base_weights, load_architecture
 from hf_clamu.base_models.library_calls import making_models, suppress_load_report
 from hf_clamu.base_models.processors import load_processor
+from hf_clamu.base_models.quantization.modules import adopt_layers, loading_options, make_ready, quantization_of
+from hf_clamu.base_models.quantization.settings import Quantization
 from hf_clamu.checkpoint.checkpoint import Checkpoint
 from hf_clamu.checkpoint.configuration_clamu import ClamuConfig
 from hf_clamu.checkpoint.files.unchanged import FileStamps
@@ -81,7 +84,9 @@ def load_base_of(
         options |= {**access, "local_files_only": local_files_only}
         if not local_files_only:
             require_reachable(name, **access)
-    stamps = None if strict or reference.embedded else _stamps(name, reference.revision, cache_dir)
+    # What is quantised at load is in no file.
+    is_in_files = not reference.embedded and reference.quantization_config is None
+    stamps = _stamps(name, reference.revision, cache_dir) if is_in_files and not strict else None
     model = _load_recorded(folder, checkpoint, name, options)
     _copy_mapped(model)
     weights = base_weights(model)
@@ -138,7 +143,14 @@ def _value_digests_of(
 def _load_recorded(folder: Path, checkpoint: Checkpoint, name: str, options: Mapping[str, Any]) -> Any:
     """Load a base model with its recorded configuration, and give it the parameters that its checkpoint lacks."""
     architecture, values = load_architecture(checkpoint.config.architecture), checkpoint.base_config()
-    require_no_imports(values, architecture.config_class, f"The base model's configuration in {folder / CONFIG_NAME}")
+    where = f"The base model's configuration in {folder / CONFIG_NAME}"
+    space = PeftSpace.of_checkpoint(checkpoint)
+    is_live = space is not None and space.is_live
+    require_no_imports(values, architecture.config_class, where, may_be_quantized=is_live)
+    quantization, options = _quantization_of(checkpoint, where), dict(options)
+    if quantization is not None:
+        is_stored = "quantization_config" in values
+        options |= loading_options(quantization, is_stored=is_stored)
     with foreign_files(partial(_no_base_config, folder)):
         base_config = architecture.config_class.from_dict(values)
     with foreign_files(lambda cause: IncompatibleBaseError(f"The base model {name!r} could not be loaded: {cause}")):
@@ -152,6 +164,8 @@ def _load_recorded(folder: Path, checkpoint: Checkpoint, name: str, options: Map
                 trust_remote_code=False,
                 **options,
             )
+    if quantization is not None:
+        make_ready(model, quantization)
     restore_generation(model, checkpoint.config)
     missing = set(info["missing_keys"]) - set(checkpoint.fresh)
     if missing:
@@ -162,6 +176,12 @@ def _load_recorded(folder: Path, checkpoint: Checkpoint, name: str, options: Map
             if key in own:
                 own[key].copy_(value)
     return model
+
+
+def _quantization_of(checkpoint: Checkpoint, where: str) -> Quantization | None:
+    """Return how a recorded base model is quantised: at each load, or in its files."""
+    stored = checkpoint.base_config().get("quantization_config")
+    return Quantization.recorded(checkpoint.base.quantization_config or stored, where)
 
 
 def _no_base_config(folder: Path, cause: str) -> CheckpointFormatError:
@@ -182,6 +202,7 @@ def require_base(folder: Path, checkpoint: Checkpoint) -> dict[str, bytes]:
     reference = checkpoint.base
     architecture = load_architecture(checkpoint.config.architecture)
     base_config = architecture.config_class.from_dict(checkpoint.base_config())
+    quantization = _quantization_of(checkpoint, "The base model")
     with seeded(0), making_models():  # the caller's generators must not move
         model, info = architecture.from_pretrained(
             folder,
@@ -189,7 +210,10 @@ def require_base(folder: Path, checkpoint: Checkpoint) -> dict[str, bytes]:
             dtype=reference.torch_dtype,
             output_loading_info=True,
             use_safetensors=True,
+            **loading_options(quantization, is_stored=True),
         )
+    if quantization is not None:
+        make_ready(model, quantization)
     weights = base_weights(model)
     values = value_digests(weights)
     if info["missing_keys"] or digest_tensors(weights, values) != reference.digest:
@@ -210,6 +234,8 @@ def _copy_mapped(model: Any) -> None:
         copies = {}
         for parameter in model.parameters():
             weights, size = parameter.data, parameter.element_size()
+            if not weights.is_floating_point():
+                continue  # quantised: nothing writes to them, and their layers have other names for the same memory
             if weights.device.type == "cpu" and weights.is_contiguous() and not weights.data_ptr() % size:
                 copies[parameter] = pool.submit(weights.nbytes, _copied, weights)
         for parameter, copied in copies.items():
@@ -237,13 +263,19 @@ def clone_base(live: Any, checkpoint: Checkpoint, *, is_proven: bool = False) ->
     """
     config = checkpoint.config
     architecture = load_architecture(config.architecture)
-    with seeded(0), making_models():  # its random weights are replaced at once; the caller's generators must not move
-        clone = architecture._from_config(architecture.config_class.from_dict(checkpoint.base_config()))
+    base_config = architecture.config_class.from_dict(checkpoint.base_config())
+    space, is_quantized = PeftSpace.of_checkpoint(checkpoint), quantization_of(live) is not None
+    empty = torch.device("meta") if is_quantized else nullcontext()
+    with seeded(0), making_models(), empty:  # its random weights are replaced; the caller's generators must not move
+        clone = architecture._from_config(base_config)
     restore_generation(clone, config)
-    space = PeftSpace.of_checkpoint(checkpoint)
-    cast_weights(clone, live.dtype)
+    if is_quantized:  # and the base weights are selected, so that the adapter has its first values
+        adopt_layers(clone, live, copies=True)
+    else:
+        cast_weights(clone, live.dtype)
     adapter = frozenset[str]() if space is None else restore_adapter(space, clone, checkpoint.fresh)
-    clone.load_state_dict(live.state_dict())
+    if not is_quantized:
+        clone.load_state_dict(live.state_dict())
     if not is_proven and base_digest(clone, adapter) != checkpoint.base.digest:
         raise WeightsChangedError(
             "The live model no longer has the base weights that were merged into (another dtype, or frozen "

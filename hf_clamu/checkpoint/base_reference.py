@@ -25,7 +25,10 @@ class BaseReference:
         revision (`str`, *optional*): commit of the Hub repo.
         digest (`str`): SHA-256 of all its weights.
         embedded (`bool`): whether the base model is inside the saved model, at `base_model/`.
-        dtype (`str`): type of its weights, such as `"float32"`.
+        dtype (`str`): type of its weights, such as `"float32"`; where they are quantised, of the others and of what is
+            quantised.
+        quantization_config (*dict*, *optional*): how its linear layers are quantised at each load, in transformers'
+            words. Those of files that are quantised already say so in their own configuration.
     """
 
     name_or_path: str
@@ -33,6 +36,7 @@ class BaseReference:
     digest: str
     embedded: bool
     dtype: str
+    quantization_config: dict[str, Any] | None = None
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -50,6 +54,8 @@ class BaseReference:
             raise ValueError("name_or_path, digest and dtype must be strings")
         if not isinstance(values.get("revision"), str | None) or values["dtype"] not in _DTYPES:
             raise ValueError(f"revision must be a commit and dtype one of {', '.join(_DTYPES)}")
+        if not isinstance(values.get("quantization_config"), dict | None):
+            raise ValueError("quantization_config must be a mapping")
         if values.get("embedded") is not True and _HUB_ID.fullmatch(values["name_or_path"]) is None:
             raise ValueError("name_or_path is no Hub id")
         return cls(
@@ -58,8 +64,12 @@ class BaseReference:
             digest=values["digest"],
             embedded=bool(values.get("embedded")),
             dtype=values["dtype"],
+            quantization_config=values.get("quantization_config"),
         )
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-able values that `from_dict` reads."""
-        return asdict(self)
+        values = asdict(self)
+        if self.quantization_config is None:
+            del values["quantization_config"]
+        return values

@@ -100,6 +100,11 @@ class Checkpoint:
         return self.parsed.base_config()
 
     @property
+    def has_quantized_base(self) -> bool:
+        """Whether linear layers of the base model are stored in few bits."""
+        return self.base.quantization_config is not None or "quantization_config" in self.base_config()
+
+    @property
     def max_shard_size(self) -> int:
         """Bytes of a file of the delta and of an embedded base model at most; larger ones are written in shards."""
         return self.config.max_shard_size

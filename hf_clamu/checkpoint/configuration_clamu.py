@@ -92,7 +92,8 @@ class ClamuConfig(PreTrainedConfig):
         format_version (`int`): version of the file format.
         architecture (`str`): class name of the base model in transformers.
         base_model (*dict*): `name_or_path`, `revision` (commit of the Hub repo), `digest` (SHA-256 of all weights) and
-            `embedded` (whether the base model is inside this folder, at `base_model/`).
+            `embedded` (whether the base model is inside this folder, at `base_model/`); and `quantization_config`, if
+            it is quantised at each load.
         base_config (*dict*): the base model's own configuration.
         generation_config (*dict*, *optional*): the base model's defaults for `generate`.
         arguments (*dict*): the settings of the build, see `ClamuArguments`.

@@ -10,13 +10,14 @@ from typing import Any
 
 import torch
 
+from hf_clamu.base_models.quantization.modules import quantization_of
 from hf_clamu.base_models.saved import load_base_of, saved_processor
 from hf_clamu.checkpoint.checkpoint import Checkpoint
 from hf_clamu.checkpoint.reader import opened_checkpoint
 from hf_clamu.hub.pull import download, is_repo_id
 from hf_clamu.models.state import ModelContext, Origin
 
-__all__ = ["HubOptions", "LoadedModel", "check_loading_options", "opened_model", "serving_dtype"]
+__all__ = ["HubOptions", "LoadedModel", "check_loading_options", "opened_model", "require_castable", "serving_dtype"]
 
 # What transformers' Auto classes and pipelines hand to every `from_pretrained`.
 _IGNORED_OPTIONS = (
@@ -135,3 +136,21 @@ def serving_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
     if not isinstance(named, torch.dtype) or not named.is_floating_point:
         raise ValueError(f"dtype must be a floating-point type of torch, such as 'bfloat16', got {dtype!r}.")
     return named
+
+
+def require_castable(base: Any, dtype: torch.dtype | None) -> None:
+    """Check that a base model can be served in a type.
+
+    Args:
+        base (`transformers.PreTrainedModel`): the base model.
+        dtype (`torch.dtype`, *optional*): the type; `None` is that of the build.
+
+    Raises:
+        ValueError: if it is quantised and has another.
+    """
+    quantization = quantization_of(base)
+    if quantization is not None and dtype not in (None, base.dtype):
+        raise ValueError(
+            f"The base model is stored in {quantization.bits} bits beside {base.dtype}, which it was merged in, and "
+            f"cannot be served in {dtype}. Leave dtype out."
+        )

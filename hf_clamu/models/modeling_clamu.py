@@ -20,7 +20,7 @@ from hf_clamu.checkpoint.checkpoint import Checkpoint
 from hf_clamu.errors import IncompatibleBaseError
 from hf_clamu.hub.archive import archive_at
 from hf_clamu.merging import ClamuArguments
-from hf_clamu.models.loading import HubOptions, check_loading_options, opened_model, serving_dtype
+from hf_clamu.models.loading import HubOptions, check_loading_options, opened_model, require_castable, serving_dtype
 from hf_clamu.models.mixins.requests import RequestsMixin
 from hf_clamu.models.state import LiveState, MergedWeights, ModelContext, RequestLog
 from hf_clamu.operations.local_merge import LocalMerge
@@ -202,6 +202,7 @@ def attach_in_place(
         dtype (`torch.dtype`, *optional*): cast the live weights to this type.
         digests (*mapping* of `str` to `bytes`, *optional*): the SHA-256 of the parameters' values, where known.
     """
+    require_castable(model, dtype)
     merged = MergedWeights.on(model, checkpoint, dtype=dtype, digests=digests)
     context.base_name = model.name_or_path
     model.__class__ = clamu_class(type(model))

@@ -87,7 +87,7 @@ def rebuild(request: Request, tasks: TaskDataset, *, backwards: bool = False) ->
         raise missing_checkpoints_error(absent, "to be added up again")
     context = replace(
         request.context(tasks),
-        environment=build_environment(request.arguments),
+        environment=build_environment(request.arguments, request.base),
         # Local models of other tasks may be given, too; but a build finetunes those.
         local_models=given.select(foreign),
         backwards=backwards,

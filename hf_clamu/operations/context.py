@@ -12,6 +12,7 @@ import torch
 from hf_clamu.base_models.adapters.idle import require_learning
 from hf_clamu.base_models.adapters.product import local_adapter
 from hf_clamu.base_models.adapters.space import PeftSpace
+from hf_clamu.base_models.quantization.modules import QUANTIZERS, quantization_of
 from hf_clamu.errors import EnvironmentMismatchError
 from hf_clamu.exact import digest_json, digest_tensors
 from hf_clamu.local_models.local_models import LocalModels
@@ -146,10 +147,11 @@ def _require_same(keys: Sequence[str]) -> None:
         )
 
 
-def build_environment(arguments: ClamuArguments) -> Environment:
-    """Return the environment that a build with these settings would run in."""
+def build_environment(arguments: ClamuArguments, base: Any) -> Environment:
+    """Return the environment that a build with these settings on this base model would run in."""
     threads = arguments.num_threads or torch.get_num_threads()
-    return Environment.capture(Workers.current().device, threads, portable=arguments.portable)
+    libraries = () if quantization_of(base) is None else QUANTIZERS
+    return Environment.capture(Workers.current().device, threads, portable=arguments.portable, libraries=libraries)
 
 
 def open_trainer(

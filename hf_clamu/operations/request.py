@@ -12,6 +12,7 @@ import torch
 
 from hf_clamu.base_models.adapters.space import PeftSpace
 from hf_clamu.base_models.identity import start_digest
+from hf_clamu.base_models.quantization.modules import QUANTIZERS
 from hf_clamu.checkpoint.checkpoint import Checkpoint
 from hf_clamu.errors import (
     ArchiveError,
@@ -155,7 +156,12 @@ class Request:
         """The environment that a request would run in: the threads are those of the build."""
         recorded = self.checkpoint.environment
         threads = self.arguments.num_threads or torch.get_num_threads() if recorded is None else recorded.num_threads
-        return Environment.capture(Workers.current().device, threads, portable=self.arguments.portable)
+        return Environment.capture(
+            Workers.current().device,
+            threads,
+            portable=self.arguments.portable,
+            libraries=QUANTIZERS if self.checkpoint.has_quantized_base else (),
+        )
 
     def context(self, tasks: TaskDataset) -> RunContext:
         """Return what a change of the state runs on.

@@ -1,6 +1,7 @@
 """What a build will need, and which preset fits, before anything is trained.
 
 - `estimate`: weights, memory, disk and a rough time of a build and of a request
+- `models`: the model that would train, without memory for its weights
 - `recommendation`: the rule that chooses a preset, and its reasons
 - `units`: sizes and times as people read and write them
 """

@@ -12,15 +12,15 @@ from typing import Any
 
 import torch
 
-from hf_clamu.base_models.adapters.insertion import ADAPTER_NAME, add_adapter
+from hf_clamu.base_models.adapters.insertion import ADAPTER_NAME, plain_name
 from hf_clamu.base_models.adapters.space import PeftSpace
 from hf_clamu.base_models.casting import weights_dtype
-from hf_clamu.base_models.loading import empty_model
 from hf_clamu.base_models.processors import load_processor
 from hf_clamu.errors import RecipeError
 from hf_clamu.exact import narrowest_dtype, packed_size
 from hf_clamu.merging import PRESETS, ClamuArguments, candidate_alphas, trial_arguments
 from hf_clamu.operations.resolution import resolved_arguments
+from hf_clamu.planning.models import model_to_train
 from hf_clamu.recipe import Recipe
 from hf_clamu.tasks import DataFiles, ModelLimits, TaskDataset, traits_of
 from hf_clamu.training import trainable_names
@@ -174,6 +174,7 @@ class _Work:
     arguments: ClamuArguments
     tasks: TaskDataset
     model: Any
+    quantized: dict[str, int]  # bytes of weights in few bits, by their name without an adapter
     num_tasks: int
     num_clusters: int
     num_rows: float  # of a task, on average
@@ -184,12 +185,13 @@ class _Work:
         arguments = recipe.clamu_arguments()
         count = num_tasks or len(tasks)
         space = PeftSpace.for_settings(arguments, recipe.peft_config, recipe.peft_merging)
-        model = _model_to_train(recipe, space, tasks, arguments.seed)
+        model, quantized = model_to_train(recipe, space, tasks, arguments)
         return cls(
             recipe=recipe,
             arguments=resolved_arguments(arguments, model, space),
             tasks=tasks,
             model=model,
+            quantized=quantized,
             num_tasks=count,
             num_clusters=arguments.clustering_method.num_clusters(
                 arguments.num_clusters, count, map(tasks.cluster_key, tasks)
@@ -202,15 +204,6 @@ class _Work:
             )
             / len(tasks),
         )
-
-
-def _model_to_train(recipe: Recipe, space: PeftSpace | None, tasks: TaskDataset, seed: int) -> Any:
-    """Return the model that trains, with its adapter inside and without memory for its weights."""
-    model = empty_model(recipe.base(), tasks.spec, num_labels=tasks.num_labels, revision=recipe.revision)
-    if space is not None:
-        with torch.device("meta"):
-            add_adapter(space, model, seed)
-    return model
 
 
 def _estimate(work: _Work, num_processes: int, tokens: int | None) -> BuildEstimate:
@@ -230,10 +223,14 @@ def _estimate(work: _Work, num_processes: int, tokens: int | None) -> BuildEstim
     signs = part if arguments.has_fixed_signs else 0
     size = torch.float32.itemsize if recipe.dtype is None else weights_dtype(recipe.dtype).itemsize
     # An adapter is in float32, whatever its base is.
-    own = {name: torch.float32.itemsize if ADAPTER_NAME in name.split(".") else size for name in sizes}
-    live = sum(own[name] * sizes[name] for name in sizes)
-    moving = sum(own[name] * sizes[name] for name in names)
-    in_base = sum(sizes[name] for name in sizes if ADAPTER_NAME not in name.split("."))
+    own = {
+        name: torch.float32.itemsize * sizes[name]
+        if ADAPTER_NAME in name.split(".")
+        else work.quantized.get(plain_name(name), size * sizes[name])
+        for name in sizes
+    }
+    moving = sum(own[name] for name in names)
+    in_base = sum(own[name] for name in sizes if ADAPTER_NAME not in name.split("."))
     embedded = not isinstance(base, str) or Path(base).is_dir()
     delta = _bytes_of_sums(arguments, count) * part
     # A sum, which may have been widened on the way, two versions of it in the journal, and for some localizations a
@@ -248,8 +245,8 @@ def _estimate(work: _Work, num_processes: int, tokens: int | None) -> BuildEstim
         rows_per_task=work.num_rows,
         learning_rate=arguments.peak_learning_rate,
         fraction_bits=arguments.codec.fraction_bits,
-        memory_bytes=_PROGRAM_BYTES + live + 4 * moving + signs,
-        model_bytes=delta + masks + (size * in_base if embedded else 0),
+        memory_bytes=_PROGRAM_BYTES + sum(own.values()) + 4 * moving + signs,
+        model_bytes=delta + masks + (in_base if embedded else 0),
         scratch_bytes=num_processes * sums + delta + masks,
         seconds=None if tokens is None else _seconds(work, tokens, num_processes, trained),
     )

@@ -33,7 +33,7 @@ from hf_clamu.training.reporting import BuildReport, LossReport, TrackerNames, T
 from hf_clamu.training.signs import FixedSigns
 from hf_clamu.training.task_trainer import LocalVectors, Progress, TaskTrainer, silent_progress
 from hf_clamu.training.workers import Workers
-from hf_clamu.training.workspace import LiveModel, Workspace, trainable_names
+from hf_clamu.training.workspace import LiveModel, Workspace, move_model, trainable_names
 
 __all__ = [
     "BuildReport",
@@ -61,6 +61,7 @@ __all__ = [
     "logits_and_labels",
     "losses_and_scores",
     "measure",
+    "move_model",
     "prompts_of",
     "sample_batches",
     "seeded",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -48,13 +48,21 @@ class Environment:
     kernels: str
 
     @classmethod
-    def capture(cls, device: torch.device, num_threads: int | None = None, *, portable: bool = False) -> Environment:
+    def capture(
+        cls,
+        device: torch.device,
+        num_threads: int | None = None,
+        *,
+        portable: bool = False,
+        libraries: Sequence[str] = (),
+    ) -> Environment:
         """Read the fingerprint of this process.
 
         Args:
             device (`torch.device`): the device that trains.
             num_threads (`int`, *optional*): the number that `deterministic` will set.
             portable (`bool`): the recipe asks for bits that do not depend on the processor.
+            libraries (*sequence* of `str`): that take part besides those of every run.
 
         Raises:
             RecipeError: if it does, and the libraries are not held to one instruction set.
@@ -65,7 +73,7 @@ class Environment:
         return cls(
             framework=f"torch {torch.__version__} ({build[:12]})",
             models=f"transformers {_release('transformers')}",
-            libraries={name: _release(name) for name in _LIBRARIES},
+            libraries={name: _release(name) for name in (*_LIBRARIES, *libraries)},
             python=f"{platform.python_implementation()} {'.'.join(platform.python_version_tuple()[:2])} "
             f"{platform.system()} {platform.machine()}",
             device="cpu x86-64" if portable else _device_name(device),

@@ -50,6 +50,10 @@ class Outside:
     def _sums(self) -> dict[str, tuple[object, ...]]:
         parameters = [item for item in self._model.named_parameters() if id(item[1]) not in self._inside]
         tensors = dict([*parameters, *self._model.named_buffers()])
+        # The scales of quantised weights are in the state alone.
+        named = {*dict(self._model.named_parameters(remove_duplicate=False)), *tensors}
+        named |= dict(self._model.named_buffers(remove_duplicate=False)).keys()
+        tensors |= {name: value for name, value in self._model.state_dict().items() if name not in named}
         return {name: (str(t.dtype), tuple(t.shape), *_sums_of(t)) for name, t in tensors.items()}
 
 

@@ -15,7 +15,7 @@ from hf_clamu.exact.threads import one_thread_each
 from hf_clamu.tasks import Example, collate
 from hf_clamu.training.outside import Outside
 
-__all__ = ["LiveModel", "TaskAdapter", "Workspace", "trainable_names"]
+__all__ = ["LiveModel", "TaskAdapter", "Workspace", "move_model", "trainable_names"]
 
 
 def trainable_names(model: nn.Module, freeze: Sequence[str]) -> list[str]:
@@ -42,6 +42,25 @@ def trainable_names(model: nn.Module, freeze: Sequence[str]) -> list[str]:
     if not trained:
         raise RecipeError("No parameter is left to train: every one is frozen. Give fewer freeze patterns.")
     return sorted(trained)
+
+
+def move_model(model: nn.Module, device: torch.device | str) -> None:
+    """Move a model, with what layers in 8 bits keep beside their parameters.
+
+    `Module.to` moves parameters and buffers. Layers of bitsandbytes hold a weight and its scales a second time, in
+    attributes of the weight before their first product and in a state of their own after it.
+
+    Args:
+        model (`torch.nn.Module`): changed in place.
+        device (`torch.device` or `str`): where to.
+    """
+    model.to(device)
+    for module in model.modules():
+        weight: Any = getattr(module, "weight", None)
+        holders: tuple[Any, ...] = (weight, getattr(module, "state", None))
+        for holder in holders:
+            if getattr(holder, "SCB", None) is not None:
+                holder.CB, holder.SCB = weight.data, holder.SCB.to(device)
 
 
 def _copies(parameters: Mapping[str, nn.Parameter]) -> dict[str, torch.Tensor]:
@@ -128,7 +147,7 @@ class Workspace(LiveModel):
         super().__init__(model, device=device, pad_token_id=pad_token_id, bf16=bf16)
         self._adapter = adapter
         names = set(trainable_names(model, freeze))
-        model.to(self.device)
+        move_model(model, self.device)
         self.parameters: dict[str, nn.Parameter] = {}
         self.theta_0: dict[str, torch.Tensor] = {}
         self._frozen: list[nn.Parameter] = []
@@ -173,7 +192,7 @@ class Workspace(LiveModel):
         for name, parameter in self.parameters.items():
             parameter.data = self.theta_0[name]
         self._has_own_memory = False
-        self.model.to("cpu")
+        move_model(self.model, "cpu")
         for parameter in self._frozen:
             parameter.requires_grad_(True)
         self.model.eval()

@@ -14,11 +14,12 @@ import torch
 from hf_clamu.base_models.adapters.insertion import ADAPTER_NAME, plain_name
 from hf_clamu.base_models.adapters.space import PeftSpace
 from hf_clamu.base_models.library_calls import making_models
+from hf_clamu.base_models.quantization.modules import adopt_layers, quantization_of
 from hf_clamu.checkpoint.layout import MASK_NAME
 from hf_clamu.errors import RecipeError
 from hf_clamu.storage import save_tensors
 
-__all__ = ["plain_model", "save_adapter", "save_adapter_config"]
+__all__ = ["plain_model", "require_whole", "save_adapter", "save_adapter_config"]
 
 
 def plain_model(live: Any, architecture: Any, *, merge: bool) -> Any:
@@ -28,7 +29,17 @@ def plain_model(live: Any, architecture: Any, *, merge: bool) -> Any:
         live (`transformers.PreTrainedModel`): with the adapter inside.
         architecture (`type`): class of the plain model.
         merge (`bool`): merge the adapter into the base weights; otherwise leave it out.
+
+    Raises:
+        RecipeError: if it is to be merged into quantised weights.
     """
+    if quantization_of(live) is not None:
+        require_whole(live, merge=merge)
+        with torch.device("meta"), making_models():
+            quantized = architecture._from_config(copy.deepcopy(live.config))
+        adopt_layers(quantized, live, copies=False)
+        quantized.generation_config = getattr(live, "generation_config", None)
+        return quantized.eval()
     state = {plain_name(name): value for name, value in live.state_dict().items()}
     if merge:
         for name, layer in _merged_layers(live).items():
@@ -41,6 +52,25 @@ def plain_model(live: Any, architecture: Any, *, merge: bool) -> Any:
     plain.tie_weights()
     plain.generation_config = getattr(live, "generation_config", None)
     return plain.eval()
+
+
+def require_whole(live: Any, *, merge: bool) -> None:
+    """Refuse to merge an adapter into quantised weights, which would be rounded once more.
+
+    Args:
+        live (`transformers.PreTrainedModel`): with the adapter inside.
+        merge (`bool`): it is to be merged.
+
+    Raises:
+        RecipeError: naming what to do instead.
+    """
+    quantization = quantization_of(live)
+    if merge and quantization is not None:
+        raise RecipeError(
+            f"The base model is stored in {quantization.bits} bits, and an adapter that is merged into it would be "
+            "rounded with it: the result would answer otherwise. Export the adapter alone: export(merge=False) or "
+            "export_adapters() (clamu export DIR --adapters all)."
+        )
 
 
 def save_adapter(

@@ -89,11 +89,13 @@ def add_adapter(space: PeftSpace, model: Any, run_seed: int) -> tuple[PeftSpace,
         RecipeError: if the adapter does not fit the model, or changes its weights before any training.
     """
     heads = space.heads(model)
+    _require_floating(model, heads)
     space = space.sparing(heads)
     base = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
     tuner = insert_adapter(space, model, run_seed)
     require_own_targets(model)
-    if space.options.get("lora_bias"):
+    is_whole = all(value.is_floating_point() for name, value in model.named_parameters() if ".base_layer." in name)
+    if space.options.get("lora_bias") and is_whole:
         require_mergeable(model)  # a live adapter, too: export(merge=True) merges it
     trained = {plain_name(name) for name, p in model.named_parameters() if p.requires_grad}
     if space.is_live:
@@ -118,6 +120,17 @@ def add_adapter(space: PeftSpace, model: Any, run_seed: int) -> tuple[PeftSpace,
         parameter.requires_grad_(parameter.is_floating_point() and (taken or plain_name(name) in heads))
     values = {name: tensor.detach().clone() for name, tensor in adapter.items()}
     return dataclasses.replace(space, options=options), values
+
+
+def _require_floating(model: Any, heads: Collection[str]) -> None:
+    """Check that what is trained besides the adapter is not quantised."""
+    odd = sorted(name for name, value in model.named_parameters() if name in heads and not value.is_floating_point())
+    if odd:
+        module = odd[0].rpartition(".")[0]
+        raise RecipeError(
+            f"{odd[0]!r} would be trained as a whole (modules_to_save, or a classifier's head), and is quantised. "
+            f"Name {module!r} in llm_int8_skip_modules of quantization_config, which keeps it as it is."
+        )
 
 
 def restore_adapter(space: PeftSpace, model: Any, values: Mapping[str, torch.Tensor]) -> frozenset[str]:

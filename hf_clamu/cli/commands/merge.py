@@ -196,10 +196,10 @@ def _local_merge(options: _MergeOptions, loaded: Recipe | None) -> LocalMerge:
     if loaded is None:
         arguments = ClamuArguments.from_dict(settings if "preset" in settings else {**WITHOUT_DATA, **settings})
         return LocalMerge(base=options.base, revision=options.revision, arguments=arguments, **given)
-    if loaded.peft_config is not None or loaded.dtype not in (None, "float32"):
+    if loaded.peft_config or loaded.quantization_config or loaded.dtype not in (None, "float32"):
         raise RecipeError(
-            f"{options.recipe}: peft_config and dtype are about finetuning here, and checkpoints are whole models "
-            "that are read against a base in float32. Leave them out."
+            f"{options.recipe}: peft_config, quantization_config and dtype are about finetuning here, and checkpoints "
+            "are whole models that are read against a base in float32. Leave them out."
         )
     # First: a wrong setting should show at once. The masks of per-task need vectors that were finetuned here.
     arguments = ClamuArguments.from_dict({"preset": "clusters", **loaded.arguments, **settings})

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 
 from hf_clamu.base_models.library_calls import making_models, suppress_load_report
+from hf_clamu.base_models.quantization.modules import adopt_layers, quantization_of
 from hf_clamu.errors import ExactnessError, RecipeError
 from hf_clamu.training import seeded
 
@@ -89,10 +90,7 @@ def _with_adapter(live: Any, architecture: Any, base: Mapping[str, torch.Tensor]
     """Return the base model with an adapter, as PEFT loads it."""
     from peft import PeftModel
 
-    # Its random weights are replaced at once; the caller's generators must not move.
-    with seeded(0), making_models():
-        plain = architecture._from_config(copy.deepcopy(live.config)).to(live.device, live.dtype)
-    plain.load_state_dict(base)
+    plain = _plain_base(live, architecture, base)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -104,6 +102,22 @@ def _with_adapter(live: Any, architecture: Any, base: Mapping[str, torch.Tensor]
                 "merged into the base weights (merge=True)."
             ) from error
     return found
+
+
+def _plain_base(live: Any, architecture: Any, base: Mapping[str, torch.Tensor]) -> Any:
+    """Return the base model in memory of its own."""
+    if quantization_of(live) is not None:
+        with torch.device("meta"), making_models():
+            quantized = architecture._from_config(copy.deepcopy(live.config))
+        adopt_layers(quantized, live, copies=True)
+        weights = {name for name, value in quantized.named_parameters() if value.is_floating_point()}
+        quantized.load_state_dict({name: base[name] for name in weights}, strict=False)
+        return quantized
+    # Its random weights are replaced at once; the caller's generators must not move.
+    with seeded(0), making_models():
+        plain = architecture._from_config(copy.deepcopy(live.config)).to(live.device, live.dtype)
+    plain.load_state_dict(base)
+    return plain
 
 
 class _Answers(NamedTuple):

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
+from hf_clamu.base_models.adapters.export import require_whole
 from hf_clamu.base_models.processors import save_processor
 from hf_clamu.checkpoint.files.shards import reshard, shard_bytes
 from hf_clamu.checkpoint.layout import BASE_FOLDER, LEDGER_NAME, WEIGHTS_NAME
@@ -166,9 +167,10 @@ class FilesMixin(ServingMixin):
         Raises:
             ExactnessError: if what was written, loaded as others will load it, does not answer as the live model; it
                 is removed then.
-            RecipeError: if PEFT cannot load the adapter without hf_clamu.
+            RecipeError: if PEFT cannot load the adapter without hf_clamu, or it is to be merged into a quantised base.
         """
         space = self.merged.space
+        require_whole(self, merge=merge)
         if not merge and space is None:
             raise ValueError("merge=False writes a PEFT adapter, but this model has none inside: leave it out.")
         target = _new_folder(save_directory)
