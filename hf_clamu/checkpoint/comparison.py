@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hf_clamu.checkpoint.layout import is_signature
 from hf_clamu.exact import sha256_files
 
 __all__ = ["VerificationReport", "compare_folders"]
@@ -42,7 +43,7 @@ class VerificationReport:
 
 
 def compare_folders(ours: Path, rebuilt: Path, *, seconds: float = 0.0) -> VerificationReport:
-    """Compare two folders, every file of both.
+    """Compare two folders, every file of both but signatures.
 
     Args:
         ours (`Path`): the saved model.
@@ -64,5 +65,6 @@ def compare_folders(ours: Path, rebuilt: Path, *, seconds: float = 0.0) -> Verif
 
 
 def _digests(folder: Path) -> dict[str, str]:
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    return dict(zip((path.relative_to(folder).as_posix() for path in files), sha256_files(files), strict=True))
+    names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+    names = [name for name in names if not is_signature(name)]
+    return dict(zip(names, sha256_files(folder / name for name in names), strict=True))

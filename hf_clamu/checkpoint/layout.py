@@ -28,6 +28,7 @@ __all__ = [
     "LEDGER_NAME",
     "MASK_CONFIG_NAME",
     "MASK_NAME",
+    "SIGNATURE_NAME",
     "TABLE",
     "TASK_MASKS_FOLDER",
     "VECTORS_NAME",
@@ -38,6 +39,7 @@ __all__ = [
     "files_of",
     "is_ours",
     "is_processor_file",
+    "is_signature",
     "mask_folder",
     "refuse_unlisted",
     "require_data_names",
@@ -62,6 +64,8 @@ MASK_NAME = "adapter_model.safetensors"
 # Of a plain checkpoint of transformers, such as the embedded base model; in format 1 the delta had this name.
 WEIGHTS_NAME = "model.safetensors"
 GENERATION_CONFIG_NAME = "generation_config.json"
+# Of a signature inside, as `hf_clamu.signing` has it; that imports torch, which names alone need not.
+SIGNATURE_NAME = "model.sig"
 WEIGHTS_INDEX_NAME = "model.safetensors.index.json"
 
 # What a saved model may consist of and what a pull brings: data that cannot run code. Never *.py, *.bin or *.pkl.
@@ -87,14 +91,14 @@ class FileRule:
     Args:
         names (*tuple* of `str`): regular expressions of the whole name inside the model's folder.
         writer (`str`): what writes them: `"model"` and `"processor"` are part of each saved model, `"base"` only if
-            the base model is embedded; `"nobody"` writes them today.
+            the base model is embedded; `"signer"` adds them to a copy on the Hub; `"nobody"` writes them today.
         is_listed (`bool`): the ledger names each with its digest. A file that exists and is not listed is refused: it
             would be read as a part of the model.
         is_ours (`bool`): it is deleted when another model takes its place, here and on the Hub.
     """
 
     names: tuple[str, ...]
-    writer: Literal["model", "processor", "base", "nobody"]
+    writer: Literal["model", "processor", "base", "signer", "nobody"]
     is_listed: bool = True
     is_ours: bool = True
 
@@ -137,6 +141,8 @@ TABLE: tuple[FileRule, ...] = (
         writer="nobody",
         is_ours=False,
     ),
+    # It signs the ledger, too, so no ledger can list it; here it is beside the folder.
+    FileRule(names=_plain(SIGNATURE_NAME), writer="signer", is_listed=False),
     # A plain checkpoint in shards that was here before.
     FileRule(names=(_SHARDS, _INDEX), writer="nobody", is_listed=False),
 )
@@ -159,6 +165,12 @@ def is_processor_file(name: str) -> bool:
     """Whether a file belongs to a tokenizer or image processor."""
     rule = rule_of(name)
     return rule is not None and rule.writer == "processor"
+
+
+def is_signature(name: str) -> bool:
+    """Whether a file signs the others, and is no part of what a build gives."""
+    rule = rule_of(name)
+    return rule is not None and rule.writer == "signer"
 
 
 def delta_name(format_version: object) -> str:

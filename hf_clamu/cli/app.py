@@ -20,6 +20,8 @@ from hf_clamu.cli.commands.inspection import info, verify
 from hf_clamu.cli.commands.merge import merge
 from hf_clamu.cli.commands.predict import predict
 from hf_clamu.cli.commands.proofs.attack import attack
+from hf_clamu.cli.commands.proofs.receipts import receipts
+from hf_clamu.cli.commands.proofs.sign import sign
 from hf_clamu.cli.commands.train import plan, train
 from hf_clamu.cli.commands.unmerge import unmerge
 from hf_clamu.cli.faults import INTERRUPTED, refusal
@@ -46,6 +48,8 @@ _COMMANDS: tuple[Callable[..., None], ...] = (
     merge,
     push,
     erase,
+    sign,
+    receipts,
 )
 
 app = typer.Typer(

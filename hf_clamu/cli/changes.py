@@ -36,6 +36,7 @@ class OpenChange:
         erase_history (`bool`, *optional*): remove old commits of a Hub id when the result is saved; `None` says how.
         is_dry (`bool`): the result is looked at only: nothing is locked, recovered, changed or saved.
         max_drop (`float`, *optional*): the most that a task which stays may lose of its validation score.
+        key (`Path`, *optional*): file of the private key that signs the result.
     """
 
     target: ModelTarget
@@ -43,6 +44,7 @@ class OpenChange:
     erase_history: bool | None
     is_dry: bool = False
     max_drop: float | None = None
+    key: Path | None = None
 
     def carry_out(self, request: Callable[..., Any], *tasks: Any, **options: Any) -> ChangeEffect | None:
         """Make a request, or a dry run of it, and return what it changes for other tasks.
@@ -77,7 +79,23 @@ class OpenChange:
             if target.is_on_hub and self.erase_history is None:
                 note(_LEFT.format(target.source, target.source))
             expect_result(target.source if target.is_on_hub else Path(target.name).resolve())
-        target.save(self.model, erase_history=bool(self.erase_history))
+        target.save(self.model, erase_history=bool(self.erase_history), signing_key=self.key)
+
+    def sign(self) -> None:
+        """Sign the folder of the result and the receipts that led to it; a Hub id was signed when it was pushed."""
+        if self.key is None or self.target.is_on_hub or not is_main_process():
+            return
+        from hf_clamu.operations.signed.signing import sign_model
+        from hf_clamu.signing import load_signing_key
+
+        signed = sign_model(
+            Path(self.target.name),
+            self.model.state_digest(),
+            load_signing_key(self.key),
+            receipts=self.target.receipts,
+            keeps_source=self.target.output is not None,
+        )
+        note(f"Signed with the key {signed.key_id[:16]}…: {signed.signature}, {signed.num_statements} statements.")
 
     def receipt_values(self, receipt: Mapping[str, Any], effect: ChangeEffect | None = None) -> dict[str, Any]:
         """Return a receipt, the file that has it, and what it changed for other tasks where that is known."""
@@ -97,6 +115,7 @@ def open_change(
     erase_history: bool | None,
     dry_run: bool = False,
     max_drop: float | None = None,
+    key: Path | None = None,
 ) -> Iterator[OpenChange]:
     """Lock a model, recover what a run that died has left (and say so on stderr), and load it.
 
@@ -109,9 +128,14 @@ def open_change(
         archive (`str`, *optional*): folder or `hf://ORG/NAME` of the task vectors.
         erase_history (`bool`, *optional*): remove old commits of a Hub id; `None` asks, before anything is done.
         dry_run, max_drop: see `OpenChange`.
+        key (`Path`, *optional*): see `OpenChange`; the result is signed at the end, also if nothing was to do.
     """
     from hf_clamu.operations.lifecycle.target import open_target, target_to_read
 
+    if key is not None:
+        from hf_clamu.signing import load_signing_key
+
+        load_signing_key(key)  # one that cannot sign should show now
     if dry_run:
         quieten()
         target = target_to_read(folder, output=output, receipts=receipts, archive=archive)
@@ -125,7 +149,9 @@ def open_change(
             require_empty_output(output)
         # The result, if an earlier run had saved it.
         model = load_model(target.name if target.has_result else target.source)
-        yield OpenChange(target=target, model=model, erase_history=erase_history, max_drop=max_drop)
+        change = OpenChange(target=target, model=model, erase_history=erase_history, max_drop=max_drop, key=key)
+        yield change
+        change.sign()
 
 
 def _asked_to_erase(repo_id: str) -> bool | None:

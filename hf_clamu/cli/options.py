@@ -20,6 +20,8 @@ __all__ = [
     "Ids",
     "IncompleteRowsOption",
     "Json",
+    "KeyToSign",
+    "KeysToTrust",
     "LoggingDir",
     "MaxDrop",
     "MaxShardSize",
@@ -198,4 +200,27 @@ MaxDrop = Annotated[
         callback=_checked_drop,
     ),
 ]
+
+# -- signatures -------------------------------------------------------------------------------------------------------
+
+KeyToSign = Annotated[
+    Path | None,
+    typer.Option(
+        "--key",
+        metavar="PEM",
+        envvar="CLAMU_SIGNING_KEY",
+        help="File of a private key (Ed25519, ECDSA P-256 or P-384): sign the model, and its receipts that are not.",
+        show_default=False,
+    ),
+]
+KeysToTrust = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--key",
+        metavar="PEM",
+        help="File of a public key: refuse a model or a receipt that it did not sign; may be repeated.",
+        show_default=False,
+    ),
+]
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]

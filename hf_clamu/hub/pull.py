@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hf_clamu.checkpoint.layout import CARD_NAME, CONFIG_NAME, DATA_SUFFIXES
+from hf_clamu.checkpoint.layout import CARD_NAME, CONFIG_NAME, DATA_SUFFIXES, SIGNATURE_NAME
 from hf_clamu.errors import CheckpointFormatError, HubError
 from hf_clamu.hub.errors import client_errors, is_unreachable, reason_of, translate_hub_errors
 from hf_clamu.hub.repository import TIMEOUT_SECONDS
@@ -15,7 +15,7 @@ from hf_clamu.hub.repository import TIMEOUT_SECONDS
 __all__ = ["download", "download_file", "is_repo_id", "place_of_repo", "require_reachable", "resolve_folder"]
 
 # What a pull brings; the ledger decides what is a part of the model.
-_SAFE_PATTERNS = (*(f"*{suffix}" for suffix in DATA_SUFFIXES), CARD_NAME)
+_SAFE_PATTERNS = (*(f"*{suffix}" for suffix in DATA_SUFFIXES), CARD_NAME, SIGNATURE_NAME)
 
 
 def is_repo_id(name: str) -> bool:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
-from hf_clamu.checkpoint.layout import CARD_NAME, LEDGER_NAME, is_ours, require_data_names
+from hf_clamu.checkpoint.layout import CARD_NAME, LEDGER_NAME, SIGNATURE_NAME, is_ours, require_data_names
 from hf_clamu.checkpoint.ledger import listed_files, read_ledger
 from hf_clamu.errors import CheckpointFormatError, HubConflictError, HubError
 from hf_clamu.exact import sha256_files
@@ -50,9 +50,9 @@ def publish(
 ) -> PushResult:
     """Push a saved model as one commit: readers see the old state or the new one.
 
-    What is pushed are the model card, the ledger and the files that the ledger lists, each checked by its digest;
-    other files in the folder stay here. Files of a saved model that the new state lacks are deleted by the same
-    commit, files of others on the Hub stay. If the Hub's answer is lost, its history tells whether the commit
+    What is pushed are the model card, the signature, the ledger and the files that it lists, each checked by its
+    digest; other files in the folder stay here. Files of a saved model that the new state lacks are deleted by the
+    same commit, files of others on the Hub stay. If the Hub's answer is lost, its history tells whether the commit
     arrived; nothing is pushed twice.
 
     Args:
@@ -97,9 +97,10 @@ def _files_to_push(folder: Path) -> dict[str, tuple[Path, str]]:
     """Return path and SHA-256 of each file of a saved model, by its name in the repository."""
     listed = listed_files(folder, read_ledger(folder))
     require_data_names(listed)
-    paths = {name: folder / name for name in sorted({*listed, LEDGER_NAME, CARD_NAME})}
-    if not paths[CARD_NAME].is_file():
-        del paths[CARD_NAME]
+    paths = {name: folder / name for name in sorted({*listed, LEDGER_NAME, CARD_NAME, SIGNATURE_NAME})}
+    for name in (CARD_NAME, SIGNATURE_NAME):
+        if not paths[name].is_file():
+            del paths[name]
     absent = [path for path in paths.values() if not path.is_file()]
     if absent:
         raise CheckpointFormatError(f"{absent[0]} is missing: the ledger lists it. Save the model again.")

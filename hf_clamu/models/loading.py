@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,13 @@ import torch
 from hf_clamu.base_models.quantization.modules import quantization_of
 from hf_clamu.base_models.saved import load_base_of, saved_processor
 from hf_clamu.checkpoint.checkpoint import Checkpoint
+from hf_clamu.checkpoint.files.integrity import file_digest
 from hf_clamu.checkpoint.reader import opened_checkpoint
 from hf_clamu.hub.pull import download, is_repo_id
 from hf_clamu.models.state import ModelContext, Origin
+from hf_clamu.operations.lifecycle.target import receipts_of
+from hf_clamu.operations.signed.checking import require_trusted
+from hf_clamu.signing import KeySource, load_public_keys
 
 __all__ = ["HubOptions", "LoadedModel", "check_loading_options", "opened_model", "require_castable", "serving_dtype"]
 
@@ -70,6 +75,7 @@ def opened_model(
     *,
     task_id_key: str | None,
     strict: bool,
+    trusted_keys: Sequence[KeySource] | KeySource | None,
 ) -> Iterator[LoadedModel]:
     """Read a saved model and load its base model; the last files are compared when a block has switched its weights.
 
@@ -79,12 +85,16 @@ def opened_model(
         attn_implementation (`str`, *optional*): of the base architecture.
         task_id_key (`str`, *optional*): the key of the ledger's task ids.
         strict (`bool`): see `opened_checkpoint`.
+        trusted_keys (*sequence* of `str`, `Path` or `bytes`, *optional*): keys of which one must have signed it.
 
     Raises:
         CheckpointFormatError: if a file is missing, truncated, tampered with, or of a newer format.
         HubError: if the repo cannot be downloaded.
         IncompatibleBaseError: if the base model is not the one that was merged into.
+        RecipeError: if a key cannot be read.
+        SignatureError: if the model, or a receipt beside it, is not as a trusted key signed it.
     """
+    trusted = () if trusted_keys is None else load_public_keys(trusted_keys)
     shared: dict[str, Any] = {
         "token": options.token,
         "cache_dir": options.cache_dir,
@@ -95,7 +105,12 @@ def opened_model(
         folder, commit = download(name_or_path, revision=options.revision, force_download=options.forced, **shared)
         revision = options.revision or "main"
         origin = Origin(folder=folder, repo_id=name_or_path, commit=commit, revision=revision, token=options.token)
+    # Before anything is read that decides what is loaded. Each file is hashed once for both.
+    model = require_trusted(origin.folder, trusted, digest=partial(file_digest, strict=strict)) if trusted else None
     with opened_checkpoint(origin.folder, strict=strict) as checkpoint:
+        if model is not None:
+            model.require_state(checkpoint)
+            model.check_receipts(checkpoint.state_digest, receipts_of(name_or_path), trusted, required=False)
         if checkpoint.files is not None:
             origin = replace(origin, ledgers={origin.folder.resolve(): checkpoint.files.digest})
         base, digests = load_base_of(

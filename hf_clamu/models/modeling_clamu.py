@@ -7,7 +7,7 @@ tool that takes a `PreTrainedModel` takes it. `ClamuModel` itself is the mixin t
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ from hf_clamu.models.loading import HubOptions, check_loading_options, opened_mo
 from hf_clamu.models.mixins.requests import RequestsMixin
 from hf_clamu.models.state import LiveState, MergedWeights, ModelContext, RequestLog
 from hf_clamu.operations.local_merge import LocalMerge
+from hf_clamu.signing import KeySource
 from hf_clamu.storage import Journal
 from hf_clamu.tasks import TaskDataset
 from hf_clamu.training import Progress, silent_progress, undisturbed
@@ -68,25 +69,24 @@ class ClamuModel(RequestsMixin):
         attn_implementation: str | None = None,
         task_id_key: str | None = None,
         strict: bool = False,
+        trusted_keys: Sequence[KeySource] | KeySource | None = None,
         **kwargs: Any,
     ) -> ClamuPreTrainedModel:
         """Load a saved model; digests of all files and of the base model are checked.
 
         Args:
             pretrained_model_name_or_path (`str` or `Path`): a folder that `save_pretrained` wrote, or a Hub id.
-            cluster (`str` or `int`, *optional*): the cluster to select, by name or number.
-            task (`str`, *optional*): select the cluster that serves this task.
-            revision (`str`, *optional*): branch, tag or commit on the Hub.
-            token (`str` or `bool`, *optional*): for private repos.
-            cache_dir (`str` or `Path`, *optional*): of huggingface_hub.
+            cluster, task (`str` or `int`, *optional*): the cluster to select, or a task that it serves.
+            revision, token, cache_dir (*optional*): branch, tag or commit; for private repos; of huggingface_hub.
             local_files_only, force_download (`bool`, *optional*): do not look at the Hub; fetch all files again.
             dtype (`str` or `torch.dtype`, *optional*): serve in this type; weights are computed in the type of the
                 build and cast once. A model that was cast cannot unmerge.
-            device_map (`str`, `torch.device`, `int` or *dict*, *optional*): where to serve; `"auto"` takes the first
-                GPU if there is one.
+            device_map (`str`, `torch.device`, `int` or *dict*, *optional*): where to serve; `"auto"`: a GPU if any.
             attn_implementation (`str`, *optional*): of the base architecture.
             task_id_key (`str`, *optional*): the key of keyed task ids; methods then take plain ids.
             strict (`bool`, *optional*): hash tensors as well as files, and unchanged files again.
+            trusted_keys (*sequence* of `str`, `Path` or `bytes`, *optional*): PEM files of public keys, one of which
+                must have signed the model, and its receipts where they are beside it (`clamu sign`).
             kwargs: what Auto classes and pipelines pass along and this has no use for.
 
         Returns:
@@ -95,8 +95,8 @@ class ClamuModel(RequestsMixin):
         Raises:
             CheckpointFormatError: if a file is missing, truncated, tampered with, or of a newer format.
             HubError: if the repo cannot be downloaded.
-            IncompatibleBaseError: if the base model is not the one that was merged into.
-            TaskNotFoundError: if no such task is merged.
+            IncompatibleBaseError, TaskNotFoundError: if the base model is another one, or no such task is merged.
+            SignatureError: if the model or a receipt is not as a trusted key signed it.
         """
         # torch_dtype is its older name, which transformers still takes.
         serves_in = serving_dtype(kwargs.pop("torch_dtype", None) if dtype is None else dtype)
@@ -105,7 +105,8 @@ class ClamuModel(RequestsMixin):
             revision=revision, token=token, cache_dir=cache_dir, offline=local_files_only, forced=force_download
         )
         name = str(pretrained_model_name_or_path)
-        with opened_model(name, options, attn_implementation, task_id_key=task_id_key, strict=strict) as loaded:
+        checks: dict[str, Any] = {"strict": strict, "trusted_keys": trusted_keys}
+        with opened_model(name, options, attn_implementation, task_id_key=task_id_key, **checks) as loaded:
             model = loaded.base
             attach_in_place(model, loaded.checkpoint, loaded.context, dtype=serves_in, digests=loaded.digests)
         move_to_device_map(model, device_map)

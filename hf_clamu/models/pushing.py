@@ -6,11 +6,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from hf_clamu.checkpoint.layout import SIGNATURE_NAME
+from hf_clamu.errors import RecipeError
 from hf_clamu.hub.erase import erase_history
 from hf_clamu.hub.pull import place_of_repo
 from hf_clamu.hub.push import PushResult, publish
 from hf_clamu.models.keeping import rows_kept
 from hf_clamu.models.state import LiveState, Origin
+from hf_clamu.operations.signed.signing import Signing, carry_signature
+from hf_clamu.signing import SigningKey
 from hf_clamu.storage.staging import scratch_folder
 
 __all__ = ["PushOptions", "push"]
@@ -27,6 +31,8 @@ class PushOptions:
     create_pr: bool = False
     token: str | bool | None = None
     erase_history: bool = False
+    signing_key: SigningKey | None = None
+    receipt_dir: Path | None = None
 
 
 def push(live: LiveState, options: PushOptions, write: Callable[[Path], None]) -> PushResult:
@@ -47,10 +53,13 @@ def push(live: LiveState, options: PushOptions, write: Callable[[Path], None]) -
         raise ValueError("This model came from no Hub repo: give push_to_hub a repo_id, such as 'org/name'.")
     if options.erase_history and options.create_pr:
         raise ValueError("erase_history goes with a push to a branch, not with create_pr.")
+    if options.signing_key is not None and options.create_pr:
+        raise ValueError("A pull request is not signed: its receipts are written when a branch has the model.")
     token = live.context.token if options.token is None else options.token
     with rows_kept(live, _replaced_place(before, target, options), starts=False), scratch_folder("push") as scratch:
         folder = scratch / "model"
         write(folder)
+        signing = _signed(live, folder, target, options)
         result = publish(
             folder,
             target,
@@ -82,7 +91,37 @@ def push(live: LiveState, options: PushOptions, write: Callable[[Path], None]) -
             result = replace(result, commit=report.kept_commit, erasure=report)
     finally:
         live.log.finalize()
+        if signing is not None:
+            signing.write_statements()
+            signing.write_settled()
     return result
+
+
+def _signed(live: LiveState, folder: Path, target: str, options: PushOptions) -> Signing | None:
+    """Sign a copy that is about to be pushed, or take along the signature that the model has where it was loaded.
+
+    Returns:
+        `Signing`, *optional*: statements to be written once the copy is there.
+
+    Raises:
+        SignatureError, RecipeError: as `sign_model`; or if nobody says where receipts are.
+    """
+    origin, log, key = live.context.origin, live.log, options.signing_key
+    if key is None:
+        carry_signature(None if origin is None else origin.folder, folder)
+        return None
+    receipts = options.receipt_dir or next((place for place in reversed(log.receipt_dirs) if place is not None), None)
+    if receipts is None:
+        raise RecipeError("Signing counts the receipts of a model: give push_to_hub their folder (receipt_dir=).")
+    signing = Signing.begun(
+        None if origin is None else origin.folder,
+        live.merged.checkpoint.state_digest,
+        key,
+        receipts=receipts,
+        pending=[receipt for change in log.unsaved for receipt in change.receipts],
+    )
+    signing.sign(folder, folder / SIGNATURE_NAME, name=target)
+    return signing
 
 
 def _known_commit(origin: Origin | None, target: str, revision: str | None) -> str | None:

@@ -12,11 +12,13 @@ from hf_clamu.signing.bundle import (
     checked_folder,
     claimed_folder,
     folder_bundle,
+    require_files,
 )
 from hf_clamu.signing.envelope import Envelope
 from hf_clamu.signing.keys import (
     KEY_VARIABLE,
     PASSWORD_VARIABLE,
+    KeySource,
     PublicKey,
     SigningKey,
     load_public_key,
@@ -30,6 +32,7 @@ __all__ = [
     "PASSWORD_VARIABLE",
     "SIGNATURE_NAME",
     "Envelope",
+    "KeySource",
     "PublicKey",
     "SignedFolder",
     "SigningKey",
@@ -40,4 +43,5 @@ __all__ = [
     "load_public_key",
     "load_public_keys",
     "load_signing_key",
+    "require_files",
 ]

@@ -23,7 +23,7 @@ from hf_clamu.signing.keys import PublicKey, SigningKey
 from hf_clamu.signing.statement import Statement
 from hf_clamu.storage import parse_json
 
-__all__ = ["SIGNATURE_NAME", "SignedFolder", "checked_folder", "claimed_folder", "folder_bundle"]
+__all__ = ["SIGNATURE_NAME", "SignedFolder", "checked_folder", "claimed_folder", "folder_bundle", "require_files"]
 
 # Of a signature inside the folder that it signs, such as a repository on the Hub.
 SIGNATURE_NAME = "model.sig"
@@ -154,6 +154,25 @@ def checked_folder(
             f"{path} is not signed with a trusted key: expected {trusted}, {reason}. Do not use this copy unless you "
             "trust whoever signed it; then give their public key."
         )
+    require_files(folder, claimed, path, digest=digest)
+    return claimed
+
+
+def require_files(
+    folder: Path, claimed: SignedFolder, path: Path, *, digest: Callable[[Path], str] = sha256_file
+) -> None:
+    """Compare a folder, every file of it, with what a signature says, whoever made it.
+
+    Args:
+        folder (`Path`): the folder.
+        claimed (`SignedFolder`): what the signature says.
+        path (`Path`): its file, for the message.
+        digest (*callable*): gives the SHA-256 of a file.
+
+    Raises:
+        SignatureError: if a file is missing, changed or added.
+        OSError: if a file cannot be read.
+    """
     found = _files(folder, claimed.ignored, may_link=True)
     for name in sorted(claimed.files.keys() - set(found)):
         raise SignatureError(f"{folder / name} is missing: {path.name} signs it. {_AGAIN}")
@@ -168,7 +187,6 @@ def checked_folder(
                 f"{folder / name} was changed after it was signed: its SHA-256 is {actual[:16]}…, {path.name} says "
                 f"{claimed.files[name][:16]}…. {_AGAIN}"
             )
-    return claimed
 
 
 def _parsed(path: Path) -> tuple[SignedFolder, Envelope]:

@@ -165,7 +165,7 @@ def load_public_key(source: KeySource) -> PublicKey:
     return PublicKey(key)
 
 
-def load_public_keys(sources: Iterable[KeySource]) -> tuple[PublicKey, ...]:
+def load_public_keys(sources: Iterable[KeySource] | KeySource) -> tuple[PublicKey, ...]:
     """Return public keys.
 
     Raises:

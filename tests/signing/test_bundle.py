@@ -112,10 +112,10 @@ def test_what_the_stock_program_signed_is_accepted(stock, folder, keys, trusted)
         checked_folder(folder, signature, trusted)
 
 
-def test_a_thousand_changes_of_one_byte_are_refused(folder, signature, trusted):
+def test_changes_of_one_byte_are_refused(folder, signature, trusted):
     draw = random.Random(0)
     names = [name for name, data in FILES.items() if data]
-    for number in range(1000):
+    for number in range(200):
         name = draw.choice(names)
         data = bytearray(FILES[name])
         position = draw.randrange(len(data))

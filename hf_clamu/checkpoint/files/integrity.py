@@ -14,7 +14,7 @@ from hf_clamu.errors import CheckpointFormatError
 from hf_clamu.exact import sha256_file, sha256_hex
 from hf_clamu.exact.threads import MIN_BYTES_FOR_A_THREAD, SizedThreadPool
 
-__all__ = ["checked_files"]
+__all__ = ["checked_files", "file_digest"]
 
 _SHA256 = "sha256"
 # Bytes. Files that a processor's own `save_pretrained` wrote again have another size than the recorded one.
@@ -42,7 +42,7 @@ def checked_files(folder: Path, listed: Mapping[str, FileEntry], *, strict: bool
     refuse_unlisted(folder, listed)
     with SizedThreadPool() as pool:
         largest_first = sorted(listed, key=lambda name: -listed[name].size)
-        digests = {name: pool.submit(listed[name].size, _digest, folder / name, strict) for name in largest_first}
+        digests = {name: pool.submit(listed[name].size, file_digest, folder / name, strict) for name in largest_first}
         # Small files are read already.
         waits = {name for name, entry in listed.items() if entry.size >= MIN_BYTES_FOR_A_THREAD}
         waits -= {name for name in waits if is_processor_file(name)}
@@ -72,8 +72,8 @@ def _check_sizes(folder: Path, listed: Mapping[str, FileEntry]) -> None:
             )
 
 
-def _digest(path: Path, strict: bool) -> str:
-    """Return the SHA-256 of a file, which is not read again while it is unchanged."""
+def file_digest(path: Path, strict: bool = False) -> str:
+    """Return the SHA-256 of a file, which is not read again while it is unchanged, unless `strict`."""
     stamps = FileStamps.of([path])
     known: str | None = None if strict else stamps.recall(_SHA256)
     if known is None:

@@ -18,6 +18,7 @@ from hf_clamu.cli.options import (
     EraseHistory,
     Ids,
     Json,
+    KeyToSign,
     MaxDrop,
     ModelToChange,
     NewRows,
@@ -55,6 +56,7 @@ def add(
     archive: Archive = None,
     dry_run: DryRun = False,
     max_drop: MaxDrop = None,
+    key: KeyToSign = None,
     as_json: Json = False,
 ) -> None:
     """Merge more tasks: the result is byte for byte a build that had them from the start.
@@ -68,7 +70,7 @@ def add(
         raise RecipeError("Give the new rows (--new FILE), or checkpoints (--checkpoint ID=FOLDER).")
     folders = checkpoints_of(checkpoint or ())
     places: dict[str, Any] = {"output": output, "receipts": receipts, "archive": archive}
-    options: dict[str, Any] = {"erase_history": erase_history, "dry_run": dry_run, "max_drop": max_drop}
+    options: dict[str, Any] = {"erase_history": erase_history, "dry_run": dry_run, "max_drop": max_drop, "key": key}
     with open_change(folder, **places, **options) as change:
         model = change.model
         offered = _new_tasks(model, new, tasks, ids) if new else _tasks_of_checkpoints(model, folders, tasks)
@@ -107,6 +109,7 @@ def update(
     on_mismatch: OnMismatch = "error",
     dry_run: DryRun = False,
     max_drop: MaxDrop = None,
+    key: KeyToSign = None,
     as_json: Json = False,
 ) -> None:
     """Give merged tasks other rows: the result is byte for byte a build with the new ones.
@@ -117,7 +120,7 @@ def update(
 
     folders = checkpoints_of(checkpoint or ())
     places: dict[str, Any] = {"output": output, "receipts": receipts, "archive": archive}
-    options: dict[str, Any] = {"erase_history": erase_history, "dry_run": dry_run, "max_drop": max_drop}
+    options: dict[str, Any] = {"erase_history": erase_history, "dry_run": dry_run, "max_drop": max_drop, "key": key}
     with open_change(folder, **places, **options) as change:
         model = change.model
         offered = _new_tasks(model, new, tasks, ids)

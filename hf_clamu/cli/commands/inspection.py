@@ -11,8 +11,9 @@ import typer
 
 from hf_clamu.checkpoint.layout import LEDGER_NAME
 from hf_clamu.cli.checkpoints import checkpoints_of
+from hf_clamu.cli.commands.proofs.signatures import signature_facts, signature_line, trusted_model
 from hf_clamu.cli.models import open_model, report_pending, task_id_key
-from hf_clamu.cli.options import Checkpoints, Data, Json, ModelToChange, ModelToRead
+from hf_clamu.cli.options import Checkpoints, Data, Json, KeysToTrust, ModelToChange, ModelToRead
 from hf_clamu.cli.output import emit, emit_error, is_main_process, is_saved_model, quieten, table
 from hf_clamu.errors import (
     CheckpointFormatError,
@@ -42,6 +43,7 @@ def info(
         str | None,
         typer.Option(help="Folder or hf://ORG/NAME of task vectors: say whose it holds.", show_default=False),
     ] = None,
+    key: KeysToTrust = None,
     as_json: Json = False,
 ) -> None:
     """Say what a saved model is made of, after checking the digests of its files."""
@@ -49,7 +51,10 @@ def info(
     from hf_clamu.hub.pull import resolve_folder
 
     report_pending(Path(folder))
-    checkpoint = read_checkpoint(resolve_folder(folder))
+    place = resolve_folder(folder)
+    trusted = trusted_model(place, key)
+    checkpoint = read_checkpoint(place)
+    signature = signature_facts(folder, place, trusted, checkpoint)
     config, state = checkpoint.config, checkpoint.state
     kept = {"snapshot": _snapshot_of(checkpoint, folder), "archive": _archive_of(checkpoint, archive)}
     if task is not None:
@@ -72,6 +77,7 @@ def info(
         "clusters": [list(members) for members in state.clusters],
         "cluster_names": list(state.cluster_names),
         "state_digest": checkpoint.state_digest,
+        "signature": signature,
         **{name: None if place is None else place.to_dict() for name, place in kept.items()},
     }
     emit(as_json, values, lambda: _info_text(folder, values, most=None if members else _MOST_MEMBERS))
@@ -190,6 +196,7 @@ def _info_text(folder: str, values: Mapping[str, Any], *, most: int | None) -> s
             _kept_text("snapshot", values, "none beside the model"),
             _kept_text("archive", values, "a model does not name its own; --archive PLACE looks into one"),
             f"state {values['state_digest']}",
+            signature_line(values["signature"]),
             "",
             members if rows else "No task is merged: this is the base model.",
         ]
@@ -221,6 +228,7 @@ def verify(
             show_default=False,
         ),
     ] = None,
+    key: KeysToTrust = None,
     as_json: Json = False,
 ) -> None:
     """Rebuild from the data of the merged tasks and compare every byte; exit 0 if all are the same, 1 otherwise."""
@@ -233,7 +241,11 @@ def verify(
     quieten()
     facts: dict[str, Any] = {"model": folder}
     try:
+        trusted = trusted_model(resolve_folder(folder), key) if key else None
         model = open_model(folder)
+        if trusted is not None:
+            place = trusted.model.folder
+            facts |= {"signature": signature_facts(folder, place, trusted, model.merged.checkpoint)}
         facts |= {
             "state_digest": model.state_digest(),
             "ledger_digest": sha256_file(resolve_folder(folder) / LEDGER_NAME),

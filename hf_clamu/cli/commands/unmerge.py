@@ -17,6 +17,7 @@ from hf_clamu.cli.options import (
     DryRun,
     EraseHistory,
     Json,
+    KeyToSign,
     MaxDrop,
     ModelToChange,
     Output,
@@ -59,6 +60,7 @@ def unmerge(
     on_mismatch: _OnMismatch = "error",
     dry_run: DryRun = False,
     max_drop: MaxDrop = None,
+    key: KeyToSign = None,
     as_json: Json = False,
 ) -> None:
     """Forget tasks: what is left is byte for byte what a build without them gives.
@@ -73,7 +75,7 @@ def unmerge(
     way_out = on_mismatch_of(on_mismatch, "unmerge", has_archive=archive is not None)
     options: dict[str, Any] = {"data": data, "checkpoints": checkpoints_of(checkpoint or ()), "on_mismatch": way_out}
     places: dict[str, Any] = {"output": output, "receipts": receipts, "archive": archive}
-    ways: dict[str, Any] = {"erase_history": erase_history, "dry_run": dry_run, "max_drop": max_drop}
+    ways: dict[str, Any] = {"erase_history": erase_history, "dry_run": dry_run, "max_drop": max_drop, "key": key}
     effect = None
     with open_change(folder, **places, **ways) as change:
         statuses = _triage(change, asked)

@@ -23,6 +23,7 @@ from hf_clamu.models.mixins.serving import ServingMixin, holds_model
 from hf_clamu.models.pushing import PushOptions, push
 from hf_clamu.models.saving import SavePlace, save_checkpoint, save_plain
 from hf_clamu.models.state import Origin
+from hf_clamu.signing import KeySource, load_signing_key
 from hf_clamu.storage.replace import staged_folder
 from hf_clamu.training import Workers
 
@@ -114,6 +115,8 @@ class FilesMixin(ServingMixin):
         token: str | bool | None = None,
         erase_history: bool = False,
         max_shard_size: int | str | None = None,
+        signing_key: KeySource | None = None,
+        receipt_dir: str | os.PathLike[str] | None = None,
     ) -> PushResult:
         """Push the merged model as one commit; on the Hub, too, there is the old state or the new one.
 
@@ -127,6 +130,10 @@ class FilesMixin(ServingMixin):
             erase_history (`bool`): then remove everything but the new state, as far as the Hub allows (see
                 `erase_history`); what still answers is in the result and in the last receipt. Cannot be undone.
             max_shard_size (`int` or `str`, *optional*): as in `save_pretrained`.
+            signing_key (`str`, `Path` or `bytes`, *optional*): PEM file of a private key that signs the model and its
+                receipts, see `clamu sign`. Without it a signature that the model has is taken along, if it fits.
+            receipt_dir (`str` or `Path`, *optional*): folder of the receipts that are signed; by default where the
+                last request wrote its own.
 
         Returns:
             `PushResult`: the commit, and with `erase_history` the report.
@@ -143,6 +150,8 @@ class FilesMixin(ServingMixin):
             create_pr=create_pr,
             token=token,
             erase_history=erase_history,
+            signing_key=None if signing_key is None else load_signing_key(signing_key),
+            receipt_dir=None if receipt_dir is None else Path(receipt_dir),
         )
         return push(self._live, options, partial(self._write_copy, max_shard_size=max_shard_size))
 

@@ -2,7 +2,7 @@
 
 A receipt is checked in itself whenever it is read: its fields, the hash in its file's name, and its commitments
 against ids and salts. That finds damage and edits by mistake. It is no signature: who can write the folder can write
-receipts.
+receipts. Signatures are beside them, see `hf_clamu/operations/signed`.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ __all__ = [
     "make_receipt",
     "read_receipts",
     "receipt_path",
+    "receipt_stamp",
     "require_no_link",
     "salted_ids",
     "write_receipt",
@@ -99,8 +100,12 @@ def receipt_path(folder: Path, receipt: Mapping[str, Any]) -> Path:
     Without its part `private`, which commitments in the public part cover, it keeps its name.
     """
     public = {key: value for key, value in receipt.items() if key != _PRIVATE}
-    stamp = str(receipt["time"]).replace(":", "").replace("-", "")[:15]
-    return folder / f"{stamp}-{receipt['request']}-{hashlib.sha256(canonical_json(public)).hexdigest()[:8]}.json"
+    return folder / f"{receipt_stamp(receipt)}-{receipt['request']}-{digest_json(public)[:8]}.json"
+
+
+def receipt_stamp(receipt: Mapping[str, Any]) -> str:
+    """Return the time of a receipt as the names of files have it."""
+    return str(receipt["time"]).replace(":", "").replace("-", "")[:15]
 
 
 def require_no_link(folder: Path) -> None:

@@ -67,19 +67,20 @@ class ModelTarget:
         files = self.files
         return {"journal_dir": files.journal, "receipt_dir": files.receipts, "archive": files.archive}
 
-    def save(self, model: Any, *, erase_history: bool = False) -> None:
+    def save(self, model: Any, *, erase_history: bool = False, signing_key: Path | None = None) -> None:
         """Save a changed model: a folder is replaced as a whole, a Hub id gets one commit.
 
         Args:
             model (`ClamuModel`): with at least one change.
             erase_history (`bool`): remove the old commits of a Hub id afterwards.
+            signing_key (`Path`, *optional*): file of the key that signs what goes to the Hub.
         """
         workers = Workers.current()
         if workers.is_main:
             # Before the model is replaced: where no receipt can be written, nothing should change.
             self.receipts.mkdir(parents=True, exist_ok=True)
             if self.is_on_hub:
-                model.push_to_hub(erase_history=erase_history)
+                model.push_to_hub(erase_history=erase_history, signing_key=signing_key, receipt_dir=self.receipts)
             else:
                 # A new folder was empty when the request began; a model that came there since is not replaced.
                 is_new = self.output is not None and not self.has_result
