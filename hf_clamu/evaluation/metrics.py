@@ -1,4 +1,4 @@
-"""Metrics as `evaluate.Metric`s that need neither the network nor a cache folder.
+"""The measures as `evaluate.Metric`s that need neither the network nor a cache folder, for those who have `evaluate`.
 
 `evaluate.load` fetches a metric's code from the Hub; these are classes, so they work offline and in every process at
 once. Predictions and references stay in memory.
@@ -6,13 +6,13 @@ once. Predictions and references stay in memory.
 
 from __future__ import annotations
 
-import itertools
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import datasets
 import evaluate
+
+from hf_clamu.evaluation.scores import accuracy, answer_probability, macro_f1
 
 __all__ = ["METRICS", "Accuracy", "AnswerProbability", "MacroF1"]
 
@@ -79,12 +79,7 @@ class Accuracy(_InMemory):
         )
 
     def _compute(self, predictions: Sequence[Any], references: Sequence[Any]) -> dict[str, float]:
-        from sklearn.metrics import accuracy_score
-
-        if not isinstance(references[0], list):
-            return {"accuracy": float(accuracy_score(references, predictions))}
-        shares = [accuracy_score(right, predicted) for right, predicted in zip(references, predictions, strict=True)]
-        return {"accuracy": math.fsum(shares) / len(shares)}
+        return {"accuracy": accuracy(predictions, references)}
 
 
 class MacroF1(_InMemory):
@@ -111,12 +106,7 @@ class MacroF1(_InMemory):
         )
 
     def _compute(self, predictions: Sequence[Any], references: Sequence[Any]) -> dict[str, float]:
-        from sklearn.metrics import f1_score
-
-        if isinstance(references[0], list):
-            predictions, references = (list(itertools.chain(*labels)) for labels in (predictions, references))
-        # scikit-learn's own choice of labels is the union of both.
-        return {"macro_f1": float(f1_score(references, predictions, average="macro", zero_division=0.0))}
+        return {"macro_f1": macro_f1(predictions, references)}
 
 
 class AnswerProbability(_InMemory):
@@ -146,7 +136,7 @@ Args:
         )
 
     def _compute(self, predictions: Sequence[float]) -> dict[str, float]:
-        return {"answer_probability": math.fsum(map(math.exp, predictions)) / len(predictions)}
+        return {"answer_probability": answer_probability(predictions)}
 
 
 METRICS: dict[str, Callable[[], evaluate.Metric]] = {

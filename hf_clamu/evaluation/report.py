@@ -1,4 +1,4 @@
-"""How well a merged model serves its tasks: `evaluate`'s metrics, per task, per cluster and over all tasks."""
+"""How well a merged model serves its tasks: per task, per cluster and over all tasks."""
 
 from __future__ import annotations
 
@@ -8,10 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-import evaluate
-
 from hf_clamu.errors import TaskDataError
-from hf_clamu.evaluation.metrics import Accuracy, AnswerProbability, MacroF1
+from hf_clamu.evaluation.scores import accuracy, answer_probability, macro_f1
 from hf_clamu.serving.auto_routing import resolve_routes
 from hf_clamu.serving.routing import Route, find_route, group_by_route, select_route
 from hf_clamu.tasks import Example, ModelLimits, TaskDataset, traits_of
@@ -215,6 +213,5 @@ def _metrics_of(live: LiveModel, examples: Sequence[Example], routes: Sequence[R
         predictions += found[0]
         references += found[1]
     if traits_of(kind).writes_text:
-        return AnswerProbability().compute(predictions=[-loss for loss in losses]) or {}
-    scores = evaluate.combine([Accuracy(), MacroF1()]).compute(predictions=predictions, references=references)
-    return {name: float(scores[name]) for name in ("accuracy", "macro_f1")}
+        return {"answer_probability": answer_probability([-loss for loss in losses])}
+    return {"accuracy": accuracy(predictions, references), "macro_f1": macro_f1(predictions, references)}
