@@ -18,14 +18,14 @@ from hf_clamu.evaluation.attacks.scores import (
     predictions,
 )
 from hf_clamu.serving.routing import find_route, select_route
-from hf_clamu.tasks import Example
+from hf_clamu.tasks import Example, traits_of
 from hf_clamu.tasks.encoding import padding_id
 from hf_clamu.training import LiveModel, logits_and_labels
 
 __all__ = ["Attacker", "RowScores", "difference"]
 
-# Rows that a model reads together; their logits over a vocabulary are what takes memory.
-_BATCH = 16
+# Rows that a model reads together: many labels, or few texts, whose logits over a vocabulary take memory.
+_LABELS, _TEXTS = 64, 8
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,8 +105,9 @@ class Attacker:
         self, model: Any, examples: Sequence[Example]
     ) -> Iterator[tuple[Example, torch.Tensor, torch.Tensor]]:
         live = LiveModel(model, device=model.device, pad_token_id=padding_id(self._processor))
-        for start in range(0, len(examples), _BATCH):
-            part = examples[start : start + _BATCH]
+        size = _TEXTS if traits_of(self.kind).writes_text else _LABELS
+        for start in range(0, len(examples), size):
+            part = examples[start : start + size]
             with torch.no_grad():
                 batches = list(logits_and_labels(live, part, self.kind))
             rows = (row for logits, labels in batches for row in predictions(logits, labels, self.kind))
