@@ -82,19 +82,24 @@ class OpenChange:
         target.save(self.model, erase_history=bool(self.erase_history), signing_key=self.key)
 
     def sign(self) -> None:
-        """Sign the folder of the result and the receipts that led to it; a Hub id was signed when it was pushed."""
-        if self.key is None or self.target.is_on_hub or not is_main_process():
+        """Sign the folder of the result and the receipts that led to it; a Hub id was signed when it was pushed.
+
+        Of a run that died after its push the statements are written now.
+        """
+        if self.key is None or not is_main_process():
             return
-        from hf_clamu.operations.signed.signing import sign_model
+        from hf_clamu.operations.signed.signing import Signing, sign_model
         from hf_clamu.signing import load_signing_key
 
-        signed = sign_model(
-            Path(self.target.name),
-            self.model.state_digest(),
-            load_signing_key(self.key),
-            receipts=self.target.receipts,
-            keeps_source=self.target.output is not None,
-        )
+        key, state, receipts = load_signing_key(self.key), self.model.state_digest(), self.target.receipts
+        if self.target.is_on_hub:
+            if not self.model.receipts:
+                from hf_clamu.hub.pull import resolve_folder
+
+                Signing.begun(resolve_folder(self.target.name), state, key, receipts=receipts).write_statements()
+            return
+        keeps_source = self.target.output is not None
+        signed = sign_model(Path(self.target.name), state, key, receipts=receipts, keeps_source=keeps_source)
         note(f"Signed with the key {signed.key_id[:16]}…: {signed.signature}, {signed.num_statements} statements.")
 
     def receipt_values(self, receipt: Mapping[str, Any], effect: ChangeEffect | None = None) -> dict[str, Any]:

@@ -16,7 +16,6 @@ from hf_clamu.signing.bundle import (
 )
 from hf_clamu.signing.envelope import Envelope
 from hf_clamu.signing.keys import (
-    KEY_VARIABLE,
     PASSWORD_VARIABLE,
     KeySource,
     PublicKey,
@@ -28,7 +27,6 @@ from hf_clamu.signing.keys import (
 from hf_clamu.signing.statement import Statement
 
 __all__ = [
-    "KEY_VARIABLE",
     "PASSWORD_VARIABLE",
     "SIGNATURE_NAME",
     "Envelope",

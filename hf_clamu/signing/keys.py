@@ -16,7 +16,6 @@ from typing import Any
 from hf_clamu.errors import RecipeError
 
 __all__ = [
-    "KEY_VARIABLE",
     "PASSWORD_VARIABLE",
     "KeySource",
     "PublicKey",
@@ -26,7 +25,6 @@ __all__ = [
     "load_signing_key",
 ]
 
-KEY_VARIABLE = "CLAMU_SIGNING_KEY"
 PASSWORD_VARIABLE = "CLAMU_SIGNING_PASSWORD"
 _CURVES = {"secp256r1": "ECDSA P-256", "secp384r1": "ECDSA P-384"}
 _KINDS = "Ed25519, or ECDSA on P-256 or P-384"

@@ -65,6 +65,13 @@ def test_a_signed_model_goes_to_the_hub_and_on_from_there(double, local, run, ke
     assert "model.sig" in _files(double)
     found = run("receipts", REPO, *trusted, "--json")
     assert [entry["request"] for entry in found["receipts"]] == ["unmerge"]
+    # A run that died after its push has left the receipt alone; the next one writes what it had signed.
+    (statement,) = (tmp_path / "receipts").glob("*.dsse")
+    statement.unlink()
+    assert "A receipt is missing" in run("receipts", REPO, *trusted, code=1)
+    run(*forget, "user_1", "--key", keys / "p256.pem", "--json")
+    assert statement.is_file()
+    run("receipts", REPO, *trusted, "--json")
     # What the erasure settles after the push is a statement of its own.
     erasing = ("unmerge", REPO, "user_2", "--data", "rows.jsonl", "--erase-history", "--key", keys / "p256.pem")
     assert "erasure" in run(*erasing, "--json")["receipt"]

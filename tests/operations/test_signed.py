@@ -363,6 +363,27 @@ def test_signing_needs_the_receipts_that_were_signed(work, key):
         _sign(work, key)
 
 
+def test_a_statement_that_was_signed_and_not_written_is_written_by_the_next_run(work, key, keys, tiny):
+    model = ClamuModel.from_pretrained(work / "m")
+    model.unmerge_task("user_4", data=tiny.tasks("text"), receipt_dir=work / "receipts")
+    model.save_pretrained(work / "m")
+    (lost,) = _sign(work, key).new
+    statement = Link.from_file(lost)
+    lost.unlink()
+    with pytest.raises(SignatureError, match="A receipt is missing"):
+        _check(work, keys)
+    assert _sign(work, key).new == (lost,)
+    assert Link.from_file(lost).digest == statement.digest
+    assert len(_check(work, keys)) == 7
+    # A receipt that is gone itself does not come back.
+    lost.unlink()
+    next(
+        path for path, one in read_receipts(work / "receipts").items() if one["digests"]["after"] == statement.after
+    ).unlink()
+    with pytest.raises(SignatureError, match="A receipt is missing"):
+        _sign(work, key)
+
+
 def test_a_lost_signature_is_made_again_from_the_chain(work, key, keys):
     path = _check(work, keys)
     signature_beside(work / "m").unlink()

@@ -152,6 +152,8 @@ class Signing:
         waiting = {receipt_path(receipts, receipt): core_of(receipt) for receipt in pending}
         found = replace(found, receipts={**found.receipts, **waiting})
         pinned = None if folder is None else _pinned(folder, keys)
+        if pinned is not None and _is_unwritten(found, state, pinned):
+            pinned = None
         path = _signed_path(found, state, pinned)
         require_signed(path, keys, receipts)
         new = _unsigned(found, path, state, pinned, keeps_source=keeps_source)
@@ -196,6 +198,14 @@ def _pinned(folder: Path, keys: Sequence[PublicKey]) -> Pinned | None:
             "once more what it signs; or delete the file, to begin a chain of receipts of your own."
         )
     return Pinned.from_notes(claimed.notes)
+
+
+def _is_unwritten(statements: Statements, state: str, pinned: Pinned) -> bool:
+    """Whether a push signed statements that its process did not live to write; the same receipts give them again."""
+    if pinned.last is None or pinned.last in statements.links:
+        return False
+    path = _signed_path(statements, state, None)
+    return pinned.last in {link.digest for link in _unsigned(statements, path, state, None, keeps_source=False)}
 
 
 def _signed_path(statements: Statements, state: str, pinned: Pinned | None) -> list[Link]:
