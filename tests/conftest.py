@@ -156,7 +156,8 @@ class Tiny:
     @staticmethod
     def reseal(folder: Path, **changes: Any) -> None:
         """Write the ledger anew with true digests of all files, as somebody with intent would."""
-        from hf_clamu.exact import canonical_json, digest_json
+        from hf_clamu.checkpoint.ledger import sealed
+        from hf_clamu.exact import canonical_json
 
         path = folder / "ledger.json"
         ledger = json.loads(path.read_bytes())
@@ -166,7 +167,7 @@ class Tiny:
             if (folder / name).is_file():
                 data = (folder / name).read_bytes()
                 ledger["files"][name] = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
-        path.write_bytes(canonical_json({**ledger, "digest": digest_json(ledger)}))
+        path.write_bytes(canonical_json(sealed(ledger)))
 
 
 @pytest.fixture(scope="session")

@@ -36,7 +36,7 @@ _LAYERS: tuple[tuple[str, ...], ...] = (
     ("local_models",),
     ("operations",),
     ("models",),
-    ("serving",),
+    ("proofs", "serving"),
     ("evaluation", "prediction", "trainer"),
     ("recipe",),
     ("demo", "planning", "proposal"),

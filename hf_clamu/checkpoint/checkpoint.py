@@ -20,11 +20,12 @@ from hf_clamu.merging import ClamuArguments, MergedState, routing_features
 from hf_clamu.tasks import TaskSpec
 from hf_clamu.training import Environment
 
-__all__ = ["FEATURES_KEY", "VECTORS_KEY", "Checkpoint", "SavedFiles"]
+__all__ = ["FEATURES_KEY", "LINEAR_DIGESTS_KEY", "VECTORS_KEY", "Checkpoint", "SavedFiles"]
 
 # What tasks are clustered by, and the base model's features where those are kept besides.
 VECTORS_KEY = "vectors"
 FEATURES_KEY = "features"
+LINEAR_DIGESTS_KEY = "digests"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -160,7 +161,7 @@ class Checkpoint:
     @cached_property
     def state_digest(self) -> str:
         """The SHA-256 of everything that is merged."""
-        state, features = self.state, self.stored_features
+        state, features, digests = self.state, self.stored_features, self.state.linear_digests
         by_task = list(self.task_mask_digests.values())
         known = {id(mask): digest for mask, digest in zip(state.task_masks, by_task, strict=True)}
         # A cluster of one task has the task's own mask.
@@ -173,6 +174,7 @@ class Checkpoint:
                 **({"global_alpha": state.global_alpha} if state.global_alpha != state.alpha else {}),
                 "delta": self.config.delta_digest,  # computed with the state, or compared when it was read
                 "ledger": ledger_entries(state),
+                **({} if digests is None else {"linear_digests": digest_tensors({LINEAR_DIGESTS_KEY: digests})}),
                 "masks": masks,
                 "scores": state.scores,
                 **({"task_masks": by_task} if self.stored_task_masks else {}),

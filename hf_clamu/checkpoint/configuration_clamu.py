@@ -11,13 +11,13 @@ from hf_clamu.errors import CheckpointFormatError
 
 __all__ = ["DEFAULT_MAX_SHARD_SIZE", "FORMAT_VERSION", "ClamuConfig", "current_entries", "format_version"]
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 
 # Bytes: "50GB", as transformers has it; here it stays what it is, because where a shard ends are saved bytes.
 DEFAULT_MAX_SHARD_SIZE = 50 * 10**9
 
 # What entries and settings that a version lacks stand for: the behaviour of its time, whatever the defaults are today.
-_LACKING_ENTRIES: dict[int, dict[str, Any]] = {1: {}, 2: {}}
+_LACKING_ENTRIES: dict[int, dict[str, Any]] = {1: {}, 2: {}, 3: {}}
 _LACKING_SETTINGS: dict[int, dict[str, Any]] = {
     1: {"global_scaling": "same", "keep_features": False},
     2: {
@@ -31,6 +31,7 @@ _LACKING_SETTINGS: dict[int, dict[str, Any]] = {
         "mask_ramp_length": 0.7,
         "scaling_search": "full",
     },
+    3: {"linear_digest": False},
 }
 
 # A class of transformers that is asked for a saved model looks for weights in the file that this entry names, and

@@ -26,6 +26,7 @@ __all__ = [
     "FRESH_NAME",
     "GENERATION_CONFIG_NAME",
     "LEDGER_NAME",
+    "LINEAR_DIGESTS_NAME",
     "MASK_CONFIG_NAME",
     "MASK_NAME",
     "SIGNATURE_NAME",
@@ -56,6 +57,7 @@ DELTA_INDEX_NAME = "delta.safetensors.index.json"
 FRESH_NAME = "base_init.safetensors"
 VECTORS_NAME = "features.safetensors"
 ANCHORS_NAME = "anchors.safetensors"
+LINEAR_DIGESTS_NAME = "linear_digests.safetensors"
 MASKS_FOLDER = "masks"
 TASK_MASKS_FOLDER = "task_masks"
 BASE_FOLDER = "base_model"
@@ -123,6 +125,7 @@ TABLE: tuple[FileRule, ...] = (
     # `verify` compares the card, and people edit it; the ledger cannot list itself.
     FileRule(names=_plain(CARD_NAME, LEDGER_NAME), writer="model", is_listed=False),
     FileRule(names=_plain(CONFIG_NAME, DELTA_NAME, FRESH_NAME, VECTORS_NAME, ANCHORS_NAME), writer="model"),
+    FileRule(names=_plain(LINEAR_DIGESTS_NAME), writer="model"),
     FileRule(names=(_shards("delta"), re.escape(DELTA_INDEX_NAME)), writer="model"),
     # The delta of format 1. Where it is left over in a newer model's folder, transformers would take it for weights.
     FileRule(names=_plain(WEIGHTS_NAME), writer="model"),

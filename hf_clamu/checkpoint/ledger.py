@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from hf_clamu.checkpoint.layout import LEDGER_NAME
+from hf_clamu.checkpoint.membership.tasks_tree import sealed_digest
 from hf_clamu.errors import CheckpointFormatError
-from hf_clamu.exact import digest_json
 from hf_clamu.merging import MergedState, TaskRecord
 
 __all__ = [
@@ -124,7 +124,7 @@ def listed_files(folder: Path, ledger: Mapping[str, Any]) -> dict[str, FileEntry
 
 def sealed(content: dict[str, Any]) -> dict[str, Any]:
     """Return a ledger with the digest of its own content, so that damage shows on reading."""
-    return {**content, "digest": digest_json(content)}
+    return {**content, "digest": sealed_digest(content)}
 
 
 def ledger_digest(folder: Path) -> str:
@@ -163,7 +163,7 @@ def require_sealed(path: Path, ledger: Mapping[str, Any]) -> None:
     """
     content = {key: value for key, value in ledger.items() if key != "digest"}
     try:
-        digest = digest_json(content)
+        digest = sealed_digest(content)
     except (ValueError, RecursionError) as error:  # NaN, or half of a surrogate pair
         raise CheckpointFormatError(f"{path} holds what no ledger has ({error}). Take an undamaged copy.") from error
     if ledger.get("digest") != digest:

@@ -20,7 +20,14 @@ from hf_clamu.checkpoint.configuration_clamu import (
 from hf_clamu.checkpoint.files.integrity import checked_files
 from hf_clamu.checkpoint.files.proofs import base_values_of, is_proven_delta
 from hf_clamu.checkpoint.files.shards import check_shards, read_tensors_at
-from hf_clamu.checkpoint.files.tensors import read_anchors, read_factors, read_features, read_masks, read_tensor_file
+from hf_clamu.checkpoint.files.tensors import (
+    read_anchors,
+    read_factors,
+    read_features,
+    read_linear_digests,
+    read_masks,
+    read_tensor_file,
+)
 from hf_clamu.checkpoint.layout import (
     BASE_FOLDER,
     CONFIG_NAME,
@@ -118,6 +125,7 @@ def _checkpoint_of(
         delta_digest=parsed.config.delta_digest,
         cluster_names=cluster_names(parsed, records, clusters),
         base_features=base_features,
+        linear_digests=read_linear_digests(folder, listed, len(records), parsed.arguments),
     )
     parsed.config.cluster_names = list(state.cluster_names)
     fresh = read_tensor_file(folder / FRESH_NAME) if FRESH_NAME in listed else {}

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_clamu.checkpoint.card.model_card import model_card
-from hf_clamu.checkpoint.checkpoint import Checkpoint
+from hf_clamu.checkpoint.checkpoint import LINEAR_DIGESTS_KEY, Checkpoint
 from hf_clamu.checkpoint.configuration_clamu import FORMAT_VERSION
 from hf_clamu.checkpoint.files.proofs import PROOFS_KEY, proofs
 from hf_clamu.checkpoint.files.shards import save_shards
@@ -19,6 +19,7 @@ from hf_clamu.checkpoint.layout import (
     DELTA_NAME,
     FRESH_NAME,
     LEDGER_NAME,
+    LINEAR_DIGESTS_NAME,
     MASK_CONFIG_NAME,
     MASK_NAME,
     VECTORS_NAME,
@@ -74,6 +75,8 @@ def write_checkpoint(
         save_tensors(folder / VECTORS_NAME, checkpoint.stored_features)
     if checkpoint.anchors:
         save_tensors(folder / ANCHORS_NAME, dict(checkpoint.anchors))
+    if state.linear_digests is not None:
+        save_tensors(folder / LINEAR_DIGESTS_NAME, {LINEAR_DIGESTS_KEY: state.linear_digests})
     _write_masks(folder, checkpoint)
     ledger = sealed(_ledger(folder, checkpoint, written, base_values))
     (folder / LEDGER_NAME).write_bytes(canonical_json(ledger))

@@ -20,6 +20,8 @@ from hf_clamu.cli.commands.inspection import info, verify
 from hf_clamu.cli.commands.merge import merge
 from hf_clamu.cli.commands.predict import predict
 from hf_clamu.cli.commands.proofs.attack import attack
+from hf_clamu.cli.commands.proofs.audit import audit
+from hf_clamu.cli.commands.proofs.prove import check, prove
 from hf_clamu.cli.commands.proofs.receipts import receipts
 from hf_clamu.cli.commands.proofs.sign import sign
 from hf_clamu.cli.commands.train import plan, train
@@ -39,6 +41,9 @@ _COMMANDS: tuple[Callable[..., None], ...] = (
     evaluate,
     export,
     verify,
+    audit,
+    prove,
+    check,
     attack,
     unmerge,
     add,

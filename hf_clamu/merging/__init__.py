@@ -19,7 +19,7 @@ from hf_clamu.merging.clustering.arguments import ClusteringArguments
 from hf_clamu.merging.clustering.base import ClusteringInputs, ClusteringMethod
 from hf_clamu.merging.clustering.grouping import canonical_clusters, cluster_tasks, name_clusters
 from hf_clamu.merging.clustering.registry import CLUSTERINGS, register_clustering
-from hf_clamu.merging.derivation import names_of
+from hf_clamu.merging.derivation import clusters_of, names_of
 from hf_clamu.merging.engine import add_tasks, merge_tasks, unmerge_tasks, update_tasks
 from hf_clamu.merging.localization.arguments import LocalizationArguments
 from hf_clamu.merging.localization.base import LocalizationMethod, MaskInputs
@@ -70,6 +70,7 @@ __all__ = [
     "TaskRecord",
     "add_tasks",
     "candidate_alphas",
+    "clusters_of",
     "canonical_clusters",
     "check_data",
     "cluster_tasks",

@@ -12,6 +12,7 @@ import torch
 
 from hf_clamu.errors import RecipeError
 from hf_clamu.exact import TaskVector
+from hf_clamu.exact.linear_digest import linear_digest
 from hf_clamu.merging.derivation import clusters_of, derive
 from hf_clamu.merging.localization.task_masks import TaskMasks
 from hf_clamu.merging.requirements import (
@@ -27,6 +28,9 @@ from hf_clamu.merging.summation import TaskSums, sum_vectors
 from hf_clamu.training import TaskTrainer
 
 __all__ = ["add_and_derive", "early_clusters"]
+
+# In what the journal keeps of a task.
+_LINEAR = "linear_digest"
 
 
 def add_and_derive(
@@ -99,6 +103,9 @@ class _Addition:
             with trainer.timed("features"):
                 feature = self._clustering.vector_feature(vector, self._arguments.seed)
             entry["row"] = _kept(feature, self._clustering.feature_dtype)
+        if self._arguments.linear_digest is True:
+            with trainer.timed("digest"):
+                entry[_LINEAR] = linear_digest(vector.steps)
         return vector, entry
 
     def is_sound(self, task_id: str, entry: Mapping[str, Any]) -> bool:
@@ -122,15 +129,19 @@ class _Addition:
         """Return what was merged before, with the features of the new tasks, together with what was added up now."""
         parameters = sorted(self._trainer.workspace.shapes)
         records = {task_id: TaskRecord.from_dict(sums.entries[task_id], parameters) for task_id in task_ids}
-        features, masks = dict(before.features), dict(before.masks)
+        features, masks, digests = dict(before.features), dict(before.masks), dict(before.linear_digests)
         if self._makes_sketches:
             features |= {task_id: sums.entries[task_id]["row"] for task_id in task_ids}
+        if self._arguments.linear_digest is True:
+            digests |= {task_id: sums.entries[task_id][_LINEAR] for task_id in task_ids}
         if before.total is not None:
             sums.total.add(before.total)
         if self._task_masks is not None:
             masks |= self._task_masks.gather({task_id: record.vector_digest for task_id, record in records.items()})
         records = dict(sorted((before.records | records).items()))
-        return replace(before, total=sums.total, records=records, features=features, masks=masks)
+        return replace(
+            before, total=sums.total, records=records, features=features, masks=masks, linear_digests=digests
+        )
 
 
 def _data_features(

@@ -82,6 +82,7 @@ def derive(
         delta_digest=delta_digest,
         cluster_names=cluster_names,
         base_features=_stacked(merged.base_features, records),
+        linear_digests=_stacked(merged.linear_digests, records),
     )
 
 

@@ -15,8 +15,9 @@ from hf_clamu.training import TaskTrainer
 
 __all__ = ["drop_covered_parts", "entries_of", "map_shared", "without_rows"]
 
-# What an entry has a tensor under, and the tensor of all of them in a part. No parameter's name starts with a dot.
-_ROW, _ROWS = "row", ".rows"
+# Before the key under which entries have tensors, it names the tensor of all of them in a part. No parameter's name
+# starts with a dot.
+_ROWS = "."
 
 
 def map_shared(
@@ -30,7 +31,7 @@ def map_shared(
 ) -> dict[str, Any]:
     """Compute a small value for each item; every process gets all of them.
 
-    It is JSON-able, or a *dict* of such values that may have a tensor of numbers under `"row"`.
+    It is JSON-able, or a *dict* of such values and tensors of numbers.
 
     Args:
         trainer (`TaskTrainer`): knows the processes and the journal.
@@ -79,25 +80,25 @@ def without_rows(entries: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, 
     As text, rows of ten thousand tasks would take many times their memory, and more than a header can hold.
 
     Args:
-        entries (*mapping*): values by task or cluster; a *dict* may have a tensor under `"row"`, all of one shape.
+        entries (*mapping*): values by task or cluster; a *dict* may have tensors, under each key all of one shape.
     """
-    rows = {item: entries[item][_ROW] for item in sorted(entries) if _has_row(entries[item])}
-    numbers = {item: number for number, item in enumerate(rows)}
-    plain = {item: {**entry, _ROW: numbers[item]} if item in rows else entry for item, entry in entries.items()}
-    return plain, {_ROWS: torch.stack(list(rows.values()))} if rows else {}
+    plain = dict(entries)
+    rows: dict[str, list[torch.Tensor]] = {}
+    for item in sorted(entries):
+        entry = entries[item]
+        for key in [] if not isinstance(entry, dict) else [k for k, value in entry.items() if torch.is_tensor(value)]:
+            of_key = rows.setdefault(f"{_ROWS}{key}", [])
+            plain[item] = {**plain[item], key: len(of_key)}
+            of_key.append(entry[key])
+    return plain, {name: torch.stack(of_key) for name, of_key in rows.items()}
 
 
 def entries_of(part: Part) -> dict[str, Any]:
     """Return the entries of a part with their rows, which are copies: a part may be overwritten when it is deleted."""
-    rows = part.tensors().get(_ROWS)
-    if rows is None:
-        return part.entries
+    rows = {name.removeprefix(_ROWS): of_key for name, of_key in part.tensors().items() if name.startswith(_ROWS)}
     found = dict(part.entries)
-    for item, entry in part.entries.items():
-        if isinstance(entry, dict) and entry.get(_ROW) is not None:
-            found[item] = {**entry, _ROW: rows[entry[_ROW]].clone()}
+    for item, entry in part.entries.items() if rows else ():
+        if isinstance(entry, dict):
+            kept = {key: of_key[entry[key]].clone() for key, of_key in rows.items() if entry.get(key) is not None}
+            found[item] = {**entry, **kept}
     return found
-
-
-def _has_row(entry: Any) -> bool:
-    return isinstance(entry, dict) and isinstance(entry.get(_ROW), torch.Tensor)

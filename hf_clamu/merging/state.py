@@ -93,6 +93,7 @@ class MergedState:
         delta_digest (`str`, *optional*): SHA-256 of the delta, if it is known already.
         base_features (`torch.Tensor` of shape `(tasks, hidden_size)`, *optional*): the base model's feature of each
             task, if it is kept beside `task_features`; see `routing_features`.
+        linear_digests (`torch.Tensor` of shape `(tasks, 2, 1024)`, int32, *optional*): of each task's vector.
     """
 
     delta: dict[str, torch.Tensor]
@@ -108,6 +109,7 @@ class MergedState:
     delta_digest: str | None = None
     cluster_names: tuple[str, ...] = ()
     base_features: torch.Tensor | None = None
+    linear_digests: torch.Tensor | None = None
 
     @property
     def task_ids(self) -> tuple[str, ...]:
@@ -121,11 +123,11 @@ class MergedState:
 
     @property
     def num_bytes(self) -> int:
-        """What delta, masks, factors and features take; a cluster of one task has the task's own mask."""
+        """What delta, masks, factors and rows of tasks take; a cluster of one task has the task's own mask."""
         masks = self.masks if self.has_mask_per_task else (*self.masks, *self.task_masks)
-        features = sum(rows.nbytes for rows in (self.task_features, self.base_features) if rows is not None)
-        features += 4 * sum(map(len, self.factors))
-        return features + sum(tensor.nbytes for part in (self.delta, *masks) for tensor in part.values())
+        rows = (self.task_features, self.base_features, self.linear_digests)
+        kept = sum(tensor.nbytes for tensor in rows if tensor is not None) + 4 * sum(map(len, self.factors))
+        return kept + sum(tensor.nbytes for part in (self.delta, *masks) for tensor in part.values())
 
     @property
     def served_alpha(self) -> float:
@@ -185,6 +187,7 @@ class PartialState:
         features (*dict* of `str` to `torch.Tensor`): what each task is clustered by; empty if by none.
         masks (*dict* of `str` to *dict*): packed mask of each task; empty unless the localization keeps them.
         base_features (*dict* of `str` to `torch.Tensor`): the feature of each task by the base model; perhaps empty.
+        linear_digests (*dict* of `str` to `torch.Tensor`): of each task's vector; empty if none are kept.
     """
 
     total: DeltaAccumulator | VectorSum | None
@@ -192,13 +195,14 @@ class PartialState:
     features: dict[str, torch.Tensor]
     masks: dict[str, dict[str, torch.Tensor]]
     base_features: dict[str, torch.Tensor] = field(default_factory=dict)
+    linear_digests: dict[str, torch.Tensor] = field(default_factory=dict)
 
     @classmethod
     def of(cls, state: MergedState) -> PartialState:
         """Return the part of a merged state that nothing was derived for."""
-        features, base_features = (
+        features, base_features, linear_digests = (
             {} if rows is None else dict(zip(state.task_ids, rows, strict=True))
-            for rows in (state.task_features, state.base_features)
+            for rows in (state.task_features, state.base_features, state.linear_digests)
         )
         total = VectorSum.of(state.delta, (record.bounds for record in state.records.values()))
         masks = dict(zip(state.task_ids, state.task_masks, strict=True)) if state.task_masks else {}
@@ -208,6 +212,7 @@ class PartialState:
             features=features,
             masks=masks,
             base_features=base_features,
+            linear_digests=linear_digests,
         )
 
     @classmethod
@@ -225,7 +230,7 @@ class PartialState:
         stay = self.records.keys() - set(task_ids)
         kept: dict[str, Any] = {
             name: {task_id: value for task_id, value in getattr(self, name).items() if task_id in stay}
-            for name in ("records", "features", "masks", "base_features")
+            for name in ("records", "features", "masks", "base_features", "linear_digests")
         }
         return PartialState(total=total, **kept)
 

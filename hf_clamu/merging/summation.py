@@ -36,7 +36,7 @@ class TaskWork(Protocol):
     def finish(self, task_id: str) -> tuple[TaskVector, dict[str, Any]]:
         """Return a task's vector and what is to be kept of it.
 
-        That is what `TaskRecord.to_dict` returns, or more; a tensor under `"row"`, too.
+        That is what `TaskRecord.to_dict` returns, or more; tensors, too.
         """
         ...
 

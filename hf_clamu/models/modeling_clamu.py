@@ -21,7 +21,7 @@ from hf_clamu.errors import IncompatibleBaseError
 from hf_clamu.hub.archive import archive_at
 from hf_clamu.merging import ClamuArguments
 from hf_clamu.models.loading import HubOptions, check_loading_options, opened_model, require_castable, serving_dtype
-from hf_clamu.models.mixins.requests import RequestsMixin
+from hf_clamu.models.mixins.proving import ProvingMixin
 from hf_clamu.models.state import LiveState, MergedWeights, ModelContext, RequestLog
 from hf_clamu.operations.local_merge import LocalMerge
 from hf_clamu.signing import KeySource
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["ClamuModel", "attach_in_place"]
 
 
-class ClamuModel(RequestsMixin):
+class ClamuModel(ProvingMixin):
     """A merged model with clusters, ready for everything that takes a `transformers.PreTrainedModel`.
 
     Make one with `ClamuTrainer.train()` or load one with `ClamuModel.from_pretrained`. Fresh from either it is the

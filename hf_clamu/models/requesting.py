@@ -33,6 +33,7 @@ __all__ = [
     "log_change",
     "make_request",
     "opened",
+    "recipe_of",
     "require_accepted",
 ]
 
@@ -235,7 +236,7 @@ def log_change(
     if live.context.snapshot is not None:
         rows_before, rows_after = (snapshot_names(one.state.records) for one in (before, after))
         facts["snapshot"] = PENDING if set(rows_before.values()) - set(rows_after.values()) else "written"
-    recipe = _recipe(before.config)
+    recipe = recipe_of(before.config)
     change = Change(
         **facts["digests"],
         receipts=[
@@ -281,7 +282,7 @@ def accept_vectors(archive: Archive | None) -> None:
             workers.in_turn(archive.write_held)
 
 
-def _recipe(config: ClamuConfig) -> dict[str, Any]:
+def recipe_of(config: ClamuConfig) -> dict[str, Any]:
     """Return the settings that decide the bits; their digest goes into receipts."""
     recipe = dict(config.arguments or {})
     if config.peft_config is not None:

@@ -11,7 +11,7 @@ from hf_clamu.operations.snapshots import snapshot_tasks
 from hf_clamu.storage import Snapshot
 from hf_clamu.tasks import DataFiles, IdsSetting, TaskDataset, load_tasks
 
-__all__ = ["load_merged_tasks", "with_ledger_ids"]
+__all__ = ["load_merged_tasks", "load_rows", "with_ledger_ids"]
 
 
 def load_merged_tasks(
@@ -43,9 +43,30 @@ def load_merged_tasks(
     """
     if data is None and snapshot is not None:
         return snapshot_tasks(checkpoint, snapshot)
-    spec = checkpoint.task_spec
     no_snapshot = "" if snapshot_place is None else f" There is no snapshot of the rows either, at {snapshot_place}."
-    tasks = data if isinstance(data, TaskDataset) else _load_files(checkpoint, data, origin, ids, no_snapshot)
+    tasks = load_rows(checkpoint, data, origin, ids=ids, also_missing=no_snapshot)
+    return with_ledger_ids(checkpoint, tasks, task_id_key)
+
+
+def load_rows(
+    checkpoint: Checkpoint,
+    data: TaskDataset | DataFiles | None,
+    origin: Path | None,
+    *,
+    ids: IdsSetting | None = None,
+    also_missing: str = "",
+) -> TaskDataset:
+    """Return rows under the ids that stand in them, read with the settings of a merged model.
+
+    Args:
+        checkpoint, data, origin, ids: as in `load_merged_tasks`.
+        also_missing (`str`): ends the message if they are not found.
+
+    Raises:
+        TaskDataError: if they are not found, or were read with other settings than the merged ones.
+    """
+    spec = checkpoint.task_spec
+    tasks = data if isinstance(data, TaskDataset) else _load_files(checkpoint, data, origin, ids, also_missing)
     tasks = tasks.with_ids(spec.ids)  # which decides nothing once the ids are read
     expected, given = asdict(spec), asdict(tasks.spec)
     differing = [key for key in expected if given[key] != expected[key]]
@@ -55,7 +76,7 @@ def load_merged_tasks(
             f"The data were read with other settings than the merged tasks: {key} is {given[key]!r}, the "
             f"model's recipe says {expected[key]!r}. Give the data with the recipe's settings."
         )
-    return with_ledger_ids(checkpoint, tasks, task_id_key)
+    return tasks
 
 
 def with_ledger_ids(checkpoint: Checkpoint, tasks: TaskDataset, task_id_key: str | None) -> TaskDataset:

@@ -1,4 +1,4 @@
-"""Learning rate and grid where a recipe leaves them open: one rule each, and none that looks at data."""
+"""Settings that a recipe leaves open: one rule each, and none that looks at data."""
 
 from __future__ import annotations
 
@@ -35,12 +35,13 @@ def resolved_arguments(
     from_elsewhere: bool = False,
     announce: bool = False,
 ) -> ClamuArguments:
-    """Return settings with numbers for the learning rate and the grid; numbers that they name stay as they are.
+    """Return settings with nothing left open; what they name stays as it is.
 
     The learning rate depends on the width of the model and on whether tasks are finetuned through an adapter; the grid
     on the learning rates of all steps, see `fraction_bits_for`. Where they tell nothing it is 2**-20 for checkpoints
-    from elsewhere, and 2**-28 for products of adapters. Neither depends on data or on the number of tasks. The saved
-    model has the numbers, so requests and a build from its settings repeat them.
+    from elsewhere, and 2**-28 for products of adapters. Linear digests are kept where tasks are finetuned through an
+    adapter, whose parameters are few. Nothing depends on data or on the number of tasks. The saved model has what was
+    chosen, so requests and a build from its settings repeat it.
 
     Args:
         arguments (`ClamuArguments`): the settings.
@@ -58,6 +59,8 @@ def resolved_arguments(
         bits, reason = _fraction_bits(arguments, space, from_elsewhere)
         arguments = replace(arguments, fraction_bits=bits)
         said.append(f"fraction_bits {bits}, {reason}")
+    if arguments.linear_digest == "auto":
+        arguments = replace(arguments, linear_digest=space is not None and space.is_live)
     if announce and Workers.current().is_main:
         for line in said:
             _logger.info("%s", line)

@@ -91,19 +91,23 @@ class Environment:
         """Return the fingerprint as JSON-able values."""
         return asdict(self)
 
+    def differences(self, recorded: Environment) -> list[str]:
+        """Return in what this environment differs from the recorded one, with both values of each."""
+        ours, theirs = _flat(self.to_dict()), _flat(recorded.to_dict())
+        keys = [*theirs, *(key for key in ours if key not in theirs)]
+        return [
+            f"{key}: {theirs.get(key)!r} then, {ours.get(key)!r} now"
+            for key in keys
+            if theirs.get(key) != ours.get(key)
+        ]
+
     def require(self, recorded: Environment) -> None:
         """Check that this environment is the recorded one.
 
         Raises:
             EnvironmentMismatchError: naming every difference.
         """
-        ours, theirs = _flat(self.to_dict()), _flat(recorded.to_dict())
-        keys = [*theirs, *(key for key in ours if key not in theirs)]
-        differing = [
-            f"{key}: {theirs.get(key)!r} then, {ours.get(key)!r} now"
-            for key in keys
-            if theirs.get(key) != ours.get(key)
-        ]
+        differing = self.differences(recorded)
         if differing:
             raise EnvironmentMismatchError(
                 "The model was merged in another environment, where retraining gives other bits ("

@@ -18,7 +18,13 @@ from hf_clamu.exact import canonical_json
 FOLDER = Path(__file__).parent / "format_1"
 BASE = FOLDER / "base_model"
 # What a build of that release did, where today's settings say something else.
-BEHAVIOUR = {"global_scaling": "same", "keep_features": False, "scaling_search": "full", "integer_bits": 32}
+BEHAVIOUR = {
+    "global_scaling": "same",
+    "keep_features": False,
+    "scaling_search": "full",
+    "integer_bits": 32,
+    "linear_digest": False,
+}
 SETTINGS = ClamuArguments(clustering="none", localization="emr", learning_rate=5e-5, fraction_bits=28, **BEHAVIOUR)
 TASKS = tuple(f"task_{number}" for number in range(4))
 

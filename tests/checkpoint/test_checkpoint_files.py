@@ -214,15 +214,15 @@ def _edit(folder, name, change):
     (folder / name).write_bytes(canonical_json(values))
 
 
-@pytest.mark.parametrize("version", [4, 99, "1", None, True])
+@pytest.mark.parametrize("version", [5, 99, "1", None, True])
 def test_other_format_version(tiny, folder, version):
     _edit(folder, "config.json", lambda values: values.update(format_version=version))
     tiny.reseal(folder)
-    _load_fails(folder, "format version .* reads up to 3")
+    _load_fails(folder, "format version .* reads up to 4")
 
 
 def test_newer_ledger(tiny, folder):
-    tiny.reseal(folder, format_version=4)
+    tiny.reseal(folder, format_version=5)
     _load_fails(folder, "format version")
 
 

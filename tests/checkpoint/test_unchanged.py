@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from hf_clamu import CheckpointFormatError, ClamuModel, IncompatibleBaseError
 from hf_clamu.checkpoint.files.unchanged import FileStamps
+from hf_clamu.checkpoint.ledger import sealed
 from hf_clamu.checkpoint.reader import opened_checkpoint, read_checkpoint
 from hf_clamu.exact import canonical_json
 
@@ -186,8 +187,7 @@ def test_a_changed_file_ends_the_block_that_uses_it(folder):
     listed = json.loads((folder / "ledger.json").read_bytes())
     listed["files"]["base_model/model.safetensors"]["size"] = path.stat().st_size
     content = {key: value for key, value in listed.items() if key != "digest"}
-    digest = hashlib.sha256(canonical_json(content)).hexdigest()
-    (folder / "ledger.json").write_bytes(canonical_json({**content, "digest": digest}))
+    (folder / "ledger.json").write_bytes(canonical_json(sealed(content)))
     worked = []
     with pytest.raises(CheckpointFormatError, match=r"model\.safetensors has SHA-256"), opened_checkpoint(folder):
         worked.append(True)

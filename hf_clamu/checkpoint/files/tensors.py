@@ -1,4 +1,4 @@
-"""Masks, factors, features and anchors of a saved model, read and checked."""
+"""Masks, factors, features, anchors and linear digests of a saved model, read and checked."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from pathlib import Path
 
 import torch
 
-from hf_clamu.checkpoint.checkpoint import FEATURES_KEY, VECTORS_KEY
+from hf_clamu.checkpoint.checkpoint import FEATURES_KEY, LINEAR_DIGESTS_KEY, VECTORS_KEY
 from hf_clamu.checkpoint.layout import (
     ANCHORS_NAME,
+    LINEAR_DIGESTS_NAME,
     MASK_CONFIG_NAME,
     MASK_NAME,
     VECTORS_NAME,
@@ -19,10 +20,18 @@ from hf_clamu.checkpoint.layout import (
 from hf_clamu.checkpoint.ledger import read_json
 from hf_clamu.checkpoint.masks import FACTORS_KEY, MASK_KEY, TASK_MASK_KEY, checked_factors, checked_mask
 from hf_clamu.errors import CheckpointFormatError
+from hf_clamu.exact.linear_digest import DIGEST_SHAPE, MODULUS
 from hf_clamu.merging import ClamuArguments, keeps_base_features
 from hf_clamu.storage import read_tensors
 
-__all__ = ["read_anchors", "read_factors", "read_features", "read_masks", "read_tensor_file"]
+__all__ = [
+    "read_anchors",
+    "read_factors",
+    "read_features",
+    "read_linear_digests",
+    "read_masks",
+    "read_tensor_file",
+]
 
 
 def read_tensor_file(path: Path) -> dict[str, torch.Tensor]:
@@ -109,3 +118,29 @@ def read_features(
     if not found or (clustering.feature_dtype is not None and VECTORS_KEY not in found):
         raise CheckpointFormatError(f"{path} has no tensor {VECTORS_KEY!r}. Take an undamaged copy.")
     return found.get(VECTORS_KEY), found.get(FEATURES_KEY)
+
+
+def read_linear_digests(
+    folder: Path, listed: Collection[str], num_tasks: int, arguments: ClamuArguments
+) -> torch.Tensor | None:
+    """Read the linear digests of the tasks' vectors, where the settings keep them."""
+    path = folder / LINEAR_DIGESTS_NAME
+    is_kept = arguments.linear_digest is True and num_tasks > 0
+    if is_kept != (LINEAR_DIGESTS_NAME in listed):
+        raise CheckpointFormatError(
+            f"{path} is {'missing' if is_kept else 'there'}, and by its settings (linear_digest) a model of "
+            f"{num_tasks} tasks {'has' if is_kept else 'does not have'} it. Take an undamaged copy."
+        )
+    if not is_kept:
+        return None
+    found = read_tensor_file(path)
+    digests = found.get(LINEAR_DIGESTS_KEY)
+    expected = (num_tasks, *DIGEST_SHAPE)
+    if len(found) != 1 or digests is None or digests.dtype != torch.int32 or digests.shape != expected:
+        raise CheckpointFormatError(
+            f"{path} must hold one tensor {LINEAR_DIGESTS_KEY!r}, int32 of shape {expected}. Take an undamaged copy."
+        )
+    low, high = map(int, digests.aminmax())
+    if low < 0 or high >= MODULUS:
+        raise CheckpointFormatError(f"{path} holds numbers that are no residues. Take an undamaged copy.")
+    return digests

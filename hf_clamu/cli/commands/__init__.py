@@ -10,5 +10,5 @@ predict     `predict`: answers
 evaluate    `evaluate`: how well a model serves its tasks
 export      `export`: a plain transformers checkpoint
 hub         `push` and `erase`
-proofs/     what somebody else can check: `sign`, `receipts`, `attack`
+proofs/     what owners and auditors check
 """

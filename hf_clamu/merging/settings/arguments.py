@@ -27,7 +27,7 @@ WITHOUT_DATA = {"clustering": "task_vectors", "localization": "emr"}
 # Settings that may be left open, with the type of what else they are.
 _OPTIONAL: dict[str, type] = {"num_threads": int, "mask_learning_rate": float, "global_scaling": float}
 # Settings that are "auto" until the base model is known, with the type that they have then.
-_AUTOMATIC: dict[str, type] = {"learning_rate": float, "fraction_bits": int}
+_AUTOMATIC: dict[str, type] = {"learning_rate": float, "fraction_bits": int, "linear_digest": bool}
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false"}
 
 
@@ -38,7 +38,8 @@ class ClamuArguments(FinetuningArguments, ClusteringArguments, LocalizationArgum
 
     The fields are those of the stages: finetuning (`finetune_steps`, `learning_rate`, `batch_size`, ...), clustering
     (`num_clusters`, `clustering`), localization (`localization`, `scaling`, `global_scaling`, `mask_steps`,
-    `mask_batch_size`), the integer grid (`fraction_bits`) and what is measured for the card (`score_validation`).
+    `mask_batch_size`), the integer grid (`fraction_bits`), what can be audited (`linear_digest`) and what is measured
+    for the card (`score_validation`).
     `ClamuArguments.describe()` returns each with its meaning; `integer_bits` besides belongs to the file format.
     `localization` and `clustering` may be any registered
     method (`register_localization`, `register_clustering`).
@@ -79,6 +80,14 @@ class ClamuArguments(FinetuningArguments, ClusteringArguments, LocalizationArgum
         metadata={
             "help": "Width of the narrowest integers of task vectors and their sums; 32 in models of formats 1 and 2.",
             "of": "format",  # nobody has a reason to choose it
+        },
+    )
+    linear_digest: bool | Literal["auto"] = field(
+        default="auto",
+        metadata={
+            "help": "Keep a digest of each task's vector that adds up (8 KiB a task), so that `clamu audit` can tell "
+            "without data whether the merged delta is the sum of the tasks in the ledger; 'auto' keeps it where tasks "
+            "are finetuned through an adapter. Experimental: see docs/linear-digest.md for what it rests on."
         },
     )
     score_validation: bool = field(

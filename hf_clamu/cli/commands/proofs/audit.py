@@ -1,0 +1,109 @@
+"""`clamu audit`: what the files of saved models show, without data and without training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hf_clamu.cli.options import Json
+from hf_clamu.cli.output import emit, quieten, table
+from hf_clamu.errors import CheckpointFormatError, RecipeError
+
+if TYPE_CHECKING:
+    from hf_clamu.checkpoint.checkpoint import Checkpoint
+
+__all__ = ["audit"]
+
+_NOT_PROVEN = (
+    "Not shown by an audit: that a vector came of honest training on its owner's rows (clamu prove --data), masks "
+    "that are learned from data (clamu verify), and copies elsewhere."
+)
+
+
+def audit(
+    before: Annotated[
+        str,
+        typer.Argument(
+            metavar="DIR", help="Folder of a saved model, or a Hub id, also ORG/NAME@REVISION.", show_default=False
+        ),
+    ],
+    after: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="AFTER",
+            help="The same model after requests: then the change from DIR to it is audited.",
+            show_default=False,
+        ),
+    ] = None,
+    receipt: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Receipt of the request between both states.", show_default=False),
+    ] = None,
+    archive: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PLACE",
+            help="Folder or hf://ORG/NAME that still has the vectors of the tasks that left or joined, where several "
+            "did at once and no linear digests are kept.",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Check without data whether a merged delta is the sum of the ledger's tasks, or what left between two states.
+
+    Exit 0 if it is proven, 1 if it is refuted or cannot be shown.
+    """
+    from hf_clamu.hub.archive import archive_at
+    from hf_clamu.proofs.audit import audit_change, audit_model
+
+    if after is None and (receipt is not None or archive is not None):
+        raise RecipeError("--receipt and --archive go with two states: give the model before and after (DIR AFTER).")
+    quieten()
+    content = None if receipt is None else _receipt(receipt)
+    opened = _open(before)
+    if after is None:
+        report = audit_model(opened)
+    else:
+        vectors = archive_at(archive)
+        if vectors is not None:
+            vectors.open(may_create=False)
+        report = audit_change(opened, _open(after), receipt=content, archive=vectors)
+    values = {"model": before, **({} if after is None else {"after": after}), **report.to_dict()}
+    emit(as_json, values, lambda: _text(values))
+    if not report:
+        raise typer.Exit(1)
+
+
+def _open(name: str) -> Checkpoint:
+    """Read a saved model, every byte of it, from a folder or the Hub."""
+    from hf_clamu.checkpoint.reader import read_checkpoint
+    from hf_clamu.hub.pull import download, is_repo_id, resolve_folder
+
+    repo_id, at, revision = name.rpartition("@")
+    if at and is_repo_id(repo_id) and not Path(name).exists():
+        return read_checkpoint(download(repo_id, revision=revision)[0], strict=True)
+    return read_checkpoint(resolve_folder(name), strict=True)
+
+
+def _receipt(path: Path) -> Any:
+    from hf_clamu.storage import parse_json
+
+    try:
+        return parse_json(path.read_bytes())
+    except ValueError as error:
+        raise CheckpointFormatError(f"{path} is no receipt ({error}). Give the file that a request wrote.") from error
+
+
+def _text(values: dict[str, Any]) -> str:
+    what = values["model"] if "after" not in values else f"{values['model']} to {values['after']}"
+    rows = [(one["name"], one["verdict"], one["text"]) for one in values["checks"]]
+    return "\n".join(
+        [
+            f"{what}: {values['verdict']}",
+            table(("what", "verdict", "found"), rows, left=(0, 1, 2)),
+            _NOT_PROVEN,
+        ]
+    )

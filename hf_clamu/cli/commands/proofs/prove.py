@@ -1,0 +1,163 @@
+"""`clamu prove` and `clamu check`: what an owner is shown of a ledger, and what they can check themselves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from hf_clamu.cli.models import load_model, task_id_key
+from hf_clamu.cli.options import Data, Json, ModelToChange
+from hf_clamu.cli.output import emit, quieten
+from hf_clamu.errors import CheckpointFormatError, RecipeError
+
+__all__ = ["check", "prove"]
+
+
+def prove(
+    folder: ModelToChange,
+    task: Annotated[
+        str,
+        typer.Argument(
+            metavar="TASK", help="Id of the task, or the id that the ledger has for it.", show_default=False
+        ),
+    ],
+    data: Data = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="Write the proof to this file.", show_default=False),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Prove to the owner of a task that it is merged, or that it is not, without showing any other task.
+
+    With --data FILE (the owner's rows alone) their vector is computed again and compared with the ledger. Without it a
+    proof is written that leads to the ledger's digest; `clamu check` reads it. Exit 1 if data and ledger disagree.
+    """
+    quieten()
+    if data:
+        if output is not None:
+            raise RecipeError("--output is for proofs without data: leave out --output or --data.")
+        _compare(folder, task, data, as_json)
+    else:
+        _write(folder, task, output, as_json)
+
+
+def _compare(folder: str, task: str, data: list[Path], as_json: bool) -> None:
+    from hf_clamu.trainer import progress_bars
+
+    found = load_model(folder).prove_task(task, data=list(map(str, data)), progress=progress_bars)
+    values = {"model": folder, "task": task, **found.to_dict()}
+    emit(as_json, values, lambda: _compared_text(values))
+    if not found.is_sound:
+        raise typer.Exit(1)
+
+
+def _compared_text(values: dict[str, Any]) -> str:
+    lines = [f"{values['model']}: task {values['task']} is {'merged' if values['is_merged'] else 'not merged'}."]
+    if values["is_merged"]:
+        lines += [
+            f"rows           {_answer(values['same_data'], 'those of the ledger', 'OTHERS than the ledger names')}",
+            f"vector         {_answer(values['same_vector'], 'that of the ledger', 'ANOTHER than the ledger names')}",
+            f"linear digest  {_answer(values['same_linear_digest'], 'that of the model', 'ANOTHER than it has')}",
+        ]
+    if values["elsewhere"]:
+        lines.append(f"The ledger names these rows or this vector under another id: {', '.join(values['elsewhere'])}")
+    if values["environment_differs"]:
+        lines.append(f"Vectors cannot be compared in this environment ({values['environment_differs']}).")
+    return "\n".join([*lines, f"rows SHA-256   {values['data_digest']}", f"vector SHA-256 {values['vector_digest']}"])
+
+
+def _answer(same: bool | None, yes: str, no: str) -> str:
+    return "not compared" if same is None else yes if same else no
+
+
+def _write(folder: str, task: str, output: Path | None, as_json: bool) -> None:
+    from hf_clamu.checkpoint.ledger import read_ledger
+    from hf_clamu.checkpoint.membership.proof import prove_membership
+    from hf_clamu.checkpoint.reader import read_checkpoint
+    from hf_clamu.exact import canonical_json
+    from hf_clamu.hub.pull import resolve_folder
+    from hf_clamu.models.requesting import ledger_id
+    from hf_clamu.models.state import ModelContext
+    from hf_clamu.storage import write_atomically
+
+    place = resolve_folder(folder)
+    checkpoint = read_checkpoint(place)
+    named = ledger_id(checkpoint, ModelContext(task_id_key=task_id_key()), task)
+    proof = prove_membership(read_ledger(place), named, keyed=checkpoint.has_keyed_ids)
+    if output is not None:
+        write_atomically(output, canonical_json(proof))
+    values = {"model": folder, "output": None if output is None else str(output), **proof}
+    emit(as_json, values, lambda: _proof_text(values))
+
+
+def _proof_text(values: dict[str, Any]) -> str:
+    where = f"Proof: {values['output']}" if values["output"] else "Write the proof with --output FILE."
+    return "\n".join(
+        [
+            f"{values['model']}: {values['task']} is {'merged' if values['is_merged'] else 'not merged'}, one of "
+            f"{values['tasks']['count']} tasks"
+            if values["is_merged"]
+            else f"{values['model']}: {values['task']} is not among the {values['tasks']['count']} merged tasks",
+            f"ledger {values['ledger_digest']}",
+            where,
+        ]
+    )
+
+
+def check(
+    proof: Annotated[Path, typer.Argument(metavar="FILE", help="Proof that clamu prove wrote.", show_default=False)],
+    ledger: Annotated[
+        str | None,
+        typer.Option(
+            "--ledger",
+            metavar="DIGEST",
+            help="The ledger's digest from a source that you trust, such as a signed receipt; or the folder or Hub id "
+            "of the model.",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Check a proof of clamu prove: whether a task is merged, or is not. Exit 1 if the proof shows nothing."""
+    from hf_clamu.checkpoint.membership.proof import check_membership
+    from hf_clamu.storage import parse_json
+
+    if not proof.is_file():
+        raise RecipeError(f"There is no file {proof}. Give the proof that clamu prove --output wrote.")
+    expected = None if ledger is None else _digest(ledger)
+    try:
+        content = parse_json(proof.read_bytes())
+        is_merged = check_membership(content, expected)
+    except (ValueError, CheckpointFormatError) as error:
+        reason = str(error)
+        emit(as_json, {"proof": str(proof), "is_sound": False, "reason": reason}, lambda: f"{proof}: {reason}")
+        raise typer.Exit(1) from None
+    values = {
+        "proof": str(proof),
+        "is_sound": True,
+        "task": content["task"],
+        "is_merged": is_merged,
+        "ledger_digest": content["ledger_digest"],
+        "is_compared": expected is not None,
+    }
+    emit(as_json, values, lambda: _checked_text(values))
+
+
+def _digest(ledger: str) -> str:
+    from hf_clamu.checkpoint.ledger import read_ledger
+    from hf_clamu.hub.pull import resolve_folder
+
+    if len(ledger) == 64 and set(ledger) <= set("0123456789abcdef"):
+        return ledger
+    return str(read_ledger(resolve_folder(ledger))["digest"])
+
+
+def _checked_text(values: dict[str, Any]) -> str:
+    said = "merged" if values["is_merged"] else "not merged"
+    line = f"Task {values['task']} is {said} in the ledger {values['ledger_digest']}."
+    if values["is_compared"]:
+        return line
+    return f"{line}\nCompare this digest with one from a source that you trust (--ledger): anybody can make a ledger."
