@@ -15,7 +15,7 @@ import torch
 
 from hf_clamu.checkpoint.checkpoint import Checkpoint
 from hf_clamu.exact import TaskVector
-from hf_clamu.exact.linear_digest import add_digests, linear_digest, security_bits, subtract_digests
+from hf_clamu.exact.linear_digest import DIGEST_SHAPE, add_digests, linear_digest, security_bits, subtract_digests
 from hf_clamu.merging import TaskRecord
 from hf_clamu.proofs.derived import derived_checks
 from hf_clamu.proofs.receipts import receipt_check
@@ -169,7 +169,7 @@ def _several(
     archive: Archive | None,
 ) -> Check:
     name, count = "difference", len(left) + len(joined)
-    if before.state.linear_digests is not None and after.state.linear_digests is not None:
+    if _keeps_digests(before) and _keeps_digests(after):
         gone, come = _digests_of(before, left), _digests_of(after, joined)
         expected = subtract_digests(add_digests(come), add_digests(gone))
         same = torch.equal(linear_digest(dict(_steps(before, after, 1))), expected)
@@ -205,8 +205,13 @@ def _steps(before: Checkpoint, after: Checkpoint, sign: int) -> Iterator[tuple[s
         yield name, sign * (after.state.delta[name].to(torch.int64) - ours.to(torch.int64))
 
 
+def _keeps_digests(checkpoint: Checkpoint) -> bool:
+    return checkpoint.state.linear_digests is not None or not checkpoint.state.records
+
+
 def _digests_of(checkpoint: Checkpoint, tasks: Sequence[tuple[str, TaskRecord]]) -> torch.Tensor:
     digests = checkpoint.state.linear_digests
-    assert digests is not None, "asked for before"
+    if digests is None:
+        return torch.zeros((0, *DIGEST_SHAPE), dtype=torch.int32)
     rows = {task_id: row for row, task_id in enumerate(checkpoint.state.task_ids)}
     return digests[[rows[task_id] for task_id, _ in tasks]]

@@ -93,7 +93,7 @@ def test_it_shows_no_other_task():
 
 def test_absence_under_plain_ids_would_show_others():
     ledger = _ledger(4)
-    with pytest.raises(RecipeError, match="No merged task is called 'nobody'.*keyed ids alone"):
+    with pytest.raises(RecipeError, match=r"No merged task is called 'nobody'.*keyed ids alone"):
         prove_membership(ledger, "nobody", keyed=False)
     assert check_membership(prove_membership(ledger, next(iter(ledger["tasks"])), keyed=False))
 

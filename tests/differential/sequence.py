@@ -198,6 +198,7 @@ class Sequence:
             "mask_gradient_norm",
             "fraction_bits",
             "integer_bits",
+            "linear_digest",
             "score_validation",
             "freeze",
         )

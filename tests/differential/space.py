@@ -60,13 +60,14 @@ AXES: dict[str, tuple[Any, ...]] = {
     "mask_gradient_norm": ("raw", "unit"),
     "max_shard_size": (None, 3000),
     "integer_bits": (8, 32),
+    "linear_digest": ("auto", True, False),
     "conversations": (None, "messages", "assistant", "last", "prompts"),
 }
 # What is drawn after all else, so that the seeds of before give the sequences of before.
 _LAST = (
     *("preset", "global_scaling", "keep_features", "snapshot", "incomplete_rows"),
     *("mask_factors", "mask_scaling_schedule", "mask_learning_rate", "mask_gradient_norm"),
-    *("max_shard_size", "integer_bits", "conversations"),
+    *("max_shard_size", "integer_bits", "conversations", "linear_digest"),
 )
 _SIZES: dict[str, dict[str, Any]] = {
     "IA3": {"feedforward_modules": []},

@@ -25,6 +25,7 @@ def write_work(folder: Path) -> None:
             lines.append(json.dumps({"user": f"user_{user}", "text": text, "label": label}) + "\n")
     (folder / "rows.jsonl").write_text("".join(lines), encoding="utf-8")
     methods = {name: f"localization: {name}" for name in ("clamu", "sift", "tall", "emr")}
+    methods["clamu"] += ", linear_digest: true"
     methods["factors"] = "localization: clamu, mask_factors: tensor, mask_gradient_norm: unit"
     for name, method in methods.items():
         recipe = RECIPE.replace("LOCALIZE", method)
