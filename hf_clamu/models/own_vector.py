@@ -29,7 +29,6 @@ class OwnVector:
         same_vector (`bool`, *optional*): whether its entry has the digest of this vector; None if there is no entry,
             or if this environment does not give the bits of the build.
         same_linear_digest (`bool`, *optional*): the same of the linear digest; None if none is kept.
-        elsewhere (*tuple* of `str`): ids of other entries with these rows or this vector.
         data_digest (`str`): SHA-256 of the tokenised rows.
         vector_digest (`str`): SHA-256 of the integer task vector.
         environment_differs (`str`, *optional*): in what, if it does.
@@ -40,21 +39,18 @@ class OwnVector:
     same_data: bool | None
     same_vector: bool | None
     same_linear_digest: bool | None
-    elsewhere: tuple[str, ...]
     data_digest: str | None
     vector_digest: str
     environment_differs: str | None
 
     @property
     def is_sound(self) -> bool:
-        """Whether the ledger says the truth: its entry is of these rows, or there is none of them."""
-        if not self.is_merged:
-            return not self.elsewhere
+        """Whether nothing contradicts the ledger: its entry, if there is one, is of these rows and this vector."""
         return False not in (self.same_data, self.same_vector, self.same_linear_digest)
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-able values."""
-        return {**asdict(self), "elsewhere": list(self.elsewhere), "is_sound": self.is_sound}
+        return {**asdict(self), "is_sound": self.is_sound}
 
 
 def rows_of(tasks: TaskDataset, task_id: str, ledger_id: str, *, keyed: bool) -> TaskDataset:
@@ -109,11 +105,6 @@ def compare_own_vector(request: Request, rows: TaskDataset) -> OwnVector:
         same_linear_digest=_same_linear(checkpoint.state.linear_digests, records, ledger_id, linear)
         if comparable
         else None,
-        elsewhere=tuple(
-            one
-            for one, other in records.items()
-            if one != ledger_id and (other.vector_digest == vector_digest or other.data_digest == data_digest)
-        ),
         data_digest=data_digest,
         vector_digest=vector_digest,
         environment_differs=differs,

@@ -18,6 +18,7 @@ from hf_clamu.base_models.casting import weights_dtype
 from hf_clamu.base_models.processors import load_processor
 from hf_clamu.errors import RecipeError
 from hf_clamu.exact import narrowest_dtype, packed_size
+from hf_clamu.exact.linear_digest import DIGEST_SHAPE
 from hf_clamu.merging import PRESETS, ClamuArguments, candidate_alphas, trial_arguments
 from hf_clamu.operations.resolution import resolved_arguments
 from hf_clamu.planning.models import model_to_train
@@ -220,6 +221,7 @@ def _estimate(work: _Work, num_processes: int, tokens: int | None) -> BuildEstim
     masks = num_masks * sum(map(packed_size, trained))
     if localization.has_factors(arguments):
         masks += 4 * clusters * len(trained)
+    digests = count * math.prod(DIGEST_SHAPE) * torch.int32.itemsize if arguments.linear_digest is True else 0
     signs = part if arguments.has_fixed_signs else 0
     size = torch.float32.itemsize if recipe.dtype is None else weights_dtype(recipe.dtype).itemsize
     # An adapter is in float32, whatever its base is.
@@ -246,7 +248,7 @@ def _estimate(work: _Work, num_processes: int, tokens: int | None) -> BuildEstim
         learning_rate=arguments.peak_learning_rate,
         fraction_bits=arguments.codec.fraction_bits,
         memory_bytes=_PROGRAM_BYTES + sum(own.values()) + 4 * moving + signs,
-        model_bytes=delta + masks + (in_base if embedded else 0),
+        model_bytes=delta + masks + digests + (in_base if embedded else 0),
         scratch_bytes=num_processes * sums + delta + masks,
         seconds=None if tokens is None else _seconds(work, tokens, num_processes, trained),
     )

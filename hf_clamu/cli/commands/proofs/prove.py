@@ -62,8 +62,6 @@ def _compared_text(values: dict[str, Any]) -> str:
             f"vector         {_answer(values['same_vector'], 'that of the ledger', 'ANOTHER than the ledger names')}",
             f"linear digest  {_answer(values['same_linear_digest'], 'that of the model', 'ANOTHER than it has')}",
         ]
-    if values["elsewhere"]:
-        lines.append(f"The ledger names these rows or this vector under another id: {', '.join(values['elsewhere'])}")
     if values["environment_differs"]:
         lines.append(f"Vectors cannot be compared in this environment ({values['environment_differs']}).")
     return "\n".join([*lines, f"rows SHA-256   {values['data_digest']}", f"vector SHA-256 {values['vector_digest']}"])
