@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from hf_clamu.checkpoint.comparison import compare_folders
+from hf_clamu.checkpoint.reader import read_checkpoint
 from hf_clamu.demo.figures import draw_demo
 from hf_clamu.demo.preparation import CHOSEN, prepare
 from hf_clamu.demo.ways import WAYS, Setting, Way
 from hf_clamu.errors import RecipeError
 from hf_clamu.evaluation import Measured, label_probabilities, labels_of_examples, measure_approach
+from hf_clamu.proofs.audit import audit_change
 from hf_clamu.recipe import Recipe
 from hf_clamu.tasks import load_tasks
 from hf_clamu.trainer import progress_bars
@@ -46,7 +48,7 @@ def run_demo(
         *dict*: `num_tasks`, `num_clusters`, `num_parameters`, `accuracy` and `storage_bytes` (by way), `approaches`
         (by way: label and what `Measured` holds), `unmerged_tasks`, `retained_accuracy` (`before` and `after` the
         forgetting, under the preset `per-task`), `growth` (seconds of a request by way and number of owners),
-        `identical`, `files_compared`, `seconds`, `figures`.
+        `identical`, `files_compared`, `audit` (of one request, see `AuditReport`), `seconds`, `figures`.
 
     Raises:
         RecipeError: if the folder is not empty.
@@ -71,6 +73,9 @@ def run_demo(
     seconds["rebuild"] = time.perf_counter() - rebuilding
     report = compare_folders(output / "unmerged", output / "rebuilt")
 
+    say(f"Auditing without data what left when {FORGOTTEN[0]} was forgotten")
+    audit = _audit_of_a_request(setting, output)
+
     say("Preset clusters: the same owners under six masks")
     trainer, model = setting.train(setting.clusters, output / "clusters")
     seconds["localize"] = trainer.seconds["localize"]
@@ -86,6 +91,7 @@ def run_demo(
 
     result = sizes | {"num_clusters": len(model.clusters)} | _summary(measured, base)
     result |= {"growth": growth, "identical": report.identical, "files_compared": report.files_compared}
+    result |= {"audit": audit}
     result |= {"seconds": seconds, "figures": draw_demo(output / "figures", result)}
     seconds["total"] = time.perf_counter() - started
     return result
@@ -153,6 +159,15 @@ def _request_seconds(setting: Setting, way: Way, folder: Path, count: int) -> fl
     started = time.perf_counter()
     approach.forget(FORGOTTEN[0])
     return time.perf_counter() - started
+
+
+def _audit_of_a_request(setting: Setting, output: Path) -> dict[str, Any]:
+    """Forget one owner, and compare what left the merged delta with what the ledger says of that owner."""
+    with tempfile.TemporaryDirectory() as folder:
+        after = Path(shutil.copytree(output / "model", Path(folder) / "after"))
+        setting.saved(after).forget(FORGOTTEN[0])
+        report = audit_change(read_checkpoint(output / "model", strict=True), read_checkpoint(after, strict=True))
+    return report.to_dict()
 
 
 def _summary(measured: dict[str, Measured], base: float) -> dict[str, Any]:

@@ -31,6 +31,7 @@ PARTS = {
     "switching": "Switching clusters",
     "training": "Training steps",
     "requests": "Requests",
+    "audits": "Audits",
     "serving": "Serving",
     "starting": "Starting",
     "growth": "Growth",

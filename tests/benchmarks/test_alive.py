@@ -16,7 +16,7 @@ from tests.benchmarks.rows import Row, ratios, times
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("part", ["vectors", "switching", "training", "serving"])
+@pytest.mark.parametrize("part", ["vectors", "audits", "switching", "training", "serving"])
 def test_a_part_runs(part):
     assert set(_ran(part)) == {part}
 

@@ -20,7 +20,7 @@ from hf_clamu.training import silent_progress
 
 KEYS = {
     *("num_tasks", "num_clusters", "num_parameters", "accuracy", "storage_bytes", "approaches", "unmerged_tasks"),
-    *("retained_accuracy", "growth", "identical", "files_compared", "seconds", "figures"),
+    *("retained_accuracy", "growth", "identical", "files_compared", "audit", "seconds", "figures"),
 }
 
 
@@ -131,6 +131,7 @@ def test_the_whole_demo(tmp_path, tiny):
     assert result["approaches"]["sift"]["others_moved"] == 0
 
     assert result["identical"] is True
+    assert result["audit"]["verdict"] == "proven"
     unmerged, rebuilt = (tiny.digests(tmp_path / "demo" / name) for name in ("unmerged", "rebuilt"))
     assert unmerged == rebuilt != tiny.digests(tmp_path / "demo" / "model")
     assert len(unmerged) == result["files_compared"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,7 +30,7 @@ def demo(
     quieten()
     result = run_demo(output, say=note)
     emit(as_json, result, lambda: demo_text(output, result))
-    if not result["identical"]:
+    if not result["identical"] or result["audit"]["verdict"] != "proven":
         raise typer.Exit(1)
 
 
@@ -51,6 +52,7 @@ def demo_text(output: Path, result: dict[str, Any]) -> str:
         "",
         f"Forgot {', '.join(result['unmerged_tasks'])}: {output / 'unmerged'} and {output / 'rebuilt'} (built without "
         f"them) are {proof} in all {result['files_compared']} files, byte for byte.",
+        _audit_text(result["audit"], result["unmerged_tasks"][0]),
         f"Held-out accuracy of the other {result['num_tasks'] - len(result['unmerged_tasks'])} tasks: "
         f"{retained['before']} before, {retained['after']} after it.",
         f"Seconds: {seconds}.",
@@ -58,3 +60,11 @@ def demo_text(output: Path, result: dict[str, Any]) -> str:
         f"Next: clamu unmerge {output / 'model'} owner_00; clamu verify {output / 'model'}",
     ]
     return "\n".join(lines)
+
+
+def _audit_text(audit: Mapping[str, Any], owner: str) -> str:
+    (found,) = [check["text"] for check in audit["checks"] if check["name"] == "difference"]
+    return (
+        f"Audit of the request of {owner}, without any rows, {audit['seconds']:.1f} s: {audit['verdict']}. What left "
+        f"the merged delta is {found}."
+    )
