@@ -75,7 +75,6 @@ def run_demo(
 
     say(f"Auditing without data what left when {FORGOTTEN[0]} was forgotten")
     audit = _audit_of_a_request(setting, output)
-
     say("Preset clusters: the same owners under six masks")
     trainer, model = setting.train(setting.clusters, output / "clusters")
     seconds["localize"] = trainer.seconds["localize"]
@@ -90,8 +89,7 @@ def run_demo(
     base = _base_accuracy(setting)
 
     result = sizes | {"num_clusters": len(model.clusters)} | _summary(measured, base)
-    result |= {"growth": growth, "identical": report.identical, "files_compared": report.files_compared}
-    result |= {"audit": audit}
+    result |= {"growth": growth, "identical": report.identical, "files_compared": report.files_compared, "audit": audit}
     result |= {"seconds": seconds, "figures": draw_demo(output / "figures", result)}
     seconds["total"] = time.perf_counter() - started
     return result
