@@ -73,8 +73,7 @@ def run_demo(
     seconds["rebuild"] = time.perf_counter() - rebuilding
     report = compare_folders(output / "unmerged", output / "rebuilt")
 
-    say(f"Auditing without data what left when {FORGOTTEN[0]} was forgotten")
-    audit = _audit_of_a_request(setting, output)
+    audit = _audit_of_a_request(setting, output, say)
     say("Preset clusters: the same owners under six masks")
     trainer, model = setting.train(setting.clusters, output / "clusters")
     seconds["localize"] = trainer.seconds["localize"]
@@ -89,8 +88,8 @@ def run_demo(
     base = _base_accuracy(setting)
 
     result = sizes | {"num_clusters": len(model.clusters)} | _summary(measured, base)
-    result |= {"growth": growth, "identical": report.identical, "files_compared": report.files_compared, "audit": audit}
-    result |= {"seconds": seconds, "figures": draw_demo(output / "figures", result)}
+    result |= {"growth": growth, "identical": report.identical, "files_compared": report.files_compared}
+    result |= {"audit": audit, "seconds": seconds, "figures": draw_demo(output / "figures", result)}
     seconds["total"] = time.perf_counter() - started
     return result
 
@@ -159,8 +158,9 @@ def _request_seconds(setting: Setting, way: Way, folder: Path, count: int) -> fl
     return time.perf_counter() - started
 
 
-def _audit_of_a_request(setting: Setting, output: Path) -> dict[str, Any]:
+def _audit_of_a_request(setting: Setting, output: Path, say: Callable[[str], None]) -> dict[str, Any]:
     """Forget one owner, and compare what left the merged delta with what the ledger says of that owner."""
+    say(f"Auditing without data what left when {FORGOTTEN[0]} was forgotten")
     with tempfile.TemporaryDirectory() as folder:
         after = Path(shutil.copytree(output / "model", Path(folder) / "after"))
         setting.saved(after).forget(FORGOTTEN[0])
