@@ -47,7 +47,13 @@ def _blocks(page: Path) -> Iterator[tuple[str, str, str]]:
         *("quickstart.md", "concepts.md", "reference.md", "file-format.md", "compatibility.md", "troubleshooting.md"),
         *("architecture.md", "scaling.md", "paper.md", "how-to/README.md", "how-to/train.md", "how-to/methods.md"),
         *("how-to/serve.md", "how-to/forget.md", "how-to/hub.md", "how-to/merge-checkpoints.md"),
-        *("how-to/keep-and-destroy.md", "how-to/conversations.md", "from-your-csv.md", "is-it-for-me.md"),
+        *(
+            "how-to/keep-and-destroy.md",
+            "how-to/conversations.md",
+            "from-your-csv.md",
+            "is-it-for-me.md",
+            "leakage.md",
+        ),
     ],
 )
 def test_pages_exist(name):
