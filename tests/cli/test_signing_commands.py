@@ -61,7 +61,7 @@ def test_the_key_comes_from_the_environment(clamu, work, signed, keys, monkeypat
 def test_unsigned_is_said_to_be_so(clamu, work, keys):
     assert clamu("unmerge", "text", "user_1").code == 0
     assert "signature: none (clamu sign)" in clamu("info", "text").out
-    assert "1 receipts in" in (text := clamu("receipts", "text").out)
+    assert "1 receipt in" in (text := clamu("receipts", "text").out)
     assert "1 of them unsigned" in text
     refused = clamu("receipts", "text", "--key", keys / "p256.pub")
     assert refused.code == 1

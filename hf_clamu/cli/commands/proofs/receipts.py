@@ -68,7 +68,8 @@ def _entry(receipt: Mapping[str, Any], path: Path, link: Link | None) -> dict[st
 
 def _text(values: Mapping[str, Any]) -> str:
     entries = values["receipts"]
-    head = f"{values['model']}: {len(entries)} receipts in {values['receipt_dir']}"
+    count = f"{len(entries)} receipt{'s' * (len(entries) != 1)}"
+    head = f"{values['model']}: {count} in {values['receipt_dir']}"
     unsigned = sum(not entry["signed_by"] for entry in entries)
     if values["checked"]:
         lines = [
