@@ -10,8 +10,11 @@ from pathlib import Path
 import pytest
 
 from hf_clamu import CheckpointFormatError, ClamuModel, SignatureError
+from hf_clamu.checkpoint.ledger import read_ledger, sealed
+from hf_clamu.checkpoint.membership.proof import check_membership
 from hf_clamu.checkpoint.reader import read_checkpoint
-from hf_clamu.exact import canonical_json, digest_json
+from hf_clamu.exact import canonical_json
+from hf_clamu.exact.linear_digest import add_digests, linear_digest
 from hf_clamu.models.exports.routes import Routes
 from hf_clamu.operations.lifecycle.pending import read_pending
 from hf_clamu.operations.lifecycle.receipts import is_receipt, read_receipts
@@ -109,6 +112,8 @@ def _read(vectors: Path, schema: str, entry: dict, value: object) -> None:
         read_checkpoint(vectors / "model")
     elif schema == "routes":
         Routes.read(vectors)
+    elif schema == "proof":
+        check_membership(value, DIGESTS["ledger_digest"])
     elif schema == "receipt":
         assert not is_receipt(value)
         assert len(read_receipts(vectors / "receipts")) == 1
@@ -128,7 +133,18 @@ def _seal(model: Path, entry: dict) -> None:
     elif entry["path"] == ["digest"]:
         return
     del ledger["digest"]
-    (model / "ledger.json").write_bytes(canonical_json({**ledger, "digest": digest_json(ledger)}))
+    (model / "ledger.json").write_bytes(canonical_json(sealed(ledger)))
+
+
+def test_the_proof_leads_to_the_ledger(vectors):
+    assert read_ledger(vectors / "model")["digest"] == DIGESTS["ledger_digest"]
+    assert check_membership(_value("proof.json"), DIGESTS["ledger_digest"]) is True
+
+
+def test_the_linear_digests_add_up(vectors):
+    state = read_checkpoint(vectors / "model").state
+    found = [add_digests(state.linear_digests), linear_digest(state.delta)]
+    assert {hashlib.sha256(one.numpy().tobytes()).hexdigest() for one in found} == {DIGESTS["linear_digest"]}
 
 
 def test_the_valid_note_and_routes_are_read(vectors):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -14,7 +15,7 @@ _DIGEST = "ab" * 32
 # Name, file, path of keys inside, new value (absent: removed), and who finds it: the schema, or a reader only.
 _INVALID: tuple[tuple[str, str, list[Any], Any, str], ...] = (
     ("no model type", "config", ["model_type"], None, "schema"),
-    ("newer format", "config", ["format_version"], 4, "schema"),
+    ("newer format", "config", ["format_version"], 5, "schema"),
     ("alpha is a text", "config", ["alpha"], "1.0", "schema"),
     ("negative count", "config", ["num_tasks"], -1, "schema"),
     ("unknown entry", "config", ["mystery"], 1, "schema"),
@@ -56,6 +57,13 @@ _INVALID: tuple[tuple[str, str, list[Any], Any, str], ...] = (
     ("state that the receipt does not lead to", "statement", ["subject", 0, "digest", "sha256"], _DIGEST, "reader"),
     ("no state before", "note", ["changes", 0, "before"], None, "schema"),
     ("archived file outside", "note", ["changes", 0, "spent"], ["../evil"], "schema"),
+    ("short digest in a proof", "proof", ["rest"], "abcd", "schema"),
+    ("leaf without index", "proof", ["leaves", 0, "index"], None, "schema"),
+    ("proof with more entries", "proof", ["mystery"], 1, "schema"),
+    ("proof for another ledger", "proof", ["ledger_digest"], _DIGEST, "reader"),
+    ("path that leads elsewhere", "proof", ["leaves", 0, "path", 0], _DIGEST, "reader"),
+    ("entry of another task", "proof", ["entry", "num_train"], 1000, "reader"),
+    ("proof of the contrary", "proof", ["is_merged"], False, "reader"),
     ("states that the receipts do not have", "note", ["changes", 0, "after"], _DIGEST, "reader"),
 )
 
@@ -72,6 +80,7 @@ def files() -> dict[str, str]:
         "receipt": f"receipts/{first}",
         "statement": f"receipts/{min(name for name in receipts if name.endswith('.dsse'))}",
         "note": "journal/note.json",
+        "proof": "proof.json",
     }
 
 
@@ -106,7 +115,10 @@ def write() -> None:
     from cryptography.hazmat.primitives.asymmetric import ec
     from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+    from hf_clamu.checkpoint.ledger import read_ledger
+    from hf_clamu.checkpoint.membership.proof import prove_membership
     from hf_clamu.exact import canonical_json
+    from hf_clamu.exact.linear_digest import linear_digest
     from hf_clamu.operations.lifecycle.pending import Change, record_pending
     from hf_clamu.operations.signed.signing import sign_model
     from hf_clamu.signing import load_signing_key
@@ -118,7 +130,7 @@ def write() -> None:
     key = load_signing_key(private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     with tempfile.TemporaryDirectory() as scratch:
         work = Path(scratch)
-        model = Tiny.train("image", finetune_steps=1, mask_steps=1)
+        model = Tiny.train("image", finetune_steps=1, mask_steps=1, linear_digest=True)
         for task_id in ("owner_00", "owner_01"):
             model.unmerge_task(task_id, receipt_dir=work / "receipts")
         model.save_pretrained(work / "model")
@@ -141,8 +153,13 @@ def write() -> None:
     names = ["global", *(f"cluster_{number:03d}" for number in range(len(model.clusters)))]
     routes = {"format": 1, "base_model": "base_model", "revision": None, "keyed": False, "tasks": tasks}
     (VECTORS / "routes.json").write_bytes(canonical_json({**routes, "adapters": {name: name for name in names}}))
+    ledger = read_ledger(VECTORS / "model")
+    (VECTORS / "proof.json").write_bytes(canonical_json(prove_membership(ledger, "owner_02", keyed=False)))
+    linear = linear_digest(model.merged.state.delta)
     digests = {
         "state_digest": state,
+        "ledger_digest": ledger["digest"],
+        "linear_digest": hashlib.sha256(linear.numpy().tobytes()).hexdigest(),
         "delta_digest": model.clamu_config.delta_digest,
         "base_model": model.clamu_config.base_model["digest"],
         "key_id": key.public.key_id,

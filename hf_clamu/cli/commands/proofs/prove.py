@@ -112,8 +112,7 @@ def check(
         typer.Option(
             "--ledger",
             metavar="DIGEST",
-            help="The ledger's digest from a source that you trust, such as a signed receipt; or the folder or Hub id "
-            "of the model.",
+            help="The ledger's digest from a source that you trust; or the folder or Hub id of the model.",
             show_default=False,
         ),
     ] = None,
