@@ -101,9 +101,10 @@ class Checkpoint:
         return self.parsed.base_config()
 
     @property
-    def has_quantized_base(self) -> bool:
-        """Whether linear layers of the base model are stored in few bits."""
-        return self.base.quantization_config is not None or "quantization_config" in self.base_config()
+    def base_bits(self) -> int | None:
+        """The bits that a weight of the base model's linear layers is stored in; `None` if it is not quantised."""
+        settings = self.base.quantization_config or self.base_config().get("quantization_config")
+        return None if not settings else 4 if settings.get("load_in_4bit") else 8
 
     @property
     def max_shard_size(self) -> int:

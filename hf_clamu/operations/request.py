@@ -160,7 +160,7 @@ class Request:
             Workers.current().device,
             threads,
             portable=self.arguments.portable,
-            libraries=QUANTIZERS if self.checkpoint.has_quantized_base else (),
+            libraries=() if self.checkpoint.base_bits is None else QUANTIZERS,
         )
 
     def context(self, tasks: TaskDataset) -> RunContext:

@@ -21,6 +21,7 @@ from hf_clamu.base_models.identity import base_digest, base_weights
 from hf_clamu.base_models.loading import load_base
 from hf_clamu.base_models.quantization.modules import quantized_layers
 from hf_clamu.base_models.quantization.settings import Quantization
+from hf_clamu.cli import main
 from hf_clamu.planning import estimate_build
 from hf_clamu.recipe import Recipe
 from hf_clamu.training import silent_progress
@@ -131,6 +132,22 @@ def test_forgetting_is_exact_with_other_settings(name, tiny, base, tmp_path):
     quantization, options = CASES[name]
     _forgotten_and_without(tiny, base, quantization, tmp_path, **options)
     assert tiny.digests(tmp_path / "m") == tiny.digests(tmp_path / "expected")
+
+
+def test_a_task_that_comes_back_is_as_it_was(tiny, built, tmp_path):
+    _, folder = built("nf4-double")
+    tasks = tiny.tasks("lm")
+    gone = tasks.task_ids[2]
+    model = ClamuModel.from_pretrained(folder).unmerge_task(gone, data=tasks)
+    model.add_task(tasks.select([gone]), data=tasks.without(gone)).save_pretrained(tmp_path / "m")
+    assert tiny.digests(tmp_path / "m") == tiny.digests(folder)
+
+
+def test_a_reader_is_told(tiny, built, capsys):
+    _, folder = built("int8")
+    assert main(["info", str(folder)]) == 0
+    assert "base (inside, base_model/), in 8 bits" in capsys.readouterr().out
+    assert "frozen, its linear layers in 8 bits (bitsandbytes)" in (folder / "README.md").read_text(encoding="utf-8")
 
 
 def test_forgetting_is_exact_with_the_preset(tiny, base, tmp_path):

@@ -205,6 +205,8 @@ def _recipe_table(checkpoint: Checkpoint) -> str:
     rows.append(["alpha of the global model", f"{state.global_alpha:.6g}"])
     if _is_from_elsewhere(state):
         rows.append(["local models", "finetuned elsewhere, and merged from their checkpoints"])
+    if checkpoint.base_bits is not None:
+        rows.append(["base model", f"frozen, its linear layers in {checkpoint.base_bits} bits (bitsandbytes)"])
     if config.peft_config is not None:
         rows.append(["finetuned through", f"{config.peft_config.get('peft_type')}, merged as `{config.peft_merging}`"])
     return _table(["setting", "value"], rows)

@@ -65,6 +65,7 @@ def info(
         "format_version": config.format_version if checkpoint.files is None else checkpoint.files.format_version,
         "architecture": config.architecture,
         "base_model": config.base_model,
+        **({} if checkpoint.base_bits is None else {"base_bits": checkpoint.base_bits}),
         "arguments": config.arguments,
         "task_spec": config.task_spec,
         "source": checkpoint.source,
@@ -184,12 +185,13 @@ def _yes_no(value: bool | None, unknown: str) -> str:
 def _info_text(folder: str, values: Mapping[str, Any], *, most: int | None) -> str:
     base, arguments = values["base_model"], values["arguments"]
     name = base["name_or_path"] or "(inside, base_model/)"
+    bits = f", in {values['base_bits']} bits" if "base_bits" in values else ""
     named = zip(values["cluster_names"], values["clusters"], strict=True)
     rows = [(str(number), name, str(len(m)), _shortened(m, most)) for number, (name, m) in enumerate(named)]
     members = table(("cluster", "name", "tasks", "members"), rows, left=(0, 1, 3))
     return "\n".join(
         [
-            f"{folder}: {values['architecture']}, base {name} {base['revision'] or ''}".rstrip(),
+            f"{folder}: {values['architecture']}, base {name} {base['revision'] or ''}".rstrip() + bits,
             f"{values['num_tasks']} tasks, {values['num_parameters']:,} weights, alpha {values['alpha']:.6g}, "
             f"{values['global_alpha']:.6g} for the global model",
             ", ".join(f"{name} {arguments[name]}" for name in ("clustering", "localization", "scaling", "seed")),
