@@ -95,11 +95,6 @@ class LocalMerge:
         tasks = self._tasks(local_models)
         space = adapter_space(local_models, self.peft_merging)
         base = self._load_base(tasks, arguments, space)
-        if base.quantization is not None:
-            raise IncompatibleBaseError(
-                f"The base model {self.base!r} is stored in {base.quantization.bits} bits, and checkpoints from "
-                "elsewhere are merged on whole weights alone. Give the model that it was made from."
-            )
         if space is not None:
             share_factors(base, local_models)
         arguments = resolved_arguments(arguments, base.model, base.space, from_elsewhere=True, announce=True)

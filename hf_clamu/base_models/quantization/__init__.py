@@ -2,5 +2,6 @@
 
 settings.py  `Quantization`: transformers' `quantization_config`, checked
 modules.py   the quantised layers of a live model: made ready, copied, listed
+scales.py    double quantisation, the same for any number of threads
 sizes.py     the bytes that they take
 """

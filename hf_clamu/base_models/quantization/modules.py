@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from hf_clamu.base_models.adapters.insertion import plain_name
+from hf_clamu.base_models.quantization.scales import quantize_scales
 from hf_clamu.base_models.quantization.settings import Quantization
 from hf_clamu.errors import IncompatibleBaseError
 
@@ -59,7 +60,10 @@ def loading_options(quantization: Quantization | None, *, is_stored: bool) -> di
         return {}
     quantization.require_installed()
     options: dict[str, Any] = {"device_map": {"": "cpu"}}
-    return options if is_stored else {**options, "quantization_config": quantization.transformers_config()}
+    if not is_stored:
+        options["quantization_config"] = config = quantization.transformers_config()
+        config.bnb_4bit_use_double_quant = False  # `make_ready` does it
+    return options
 
 
 def quantized_layers(model: torch.nn.Module) -> dict[str, Any]:
@@ -99,6 +103,8 @@ def make_ready(model: Any, quantization: Quantization) -> None:
                     f"The base model's {name!r} has {layer.in_features} inputs, and 4 bits need an even number. Name "
                     "it in llm_int8_skip_modules."
                 )
+            if quantization.options["bnb_4bit_use_double_quant"]:
+                quantize_scales(weight)
             # On some processors, an evaluation would rewrite the stored weights, with scales rounded to bfloat16, and
             # a later training step would have no gradient.
             layer.support_avx512bf16_for_cpu = False
@@ -106,6 +112,7 @@ def make_ready(model: Any, quantization: Quantization) -> None:
             if layer.bias is not None:
                 layer.bias.data = layer.bias.data.to(getattr(torch, quantization.options["bnb_4bit_compute_dtype"]))
     setattr(model, _MARK, quantization)
+    model.hf_quantizer.quantization_config = model.config.quantization_config = quantization.transformers_config()
     # Saving takes a model with this map for one that is partly on a disk.
     model.__dict__.pop("hf_device_map", None)
     logger = logging.getLogger("bitsandbytes.autograd._functions")
