@@ -78,5 +78,5 @@ def __getattr__(name: str) -> Any:
             raise
         raise ImportError(
             f"{name} is made of classes of the package evaluate, which is not installed: "
-            "pip install 'hf-clamu[evaluate]'. evaluate_model and `clamu evaluate` do without."
+            "pip install evaluate. evaluate_model and `clamu evaluate` do without."
         ) from None

@@ -1,4 +1,4 @@
-"""`evaluate` is an extra: what needs no class of it works without, to the same digits."""
+"""`evaluate` is in maintenance: what needs no class of it works without, to the same digits."""
 
 from __future__ import annotations
 
