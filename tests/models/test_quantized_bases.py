@@ -434,6 +434,7 @@ def test_it_is_served_in_the_type_of_the_build(built):
         ({**NF4, "llm_int8_skip_modules": [3]}, "must be a list of module names"),
         ({**NF4, "llm_int8_skip_modules": "lm_head"}, "must be a list of module names"),
         ({"load_in_8bit": True, "llm_int8_threshold": "six"}, "must be a number from 0 on"),
+        ({"load_in_8bit": True, "llm_int8_threshold": float("inf")}, "must be a number from 0 on"),
         ({"load_in_8bit": True, "llm_int8_has_fp16_weight": True}, "llm_int8_has_fp16_weight must be False"),
         ({"quant_method": "gptq", "bits": 4}, "quant_method is 'gptq', and bitsandbytes alone is covered"),
         ("nf4", "must be a mapping such as"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -116,7 +117,7 @@ class Quantization:
         if not isinstance(self.options.get("bnb_4bit_use_double_quant", False), bool):
             raise error(f"{where}: bnb_4bit_use_double_quant must be true or false.")
         threshold = self.options.get("llm_int8_threshold", 0.0)
-        if isinstance(threshold, bool) or not isinstance(threshold, (int, float)) or not threshold >= 0:
+        if isinstance(threshold, bool) or not isinstance(threshold, (int, float)) or not 0 <= threshold < math.inf:
             raise error(f"{where}: llm_int8_threshold must be a number from 0 on, got {threshold!r}.")
         if self.bits == 8:
             self.options["llm_int8_threshold"] = float(threshold)
