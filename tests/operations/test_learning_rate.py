@@ -65,7 +65,7 @@ def test_a_configuration_without_a_hidden_size_counts_as_wide_as_its_largest_mat
 
 
 def test_a_rate_that_is_named_stays(tiny):
-    arguments = ClamuArguments(learning_rate=5e-5, fraction_bits=28)
+    arguments = ClamuArguments(learning_rate=5e-5, fraction_bits=28, linear_digest=False)
     assert resolved_arguments(arguments, _gpt2(tiny, 64), None) is arguments
 
 
