@@ -364,10 +364,10 @@ again = {"quantization_config": transformers.BitsAndBytesConfig(**json.loads(set
 for number, (name, options) in enumerate({f"{folder}/{routes['base_model']}": {}, base: again}.items()):
     found = {}
     for cluster, own in routes["adapters"].items():
-        plain = transformers.AutoModelForCausalLM.from_pretrained(name, **options)
+        plain = transformers.AutoModelForCausalLM.from_pretrained(name, device_map={"": "cpu"}, **options)
         model = PeftModel.from_pretrained(plain, f"{folder}/{own}").eval()
         with torch.no_grad():
-            found[cluster] = model(torch.tensor(json.loads(ids), device=model.device)).logits.cpu().contiguous()
+            found[cluster] = model(torch.tensor(json.loads(ids))).logits.contiguous()
     save_file(found, f"{folder}/{number}.safetensors")
 assert "hf_clamu" not in sys.modules
 """
