@@ -3,5 +3,5 @@
 report       what was checked, with a verdict for each
 audit        one model: its delta is the sum of its tasks; two states: what left is what the ledger says
 receipts     whether a receipt is that of a change of state
-own_vector   an owner's own task vector, computed again from their rows, against the ledger
+derived      what a model derives from its tasks: clusters, alpha, masks
 """

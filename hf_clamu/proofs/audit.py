@@ -8,12 +8,13 @@ state: its delta is the sum of the vectors whose digests are kept, so nothing hi
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 
 from hf_clamu.checkpoint.checkpoint import Checkpoint
+from hf_clamu.checkpoint.layout import BASE_FOLDER
 from hf_clamu.exact import TaskVector
 from hf_clamu.exact.linear_digest import DIGEST_SHAPE, add_digests, linear_digest, security_bits, subtract_digests
 from hf_clamu.merging import TaskRecord
@@ -27,7 +28,7 @@ __all__ = ["audit_change", "audit_model"]
 _WITHOUT_DIGESTS = (
     "the model keeps no linear digests (linear_digest: true keeps them), so only a rebuild shows it: clamu verify"
 )
-# Below the first a check says that digests may be forged; above the second the estimate itself means nothing.
+# Below the first digests may be forged, and show nothing; above the second the estimate itself means nothing.
 _LEAST_BITS, _MOST_BITS = 100, 256
 
 
@@ -82,22 +83,34 @@ def _sum(checkpoint: Checkpoint, *, is_needed: bool = True) -> Check:
     expected = add_digests(state.linear_digests)
     if not torch.equal(linear_digest(state.delta), expected):
         return Check(name=name, passed=False, text=f"{_HIDDEN} ({len(state.records)} tasks)")
-    bits = security_bits(max(_total_bounds(state.records).values(), default=0))
+    return _by_digests(
+        name,
+        f"the delta is the sum of {len(state.records)} vectors, by their linear digests",
+        _largest_bound(state.records.values()),
+        is_needed=is_needed,
+    )
+
+
+def _by_digests(name: str, text: str, bound: int, *, is_needed: bool = True) -> Check:
+    """Return a check that equal linear digests show; with bounds so wide that they can be forged they show nothing."""
+    bits = security_bits(bound)
+    if bits < _LEAST_BITS:
+        why = f"equal linear digests show nothing where bounds add up to {bound:,} grid steps"
+        return Check(name=name, passed=None, text=f"{why} (about 2^{bits:.0f} steps to forge)", is_needed=is_needed)
     effort = f"more than 2^{_MOST_BITS}" if bits > _MOST_BITS else f"about 2^{bits:.0f}"
-    weak = "" if bits >= _LEAST_BITS else "; bounds this wide let another delta with the same digest be found"
-    text = f"the delta is the sum of {len(state.records)} vectors, by their linear digests"
-    return Check(name=name, passed=True, text=f"{text} ({effort} steps to forge{weak})")
+    return Check(name=name, passed=True, text=f"{text} ({effort} steps to forge)")
 
 
 _HIDDEN = "the merged delta is not the sum of the vectors of the ledger's tasks: something else is merged, or not all"
 
 
-def _total_bounds(records: Mapping[str, TaskRecord]) -> dict[str, int]:
+def _largest_bound(records: Iterable[TaskRecord]) -> int:
+    """Return the largest sum of bounds that a parameter has, in grid steps."""
     total: dict[str, int] = {}
-    for record in records.values():
+    for record in records:
         for name, bound in record.bounds.items():
             total[name] = total.get(name, 0) + bound
-    return total
+    return max(total.values(), default=0)
 
 
 def _same_base(before: Checkpoint, after: Checkpoint) -> Check:
@@ -105,7 +118,20 @@ def _same_base(before: Checkpoint, after: Checkpoint) -> Check:
     same = ours == theirs and before.config.architecture == after.config.architecture
     same = same and before.state.delta.keys() == after.state.delta.keys() and _fresh_equal(before, after)
     text = f"SHA-256 {str(ours)[:16]}… before, {str(theirs)[:16]}… after"
-    return Check(name="base model", passed=same, text=text if same else f"{text}, or other weights take part")
+    if not same:
+        return Check(name="base model", passed=False, text=f"{text}, or other weights take part")
+    files_before, files_after = _base_files(before), _base_files(after)
+    if files_before and files_after and files_before != files_after:  # what the configurations say is not enough
+        text = f"{text} is what is said, but the files in {BASE_FOLDER}/ differ"
+        return Check(name="base model", passed=None, text=f"{text}: save both with the same max_shard_size")
+    return Check(name="base model", passed=True, text=text)
+
+
+def _base_files(checkpoint: Checkpoint) -> dict[str, str]:
+    """Return the SHA-256 of each file that holds weights of an embedded base model."""
+    entries = {} if checkpoint.files is None else checkpoint.files.entries
+    weights = (name for name in entries if name.startswith(f"{BASE_FOLDER}/") and name.endswith(".safetensors"))
+    return {name: entries[name].sha256 for name in weights}
 
 
 def _fresh_equal(before: Checkpoint, after: Checkpoint) -> bool:
@@ -174,7 +200,9 @@ def _several(
         expected = subtract_digests(add_digests(come), add_digests(gone))
         same = torch.equal(linear_digest(dict(_steps(before, after, 1))), expected)
         what = f"the vectors of the {count} tasks that left or joined, by their linear digests"
-        return Check(name=name, passed=same, text=what if same else f"not {what}")
+        # A difference lies within the bounds of both states, and the sum of vectors within those of the tasks.
+        bound = _largest_bound([*before.state.records.values(), *after.state.records.values()])
+        return _by_digests(name, what, bound) if same else Check(name=name, passed=False, text=f"not {what}")
     if archive is None:
         text = (
             f"{count} tasks left or joined at once, of which the ledgers have a SHA-256 each and no linear digest: "

@@ -33,8 +33,10 @@ def receipt_check(receipt: Mapping[str, Any], before: Checkpoint, after: Checkpo
             odd.append(f"the number of tasks {when} ({receipt['num_tasks'][when]})")
     if receipt["recipe_digest"] != digest_json(recipe_of(before.config)):
         odd.append("the recipe")
-    named = salted_ids(receipt)
-    if named is not None and receipt["num_requests"] == 1 and set(named) != _changed(before, after):
+    named, changed = salted_ids(receipt), _changed(before, after)
+    if receipt["num_requests"] == 1 and len(receipt["tasks"]) != len(changed):
+        odd.append(f"the number of tasks that it names ({len(receipt['tasks'])}, and {len(changed)} changed)")
+    elif receipt["num_requests"] == 1 and named is not None and set(named) != changed:
         odd.append("the tasks that it names")
     if odd:
         return Check(name=name, passed=False, text=f"it is of another change: {', '.join(odd)} do not fit")

@@ -7,6 +7,8 @@ import shutil
 
 import pytest
 
+from hf_clamu.checkpoint.ledger import sealed
+from hf_clamu.checkpoint.membership.proof import prove_membership
 from hf_clamu.cli import main
 
 
@@ -61,7 +63,11 @@ def test_an_audit_of_what_does_not_fit(clamu, states):
         ("audit nothing", "nothing"),
         ("audit before --receipt mine.jsonl", "--receipt and --archive go with two states"),
         ("audit before after --receipt mine.jsonl", "mine.jsonl is no receipt"),
-        ("audit before after --receipt none.json", "none.json"),
+        ("audit before after --receipt none.json", "There is no receipt none.json"),
+        ("audit before after --receipt after", "There is no receipt after"),
+        ("prove before user_1 --output after", "after cannot be written"),
+        ("prove before user_1 --output none/p.json", "p.json cannot be written"),
+        ("check mine.jsonl --ledger 5d2c", "has 64 hexadecimal digits, and --ledger 5d2c has 4"),
         ("prove before user_9", "No merged task is called 'user_9'"),
         ("prove before user_1 --data mine.jsonl --output p.json", "--output is for proofs without data"),
         ("prove before user_9 --data rows.jsonl", "none that is called 'user_9'"),
@@ -130,8 +136,24 @@ def test_a_proof_goes_from_hand_to_hand(clamu, states):
     proof["entry"]["num_train"] += 1
     (states / "proof.json").write_text(json.dumps(proof), encoding="utf-8")
     assert clamu("check", "proof.json").code == 1
-    (states / "proof.json").write_text("{", encoding="utf-8")
-    assert clamu("check", "proof.json", "--json").json["is_sound"] is False
+    deep = json.dumps({**proof, "entry": 0}).replace('"entry": 0', '"entry": {"x": ' + "[" * 900 + "]" * 900 + "}")
+    for damaged in ("{", "", deep, "[" * 100_000):
+        (states / "proof.json").write_text(damaged, encoding="utf-8")
+        found = clamu("check", "proof.json", "--json")
+        assert (found.code, found.json["is_sound"]) == (1, False)
+        assert found.json["reason"].startswith("The proof shows nothing: ")
+    with (states / "proof.json").open("wb") as file:
+        file.truncate(1 << 33)
+    assert "it is too large" in clamu("check", "proof.json").out
+
+
+def test_an_id_in_a_proof_does_not_look_like_an_answer(clamu, states):
+    task_id = "user_9 is merged.\x1b[2K"
+    ledger = json.loads((states / "before/ledger.json").read_bytes())
+    ledger = sealed({**ledger, "tasks": {task_id: ledger["tasks"]["user_1"]}, "digest": None})
+    proof = prove_membership(ledger, task_id, keyed=False)
+    (states / "proof.json").write_text(json.dumps(proof), encoding="utf-8")
+    assert "Task 'user_9 is merged.\\x1b[2K' is merged in" in clamu("check", "proof.json").out
 
 
 def test_keyed_ids(clamu, states, monkeypatch):

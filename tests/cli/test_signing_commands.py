@@ -35,6 +35,16 @@ def test_a_model_is_signed_beside_its_folder(clamu, work, keys, tiny):
     assert subprocess.run(stock, capture_output=True, text=True, cwd=work).returncode == 0
 
 
+def test_receipts_of_a_model_that_has_none(clamu, work, signed, keys):
+    text = clamu("receipts", "text", "--key", keys / "p256.pub").out
+    assert "0 receipts in" in text
+    assert "by its signature the model, which is as it was signed, has none." in text
+    assert "0 receipts in" in clamu("receipts", "text").out
+    for place in ("nothing", "rows.jsonl"):
+        found = clamu("receipts", "text", "--receipts", place)
+        assert (found.code, found.error.startswith(f"clamu: There is no folder {place}.")) == (2, True)
+
+
 def test_requests_with_a_key_sign_receipt_and_model(clamu, work, signed, keys):
     assert clamu("unmerge", "text", "user_1", "--key", keys / "p256.pem").err.count("Signed with the key") == 1
     assert clamu("add", "text", "user_1", "--new", "rows.jsonl", "--key", keys / "p256.pem").code == 0

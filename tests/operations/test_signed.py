@@ -334,6 +334,36 @@ def test_an_older_model_with_its_own_signature_is_refused_beside_newer_receipts(
         _check(work, keys)
 
 
+def test_an_older_model_is_refused_beside_receipts_that_follow_deleted_ones(work, keys, key, tiny):
+    shutil.copytree(work / "m", work / "backup")
+    shutil.copy(work / "m.sig", work / "backup.sig")
+    for task_id in ("user_4", "user_0"):
+        model = ClamuModel.from_pretrained(work / "m")
+        model.unmerge_task(task_id, data=tiny.tasks("text"), receipt_dir=work / "receipts")
+        model.save_pretrained(work / "m")
+        _sign(work, key)
+    own, following = _check(work, keys)[:-2], _check(work, keys)[-2:]
+    shutil.rmtree(work / "m")
+    shutil.move(work / "backup", work / "m")
+    shutil.move(work / "backup.sig", work / "m.sig")
+    for path, receipt in read_receipts(work / "receipts").items():
+        if receipt["digests"]["before"] == following[0].before:
+            path.unlink()
+    (work / "receipts" / following[0].file_name).unlink()  # the last one stays, and shows the gap
+    with pytest.raises(SignatureError, match=f"{following[1].file_name} follows the statement"):
+        _check(work, keys)
+    with pytest.raises(SignatureError, match="A receipt is missing"):
+        ClamuModel.from_pretrained(work / "m", trusted_keys=[keys / "p256.pub"])
+    (work / "receipts" / following[1].file_name).unlink()  # an honest older state is left
+    assert _check(work, keys) == own
+    # Its own ends are gone, and a newer one names the last.
+    following[0].write(work / "receipts")
+    for link in (own[0], own[-1]):
+        (work / "receipts" / link.file_name).unlink()
+    with pytest.raises(SignatureError, match="A receipt is missing"):
+        _check(work, keys, required=False)
+
+
 def test_a_copy_that_is_kept_has_no_newer_receipts(work, keys, key, tiny):
     model = ClamuModel.from_pretrained(work / "m")
     model.unmerge_task("user_4", data=tiny.tasks("text"), receipt_dir=work / "receipts")

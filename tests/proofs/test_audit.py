@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from hf_clamu import ClamuModel
 from hf_clamu.checkpoint.reader import read_checkpoint
 from hf_clamu.exact import digest_tensors, narrowest_dtype
-from hf_clamu.exact.linear_digest import linear_digest
+from hf_clamu.exact.linear_digest import MODULUS, linear_digest
 from hf_clamu.proofs.audit import audit_change, audit_model
 from hf_clamu.storage import Archive
 
@@ -231,6 +231,36 @@ def test_a_task_that_is_subtracted_twice(tiny, place, tmp_path):
     assert "sum" in _failed(audit_model(_read(forged)))
 
 
+def test_bounds_so_wide_that_digests_can_be_forged_prove_nothing(tiny, place, tmp_path):
+    """The modulus, added to one entry, changes no linear digest: claimed bounds make room for it."""
+
+    def wide(steps):
+        name = min(steps)
+        steps = {**steps, name: steps[name].to(torch.int64)}
+        steps[name].reshape(-1)[0] += MODULUS
+        return steps
+
+    forged = _read(_forge(tiny, place / "linear/two", tmp_path / "forged", delta=wide))
+    report = audit_model(forged)
+    assert report.verdict == "not proven"
+    assert "equal linear digests show nothing" in report.checks[1].text
+    assert not audit_change(_read(place / "linear/five"), forged)
+
+
+def test_an_embedded_base_model_that_was_exchanged(tiny, place, tmp_path):
+    """The configuration still says the old digest: that alone shows nothing."""
+    forged = tmp_path / "forged"
+    shutil.copytree(place / "linear/four", forged)
+    path = forged / "base_model/model.safetensors"
+    weights = load_file(path)
+    weights[min(weights)] += 0.5
+    save_file(weights, path, metadata={"format": "pt"})
+    tiny.reseal(forged)
+    report = audit_change(_read(place / "linear/five"), _read(forged))
+    assert report.verdict == "not proven"
+    assert _verdicts(report)["base model"] == "not shown"
+
+
 @pytest.mark.parametrize("kind", ["linear", "plain"])
 def test_one_step_of_one_weight(tiny, place, tmp_path, kind):
     """Anywhere: a weight, a sign."""
@@ -308,6 +338,20 @@ def test_a_receipt_of_another_task(place):
     assert "the tasks that it names" in report.checks[-1].text
     del receipt["private"]
     assert audit_change(_read(place / "linear/five"), _read(place / "linear/four"), receipt=receipt)
+
+
+def test_a_receipt_that_names_fewer_tasks_than_changed(tiny, place, tmp_path):
+    """Without its salts, too: one left as it says, and another one got other data besides."""
+    receipt = _receipt(place)
+    del receipt["private"]
+
+    def update(tasks):
+        tasks["user_2"] = {**tasks["user_2"], "data_digest": "0" * 64}
+
+    forged = _read(_forge(tiny, place / "linear/four", tmp_path / "forged", entries=update))
+    receipt["digests"]["after"] = forged.state_digest
+    report = audit_change(_read(place / "linear/five"), forged, receipt=receipt)
+    assert "the number of tasks that it names (1, and 2 changed)" in report.checks[-1].text
 
 
 def test_models_of_other_recipes_and_bases(tiny, place, tmp_path):

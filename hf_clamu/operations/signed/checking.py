@@ -14,7 +14,7 @@ from hf_clamu.errors import SignatureError
 from hf_clamu.exact import digest_json
 from hf_clamu.operations.lifecycle.receipts import lineage
 from hf_clamu.operations.signed.chain import Pinned, Statements, require_signed
-from hf_clamu.operations.signed.links import Link, core_of, facts_of
+from hf_clamu.operations.signed.links import ENDING, Link, core_of, facts_of
 from hf_clamu.operations.signed.signing import signature_beside, signature_of
 from hf_clamu.signing import PublicKey, SignedFolder, checked_folder
 from hf_clamu.storage.replace import finish_replacement
@@ -88,7 +88,8 @@ class TrustedModel:
                 )
             return None
         statements = Statements.read(receipts)
-        if not required and pinned.count and not {pinned.first, pinned.last} & statements.links.keys():
+        known = {*statements.links, *(link.previous for link in statements.links.values())}
+        if not required and pinned.count and not {pinned.first, pinned.last} & known:
             return None
         return checked_receipts(statements, pinned, state, keys)
 
@@ -128,8 +129,8 @@ def checked_receipts(statements: Statements, pinned: Pinned, state: str, keys: S
 
     Raises:
         SignatureError: if a file was edited or exchanged, a statement is missing, nobody trusted signed it, it does
-            not follow the one before it or lead to this model, a newer one goes on from this model, or a receipt
-            beside it was edited, replayed, dropped or added.
+            not follow the one before it or lead to this model, a newer one goes on from this model or follows one
+            that is gone, or a receipt beside it was edited, replayed, dropped or added.
     """
     statements.require_sound()
     if pinned.state != state:
@@ -146,6 +147,7 @@ def checked_receipts(statements: Statements, pinned: Pinned, state: str, keys: S
             f"{statements.folder}. Ask who signed it."
         )
     _require_continuous(whole, state, statements.folder)
+    _require_no_gap(statements, keys)
     _require_no_fork(statements, whole, state, keys)
     _require_same_receipts(statements, whole, state, keys)
     return whole
@@ -165,6 +167,18 @@ def _require_continuous(path: Sequence[Link], state: str, folder: Path) -> None:
             f"{folder / requests[-1].file_name}, the last receipt, leads to the state {requests[-1].after[:16]}…, and "
             f"this model is {state[:16]}…: it is no receipt of this model. Ask who signed it."
         )
+
+
+def _require_no_gap(statements: Statements, keys: Sequence[PublicKey]) -> None:
+    """Refuse a folder in which a signed statement follows one that is gone: the gap may hide a newer model."""
+    for link in statements.links.values():
+        before = link.previous
+        if before is not None and before not in statements.links and link.envelope.signer(keys) is not None:
+            raise SignatureError(
+                f"A receipt is missing in {statements.folder}: {link.file_name} follows the statement "
+                f"{before[:16]}…, which is not there. Bring back its file (…{before[:16]}{ENDING}), or move out of "
+                "the folder what belongs to another model."
+            )
 
 
 def _require_no_fork(statements: Statements, path: Sequence[Link], state: str, keys: Sequence[PublicKey]) -> None:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 __all__ = ["audit"]
 
+_MOST_BYTES = 1 << 26  # of a receipt
+
 _NOT_PROVEN = (
     "Not shown by an audit: that a vector came of honest training on its owner's rows (clamu prove --data), masks "
     "that are learned from data (clamu verify), and copies elsewhere."
@@ -91,7 +93,11 @@ def _open(name: str) -> Checkpoint:
 def _receipt(path: Path) -> Any:
     from hf_clamu.storage import parse_json
 
+    if not path.is_file():
+        raise RecipeError(f"There is no receipt {path}. Give the file that a request wrote (receipts/….json).")
     try:
+        if path.stat().st_size > _MOST_BYTES:
+            raise ValueError("it is too large")
         return parse_json(path.read_bytes())
     except ValueError as error:
         raise CheckpointFormatError(f"{path} is no receipt ({error}). Give the file that a request wrote.") from error

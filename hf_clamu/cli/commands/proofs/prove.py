@@ -14,6 +14,9 @@ from hf_clamu.errors import CheckpointFormatError, RecipeError
 
 __all__ = ["check", "prove"]
 
+# Of a proof: it has a path of hashes for two tasks at most.
+_MOST_BYTES = 1 << 24
+
 
 def prove(
     folder: ModelToChange,
@@ -81,6 +84,8 @@ def _write(folder: str, task: str, output: Path | None, as_json: bool) -> None:
     from hf_clamu.models.state import ModelContext
     from hf_clamu.storage import write_atomically
 
+    if output is not None and (output.is_dir() or not output.parent.is_dir()):
+        raise RecipeError(f"{output} cannot be written: give the name of a file in a folder that is there (--output).")
     place = resolve_folder(folder)
     checkpoint = read_checkpoint(place)
     named = ledger_id(checkpoint, ModelContext(task_id_key=task_id_key()), task)
@@ -125,13 +130,19 @@ def check(
     if not proof.is_file():
         raise RecipeError(f"There is no file {proof}. Give the proof that clamu prove --output wrote.")
     expected = None if ledger is None else _digest(ledger)
+    reason = None
     try:
+        if proof.stat().st_size > _MOST_BYTES:
+            raise ValueError("it is too large")
         content = parse_json(proof.read_bytes())
         is_merged = check_membership(content, expected)
-    except (ValueError, CheckpointFormatError) as error:
+    except CheckpointFormatError as error:
         reason = str(error)
+    except ValueError as error:
+        reason = f"The proof shows nothing: it is damaged ({error}). Ask for one that `clamu prove` makes."
+    if reason is not None:
         emit(as_json, {"proof": str(proof), "is_sound": False, "reason": reason}, lambda: f"{proof}: {reason}")
-        raise typer.Exit(1) from None
+        raise typer.Exit(1)
     values = {
         "proof": str(proof),
         "is_sound": True,
@@ -147,14 +158,19 @@ def _digest(ledger: str) -> str:
     from hf_clamu.checkpoint.ledger import read_ledger
     from hf_clamu.hub.pull import resolve_folder
 
-    if len(ledger) == 64 and set(ledger) <= set("0123456789abcdef"):
-        return ledger
+    is_hexadecimal = bool(ledger) and set(ledger.lower()) <= set("0123456789abcdef")
+    if is_hexadecimal and len(ledger) == 64:
+        return ledger.lower()
+    if is_hexadecimal and not Path(ledger).is_dir():
+        raise RecipeError(f"A ledger's digest has 64 hexadecimal digits, and --ledger {ledger} has {len(ledger)}.")
     return str(read_ledger(resolve_folder(ledger))["digest"])
 
 
 def _checked_text(values: dict[str, Any]) -> str:
     said = "merged" if values["is_merged"] else "not merged"
-    line = f"Task {values['task']} is {said} in the ledger {values['ledger_digest']}."
+    # The id comes from whoever made the proof, and must not look like a line of this program.
+    task = values["task"] if values["task"].isprintable() else repr(values["task"])
+    line = f"Task {task} is {said} in the ledger {values['ledger_digest']}."
     if values["is_compared"]:
         return line
     return f"{line}\nCompare this digest with one from a source that you trust (--ledger): anybody can make a ledger."

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_clamu.cli.options import Json, KeysToTrust, ModelToRead, Receipts
 from hf_clamu.cli.output import emit, table
+from hf_clamu.errors import RecipeError
 
 if TYPE_CHECKING:
     from hf_clamu.operations.signed.chain import Statements
@@ -25,6 +26,8 @@ def receipts(folder: ModelToRead, key: KeysToTrust = None, receipts: Receipts = 
     from hf_clamu.operations.signed.checking import require_trusted
     from hf_clamu.signing import load_public_keys
 
+    if receipts is not None and not receipts.is_dir():
+        raise RecipeError(f"There is no folder {receipts}. Give the one that has the receipts (--receipts).")
     keys = load_public_keys(key) if key else ()
     model, place = resolve_folder(folder), receipts or receipts_of(folder)
     trusted = require_trusted(model, keys) if keys else None
@@ -71,12 +74,16 @@ def _text(values: Mapping[str, Any]) -> str:
     count = f"{len(entries)} receipt{'s' * (len(entries) != 1)}"
     head = f"{values['model']}: {count} in {values['receipt_dir']}"
     unsigned = sum(not entry["signed_by"] for entry in entries)
-    if values["checked"]:
+    if values["checked"] and not entries:
+        lines = [f"{head}; by its signature the model, which is as it was signed, has none."]
+    elif values["checked"]:
         lines = [
             f"{head}, all signed with the key {values['key_id'][:16]}… or another trusted one.",
             "None is missing between them, and the last one leads to this model, which is as it was signed.",
         ]
-    elif unsigned or not entries:
+    elif not entries:
+        lines = [f"{head} lead to this model."]
+    elif unsigned:
         lines = [f"{head}, {unsigned} of them unsigned: whoever can write the folder can write them (clamu sign)."]
     else:
         lines = [f"{head}. They have signatures, which were not checked: give a public key (--key)."]
