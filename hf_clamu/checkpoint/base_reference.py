@@ -9,11 +9,16 @@ from typing import Any
 
 import torch
 
-__all__ = ["BaseReference"]
+__all__ = ["BaseReference", "is_hub_id"]
 
 # What a Hub id looks like: never a path that leads elsewhere.
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 _DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32, "float64": torch.float64}
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a name is written as the id of a model on the Hub, and so is no path."""
+    return _HUB_ID.fullmatch(name) is not None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,7 +61,7 @@ class BaseReference:
             raise ValueError(f"revision must be a commit and dtype one of {', '.join(_DTYPES)}")
         if not isinstance(values.get("quantization_config"), dict | None):
             raise ValueError("quantization_config must be a mapping")
-        if values.get("embedded") is not True and _HUB_ID.fullmatch(values["name_or_path"]) is None:
+        if values.get("embedded") is not True and not is_hub_id(values["name_or_path"]):
             raise ValueError("name_or_path is no Hub id")
         return cls(
             name_or_path=values["name_or_path"],

@@ -5,6 +5,7 @@ from __future__ import annotations
 from hf_clamu.base_models.identity import BaseModel
 from hf_clamu.checkpoint.card.settings import CardSettings
 from hf_clamu.checkpoint.configuration_clamu import ClamuConfig
+from hf_clamu.errors import RecipeError
 from hf_clamu.exact import digest_tensors
 from hf_clamu.merging import ClamuArguments, MergedState
 from hf_clamu.tasks import TaskDataset
@@ -16,7 +17,15 @@ def initial_config(base: BaseModel, tasks: TaskDataset, arguments: ClamuArgument
     """Return the configuration that a build starts from; it does not yet say what was merged.
 
     What is merged under which settings is the whole configuration; it names no machine.
+
+    Raises:
+        RecipeError: if the card names another base model than the one that was loaded from the Hub.
     """
+    if base.name_or_path and card.base_model not in (None, base.name_or_path):
+        raise RecipeError(
+            f"card: base_model is {card.base_model}, but the base model was loaded from the Hub as "
+            f"{base.name_or_path}. Leave it out: the card names the one that was loaded."
+        )
     return ClamuConfig(
         architecture=type(base.model).__name__,
         base_model=base.reference().to_dict(),

@@ -12,11 +12,13 @@ from datasets import Dataset
 from huggingface_hub import ModelCard
 
 from hf_clamu import ClamuModel, ClamuTrainer, Recipe, RecipeError, TaskDataset
+from hf_clamu.base_models.loading import load_base
 from hf_clamu.checkpoint.card.model_card import model_card
 from hf_clamu.checkpoint.card.settings import CardSettings
 from hf_clamu.checkpoint.configuration_clamu import ClamuConfig
 from hf_clamu.checkpoint.reader import read_checkpoint
 from hf_clamu.evaluation import evaluate_model
+from hf_clamu.operations.configuration import initial_config
 from hf_clamu.training import silent_progress
 
 
@@ -100,6 +102,8 @@ def test_settings(tiny, tmp_path):
         ({"license": 1}, "license must be a string"),
         ({"language": 3}, "language must be a list of strings"),
         ({"tags": [""]}, "tags must be a list of strings"),
+        ({"base_model": "../base"}, "base_model must be the id of a model on the Hub"),
+        ({"base_model": 1}, "base_model must be the id of a model on the Hub"),
         ({"task_ids": "yes"}, "task_ids must be true or false"),
     ],
 )
@@ -131,6 +135,40 @@ def test_the_snippet_for_peft_names_a_base_on_the_hub(saved_text):
     values["base_model"] |= {"name_or_path": "org/base", "revision": "0" * 40, "embedded": False}
     card = model_card(replace(read_checkpoint(saved_text), config=ClamuConfig(**values), source=None))
     assert f'from_pretrained("org/base", revision="{"0" * 40}", num_labels=3)' in card
+    data = ModelCard(card).data
+    assert (data.base_model, data.base_model_relation) == ("org/base", "finetune")
+
+
+def test_an_embedded_base_is_named_only_by_its_user(tiny, saved_text, tmp_path):
+    data = ModelCard.load(saved_text / "README.md").data
+    assert (data.base_model, data.get("base_model_relation")) == (None, None)
+    assert "base_model" not in ClamuModel.from_pretrained(saved_text).clamu_config.card
+    card = _card(tiny, tmp_path / "m", card={"base_model": "org/base"})
+    assert (card.data.base_model, card.data.base_model_relation) == ("org/base", "finetune")
+    assert "tasks merged into org/base" in card.text
+    assert "is inside, in `base_model/`" in card.text
+    model = ClamuModel.from_pretrained(tmp_path / "m")
+    model.unmerge_task("user_1", data=tiny.tasks("text")).save_pretrained(tmp_path / "m")
+    assert ModelCard.load(tmp_path / "m/README.md").data.base_model == "org/base"
+
+
+def test_a_base_from_the_hub_has_one_name(tiny):
+    tasks = tiny.tasks("text")
+    base = load_base(tiny.config("text"), tasks.spec, num_labels=3, processor=tiny.processor("text"))
+    base = replace(base, name_or_path="org/base", revision="0" * 40, embedded=False)
+    same = initial_config(base, tasks, tiny.arguments(), CardSettings(base_model="org/base"))
+    assert same.card["base_model"] == same.base_model["name_or_path"] == "org/base"
+    with pytest.raises(
+        RecipeError, match="base_model is org/other, but the base model was loaded from the Hub as org/"
+    ):
+        initial_config(base, tasks, tiny.arguments(), CardSettings(base_model="org/other"))
+
+
+def test_what_transformers_remembers_of_a_base_is_no_proof(tiny, saved_text):
+    values = json.loads((saved_text / "config.json").read_bytes())
+    values["base_config"]["_name_or_path"] = "org/base"
+    card = model_card(replace(read_checkpoint(saved_text), config=ClamuConfig(**values), source=None))
+    assert "org/base" not in card
 
 
 def test_a_global_model_has_no_masks_to_load(tiny, tmp_path):

@@ -8,9 +8,11 @@ from pathlib import Path
 
 # Not ModelCard.from_template: it needs jinja2, which hf_clamu does not depend on.
 from string import Template
+from typing import Any
 
 import torch
 
+from hf_clamu.checkpoint.base_reference import is_hub_id
 from hf_clamu.checkpoint.checkpoint import Checkpoint
 from hf_clamu.merging import ClamuArguments, MergedState, deriving_reads_data, have_data, own_name
 from hf_clamu.tasks import traits_of
@@ -33,7 +35,7 @@ def model_card(checkpoint: Checkpoint) -> str:
     text = _template("template.md").substitute(
         metadata=_metadata(checkpoint),
         num_tasks=len(state.records),
-        base_name=base.name_or_path or f"a {config.architecture}",
+        base_name=_base_id(checkpoint) or f"a {config.architecture}",
         mask_sentence=(
             f" A binary mask for each of {len(state.masks)} clusters says where it acts." if state.masks else ""
         ),
@@ -73,12 +75,27 @@ def _template(name: str) -> Template:
     return Template(Path(__file__).with_name(name).read_text(encoding="utf-8"))
 
 
+def _base_id(checkpoint: Checkpoint) -> str | None:
+    """Return the Hub id of the base model: the one it was loaded by, otherwise what the user says it is.
+
+    The `_name_or_path` of an embedded model's configuration is no such word: it survives any change of the weights.
+    """
+    name = checkpoint.base.name_or_path
+    return name if name and is_hub_id(name) else checkpoint.card.base_model
+
+
 def _metadata(checkpoint: Checkpoint) -> str:
     from huggingface_hub import EvalResult, ModelCardData
 
     state, settings, traits = checkpoint.state, checkpoint.card, traits_of(checkpoint.task_spec.kind)
     source_name = (checkpoint.source or {}).get("dataset")
     datasets = settings.datasets or ((str(source_name),) if source_name else ())
+    base_id = _base_id(checkpoint)
+    # A "merge" on the Hub names two or more models that are there. Local models are nowhere; they are finetunes of
+    # this one model, and so is their sum. Left out, the Hub guesses by files, and those of masks look like adapters.
+    relation: dict[str, Any] = {"base_model_relation": "finetune"} if base_id else {}
+    # The Hub's newer form, `.eval_results/*.yaml`, is for tasks of data sets that are registered as benchmarks.
+    # Validation examples of owners are none, so that `model-index` remains the form for them.
     results = None
     if state.scores is not None:
         best = "own" if "own" in state.scores["mean"] else "global"
@@ -93,7 +110,7 @@ def _metadata(checkpoint: Checkpoint) -> str:
         )
         results = [result]
     return ModelCardData(
-        base_model=checkpoint.base.name_or_path or None,
+        base_model=base_id,
         datasets=list(datasets) or None,
         eval_results=results,
         language=list(settings.language) or None,
@@ -103,6 +120,7 @@ def _metadata(checkpoint: Checkpoint) -> str:
         model_name="ClAMU" if results else None,
         pipeline_tag=traits.pipeline,
         tags=["clamu", "model-merging", "machine-unlearning", "peft", *settings.tags],
+        **relation,
     ).to_yaml()
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from hf_clamu.checkpoint.base_reference import is_hub_id
 from hf_clamu.errors import RecipeError
 from hf_clamu.known_names import refuse_unknown_keys
 
@@ -26,6 +27,10 @@ class CardSettings:
         default=(), metadata={"help": "Data sets on the Hub; by default the one that the data section names."}
     )
     tags: tuple[str, ...] = field(default=(), metadata={"help": "More tags."})
+    base_model: str | None = field(
+        default=None,
+        metadata={"help": "Hub id of the base model, where it was given as a folder or in memory. Nothing checks it."},
+    )
     task_ids: bool = field(default=False, metadata={"help": "Name the tasks of each cluster."})
 
     def __post_init__(self) -> None:
@@ -37,6 +42,9 @@ class CardSettings:
             object.__setattr__(self, name, tuple(value))
         if not isinstance(self.license, (str, type(None))):
             raise RecipeError(f"card: license must be a string such as apache-2.0, got {self.license!r}.")
+        base = self.base_model
+        if base is not None and not (isinstance(base, str) and is_hub_id(base)):
+            raise RecipeError(f"card: base_model must be the id of a model on the Hub such as org/name, got {base!r}.")
         if not isinstance(self.task_ids, bool):
             raise RecipeError(f"card: task_ids must be true or false, got {self.task_ids!r}.")
 
@@ -52,4 +60,7 @@ class CardSettings:
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-able values that `from_dict` reads."""
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        values = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        if self.base_model is None:  # absent in configurations that are older than this setting
+            del values["base_model"]
+        return values
