@@ -44,7 +44,7 @@ from dataclasses import asdict, dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlencode, urlsplit
 
 __all__ = ["Fault", "HubDouble", "Repo"]
 
@@ -206,6 +206,7 @@ class HubDouble:
         self.repos: dict[str, Repo] = {}
         self.requests: list[tuple[str, str, str, int]] = []  # kind, method, path, status (0: no answer)
         self.faults: list[Fault] = []
+        self.page_size = 1000  # of a list of models
         self.lock = threading.RLock()
         self._secret = secrets.token_hex(8)
         self._data = data
@@ -481,6 +482,38 @@ def info(request: Request) -> Answer:
     values |= {"private": repo.private, "gated": "manual" if repo.gated else False, "disabled": False}
     values |= {"createdAt": repo.created_at, "lastModified": commit_.date, "siblings": siblings}
     return answer({**values, "tags": [], "downloads": 0, "likes": 0})
+
+
+def list_models(request: Request) -> Answer:
+    """Models with all the tags that are asked for, a page at a time."""
+    wanted, first = set(request.query.get("filter", [])), int(request.query.get("cursor", ["0"])[0])
+    found = []
+    for repo in sorted(request.hub.repos.values(), key=lambda repo: repo.name):
+        if repo.private and not request.may_write(repo.owner):
+            continue
+        tags = card_tags(request.hub, repo)
+        if wanted <= set(tags):
+            values = {"_id": git_oid("repo", repo.name.encode())[:24], "id": repo.name, "modelId": repo.name}
+            found.append({**values, "private": repo.private, "tags": tags, "downloads": 0, "likes": 0})
+    last = first + request.hub.page_size
+    page = answer(found[first:last])
+    if last < len(found):
+        query = urlencode([*(("filter", tag) for tag in sorted(wanted)), ("cursor", last)])
+        page.headers["Link"] = f'<{request.hub.url}/api/models?{query}>; rel="next"'
+    return page
+
+
+def card_tags(hub: HubDouble, repo: Repo) -> list[str]:
+    """The tags that the Hub makes of the base models in a card."""
+    import yaml
+
+    entry = repo.commits[repo.branches["main"]].files.get("README.md")
+    match = entry and re.match(r"---\n(.*?)\n---\n", hub.get_bytes(entry.oid).decode(), re.DOTALL)
+    values = yaml.safe_load(match[1]) if match else None
+    values = values if isinstance(values, dict) else {}
+    named, relation = values.get("base_model") or [], values.get("base_model_relation", "finetune")
+    bases = [named] if isinstance(named, str) else named
+    return [tag for base in bases for tag in (f"base_model:{base}", f"base_model:{relation}:{base}")]
 
 
 def preupload(request: Request) -> Answer:
@@ -838,6 +871,7 @@ _ROUTES: list[tuple[str, str, str, Callable[[Request], Answer]]] = [
     ("validate_yaml", "POST", "/api/validate-yaml", validate_yaml),
     ("create_repo", "POST", "/api/repos/create", create_repo),
     ("delete_repo", "DELETE", "/api/repos/delete", delete_repo),
+    ("models", "GET", "/api/models", list_models),
     ("preupload", "POST", f"{_API}/preupload/(?P<rev>[^/]+)", preupload),
     ("lfs_batch", "POST", f"/{_REPO}\\.git/info/lfs/objects/batch", lfs_batch),
     ("lfs_verify", "POST", f"/{_REPO}\\.git/info/lfs/objects/verify", lfs_verify),

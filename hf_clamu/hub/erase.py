@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_clamu.errors import HubError
+from hf_clamu.hub.descendants import find_descendants
 from hf_clamu.hub.errors import client_errors, reason_of, translate_hub_errors
 from hf_clamu.hub.repository import TIMEOUT_SECONDS, content_digest, repo_files
 
@@ -20,6 +21,7 @@ _ANSWERS = (200, 206, 416)  # 416: the file is there and empty
 _NEVER_CHECKED = (
     "copies in the Hub's CDN, which may answer for up to 24 hours",
     "copies that others downloaded, duplicated or forked",
+    "models that were made from this one and do not name it as their base, or that this token may not see",
     "folders that were filled with local_dir, caches on other machines or at other places, and Xet's chunk cache",
     "commits that no ref led to before this erasure and no cache named (pass them as old_commits)",
     "small files in commits without a ref after this probe: the Hub collects its garbage when it likes",
@@ -43,6 +45,8 @@ class ErasureReport:
         num_gone (`int`): old addresses that answered that there is nothing.
         num_unchanged (`int`): old addresses of contents that the kept state holds, too; they were not probed.
         still_reachable (*tuple* of *dict*): `url` and `why` of every old address that answered.
+        descendants (*tuple* of *dict*): `repo_id` and `relation` (`finetune`, for example, or `""`) of the models on
+            the Hub that name this one as their base: what was made of old weights still holds what these held.
         not_checked (*tuple* of `str`): what may still hold old contents and was not or could not be looked at.
     """
 
@@ -56,6 +60,7 @@ class ErasureReport:
     num_gone: int
     num_unchanged: int
     still_reachable: tuple[dict[str, str], ...]
+    descendants: tuple[dict[str, str], ...]
     not_checked: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
@@ -83,7 +88,8 @@ def erase_history(
         token (`str` or `bool`, *optional*): one that may write to it.
         keep_revision (`str`): the branch to keep. `main` cannot be deleted: if another is kept, its head stays, too.
         cache_dir (`str` or `Path`, *optional*): of huggingface_hub.
-        keep_pull_requests (`bool`): keep LFS objects at the heads of pull requests. No call deletes those refs.
+        keep_pull_requests (`bool`): keep LFS objects at the heads of pull requests. No call deletes those refs; the
+            page of a closed pull request does.
         old_commits (*sequence* of `str`): SHAs to probe besides those found, such as an earlier report's.
 
     Returns:
@@ -108,6 +114,7 @@ def erase_history(
     ):
         if not (on_the_hub and erasure.failed):
             erasure.run_step(step)
+    erasure.list_descendants()
     return erasure.report()
 
 
@@ -132,6 +139,7 @@ class _Erasure:
         self.num_gone = 0
         self.num_unchanged = 0
         self.reachable: list[dict[str, str]] = []
+        self.descendants: tuple[dict[str, str], ...] = ()
         self.not_checked: list[str] = []
 
     def run_step(self, step: Callable[[], None]) -> None:
@@ -244,6 +252,12 @@ class _Erasure:
             else:
                 self.not_checked.append(f"{url}: {status if isinstance(status, str) else f'answered {status}'}")
 
+    def list_descendants(self) -> None:
+        """Ask who names this model as base. No step: nothing is left undone if the Hub does not say."""
+        self.descendants, why = find_descendants(self.api, self.repo_id)
+        if why is not None:
+            self.not_checked.append(f"models that name {self.repo_id} as their base: {why}")
+
     def _status(self, url: str) -> int | str:
         from huggingface_hub import get_session
         from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
@@ -264,7 +278,11 @@ class _Erasure:
             if revision in (ref, head) or self._is_object_of(ref, entry)
         ]
         if holding:
-            return f"{holding[0]} holds it; no call deletes the ref of a pull request, only the Hub's support does"
+            page = f"{self.api.endpoint}/{self.repo_id}/discussions/{holding[0].rpartition('/')[2]}"
+            return (
+                f"{holding[0]} holds it; no call deletes the ref of a pull request. Close it, and press 'Delete ref' "
+                f"at the end of its page, {page}"
+            )
         if entry.lfs:
             return "the Hub still serves this LFS object"
         return "a small file of a commit without a ref: it stays until the Hub collects its garbage"
@@ -298,5 +316,6 @@ class _Erasure:
             num_gone=self.num_gone,
             num_unchanged=self.num_unchanged,
             still_reachable=tuple(self.reachable),
+            descendants=self.descendants,
             not_checked=(*self.not_checked, *_NEVER_CHECKED),
         )

@@ -122,6 +122,10 @@ def test_pull_requests_hold_on_and_are_named(client, double, erase, tmp_path):
     assert "refs/pr/1 holds it" in urls["refs%2Fpr%2F1/delta.safetensors"]
     assert "refs/pr/1 holds it" in urls["refs%2Fpr%2F1/more.bin"]
     assert "refs/pr/1 holds it" in urls[f"{old}/delta.safetensors"]
+    assert (
+        f"press 'Delete ref' at the end of its page, {double.url}/{REPO}/discussions/1"
+        in urls["refs%2Fpr%2F1/more.bin"]
+    )
     assert _status(double, "delta.safetensors", "refs/pr/1") == 200
     report = erase(keep_pull_requests=False)
     urls = _urls(report)
@@ -198,6 +202,65 @@ def test_who_may_not_write_erases_nothing(client, double, erase, history):
     with pytest.raises(ClientError, match="Cannot read the history of owner/model: "):
         erase(token="hf_nobody")
     assert client.call("api.model_info", REPO)["sha"] == double.repos[REPO].branches["main"]
+
+
+def _made_from(client, name, base, token=OTHER, private=False, **more):
+    lines = "".join(f"{key}: {value}\n" for key, value in {"base_model": base, **more}.items())
+    card = add("README.md", f"---\n{lines}---\n".encode())
+    client.call("api.create_repo", name, private=private, token=token)
+    client(f"api.create_commit({name!r}, [{card}], commit_message='x', token={token!r}).oid")
+
+
+def test_models_that_name_it_as_their_base_are_listed(client, double, erase, history, monkeypatch):
+    monkeypatch.setattr(double, "page_size", 1)
+    assert erase()["descendants"] == []
+    _made_from(client, "other/small", REPO, base_model_relation="quantized")
+    _made_from(client, "other/tuned", f"[{REPO}, org/another]")
+    _made_from(client, "owner/mine", REPO, token=OWNER, private=True, base_model_relation="adapter")
+    _made_from(client, "other/hidden", REPO, private=True)
+    _made_from(client, "other/elsewhere", "owner/model2")
+    double.requests.clear()
+    report = erase()
+    assert report["descendants"] == [
+        {"repo_id": "other/small", "relation": "quantized"},
+        {"repo_id": "other/tuned", "relation": "finetune"},
+        {"repo_id": "owner/mine", "relation": "adapter"},
+    ]
+    assert double.count("models") == 3
+    # Asked for when the rest was done, and whatever became of it.
+    assert [kind for kind, *_ in double.requests][-1] == "models"
+    assert any("this token may not see" in line for line in report["not_checked"])
+    double.arm("lfs_files", "status", status=507)
+    report = erase()
+    assert [found["step"] for found in report["steps_failed"]] == ["delete lfs objects"]
+    assert len(report["descendants"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("fault", "status", "reason"),
+    [
+        ("status", 501, "the Hub answered 501"),
+        ("status", 200, "its answer is no list of models"),  # a mirror that says something else
+        ("corrupt", None, "JSONDecodeError"),
+    ],
+)
+def test_a_hub_that_does_not_say_what_was_made_from_it_is_no_failure(double, erase, history, fault, status, reason):
+    double.arm("models", fault, status=status)
+    report = erase()
+    assert (report["steps_done"], report["steps_failed"]) == (ALL_STEPS, [])
+    assert report["descendants"] == []
+    (line,) = [line for line in report["not_checked"] if line.startswith(f"models that name {REPO} as their base: ")]
+    assert reason in line
+
+
+def test_what_the_hub_said_of_descendants_before_it_failed_is_kept(client, double, erase, history, monkeypatch):
+    monkeypatch.setattr(double, "page_size", 1)
+    _made_from(client, "other/one", REPO)
+    _made_from(client, "other/two", REPO)
+    double.arm("models", "status", status=501, skip=1)
+    report = erase()
+    assert [model["repo_id"] for model in report["descendants"]] == ["other/one"]
+    assert any("as their base: the Hub answered 501" in line for line in report["not_checked"])
 
 
 def test_a_private_repository_is_probed_with_the_token(client, double, erase, tmp_path):

@@ -68,5 +68,9 @@ def _erasure_text(report: ErasureReport) -> str:
     ]
     lines += [f"  failed: {step['step']}: {step['reason']}" for step in report.steps_failed]
     lines += [f"  still answers: {address['url']} ({address['why']})" for address in report.still_reachable]
+    lines += [
+        f"  made from it, may hold what was erased: {model['repo_id']} ({model['relation'] or 'unknown relation'})"
+        for model in report.descendants
+    ]
     lines += [f"  not checked: {what}" for what in report.not_checked]
     return "\n".join(lines)
