@@ -186,7 +186,7 @@ def read_json(path: Path) -> dict[str, Any]:
         with path.open("rb") as file:
             if path.stat().st_size > _LARGEST_JSON or not _is_braced(file):
                 raise ValueError("it is no JSON object, or too large for one")
-            value = json.loads(file.read(), parse_constant=_refuse_constant)
+            value = json.loads(file.read(), parse_constant=_refuse_constant, object_pairs_hook=_unique)
         depth = _depth(value)
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointFormatError(f"{path} cannot be read as JSON ({error}). Take an undamaged copy.") from error
@@ -195,6 +195,13 @@ def read_json(path: Path) -> dict[str, Any]:
             f"{path} holds a {type(value).__name__} of depth {depth}, expected a JSON object. Take an undamaged copy."
         )
     return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):  # readers differ in which of them they take
+        raise ValueError("it has a key twice")
+    return found
 
 
 def _refuse_constant(name: str) -> None:

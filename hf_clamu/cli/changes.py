@@ -81,6 +81,16 @@ class OpenChange:
             expect_result(target.source if target.is_on_hub else Path(target.name).resolve())
         target.save(self.model, erase_history=bool(self.erase_history), signing_key=self.key)
 
+    def require_signer(self) -> None:
+        """Refuse a key that is not that of the model's signature, before anything is done."""
+        if self.key is None or self.target.output is not None or not is_main_process():
+            return
+        from hf_clamu.hub.pull import resolve_folder
+        from hf_clamu.operations.signed.signing import require_signer
+        from hf_clamu.signing import load_signing_key
+
+        require_signer(resolve_folder(self.target.source), load_signing_key(self.key))
+
     def sign(self) -> None:
         """Sign the folder of the result and the receipts that led to it; a Hub id was signed when it was pushed.
 
@@ -155,6 +165,7 @@ def open_change(
         # The result, if an earlier run had saved it.
         model = load_model(target.name if target.has_result else target.source)
         change = OpenChange(target=target, model=model, erase_history=erase_history, max_drop=max_drop, key=key)
+        change.require_signer()
         yield change
         change.sign()
 

@@ -58,18 +58,19 @@ def rows_of(tasks: TaskDataset, task_id: str, ledger_id: str, *, keyed: bool) ->
 
     Args:
         tasks (`TaskDataset`): rows of this task, and perhaps of others, under the ids that stand in them.
-        task_id (`str`): as the owner knows it; or the ledger's own id, if the rows are of one task alone.
+        task_id (`str`): as the owner knows it; or a keyed id of the ledger, if the rows are of one task alone.
         ledger_id (`str`): what the ledger calls it.
         keyed (`bool`): whether the ledger's ids are keyed.
 
     Raises:
         TaskDataError: if no rows are those of the task.
     """
-    name = task_id if task_id in tasks else tasks.task_ids[0] if len(tasks) == 1 else None
+    name = task_id if task_id in tasks else tasks.task_ids[0] if keyed and len(tasks) == 1 else None
     if name is None:
+        alone = ", or, under the id that the ledger has for it, the rows of that task alone" if keyed else ""
         raise TaskDataError(
-            f"The data hold rows of {len(tasks)} tasks and none that is called {task_id!r}. Give the rows of that "
-            "task alone, or a file in which its id stands."
+            f"The data hold rows of {len(tasks)} tasks, and none is called {task_id!r}. Give a file in which that id "
+            f"stands{alone}."
         )
     content: Any = tasks.content(name)
     return TaskDataset(tasks.spec, {ledger_id: content}, tasks.source, keyed=keyed)

@@ -157,6 +157,8 @@ def _retained(before: Checkpoint, after: Checkpoint) -> Check:
         return Check(name="retained tasks", passed=False, text=f"{text}: they were trained again, or exchanged")
     left, joined = len(ours) - len(both), len(theirs) - len(both)
     counts = [(left, "left"), (joined, "joined"), (len(updated), "got other data")]
+    once = len({record.vector_digest for record in theirs.values()})
+    counts.append((len(theirs) - once, "have the vector of another"))
     said = ", ".join(f"{count} {what}" for count, what in counts if count) or "none left or joined"
     return Check(name="retained tasks", passed=True, text=f"{len(both) - len(updated)} as they were; {said}")
 

@@ -221,6 +221,13 @@ def test_other_format_version(tiny, folder, version):
     _load_fails(folder, "format version .* reads up to 4")
 
 
+def test_a_key_twice(folder):
+    """Readers differ in which of them they take."""
+    text = (folder / "ledger.json").read_text(encoding="utf-8")
+    (folder / "ledger.json").write_text(text.replace('"tasks": {', '"tasks": {}, "tasks": {', 1), encoding="utf-8")
+    _load_fails(folder, "it has a key twice")
+
+
 def test_newer_ledger(tiny, folder):
     tiny.reseal(folder, format_version=5)
     _load_fails(folder, "format version")

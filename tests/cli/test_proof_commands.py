@@ -70,7 +70,8 @@ def test_an_audit_of_what_does_not_fit(clamu, states):
         ("check mine.jsonl --ledger 5d2c", "has 64 hexadecimal digits, and --ledger 5d2c has 4"),
         ("prove before user_9", "No merged task is called 'user_9'"),
         ("prove before user_1 --data mine.jsonl --output p.json", "--output is for proofs without data"),
-        ("prove before user_9 --data rows.jsonl", "none that is called 'user_9'"),
+        ("prove before user_9 --data rows.jsonl", "none is called 'user_9'"),
+        ("prove before user_2 --data mine.jsonl", "none is called 'user_2'"),
         ("check none.json", "There is no file none.json"),
     ],
 )

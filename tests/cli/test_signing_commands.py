@@ -141,6 +141,16 @@ def test_a_key_that_cannot_sign_is_refused_before_anything_is_done(clamu, work, 
     assert tiny.digests(work) == before
 
 
+@pytest.mark.parametrize("line", ["unmerge text user_1", "add text user_1 --new rows.jsonl"])
+def test_a_key_that_did_not_sign_the_model_is_refused_before_anything_is_done(clamu, work, signed, keys, line, tiny):
+    before = tiny.digests(work / "text")
+    found = clamu(*line.split(), "--key", keys / "other.pem")
+    assert found.code == 1
+    assert "was signed with another key" in found.error
+    assert tiny.digests(work / "text") == before
+    assert not (work / "receipts").exists()
+
+
 def test_signing_needs_a_key_and_a_folder(clamu, work, keys):
     assert "--key PEM, or CLAMU_SIGNING_KEY" in clamu("sign", "text").error
     assert "is no folder here" in clamu("sign", "org/name", "--key", keys / "p256.pem").error

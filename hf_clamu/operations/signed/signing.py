@@ -18,7 +18,15 @@ from hf_clamu.signing import PublicKey, SigningKey, claimed_folder, folder_bundl
 from hf_clamu.storage import write_atomically
 from hf_clamu.storage.staging import hidden_name
 
-__all__ = ["Signed", "Signing", "carry_signature", "sign_model", "signature_beside", "signature_of"]
+__all__ = [
+    "Signed",
+    "Signing",
+    "carry_signature",
+    "require_signer",
+    "sign_model",
+    "signature_beside",
+    "signature_of",
+]
 
 _logger = logging.getLogger(__name__)
 
@@ -194,10 +202,24 @@ def _pinned(folder: Path, keys: Sequence[PublicKey]) -> Pinned | None:
     claimed = claimed_folder(path, keys)
     if claimed.key is None:
         raise SignatureError(
-            f"{path} was signed with another key ({claimed.key_id[:16]}…). Give its public key (--trusted) to sign "
-            "once more what it signs; or delete the file, to begin a chain of receipts of your own."
+            f"{path} was signed with another key ({claimed.key_id[:16]}…). Take that key; or sign once more what it "
+            "signs with `clamu sign DIR --key NEW --trusted OLD`, where OLD is its public key; or delete the file, to "
+            "begin a chain of receipts of your own."
         )
     return Pinned.from_notes(claimed.notes)
+
+
+def require_signer(folder: Path, key: SigningKey) -> None:
+    """Check that a signed model was signed with a key, before anything is changed that the key is to sign.
+
+    Args:
+        folder (`Path`): of the saved model; without a signature there is nothing to check.
+        key (`SigningKey`): that will sign.
+
+    Raises:
+        SignatureError: if its signature cannot be read, or somebody else signed it.
+    """
+    _pinned(folder, [key.public])
 
 
 def _is_unwritten(statements: Statements, state: str, pinned: Pinned) -> bool:
