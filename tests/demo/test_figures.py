@@ -36,6 +36,11 @@ def result():
         "retained_accuracy": {"before": 0.912, "after": 0.905},
         "growth": {name: {"owners": [2, 3], "seconds": [0.1, 0.2]} for name in ("joint", "sift")},
         "identical": True,
+        "audit": {
+            "verdict": "proven",
+            "seconds": 0.5,
+            "checks": [{"name": "difference", "text": "the vector that left"}],
+        },
         "files_compared": 17,
         "seconds": {"total": 1.0},
         "figures": ["figures/storage.png"],
@@ -63,6 +68,7 @@ def test_a_page_may_show_some_of_the_columns(result):
 def test_the_text_says_how_well_the_others_are_served_after_the_forgetting(result):
     text = demo_text(Path("demo"), result)
     assert "Held-out accuracy of the other 2 tasks: 91.2 % before, 90.5 % after it." in text
+    assert "Audit of the request of c, without any rows, 0.5 s: proven. What left the merged delta is the vector." in text
     assert "extrapolated" in text
     assert "`" not in text.split("Forgot")[0]
 
