@@ -18,7 +18,7 @@ from hf_clamu.checkpoint.layout import BASE_FOLDER
 from hf_clamu.exact import TaskVector
 from hf_clamu.exact.linear_digest import DIGEST_SHAPE, add_digests, linear_digest, security_bits, subtract_digests
 from hf_clamu.merging import TaskRecord
-from hf_clamu.proofs.derived import derived_checks
+from hf_clamu.proofs.derived import derived_checks, equal_tensors, rows_of
 from hf_clamu.proofs.receipts import receipt_check
 from hf_clamu.proofs.report import AuditReport, Check
 from hf_clamu.storage import Archive
@@ -116,7 +116,7 @@ def _largest_bound(records: Iterable[TaskRecord]) -> int:
 def _same_base(before: Checkpoint, after: Checkpoint) -> Check:
     ours, theirs = before.base.digest, after.base.digest
     same = ours == theirs and before.config.architecture == after.config.architecture
-    same = same and before.state.delta.keys() == after.state.delta.keys() and _fresh_equal(before, after)
+    same = same and before.state.delta.keys() == after.state.delta.keys() and equal_tensors(before.fresh, after.fresh)
     text = f"SHA-256 {str(ours)[:16]}… before, {str(theirs)[:16]}… after"
     if not same:
         return Check(name="base model", passed=False, text=f"{text}, or other weights take part")
@@ -132,11 +132,6 @@ def _base_files(checkpoint: Checkpoint) -> dict[str, str]:
     entries = {} if checkpoint.files is None else checkpoint.files.entries
     weights = (name for name in entries if name.startswith(f"{BASE_FOLDER}/") and name.endswith(".safetensors"))
     return {name: entries[name].sha256 for name in weights}
-
-
-def _fresh_equal(before: Checkpoint, after: Checkpoint) -> bool:
-    ours, theirs = before.fresh, after.fresh
-    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
 def _same_recipe(before: Checkpoint, after: Checkpoint) -> Check:
@@ -243,5 +238,4 @@ def _digests_of(checkpoint: Checkpoint, tasks: Sequence[tuple[str, TaskRecord]])
     digests = checkpoint.state.linear_digests
     if digests is None:
         return torch.zeros((0, *DIGEST_SHAPE), dtype=torch.int32)
-    rows = {task_id: row for row, task_id in enumerate(checkpoint.state.task_ids)}
-    return digests[[rows[task_id] for task_id, _ in tasks]]
+    return rows_of(checkpoint, digests, [task_id for task_id, _ in tasks])

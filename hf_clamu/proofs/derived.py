@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import torch
 
 from hf_clamu.checkpoint.checkpoint import Checkpoint
@@ -10,7 +12,7 @@ from hf_clamu.merging import candidate_alphas, clusters_of, names_of
 from hf_clamu.proofs.report import Check
 from hf_clamu.training import Environment
 
-__all__ = ["derived_checks"]
+__all__ = ["derived_checks", "equal_tensors", "rows_of"]
 
 _MASKS_NEED_DATA = "made of the tasks' data or vectors, so only a rebuild shows them: clamu verify"
 
@@ -76,13 +78,14 @@ def _masks(checkpoint: Checkpoint) -> Check:
     own = dict(zip(state.task_ids, state.task_masks, strict=True))
     for members, mask in zip(state.clusters, state.masks, strict=True):
         joined = method.join([own[task_id] for task_id in members])
-        if not _are_equal(joined, mask):
+        if not equal_tensors(joined, mask):
             return Check(name="masks", passed=False, text="the mask of a cluster is not that of its members")
     text = f"{len(state.masks)}, each made of its members' own masks"
     return Check(name="masks", passed=True, text=text)
 
 
-def _are_equal(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> bool:
+def equal_tensors(ours: Mapping[str, torch.Tensor], theirs: Mapping[str, torch.Tensor]) -> bool:
+    """Whether two sets of named tensors have the same names and values."""
     return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
@@ -100,7 +103,7 @@ def _kept_of_tasks(before: Checkpoint, after: Checkpoint) -> Check:
         elif (
             ours is not None
             and theirs is not None
-            and not torch.equal(_rows(before, ours, both), _rows(after, theirs, both))
+            and not torch.equal(rows_of(before, ours, both), rows_of(after, theirs, both))
         ):
             changed.append(what)
     masks_before, masks_after = before.task_mask_digests, after.task_mask_digests
@@ -110,6 +113,7 @@ def _kept_of_tasks(before: Checkpoint, after: Checkpoint) -> Check:
     return Check(name=name, passed=not changed, text=text)
 
 
-def _rows(checkpoint: Checkpoint, tensor: torch.Tensor, task_ids: list[str]) -> torch.Tensor:
+def rows_of(checkpoint: Checkpoint, tensor: torch.Tensor, task_ids: Sequence[str]) -> torch.Tensor:
+    """Return the rows of some merged tasks, of a tensor with a row for each."""
     rows = {task_id: row for row, task_id in enumerate(checkpoint.state.task_ids)}
     return tensor[[rows[task_id] for task_id in task_ids]]
