@@ -11,6 +11,7 @@ configuration.py  the configuration of the result
 resolution.py     learning rate and grid where a recipe leaves them open
 data.py           the data of merged tasks
 snapshots.py      their rows in a snapshot: kept before a save, destroyed after it
+intake/           requests that were received, and what became of them
 effects/          what a change means for the tasks that stay
 signed/           signatures of models and receipts
 lifecycle/        queue of requests, pending changes, receipts, recovery after a crash

@@ -12,7 +12,7 @@ from hf_clamu.merging import require_merged
 from hf_clamu.operations.lifecycle.receipts import salted_ids
 from hf_clamu.storage import parse_json
 
-__all__ = ["ForgetRequest", "TriagedRequest", "added_before", "triage", "read_requests"]
+__all__ = ["ForgetRequest", "TriagedRequest", "added_before", "parse_requests", "read_requests", "triage"]
 
 # A request whose receipt has no private part any more.
 _ANONYMOUS = (
@@ -62,15 +62,25 @@ def read_requests(path: Path) -> list[ForgetRequest]:
         TaskDataError: if the file or one of its lines cannot be used; the message names the line.
     """
     try:
-        # Not splitlines(), which also cuts at what may stand inside a JSON string, such as U+2028.
-        lines = path.read_text(encoding="utf-8").split("\n")
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise TaskDataError(f"The requests in {path} cannot be read: {error}") from error
+    return parse_requests(text, str(path))
+
+
+def parse_requests(text: str, name: str) -> list[ForgetRequest]:
+    """Return the requests of JSON lines, see `read_requests`.
+
+    Args:
+        text (`str`): the lines.
+        name (`str`): of their file, for messages.
+    """
     found: dict[str, ForgetRequest] = {}
-    for number, line in enumerate(lines, start=1):
+    # Not splitlines(), which also cuts at what may stand inside a JSON string, such as U+2028.
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
-        where = f"{path}, line {number}"
+        where = f"{name}, line {number}"
         values, problem = None, ""
         try:
             values = parse_json(line)
@@ -81,12 +91,12 @@ def read_requests(path: Path) -> list[ForgetRequest]:
                 f'{where}: expected a JSON object such as {{"id": "req-17", "task": "user_3"}}, found '
                 f"{line[:80]!r}{problem}."
             )
-        name = values.get("id")
-        if not isinstance(name, str) or not name:
-            raise TaskDataError(f"{where}: a request needs an 'id', which is a text; found {name!r}.")
-        if name in found:
-            raise TaskDataError(f"{where}: the id {name!r} occurs twice; each request needs its own.")
-        found[name] = ForgetRequest(name=name, tasks=_tasks(values, where))
+        request = values.get("id")
+        if not isinstance(request, str) or not request:
+            raise TaskDataError(f"{where}: a request needs an 'id', which is a text; found {request!r}.")
+        if request in found:
+            raise TaskDataError(f"{where}: the id {request!r} occurs twice; each request needs its own.")
+        found[request] = ForgetRequest(name=request, tasks=_tasks(values, where))
     return list(found.values())
 
 

@@ -1,0 +1,224 @@
+"""All requests of a model: a private folder beside it, a file for each, changed by one process at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from hf_clamu.errors import CheckpointFormatError, RunInProgressError, TaskDataError, TaskNotFoundError
+from hf_clamu.exact import canonical_json
+from hf_clamu.hub.pull import place_of_repo
+from hf_clamu.operations.intake.received import (
+    Outcome,
+    ReceivedRequest,
+    file_name_of,
+    make_request,
+    now_text,
+    today,
+)
+from hf_clamu.storage import is_plain_file, parse_json, write_atomically
+from hf_clamu.storage.durable import private_folder, sync_folder
+from hf_clamu.storage.locking import FileLock
+
+__all__ = ["Asked", "RequestBook", "requests_of"]
+
+_FOLDER = "received"
+_MOST_BYTES = 1 << 24  # of a file
+_SECONDS_TO_WAIT = 10.0  # for another process that changes a file
+_WHAT = "what keeps the requests of a model"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What somebody asks for.
+
+    Args:
+        tasks (*tuple* of `str`): the tasks.
+        name (`str`, *optional*): what the request is called; a name is made if there is none.
+        received, due (`str`, *optional*): days in ISO 8601, see `make_request`.
+    """
+
+    tasks: tuple[str, ...]
+    name: str | None = None
+    received: str | None = None
+    due: str | None = None
+
+
+def requests_of(model: str) -> Path:
+    """Return the folder of the requests of a model: beside it, or in the working directory for a Hub id.
+
+    Args:
+        model (`str`): folder or Hub id.
+    """
+    place = Path(model) if Path(model).is_dir() else place_of_repo(model)
+    place = place.resolve()
+    return place.parent / "requests" / place.name
+
+
+class RequestBook:
+    """The requests of a model.
+
+    Args:
+        folder (`Path`): see `requests_of`; made when a request is added.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._lock = FileLock(folder / "changes.lock")
+
+    @classmethod
+    def of(cls, model: str) -> RequestBook:
+        """Return the requests of a model, a folder or a Hub id."""
+        return cls(requests_of(model))
+
+    def read(self) -> list[ReceivedRequest]:
+        """Return all requests: open ones first, and of these what is due first.
+
+        Raises:
+            CheckpointFormatError: if a file is damaged.
+        """
+        found = [_read(path) for path in sorted((self.folder / _FOLDER).glob("[0-9a-f]*.json"))]
+        return sorted(found, key=lambda one: (not one.is_open, one.due if one.is_open else "", one.received, one.name))
+
+    def add(self, asked: Sequence[Asked]) -> list[ReceivedRequest]:
+        """Take in requests, all or none; one that is there already, with the same tasks, is not taken in again.
+
+        Args:
+            asked (*sequence* of `Asked`): what is asked for, with the ids of the ledger.
+
+        Returns:
+            *list* of `ReceivedRequest`: them all, as they are kept.
+
+        Raises:
+            TaskDataError: if a name is taken, or an open request names the task.
+        """
+        with self._changing():
+            known = {one.name: one for one in self.read()}
+            taken = {task_id: one.name for one in known.values() if one.is_open for task_id in one.tasks}
+            result, new, numbers = [], [], itertools.count(1)
+            for one in asked:
+                before = known.get(one.name or "") or _same(one, known.values(), taken)
+                if before is not None:
+                    if sorted(before.tasks) != sorted(set(one.tasks)):
+                        raise TaskDataError(
+                            f"There is a request {one.name!r} already, for other tasks. Give this one another id."
+                        )
+                    result.append(before)
+                    continue
+                name = one.name or _next_name(known, numbers)
+                request = make_request(name, tuple(dict.fromkeys(one.tasks)), received=one.received, due=one.due)
+                for task_id in request.tasks:
+                    if task_id in taken:
+                        raise TaskDataError(f"Task {task_id!r} is in the open request {taken[task_id]!r} already.")
+                known[name] = request
+                taken |= dict.fromkeys(request.tasks, name)
+                result.append(request)
+                new.append(request)
+            for request in new:
+                self._write(request)
+            return result
+
+    def order(self, names: Collection[str] | None = None) -> list[ReceivedRequest]:
+        """Give open requests to the worker; what failed is tried again.
+
+        Args:
+            names (*collection* of `str`, *optional*): which; all that are open by default.
+        """
+
+        def ordered(request: ReceivedRequest) -> ReceivedRequest:
+            return replace(request, ordered=now_text(), outcome=None)
+
+        return self._change(names, lambda one: one.is_open, ordered)
+
+    def withdraw(self, names: Collection[str] | None = None) -> list[ReceivedRequest]:
+        """Take requests that wait back from the worker."""
+        return self._change(names, lambda one: one.is_waiting, lambda one: replace(one, ordered=None))
+
+    def settle(self, name: str, outcome: Outcome) -> None:
+        """Note what became of a request; one that was removed meanwhile stays removed."""
+        self._change([name], lambda one: True, lambda one: replace(one, outcome=outcome))
+
+    def remove(self, names: Collection[str]) -> None:
+        """Strike requests out; what they asked for is not done, and receipts stay.
+
+        Raises:
+            TaskNotFoundError: if there is no such request.
+            RunInProgressError: if the worker has it.
+        """
+        with self._changing():
+            known = {one.name: one for one in self.read()}
+            for name in names:
+                if name not in known:
+                    raise TaskNotFoundError(f"There is no request {name!r}. List them with clamu queue list.")
+                if known[name].is_waiting:
+                    raise RunInProgressError(f"The worker has request {name!r}: wait until it is done or has failed.")
+            for name in names:
+                self._path(name).unlink()
+            sync_folder(self.folder / _FOLDER)
+
+    def _change(
+        self,
+        names: Collection[str] | None,
+        concerns: Callable[[ReceivedRequest], bool],
+        changed: Callable[[ReceivedRequest], ReceivedRequest],
+    ) -> list[ReceivedRequest]:
+        if not (self.folder / _FOLDER).is_dir():
+            return []
+        with self._changing():
+            found = [one for one in self.read() if (names is None or one.name in names) and concerns(one)]
+            result = list(map(changed, found))
+            for request in result:
+                self._write(request)
+            return result
+
+    @contextlib.contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Keep other processes and threads out; they need moments, so they are waited for."""
+        for folder in (self.folder.parent, self.folder, self.folder / _FOLDER):
+            private_folder(folder, _WHAT)
+        until = time.monotonic() + _SECONDS_TO_WAIT
+        with contextlib.ExitStack() as stack:
+            while True:
+                try:
+                    stack.enter_context(self._lock.held())
+                    break
+                except RunInProgressError:
+                    if time.monotonic() > until:
+                        raise
+                    time.sleep(0.02)
+            yield
+
+    def _path(self, name: str) -> Path:
+        return self.folder / _FOLDER / file_name_of(name)
+
+    def _write(self, request: ReceivedRequest) -> None:
+        write_atomically(self._path(request.name), canonical_json(request.to_dict()))
+
+
+def _read(path: Path) -> ReceivedRequest:
+    try:
+        if not is_plain_file(path) or path.stat().st_size > _MOST_BYTES:
+            raise ValueError("it is no plain file, or too large")
+        request = ReceivedRequest.from_dict(parse_json(path.read_bytes()))
+        if file_name_of(request.name) != path.name:
+            raise ValueError("it is the file of another request")
+    except ValueError as error:
+        raise CheckpointFormatError(f"{path} is no request ({error}). Repair or remove it.") from error
+    return request
+
+
+def _same(asked: Asked, known: Collection[ReceivedRequest], taken: dict[str, str]) -> ReceivedRequest | None:
+    """Return the open request of exactly these tasks, if what is asked has no name: a form that was sent twice."""
+    if asked.name is not None or not asked.tasks or asked.tasks[0] not in taken:
+        return None
+    before = next(one for one in known if one.name == taken[asked.tasks[0]])
+    return before if sorted(before.tasks) == sorted(set(asked.tasks)) else None
+
+
+def _next_name(known: Collection[str], numbers: Iterator[int]) -> str:
+    """Return a name that no request has: the day and a number."""
+    return next(name for number in numbers if (name := f"{today()}-{number:03d}") not in known)

@@ -1,0 +1,54 @@
+"""Whether what is asked for can be carried out, said without naming other owners."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from hf_clamu.errors import TaskNotFoundError
+from hf_clamu.operations.intake.book import Asked
+from hf_clamu.operations.lifecycle.receipts import forgotten_in
+
+__all__ = ["Ledger"]
+
+_SHOWN = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ledger:
+    """What is merged in a model, for the question whether a request can be carried out.
+
+    Args:
+        merged (*collection* of `str`): ids of the merged tasks.
+        ledger_id (*callable*): gives the id that the ledger has for a task.
+        receipts (*mapping* of `Path` to *mapping*): of the model, by their files.
+    """
+
+    merged: Collection[str]
+    ledger_id: Callable[[str], str] = str
+    receipts: Mapping[Path, Mapping[str, Any]] = field(default_factory=dict)
+
+    def checked(self, asked: Sequence[Asked]) -> list[Asked]:
+        """Return what is asked for under the ids of the ledger.
+
+        Raises:
+            TaskNotFoundError: if a task is not merged; naming those and nobody else.
+        """
+        found, unknown = [], []
+        for one in asked:
+            ids = [self.ledger_id(task_id) for task_id in one.tasks]
+            unknown += [pair for pair in zip(one.tasks, ids, strict=True) if pair[1] not in self.merged]
+            found.append(replace(one, tasks=tuple(ids)))
+        if unknown:
+            said = "; ".join(f"{name!r} {self._why(task_id)}" for name, task_id in unknown[:_SHOWN])
+            more = f"; and {len(unknown) - _SHOWN} more" if len(unknown) > _SHOWN else ""
+            raise TaskNotFoundError(f"Nothing was taken in: {said}{more}. Check how the owner's id is written.")
+        return found
+
+    def _why(self, task_id: str) -> str:
+        receipt = forgotten_in(self.receipts, task_id)
+        if receipt is None:
+            return "is no task of this model"
+        return f"was forgotten on {self.receipts[receipt]['time'][:10]} (receipt {receipt.name})"

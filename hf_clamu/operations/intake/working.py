@@ -1,0 +1,157 @@
+"""What the one worker on a model's requests is doing at the moment, and whether it lives."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from hf_clamu.errors import RunInProgressError
+from hf_clamu.exact import canonical_json
+from hf_clamu.operations.intake.received import now_text
+from hf_clamu.storage import is_plain_file, parse_json, write_atomically
+from hf_clamu.storage.durable import private_folder
+from hf_clamu.storage.locking import FileLock
+
+__all__ = ["STAGES", "Work", "WorkLog", "is_worked_on", "read_work", "working"]
+
+T = TypeVar("T")
+
+STAGES = ("retraining", "verifying", "publishing", "done")
+_MOST_BYTES = 1 << 22
+_SECONDS_BETWEEN_WRITES = 0.3
+_SECONDS_TO_WAIT = 2.0  # for somebody who only looks whether a worker lives
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What a worker does, or was doing when it was stopped.
+
+    Args:
+        requests (*tuple* of `str`): names of the requests that it has.
+        stage (`str`): one of `STAGES`.
+        started (`str`): when it began, UTC, in ISO 8601.
+        what (`str`): the loop that it is in.
+        num_done, num_items (`int`): how far that loop is.
+        seconds (`float`): how long that loop has run.
+        pid (`int`): its process.
+    """
+
+    requests: tuple[str, ...]
+    stage: str
+    started: str
+    what: str = ""
+    num_done: int = 0
+    num_items: int = 0
+    seconds: float = 0.0
+    pid: int = field(default_factory=os.getpid)
+
+    @property
+    def seconds_left(self) -> float | None:
+        """How long the loop will still take if it goes on like this."""
+        return self.seconds / self.num_done * (self.num_items - self.num_done) if self.num_done else None
+
+
+class WorkLog:
+    """Writes what a worker does to a file, for those who watch.
+
+    It can be called like the bars on a terminal, see `Progress`.
+
+    Args:
+        folder (`Path`): of the requests.
+        requests (*sequence* of `str`): names of the requests that the worker has.
+    """
+
+    def __init__(self, folder: Path, requests: Sequence[str]) -> None:
+        self._path = _path(folder)
+        self._requests, self._started = tuple(requests), now_text()
+        self._stage = STAGES[0]
+        self._written = 0.0
+
+    def enter(self, stage: str) -> None:
+        """Go on to a stage."""
+        self._stage = stage
+        self._write()
+
+    def __call__(self, items: Sequence[T], description: str) -> Iterable[T]:
+        """Yield the items one by one, and write how far it is."""
+        started, count = time.monotonic(), len(items)
+        for number, item in enumerate(items):
+            if number == 0 or time.monotonic() - self._written > _SECONDS_BETWEEN_WRITES:
+                seconds = round(time.monotonic() - started, 3)
+                self._write(what=description, num_done=number, num_items=count, seconds=seconds)
+            yield item
+
+    def _write(self, **values: Any) -> None:
+        self._written = time.monotonic()
+        # Of no value for the requests themselves: a full disk must not stop them here.
+        with contextlib.suppress(OSError):
+            work = Work(requests=self._requests, started=self._started, stage=self._stage, **values)
+            write_atomically(self._path, canonical_json({**asdict(work), "requests": list(work.requests)}))
+
+
+@contextlib.contextmanager
+def working(folder: Path) -> Iterator[None]:
+    """Be the worker on the requests of a model while a block runs.
+
+    Args:
+        folder (`Path`): of the requests.
+
+    Raises:
+        RunInProgressError: if there is one.
+    """
+    private_folder(folder, "what keeps the requests of a model")
+    lock, until = FileLock(folder / "worker.lock"), time.monotonic() + _SECONDS_TO_WAIT
+    with contextlib.ExitStack() as stack:
+        while True:
+            try:
+                stack.enter_context(lock.held())
+                break
+            except RunInProgressError:
+                if time.monotonic() > until:
+                    raise RunInProgressError(
+                        f"A worker takes the requests in {folder} already. Wait for it, or stop it."
+                    ) from None
+                time.sleep(0.05)
+        yield
+
+
+def is_worked_on(folder: Path) -> bool:
+    """Whether a worker lives that takes the requests of a model.
+
+    Args:
+        folder (`Path`): of the requests.
+    """
+    if not (folder / "worker.lock").exists():  # its holder removes it
+        return False
+    try:
+        with FileLock(folder / "worker.lock").held():
+            return False
+    except RunInProgressError:
+        return True
+
+
+def read_work(folder: Path) -> Work | None:
+    """Return what the worker does or did last; `None` if nobody knows.
+
+    Args:
+        folder (`Path`): of the requests.
+    """
+    path = _path(folder)
+    try:
+        if not is_plain_file(path) or path.stat().st_size > _MOST_BYTES:
+            return None
+        values = parse_json(path.read_bytes())
+        if values.keys() != {one.name for one in fields(Work)} or values["stage"] not in STAGES:
+            return None
+        return Work(**{**values, "requests": tuple(map(str, values["requests"]))})
+    except (OSError, ValueError, TypeError, AttributeError):
+        return None
+
+
+def _path(folder: Path) -> Path:
+    return folder / "work.json"

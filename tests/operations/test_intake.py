@@ -1,0 +1,290 @@
+"""Requests that were received: what is taken in, kept, refused, and that nobody gets in the other's way."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from datetime import date, timedelta
+
+import pytest
+
+from hf_clamu.errors import CheckpointFormatError, RecipeError, RunInProgressError, TaskDataError, TaskNotFoundError
+from hf_clamu.operations.intake.book import Asked, RequestBook, requests_of
+from hf_clamu.operations.intake.checking import Ledger
+from hf_clamu.operations.intake.findings import read_findings, record_finding
+from hf_clamu.operations.intake.reading import MOST_BYTES, read_asked
+from hf_clamu.operations.intake.received import Outcome, today
+from hf_clamu.operations.intake.working import Work, WorkLog, is_worked_on, read_work, working
+from hf_clamu.operations.lifecycle.receipts import make_receipt, read_receipts, write_receipt
+
+
+def day(days):
+    return (date.fromisoformat(today()) + timedelta(days=days)).isoformat()
+
+
+@pytest.fixture
+def book(tmp_path):
+    return RequestBook(tmp_path / "requests" / "model")
+
+
+def test_it_lies_beside_the_model(tmp_path, monkeypatch):
+    (tmp_path / "model").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert requests_of("model") == requests_of(str(tmp_path / "model")) == tmp_path / "requests" / "model"
+    (tmp_path / "link").symlink_to("model")
+    assert requests_of("link") == tmp_path / "requests" / "model"
+    assert requests_of("org/name") == tmp_path / "requests" / "org--name"
+    monkeypatch.chdir("model")
+    assert requests_of(".") == tmp_path / "requests" / "model"
+
+
+def test_a_request_is_kept_until_it_is_removed(book):
+    (first,) = book.add([Asked(tasks=("user_1", "user_1"), name="req-1")])
+    assert (first.tasks, first.received, first.due) == (("user_1",), today(), day(30))
+    assert first.is_open
+    assert not first.is_waiting
+    assert not first.is_overdue
+    assert RequestBook(book.folder).read() == [first]
+    assert [oct(path.stat().st_mode & 0o777) for path in book.folder.rglob("*.json")] == ["0o600"]
+    assert book.folder.stat().st_mode & 0o077 == 0
+    (ordered,) = book.order()
+    assert ordered.is_waiting
+    with pytest.raises(RunInProgressError, match="The worker has request 'req-1'"):
+        book.remove(["req-1"])
+    book.settle("req-1", Outcome(status="failed", time="2026-01-01T00:00:00+00:00", reason="no rows"))
+    (failed,) = book.read()
+    assert failed.is_open
+    assert not failed.is_waiting
+    assert failed.outcome.reason == "no rows"
+    assert book.order(["req-1"])[0].outcome is None
+    book.settle("req-1", Outcome(status="forgotten", time="2026-01-01T00:00:00+00:00", receipt="r.json"))
+    assert not book.read()[0].is_open
+    assert book.order() == []
+    book.remove(["req-1"])
+    assert book.read() == []
+    with pytest.raises(TaskNotFoundError, match="no request 'req-1'"):
+        book.remove(["req-1"])
+
+
+def test_what_is_overdue_comes_first_and_what_is_done_last(book):
+    asked = [("late", -40, None), ("soon", -20, None), ("own", -20, day(1)), ("done", -50, None)]
+    book.add([Asked(tasks=(name,), name=name, received=day(came), due=due) for name, came, due in asked])
+    book.settle("done", Outcome(status="forgotten", time="2026-01-01T00:00:00+00:00"))
+    assert [(one.name, one.is_overdue) for one in book.read()] == [
+        ("late", True),
+        ("own", False),
+        ("soon", False),
+        ("done", False),
+    ]
+
+
+def test_twice_the_same_is_one_request(book):
+    (first,) = book.add([Asked(tasks=("a", "b"))])
+    assert first.name == f"{today()}-001"
+    assert book.add([Asked(tasks=("b", "a"))]) == [first]
+    assert book.add([Asked(tasks=("b", "a"), name=first.name)]) == [first]
+    (second,) = book.add([Asked(tasks=("c",))])
+    assert second.name == f"{today()}-002"
+    assert len(book.read()) == 2
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        (Asked(tasks=("b",), name="one"), "There is a request 'one' already, for other tasks"),
+        (Asked(tasks=("a",), name="two"), "Task 'a' is in the open request 'one' already"),
+        (Asked(tasks=("a", "b")), "Task 'a' is in the open request 'one' already"),
+        (Asked(tasks=("b",), received="yesterday"), "'received' is no day: 'yesterday'. Write a day as 2026-01-31"),
+        (Asked(tasks=("b",), due="2026-02-30"), "'due' is no day: '2026-02-30'"),
+        (Asked(tasks=("b",), received="9999-01-01"), "which is yet to come"),
+        (Asked(tasks=("b",), received="2026-02-01", due="2026-01-01"), "before it came"),
+        (Asked(tasks=()), "names 1 to 10,000 tasks"),
+        (Asked(tasks=("b" * 1001,)), "without space at its ends"),
+        (Asked(tasks=(" b",)), "without space at its ends"),
+        (Asked(tasks=("b\ud800",)), "a text of Unicode"),
+    ],
+)
+def test_all_or_none_is_taken_in(book, asked, message):
+    book.add([Asked(tasks=("a",), name="one")])
+    with pytest.raises(TaskDataError) as error:
+        book.add([Asked(tasks=("fine",), name="fine"), asked])
+    assert message in str(error.value)
+    assert [one.name for one in book.read()] == ["one"]
+
+
+def test_damage_and_links_are_refused(book, tmp_path):
+    book.add([Asked(tasks=("a",), name="one")])
+    (path,) = book.folder.rglob("*.json")
+    values = json.loads(path.read_text())
+    damages = ({"tasks": []}, {"name": "two"}, {"due": 1}, {"outcome": {}}, {"ordered": 1}, {"more": 1})
+    for damaged in ("{", "[]", *(json.dumps({**values, **damage}) for damage in damages)):
+        path.write_text(damaged)
+        with pytest.raises(CheckpointFormatError, match="is no request"):
+            book.read()
+    path.unlink()
+    (tmp_path / "other").mkdir()
+    linked = RequestBook(tmp_path / "linked" / "model")
+    (tmp_path / "linked").symlink_to("other")
+    with pytest.raises(RecipeError, match="symbolic link"):
+        linked.add([Asked(tasks=("a",))])
+
+
+_ADD = """
+import sys
+from pathlib import Path
+from hf_clamu.operations.intake.book import Asked, RequestBook
+book = RequestBook(Path(sys.argv[1]))
+for number in range(20):
+    book.add([Asked(tasks=(f"{sys.argv[2]}-{number}",))])
+"""
+
+
+def test_processes_and_threads_that_add_at_once_lose_nothing(book):
+    command = [sys.executable, "-c", _ADD, str(book.folder)]
+    others = [subprocess.Popen([*command, name]) for name in ("p", "q")]
+    threads = [
+        threading.Thread(target=lambda name=name: [book.add([Asked(tasks=(f"{name}-{n}",))]) for n in range(20)])
+        for name in ("s", "t")
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [other.wait() for other in others] == [0, 0]
+    found = book.read()
+    assert sorted(one.tasks[0] for one in found) == sorted(f"{name}-{n}" for name in "pqst" for n in range(20))
+    assert len({one.name for one in found}) == 80
+
+
+def test_an_unknown_id_names_nobody_else(tmp_path):
+    receipt = make_receipt(
+        "unmerge",
+        ["gone"],
+        recipe={},
+        facts={
+            "digests": {"before": "0" * 64, "after": "1" * 64},
+            "environment": None,
+            "how": "subtracted",
+            "num_requests": 1,
+            "num_tasks": {"before": 2, "after": 1},
+            "seconds": {},
+        },
+    )
+    path = write_receipt(tmp_path, receipt)
+    ledger = Ledger(merged=["user_1", "user_2"], receipts=read_receipts(tmp_path), ledger_id=str.lower)
+    assert ledger.checked([Asked(tasks=("User_1",), name="x")]) == [Asked(tasks=("user_1",), name="x")]
+    with pytest.raises(TaskNotFoundError) as error:
+        ledger.checked([Asked(tasks=("user_1",)), Asked(tasks=("user_11", "gone"))])
+    text = str(error.value)
+    assert "'user_11' is no task of this model" in text
+    assert f"'gone' was forgotten on {today()}" in text
+    assert path.name in text
+    assert "user_1'" not in text
+    assert "user_2" not in text
+
+
+def test_a_csv_of_a_spreadsheet():
+    text = "\ufeffID; Task ;received\nr1;user_1;2026-01-02\nr1; user_2 ;2026-01-02\n;;\n;user_3;\n;user_4;\n"
+    assert read_asked("Book1.CSV", text.encode()) == [
+        Asked(name="r1", tasks=("user_1", "user_2"), received="2026-01-02"),
+        Asked(tasks=("user_3",)),
+        Asked(tasks=("user_4",)),
+    ]
+    assert read_asked("a.csv", b'task\n"a,b"\n') == [Asked(tasks=("a,b",))]
+    assert read_asked("a.jsonl", b'{"id": "r", "task": "a"}\n') == [Asked(name="r", tasks=("a",))]
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("a.csv", b"user\na\n", "expected a column 'task' in the first line, found 'user'"),
+        ("a.csv", b"task,who\na,b\n", "the columns are task, id, received, due; found 'who', too"),
+        ("a.csv", b"task,id\na,b,c\n", "line 2: it has more cells"),
+        ("a.csv", b"task,id\n,b\n", "line 2: the cell of 'task' is empty"),
+        ("a.csv", b"task,id,due\na,b,2026-01-01\nc,b,2026-01-02\n", "line 3: request 'b' has other days"),
+        ("a.csv", b"task\n", "holds no request"),
+        ("a.csv", b"", "found none"),
+        ("a.csv", b"task\n\xff\n", "no text in UTF-8"),
+        ("a.csv", b'task\n"a\n', "unexpected end of data"),
+        ("a.csv", b"t" * (MOST_BYTES + 1), "at most"),
+        ("a.jsonl", b"{}\n", "a.jsonl, line 1: a request needs an 'id'"),
+    ],
+)
+def test_a_file_that_is_none_names_the_line(name, data, message):
+    with pytest.raises(TaskDataError) as error:
+        read_asked(name, data)
+    assert message in str(error.value)
+
+
+def test_findings_are_kept_by_state(tmp_path):
+    (tmp_path / "model").mkdir()
+    model = str(tmp_path / "model")
+    assert read_findings(model, "0" * 64) == {}
+    path = record_finding(model, "0" * 64, "audit", {"verdict": "proven"})
+    record_finding(model, "0" * 64, "verification", {"identical": True})
+    assert path.parent == requests_of(model) / "findings"
+    assert read_findings(model, "0" * 64) == {"audit": {"verdict": "proven"}, "verification": {"identical": True}}
+    assert read_findings(model, "1" * 64) == {}
+    with pytest.raises(ValueError, match="a finding is one of"):
+        record_finding(model, "0" * 64, "opinion", {})
+    with pytest.raises(ValueError, match="64 hexadecimal digits"):
+        read_findings(model, "../../x")
+    path.write_text(json.dumps({"opinion": 1}))
+    with pytest.raises(CheckpointFormatError, match="holds no findings"):
+        read_findings(model, "0" * 64)
+
+
+_WORK = """
+import sys, time
+from pathlib import Path
+from hf_clamu.operations.intake.working import WorkLog, working
+folder = Path(sys.argv[1])
+with working(folder):
+    log = WorkLog(folder, ["req-1"])
+    log.enter("verifying")
+    for item in log([1, 2, 3, 4], "Building"):
+        print("at", item, flush=True)
+        sys.stdin.readline()
+"""
+
+
+def test_a_worker_is_seen_and_its_death_too(tmp_path):
+    assert not is_worked_on(tmp_path)
+    assert read_work(tmp_path) is None
+    command = [sys.executable, "-c", _WORK, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as worker:
+        try:
+            assert worker.stdout.readline() == "at 1\n"
+            assert is_worked_on(tmp_path)
+            with pytest.raises(RunInProgressError, match="A worker takes the requests"), working(tmp_path):
+                pass
+            time.sleep(0.4)
+            worker.stdin.write("\n")
+            worker.stdin.flush()
+            assert worker.stdout.readline() == "at 2\n"
+            work = read_work(tmp_path)
+            assert (work.requests, work.stage, work.what) == (("req-1",), "verifying", "Building")
+            assert (work.num_done, work.num_items, work.pid) == (1, 4, worker.pid)
+            assert work.seconds_left > work.seconds > 0.3
+        finally:
+            worker.kill()
+    assert not is_worked_on(tmp_path)
+    assert read_work(tmp_path).requests == ("req-1",)
+    with working(tmp_path):
+        assert os.path.exists(tmp_path / "worker.lock")
+    assert not (tmp_path / "worker.lock").exists()
+
+
+def test_a_work_file_that_is_none_is_passed_over(tmp_path):
+    log = WorkLog(tmp_path, ["a"])
+    assert list(log([], "nothing")) == []
+    assert read_work(tmp_path) is None
+    log.enter("publishing")
+    assert read_work(tmp_path) == Work(requests=("a",), stage="publishing", started=read_work(tmp_path).started)
+    for damaged in ("{", "[]", "{}"):
+        (tmp_path / "work.json").write_text(damaged)
+        assert read_work(tmp_path) is None
