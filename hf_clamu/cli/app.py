@@ -12,6 +12,7 @@ import typer
 from hf_clamu.cli import interruption
 from hf_clamu.cli.commands.add import add, update
 from hf_clamu.cli.commands.demo import demo
+from hf_clamu.cli.commands.desk.queue import queue
 from hf_clamu.cli.commands.evaluate import evaluate
 from hf_clamu.cli.commands.export import export
 from hf_clamu.cli.commands.hub import erase, push
@@ -88,6 +89,7 @@ def root(
 for _command in _COMMANDS:
     # The list of commands shows the whole first paragraph, which the parser would cut off.
     app.command(short_help=(_command.__doc__ or "").strip().split("\n\n")[0])(_command)
+app.add_typer(queue)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

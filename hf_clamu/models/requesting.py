@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hf_clamu.checkpoint.checkpoint import Checkpoint
 from hf_clamu.checkpoint.configuration_clamu import ClamuConfig
-from hf_clamu.errors import ScoreDropError, TaskDataError, TaskNotFoundError, warn_caller
+from hf_clamu.errors import ScoreDropError, TaskDataError, warn_caller
 from hf_clamu.local_models.adapter_checkpoint import AdapterCheckpoint
 from hf_clamu.local_models.local_models import LocalModels, require_named
-from hf_clamu.models.state import LiveState, ModelContext, RequestLog
+from hf_clamu.models.state import LiveState, RequestLog
+from hf_clamu.operations.data import ledger_id
 from hf_clamu.operations.effects.values import ChangeEffect, check_max_drop
 from hf_clamu.operations.lifecycle.pending import Change, archived_names
 from hf_clamu.operations.lifecycle.receipts import PENDING, make_receipt, salted_ids
@@ -21,7 +21,7 @@ from hf_clamu.operations.lifecycle.request_files import RequestFiles
 from hf_clamu.operations.request import ChangeResult, Request, RequestKind
 from hf_clamu.operations.snapshots import snapshot_names
 from hf_clamu.storage import Archive, HeldArchive
-from hf_clamu.tasks import DataFiles, Encodings, ModelLimits, TaskDataset, keyed_id
+from hf_clamu.tasks import DataFiles, Encodings, ModelLimits, TaskDataset
 from hf_clamu.training import Progress, Workers, silent_progress
 
 __all__ = [
@@ -29,7 +29,6 @@ __all__ = [
     "accept_vectors",
     "cover",
     "find_local_models",
-    "ledger_id",
     "log_change",
     "make_request",
     "opened",
@@ -61,22 +60,6 @@ class RequestOptions:
         return HeldArchive(archive) if archive is not None and waits else archive
 
 
-def ledger_id(checkpoint: Checkpoint, context: ModelContext, task_id: str) -> str:
-    """Return the id that a ledger has for a task: the same, or its keyed commitment.
-
-    Raises:
-        TaskNotFoundError: if the ledger's ids are keyed and the key is not known.
-    """
-    if not checkpoint.has_keyed_ids or task_id in checkpoint.state.records:
-        return task_id
-    if context.task_id_key is None:
-        raise TaskNotFoundError(
-            f"The ledger keeps keyed commitments instead of task ids, so {task_id!r} cannot be looked up without "
-            "the key: load the model with task_id_key= (CLAMU_TASK_ID_KEY for the command line)."
-        )
-    return keyed_id(context.task_id_key, task_id)
-
-
 def find_local_models(
     live: LiveState, checkpoints: Mapping[str, str | Path] | None, *, adds: bool
 ) -> LocalModels | None:
@@ -94,7 +77,9 @@ def find_local_models(
         return None
     require_named(checkpoints)
     merged = live.merged
-    given = {ledger_id(merged.checkpoint, live.context, one): folder for one, folder in checkpoints.items()}
+    given = {
+        ledger_id(merged.checkpoint, one, live.context.task_id_key): folder for one, folder in checkpoints.items()
+    }
     if not adds:  # there may be folders of tasks that are gone
         given = {one: folder for one, folder in given.items() if one in merged.state.records}
     found = LocalModels.find(given, token=live.context.token)

@@ -6,12 +6,12 @@ from dataclasses import asdict
 from pathlib import Path
 
 from hf_clamu.checkpoint.checkpoint import Checkpoint
-from hf_clamu.errors import TaskDataError
+from hf_clamu.errors import TaskDataError, TaskNotFoundError
 from hf_clamu.operations.snapshots import snapshot_tasks
 from hf_clamu.storage import Snapshot
-from hf_clamu.tasks import DataFiles, IdsSetting, TaskDataset, load_tasks
+from hf_clamu.tasks import DataFiles, IdsSetting, TaskDataset, keyed_id, load_tasks
 
-__all__ = ["load_merged_tasks", "load_rows", "with_ledger_ids"]
+__all__ = ["ledger_id", "load_merged_tasks", "load_rows", "with_ledger_ids"]
 
 
 def load_merged_tasks(
@@ -77,6 +77,27 @@ def load_rows(
             f"model's recipe says {expected[key]!r}. Give the data with the recipe's settings."
         )
     return tasks
+
+
+def ledger_id(checkpoint: Checkpoint, task_id: str, task_id_key: str | None) -> str:
+    """Return the id that a ledger has for a task: the same, or its keyed commitment.
+
+    Args:
+        checkpoint (`Checkpoint`): the merged model.
+        task_id (`str`): what the owner is called.
+        task_id_key (`str`, *optional*): the key of the ledger's ids, if they are keyed.
+
+    Raises:
+        TaskNotFoundError: if the ledger's ids are keyed and the key is not known.
+    """
+    if not checkpoint.has_keyed_ids or task_id in checkpoint.state.records:
+        return task_id
+    if task_id_key is None:
+        raise TaskNotFoundError(
+            f"The ledger keeps keyed commitments instead of task ids, so {task_id!r} cannot be looked up without "
+            "the key: load the model with task_id_key= (CLAMU_TASK_ID_KEY for the command line)."
+        )
+    return keyed_id(task_id_key, task_id)
 
 
 def with_ledger_ids(checkpoint: Checkpoint, tasks: TaskDataset, task_id_key: str | None) -> TaskDataset:

@@ -125,13 +125,12 @@ def _task_facts(checkpoint: Checkpoint, folder: str, task: str, kept: Mapping[st
     Raises:
         TaskNotFoundError: if it is not merged; with the receipt that says that it was forgotten, if there is one.
     """
-    from hf_clamu.models.requesting import ledger_id
-    from hf_clamu.models.state import ModelContext
+    from hf_clamu.operations.data import ledger_id
     from hf_clamu.operations.lifecycle.receipts import forgotten_in, read_receipts
     from hf_clamu.operations.lifecycle.target import receipts_of
 
     state = checkpoint.state
-    task_id = ledger_id(checkpoint, ModelContext(task_id_key=task_id_key()), task)
+    task_id = ledger_id(checkpoint, task, task_id_key())
     try:
         number = state.cluster_of(task_id)
     except TaskNotFoundError as error:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from hf_clamu.operations.effects.values import ChangeEffect
     from hf_clamu.operations.lifecycle.queue import ForgetRequest, TriagedRequest
 
-__all__ = ["unmerge"]
+__all__ = ["share_open", "subtract", "triage_requests", "unmerge"]
 
 _Tasks = Annotated[list[str] | None, typer.Argument(metavar="TASK", help="Ids to forget.", show_default=False)]
 _Requests = Annotated[
@@ -78,11 +78,11 @@ def unmerge(
     ways: dict[str, Any] = {"erase_history": erase_history, "dry_run": dry_run, "max_drop": max_drop, "key": key}
     effect = None
     with open_change(folder, **places, **ways) as change:
-        statuses = _triage(change, asked)
-        wanted = _share_open(statuses)
+        statuses = triage_requests(change, asked)
+        wanted = share_open(statuses)
         _warn_of_near_ids(change.model, wanted)
         if wanted:
-            effect = _subtract(change, wanted, {**options, "progress": progress_bars})
+            effect = subtract(change, wanted, {**options, "progress": progress_bars})
             if not dry_run:
                 change.save()
     if is_main_process():
@@ -103,7 +103,7 @@ def _parse(tasks: Sequence[str] | None, requests: Path | None) -> list[ForgetReq
     return [ForgetRequest(tasks=tuple(dict.fromkeys(tasks or ())))] if requests is None else read_requests(requests)
 
 
-def _triage(change: OpenChange, asked: Sequence[ForgetRequest]) -> list[TriagedRequest]:
+def triage_requests(change: OpenChange, asked: Sequence[ForgetRequest]) -> list[TriagedRequest]:
     """Say which requests are open, done or impossible; of several processes the main one, which recovered, does."""
     from hf_clamu.operations.lifecycle.queue import ForgetRequest, triage
 
@@ -114,7 +114,7 @@ def _triage(change: OpenChange, asked: Sequence[ForgetRequest]) -> list[TriagedR
     return triage(in_ledger, model.tasks, change.target.history(model))
 
 
-def _share_open(statuses: Sequence[TriagedRequest]) -> dict[str | None, list[str]]:
+def share_open(statuses: Sequence[TriagedRequest]) -> dict[str | None, list[str]]:
     """Return the tasks of each open request, the same in all processes.
 
     Raises:
@@ -143,7 +143,7 @@ def _warn_of_near_ids(model: ClamuModel, wanted: Mapping[str | None, Sequence[st
         )
 
 
-def _subtract(
+def subtract(
     change: OpenChange, wanted: Mapping[str | None, list[str]], options: Mapping[str, Any]
 ) -> ChangeEffect | None:
     """Take the tasks out of the model, and derive clusters and masks from the others."""

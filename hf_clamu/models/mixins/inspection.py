@@ -9,9 +9,8 @@ import torch
 from hf_clamu.checkpoint.configuration_clamu import ClamuConfig
 from hf_clamu.checkpoint.ledger import ledger_entries
 from hf_clamu.merging import require_merged
-from hf_clamu.models.requesting import ledger_id
 from hf_clamu.models.state import LiveState, MergedWeights
-from hf_clamu.operations.data import load_merged_tasks, with_ledger_ids
+from hf_clamu.operations.data import ledger_id, load_merged_tasks, with_ledger_ids
 from hf_clamu.operations.effects.values import ChangeEffect
 from hf_clamu.tasks import DataFiles, IdsSetting, TaskDataset
 
@@ -123,7 +122,7 @@ class InspectionMixin:
         Raises:
             TaskNotFoundError: if the ledger's ids are keyed and this model was loaded without the key.
         """
-        return ledger_id(self.merged.checkpoint, self._live.context, task_id)
+        return ledger_id(self.merged.checkpoint, task_id, self._live.context.task_id_key)
 
     def load_tasks(self, data: TaskDataset | DataFiles | None = None, *, ids: IdsSetting | None = None) -> TaskDataset:
         """Return the tasks' data: given, kept from training, in the snapshot, or from the ledger's source.

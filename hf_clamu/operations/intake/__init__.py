@@ -8,5 +8,6 @@ book.py       all requests of a model: adding, ordering, settling, removing
 checking.py   whether a request can be carried out, said without naming other owners
 reading.py    requests in a CSV or JSON lines
 working.py    what the one worker is doing at the moment, and whether it lives
+states.py     what state a request is in, in one word and a sentence
 findings.py   results of verification, audit and attack, by the state they are of
 """

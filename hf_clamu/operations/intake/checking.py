@@ -7,9 +7,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from hf_clamu.checkpoint.reader import read_checkpoint
 from hf_clamu.errors import TaskNotFoundError
+from hf_clamu.hub.pull import resolve_folder
+from hf_clamu.operations.data import ledger_id
 from hf_clamu.operations.intake.book import Asked
-from hf_clamu.operations.lifecycle.receipts import forgotten_in
+from hf_clamu.operations.lifecycle.receipts import forgotten_in, read_receipts
+from hf_clamu.operations.lifecycle.target import receipts_of
 
 __all__ = ["Ledger"]
 
@@ -29,6 +33,22 @@ class Ledger:
     merged: Collection[str]
     ledger_id: Callable[[str], str] = str
     receipts: Mapping[Path, Mapping[str, Any]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, model: str, *, receipts: Path | None = None, task_id_key: str | None = None) -> Ledger:
+        """Read what is merged in a saved model.
+
+        Args:
+            model (`str`): folder or Hub id.
+            receipts (`Path`, *optional*): folder of its receipts, if not the usual one.
+            task_id_key (`str`, *optional*): the key of the ledger's ids, if they are keyed.
+        """
+        checkpoint = read_checkpoint(resolve_folder(model))
+        return cls(
+            merged=frozenset(checkpoint.state.records),
+            ledger_id=lambda task_id: ledger_id(checkpoint, task_id, task_id_key),
+            receipts=read_receipts(receipts or receipts_of(model)),
+        )
 
     def checked(self, asked: Sequence[Asked]) -> list[Asked]:
         """Return what is asked for under the ids of the ledger.

@@ -26,13 +26,15 @@ class Outcome:
         status (`str`): `"forgotten"`, `"done already"` or `"failed"`.
         time (`str`): when, UTC, in ISO 8601.
         receipt (`str`, *optional*): name of the receipt's file.
-        reason (`str`): why it failed.
+        reason (`str`): why it failed, or what is left to do.
+        is_erased (`bool`): the old commits of a Hub id were erased, too, and none of them answers any more.
     """
 
     status: str
     time: str
     receipt: str | None = None
     reason: str = ""
+    is_erased: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +101,8 @@ def _outcome(values: Mapping[str, Any]) -> Outcome:
     if values["status"] not in ("forgotten", "done already", "failed") or not isinstance(values["reason"], str):
         raise ValueError("an outcome of another kind")
     if not isinstance(values["time"], str) or not isinstance(values["receipt"], (str, type(None))):
+        raise ValueError("an outcome of another kind")
+    if not isinstance(values["is_erased"], bool):
         raise ValueError("an outcome of another kind")
     return Outcome(**values)
 

@@ -79,11 +79,21 @@ class WorkLog:
 
     def __call__(self, items: Sequence[T], description: str) -> Iterable[T]:
         """Yield the items one by one, and write how far it is."""
-        started, count = time.monotonic(), len(items)
+        return self.following(items, len(items), description)
+
+    def following(self, items: Iterable[T], num_items: int, description: str) -> Iterable[T]:
+        """Yield items that another bar shows, too, and write how far it is.
+
+        Args:
+            items (*iterable*): the items.
+            num_items (`int`): how many they are.
+            description (`str`): of the loop.
+        """
+        started = time.monotonic()
         for number, item in enumerate(items):
             if number == 0 or time.monotonic() - self._written > _SECONDS_BETWEEN_WRITES:
                 seconds = round(time.monotonic() - started, 3)
-                self._write(what=description, num_done=number, num_items=count, seconds=seconds)
+                self._write(what=description, num_done=number, num_items=num_items, seconds=seconds)
             yield item
 
     def _write(self, **values: Any) -> None:

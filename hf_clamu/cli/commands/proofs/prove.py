@@ -80,15 +80,14 @@ def _write(folder: str, task: str, output: Path | None, as_json: bool) -> None:
     from hf_clamu.checkpoint.reader import read_checkpoint
     from hf_clamu.exact import canonical_json
     from hf_clamu.hub.pull import resolve_folder
-    from hf_clamu.models.requesting import ledger_id
-    from hf_clamu.models.state import ModelContext
+    from hf_clamu.operations.data import ledger_id
     from hf_clamu.storage import write_atomically
 
     if output is not None and (output.is_dir() or not output.parent.is_dir()):
         raise RecipeError(f"{output} cannot be written: give the name of a file in a folder that is there (--output).")
     place = resolve_folder(folder)
     checkpoint = read_checkpoint(place)
-    named = ledger_id(checkpoint, ModelContext(task_id_key=task_id_key()), task)
+    named = ledger_id(checkpoint, task, task_id_key())
     proof = prove_membership(read_ledger(place), named, keyed=checkpoint.has_keyed_ids)
     if output is not None:
         write_atomically(output, canonical_json(proof))

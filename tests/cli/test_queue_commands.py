@@ -1,0 +1,157 @@
+"""`clamu queue` as the person who answers requests runs it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hf_clamu.operations.intake.received import today
+
+
+def _states(found):
+    return {one["name"]: one["state"] for one in found.json["requests"]}
+
+
+def test_a_request_from_the_letter_to_the_receipt(clamu, work, tiny):
+    assert clamu("train", "text.yaml", "--output", "less", "--without", "user_1", "--without", "user_3").code == 0
+    added = clamu("queue", "add", "text", "user_3", "--id", "letter-7", "--received", "2026-01-02")
+    assert (added.code, added.out.splitlines()) == (
+        0,
+        ["Request letter-7 is taken in: 1 task, due 2026-02-01.", "Next: clamu queue run text"],
+    )
+    (work / "more.csv").write_text("task\nuser_1\n")
+    assert clamu("queue", "add", "text", "--from", "more.csv").code == 0
+    listed = clamu("queue", "list", "text")
+    assert listed.out.startswith("text: 2 requests, 2 open, 1 overdue.")
+    assert listed.out.index("letter-7") < listed.out.index(f"{today()}-001")
+    assert _states(clamu("queue", "list", "text", "--json")) == {"letter-7": "received", f"{today()}-001": "received"}
+    done = clamu("queue", "run", "text", "--json").json["requests"]
+    assert [one["outcome"]["status"] for one in done] == ["forgotten", "forgotten"]
+    assert tiny.digests(work / "text") == tiny.digests(work / "less")
+    receipts = {path.name: json.loads(path.read_bytes()) for path in (work / "receipts").glob("*.json")}
+    assert {receipts[one["outcome"]["receipt"]]["id"] for one in done} == {"letter-7", f"{today()}-001"}
+    # One localization for both, and a verification that is kept.
+    (after,) = {receipt["digests"]["after"] for receipt in receipts.values()}
+    found = json.loads((work / "requests" / "text" / "findings" / f"{after}.json").read_bytes())["verification"]
+    assert (found["identical"], found["state_digest"], found["saved"]) == (True, after, found["rebuilt"])
+    assert found["saved"] == tiny.digests(work / "text")
+    assert set(_states(clamu("queue", "list", "text", "--json")).values()) == {"published"}
+    assert clamu("queue", "list", "text", "--open", "--json").json["requests"] == []
+    assert clamu("queue", "run", "text").out == "Nothing to do: no request on text is open.\n"
+
+
+def test_an_unknown_id_is_refused_and_names_nobody(clamu, work):
+    error = clamu("queue", "add", "text", "user_11").error
+    assert error == (
+        "clamu: Nothing was taken in: 'user_11' is no task of this model. Check how the owner's id is written."
+    )
+    (work / "bad.csv").write_text("task,id\nuser_1,a\nuser_77,b\n")
+    assert "'user_77' is no task" in clamu("queue", "add", "text", "--from", "bad.csv").error
+    assert clamu("queue", "list", "text").out == "text: 0 requests, 0 open, 0 overdue.\n"
+    assert clamu("queue", "add", "text", "user_1").code == 0
+    assert clamu("unmerge", "text", "user_3").code == 0
+    assert f"'user_3' was forgotten on {today()} (receipt " in clamu("queue", "add", "text", "user_3").error
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["add", "text"], "Give the tasks of one request, or --from FILE"),
+        (["add", "text", "user_1", "--from", "x.csv"], "Give the tasks of one request, or --from FILE"),
+        (["add", "text", "--from", "x.csv", "--id", "a"], "or --from FILE with requests alone"),
+        (["add", "text", "--from", "x.csv"], "There is no file x.csv"),
+        (["add", "text", "user_1", "--due", "soon"], "Write a day as 2026-01-31"),
+        (["add", "nowhere", "user_1"], "nowhere"),
+        (["remove", "text", "x"], "There is no request 'x'. List them with clamu queue list"),
+        (["run", "text", "--on-mismatch", "localize"], "--archive"),
+        (["dance", "text"], "No such command 'dance'"),
+    ],
+)
+def test_wrong_words_get_one_sentence(clamu, work, words, message):
+    assert message in clamu("queue", *words).error
+    assert not list((work / "requests").rglob("received/*.json"))
+
+
+def test_a_request_that_fails_says_why_and_can_be_repeated(clamu, work, tiny):
+    rows = (work / "rows.jsonl").read_text()
+    assert clamu("queue", "add", "text", "user_3", "--id", "a").code == 0
+    (work / "rows.jsonl").write_text(rows.replace("dull", "nice"))
+    before = tiny.digests(work / "text")
+    assert clamu("queue", "run", "text").code == 1
+    assert tiny.digests(work / "text") == before
+    (failed,) = clamu("queue", "list", "text", "--json").json["requests"]
+    assert (failed["state"], failed["ordered"] is None) == ("failed", False)
+    assert "user_" in failed["text"]
+    assert "changed" in failed["text"]
+    (work / "rows.jsonl").write_text(rows)
+    assert clamu("queue", "run", "text", "--waiting").out.startswith("Nothing to do")
+    assert clamu("queue", "run", "text").code == 0
+    assert _states(clamu("queue", "list", "text", "--json")) == {"a": "published"}
+    assert clamu("queue", "remove", "text", "a").out == "Struck out: a.\n"
+    assert clamu("queue", "list", "text", "--json").json["requests"] == []
+
+
+def test_a_task_that_left_meanwhile_does_not_stop_the_others(clamu, work):
+    for name in ("user_1", "user_3"):
+        assert clamu("queue", "add", "text", name, "--id", name).code == 0
+    assert clamu("unmerge", "text", "user_3").code == 0
+    for path in (work / "receipts").glob("*.json"):
+        path.unlink()
+    found = clamu("queue", "run", "text", "--verify", "none", "--json")
+    assert found.code == 2
+    assert {one["name"]: (one["outcome"]["status"], one["outcome"]["reason"]) for one in found.json["requests"]} == {
+        "user_1": ("forgotten", ""),
+        "user_3": ("failed", "not merged: 'user_3'"),
+    }
+
+
+def test_what_was_forgotten_before_is_no_second_request(clamu, work):
+    assert clamu("queue", "add", "text", "user_3", "--id", "a").code == 0
+    assert clamu("unmerge", "text", "user_3").code == 0
+    (one,) = clamu("queue", "run", "text", "--json").json["requests"]
+    assert one["outcome"]["status"] == "done already"
+    (receipt,) = (work / "receipts").glob("*.json")
+    assert one["outcome"]["receipt"] == receipt.name
+
+
+@pytest.mark.parametrize("way", ["audit", "none"])
+def test_other_verifications(clamu, work, way):
+    assert clamu("queue", "add", "text", "user_3", "--id", "a").code == 0
+    assert clamu("queue", "run", "text", "--verify", way).code == 0
+    found = [json.loads(path.read_bytes()) for path in (work / "requests").rglob("findings/*.json")]
+    if way == "none":
+        assert found == []
+    else:
+        (audit,) = (one["audit"] for one in found)
+        assert {one["name"]: one["verdict"] for one in audit["checks"]}["difference"] == "passed"
+        assert audit["state_digest"] == clamu("info", "text", "--json").json["state_digest"]
+
+
+def test_keyed_ids_are_kept_keyed(clamu, work, monkeypatch):
+    monkeypatch.setenv("CLAMU_TASK_ID_KEY", "a long secret of the owners")
+    assert clamu("train", "text.yaml", "--output", "keyed").code == 0
+    assert clamu("queue", "add", "keyed", "user_3", "--id", "a").code == 0
+    kept = "".join(path.read_text() for path in (work / "requests" / "keyed").rglob("*.json"))
+    assert "user_3" not in kept
+    assert clamu("queue", "run", "keyed").code == 0
+    assert _states(clamu("queue", "list", "keyed", "--json")) == {"a": "published"}
+
+
+def _run(work: Path, *words: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "hf_clamu.cli", "queue", "run", "text", *words]
+    return subprocess.Popen(command, cwd=work, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_two_workers_do_not_work_at_once(clamu, work):
+    for name in ("user_1", "user_3"):
+        assert clamu("queue", "add", "text", name, "--id", name).code == 0
+    workers = [_run(work) for _ in range(2)]
+    ends = [(worker, *worker.communicate()) for worker in workers]
+    codes = sorted(worker.returncode for worker, _, _ in ends)
+    assert codes in ([0, 0], [0, 2]), ends
+    assert all("A worker takes the requests" in err for worker, _, err in ends if worker.returncode == 2)
+    assert len(list((work / "receipts").glob("*.json"))) == 2
