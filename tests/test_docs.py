@@ -162,8 +162,12 @@ def test_commands_parse(page, line):
         assert name in ("--help", "--version")
         return
     assert name in group.commands, f"{page}: there is no command {name!r}"
-    if len(words) > 1 and words[1:] != ["--help"]:
-        group.commands[name].make_context(name, words[1:])
+    command, words = group.commands[name], words[1:]
+    while words and hasattr(command, "commands") and words[0] != "--help":
+        assert words[0] in command.commands, f"{page}: {name} has no command {words[0]!r}"
+        command, words = command.commands[words[0]], words[1:]
+    if words and words != ["--help"]:
+        command.make_context(name, words)
 
 
 # -- links -----------------------------------------------------------------------------------------------------------
@@ -218,9 +222,13 @@ def _cli() -> str:
     from hf_clamu.cli.app import app
 
     parts = []
-    for command in app.registered_commands:
+    commands = [("", command) for command in app.registered_commands]
+    for group in app.registered_groups:
+        commands += [(f"{group.name} ", command) for command in group.typer_instance.registered_commands]
+    for before, command in commands:
         callback: Any = command.callback
-        words, rows = [f"clamu {callback.__name__}"], []
+        called = before + (command.name or callback.__name__)
+        words, rows = [f"clamu {called}"], []
         hints = typing.get_type_hints(callback, include_extras=True)
         for name, parameter in inspect.signature(callback).parameters.items():
             kind, info = typing.get_args(hints[name])[:2]
@@ -234,7 +242,7 @@ def _cli() -> str:
                 words += [] if is_option else [f"[{shown}{many}]"]
                 default = "" if parameter.default in (None, False) else f"`{parameter.default}`"
             rows.append((f"`{shown}{_choices(kind)}`", default, info.help))
-        parts.append(f"### {callback.__name__}\n\n{inspect.cleandoc(callback.__doc__)}\n\n`{' '.join(words)}`\n\n")
+        parts.append(f"### {called}\n\n{inspect.cleandoc(callback.__doc__)}\n\n`{' '.join(words)}`\n\n")
         parts[-1] += _table(("argument", "default", "meaning"), rows)
     return "\n\n".join(parts)
 
