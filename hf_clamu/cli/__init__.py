@@ -9,6 +9,7 @@ changes       the steps that unmerge, add and update share
 builds        what train and merge print
 checkpoints   how a command line names checkpoints that were finetuned elsewhere
 output        results on stdout, everything else on stderr
+terminal/     what depends on who reads: formats, a terminal or a pipe
 interruption  what to say where a command is stopped
 faults        exit codes and sentences for exceptions
 """

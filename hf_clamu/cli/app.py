@@ -29,6 +29,8 @@ from hf_clamu.cli.commands.train import plan, train
 from hf_clamu.cli.commands.unmerge import unmerge
 from hf_clamu.cli.faults import INTERRUPTED, refusal
 from hf_clamu.cli.output import emit_error, log_as_notes
+from hf_clamu.cli.terminal.format_option import add_formats
+from hf_clamu.cli.terminal.formats import asked_for, use_format
 from hf_clamu.version import __version__
 
 __all__ = ["app", "main"]
@@ -90,6 +92,7 @@ for _command in _COMMANDS:
     # The list of commands shows the whole first paragraph, which the parser would cut off.
     app.command(short_help=(_command.__doc__ or "").strip().split("\n\n")[0])(_command)
 app.add_typer(queue)
+add_formats(app)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -103,7 +106,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         usage or input; 3 on a fault of hf_clamu; 130 when interrupted.
     """
     arguments, debug = _understood(list(sys.argv[1:] if argv is None else argv))
-    as_json = "--json" in arguments
     interruption.reset()
     try:
         with log_as_notes():
@@ -117,19 +119,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except BaseException as error:  # a panic of a library in Rust is no Exception
         code, kind, message = refusal(error, show_traceback=debug)
-        emit_error(as_json, kind, interruption.error_message(message))
+        emit_error(False, kind, interruption.error_message(message))
         return code
     if code == INTERRUPTED:
-        emit_error(as_json, "KeyboardInterrupt", interruption.interruption_message(arguments[0] if arguments else ""))
+        emit_error(False, "KeyboardInterrupt", interruption.interruption_message(arguments[0] if arguments else ""))
     return code if isinstance(code, int) else 0
 
 
 def _understood(arguments: list[str]) -> tuple[list[str], bool]:
     """Return the arguments as the parser takes them, and whether `--debug` is among them.
 
-    Typer takes `--debug` and `--json` at one place only, and a refusal of the parser itself has to obey them, too.
+    Typer takes `--debug`, `--json` and `--format` at one place only, and a refusal of the parser itself has to obey
+    them, too.
     """
     end = arguments.index("--") if "--" in arguments else len(arguments)
+    use_format(asked_for(arguments[:end]))
     debug = "--debug" in arguments[:end]
     arguments = [word for index, word in enumerate(arguments) if word != "--debug" or index > end]
     if not arguments or arguments == ["help"]:

@@ -192,7 +192,7 @@ def report_dry_run(change: OpenChange, effect: ChangeEffect, as_json: bool) -> N
     values = {"status": "dry run", "output": change.target.name, "effect": effect.to_dict()}
     count = f"{effect.num_tasks_after} tasks instead of {effect.num_tasks_before}"
     head = f"Dry run: nothing was changed. {change.target.name} would have {count}."
-    emit(as_json, values, lambda: "\n".join([head, *effect_lines(effect)]))
+    emit(as_json, values, lambda: "\n".join([head, *effect_lines(effect)]), quiet=effect.changed)
 
 
 def effect_lines(effect: ChangeEffect | None) -> list[str]:

@@ -1,4 +1,4 @@
-"""What the commands print: one JSON object or a few readable lines on stdout, everything else on stderr."""
+"""What the commands print: the result on stdout, in the format that was asked for, everything else on stderr."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
 from hf_clamu.checkpoint.layout import LEDGER_NAME
+from hf_clamu.cli.terminal.agent import agent_text
+from hf_clamu.cli.terminal.escaping import escape, escape_cell
+from hf_clamu.cli.terminal.formats import current_format
 from hf_clamu.errors import RecipeError
 
 __all__ = [
@@ -35,28 +38,56 @@ def is_main_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def emit(as_json: bool, payload: Mapping[str, Any], human: Callable[[], str]) -> None:
-    """Print the result of a command on stdout; of several processes the main one does."""
+def emit(
+    as_json: bool,
+    payload: Mapping[str, Any],
+    human: Callable[[], str],
+    *,
+    quiet: Iterable[str] | None = None,
+    then: Sequence[str] = (),
+) -> None:
+    """Print the result of a command on stdout; of several processes the main one does.
+
+    Args:
+        as_json (`bool`): print one JSON object, whatever `--format` says.
+        payload (*mapping*): the result, for programs.
+        human (*callable*): returns the result as readable lines.
+        quiet (*iterable* of `str`, *optional*): the paths or ids that `--format quiet` prints, a line each; by default
+            `output` of the payload.
+        then (*sequence* of `str`): what to do next: commands that work as they are; `next` in the payload.
+    """
     if not is_main_process():
         return
-    _print(json.dumps(payload, sort_keys=True, ensure_ascii=False, indent=2) if as_json else human(), sys.stdout)
+    form = "json" if as_json else current_format()
+    payload = {**payload, "next": list(then)} if then else payload
+    if form == "quiet":
+        lines = [str(payload["output"])] if quiet is None and payload.get("output") else quiet or ()
+        text = "\n".join(map(escape_cell, lines))
+        if text:
+            _print(text, sys.stdout)
+    elif form == "agent":
+        _print(agent_text(payload), sys.stdout)
+    elif form == "json":
+        _print(json.dumps(payload, sort_keys=True, ensure_ascii=False, indent=2), sys.stdout)
+    else:
+        _print("\n".join([human(), *([f"Next: {'; '.join(then)}"] if then else [])]), sys.stdout)
 
 
 def emit_error(as_json: bool, kind: str, message: str) -> None:
-    """Print one readable line on stderr, and with `--json` an object on stdout."""
+    """Print one readable line on stderr, and as JSON an object on stdout, too."""
     line = " ".join(message.split())
     if len(line) > _LONGEST_LINE:  # it quotes a value of the user
         line = f"{line[: _LONGEST_LINE - 200]} … {line[-200:]}"
     who = "clamu" if int(os.environ.get("WORLD_SIZE", "1")) == 1 else f"clamu [process {os.environ.get('RANK')}]"
     _print(f"{who}: {line}", sys.stderr)
-    if as_json and is_main_process():
+    if (as_json or current_format() == "json") and is_main_process():
         _print(json.dumps({"error": {"type": kind, "message": line}}, ensure_ascii=False), sys.stdout)
 
 
 def _print(text: str, stream: TextIO) -> None:
     # Lone surrogates, of file names and of JSON, and characters that the terminal's encoding lacks.
     encoding = stream.encoding or "utf-8"
-    stream.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+    stream.write(escape(text).encode(encoding, "backslashreplace").decode(encoding) + "\n")
     stream.flush()  # now: a closed pipe should raise here, where `main` handles it
 
 
@@ -97,6 +128,7 @@ def log_as_notes() -> Iterator[None]:
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, left: Sequence[int] = (0,)) -> str:
     """Return rows as aligned text: the columns numbered in `left` to the left, the others to the right."""
+    columns, *rows = [[escape_cell(cell) for cell in row] for row in [columns, *rows]]
     widths = [max(len(row[i]) for row in [columns, *rows]) for i in range(len(columns))]
     lines = []
     for row in [columns, ["-" * width for width in widths], *rows]:

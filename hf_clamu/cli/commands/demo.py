@@ -29,7 +29,7 @@ def demo(
 
     quieten()
     result = run_demo(output, say=note)
-    emit(as_json, result, lambda: demo_text(output, result))
+    emit(as_json, result, lambda: demo_text(output, result), quiet=[str(output)])
     if not result["identical"] or result["audit"]["verdict"] != "proven":
         raise typer.Exit(1)
 

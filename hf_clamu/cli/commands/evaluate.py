@@ -59,7 +59,7 @@ def evaluate(
     if left_out:
         note(f"{left_out} of the {len(tasks)} tasks in the data are left out: not merged, or forgotten.")
     values = {**report.to_dict(), "split": chosen, "serving": serving}
-    emit(as_json, values, lambda: _evaluation_text(values))
+    emit(as_json, values, lambda: _evaluation_text(values), quiet=report.tasks)
 
 
 def _evaluation_text(values: dict[str, Any]) -> str:

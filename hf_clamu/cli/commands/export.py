@@ -30,9 +30,9 @@ _Rank = Annotated[
     int | None,
     typer.Option(help="With --adapters, for clusters of whole weights: approximate each by this rank."),
 ]
-_Format = Annotated[
+_AdapterType = Annotated[
     str | None,
-    typer.Option("--format", help="With --adapters: lora writes no other type of adapter.", show_default=False),
+    typer.Option("--adapter-type", help="With --adapters: lora writes no other type of adapter.", show_default=False),
 ]
 
 
@@ -43,7 +43,7 @@ def export(
     task: Task = None,
     adapters: _Adapters = None,
     rank: _Rank = None,
-    kind: _Format = None,
+    kind: _AdapterType = None,
     as_json: Json = False,
 ) -> None:
     """Write the global model, or one cluster's, as a plain transformers checkpoint; or clusters as PEFT adapters."""
@@ -51,7 +51,7 @@ def export(
 
     chosen = chosen_cluster(cluster, task)
     if adapters is None and (rank is not None or kind is not None):
-        raise RecipeError("--rank and --format say how adapters are written: give --adapters all, too.")
+        raise RecipeError("--rank and --adapter-type say how adapters are written: give --adapters all, too.")
     if adapters is not None and (chosen is not None or task is not None):
         raise RecipeError("--adapters names what is written: leave --cluster and --task out.")
     require_replaceable(output)

@@ -35,7 +35,8 @@ def push(
         repo_id, private=private or None, revision=revision, commit_message=message, create_pr=create_pr
     )
     values = {"repo_id": repo_id, "commit": result.commit, "url": result.url, "pr_url": result.pr_url}
-    emit(as_json, values, lambda: f"Pushed {folder} to {repo_id}: {result.pr_url or result.url}")
+    url = result.pr_url or result.url
+    emit(as_json, values, lambda: f"Pushed {folder} to {repo_id}: {url}", quiet=[url])
 
 
 def erase(
@@ -54,7 +55,8 @@ def erase(
             raise typer.Exit(2)
     quieten()
     report = erase_history(repo_id, keep_revision=keep_revision)
-    emit(as_json, report.to_dict(), lambda: _erasure_text(report))
+    remaining = [address["url"] for address in report.still_reachable]
+    emit(as_json, report.to_dict(), lambda: _erasure_text(report), quiet=remaining)
     if report.steps_failed:
         raise typer.Exit(1)
 

@@ -100,7 +100,7 @@ def init(
     if sample:
         shutil.copyfile(SAMPLE, paths[0])
     output.write_text(text, encoding="utf-8")
-    emit(as_json, _values(survey, paths, output), lambda: _text(survey, paths, output))
+    emit(as_json, _values(survey, paths, output), lambda: _text(survey, paths, output), quiet=[str(output)])
 
 
 def _values(survey: Survey, paths: Sequence[Path], output: Path) -> dict[str, Any]:

@@ -59,7 +59,7 @@ def info(
     kept = {"snapshot": _snapshot_of(checkpoint, folder), "archive": _archive_of(checkpoint, archive)}
     if task is not None:
         facts = _task_facts(checkpoint, folder, task, kept)
-        emit(as_json, facts, lambda: _task_text(folder, facts))
+        emit(as_json, facts, lambda: _task_text(folder, facts), quiet=[facts["ledger_id"]])
         return
     values: dict[str, Any] = {
         "format_version": config.format_version if checkpoint.files is None else checkpoint.files.format_version,
@@ -81,7 +81,8 @@ def info(
         "signature": signature,
         **{name: None if place is None else place.to_dict() for name, place in kept.items()},
     }
-    emit(as_json, values, lambda: _info_text(folder, values, most=None if members else _MOST_MEMBERS))
+    most = None if members else _MOST_MEMBERS
+    emit(as_json, values, lambda: _info_text(folder, values, most=most), quiet=sorted(state.records))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -264,7 +265,7 @@ def verify(
         raise
     values = {**facts, **found.to_dict()}
     _write_report(report, values)
-    emit(as_json, values, lambda: _verified_text(found, values, report))
+    emit(as_json, values, lambda: _verified_text(found, values, report), quiet=found.differences)
     if not found:
         raise typer.Exit(1)
 

@@ -10,6 +10,7 @@ import typer
 from hf_clamu.cli.models import chosen_cluster, open_to_answer
 from hf_clamu.cli.options import ClusterOrAuto, Json, ModelToRead, Task
 from hf_clamu.cli.output import emit, note, quieten
+from hf_clamu.cli.terminal.formats import current_format
 from hf_clamu.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -75,9 +76,9 @@ def predict(
         note("The model has no image processor: pixels are taken as the files have them, usually from 0 to 255.")
     heads = [""] * len(rows) if not data else [_row_head(spec, *numbered) for numbered in enumerate(rows)]
     lines = (f"{head}{_answer_text(answer)}" for head, answer in zip(heads, answers, strict=True))
-    if not as_json:
+    if current_format() == "human":
         note("\t".join([*(("row", "task") if data else ()), *_answer_columns(spec), "served by"]))
-    emit(as_json, {"predictions": answers}, lambda: "\n".join(lines))
+    emit(as_json, {"predictions": answers}, lambda: "\n".join(lines), quiet=map(_answer, answers))
 
 
 def _row_head(spec: TaskSpec, number: int, row: dict[str, Any]) -> str:
@@ -110,10 +111,14 @@ def _answer_columns(spec: TaskSpec) -> tuple[str, ...]:
     return ("completion",) if traits.writes_text else ("tags",) if traits.labels == "words" else ("label", "score")
 
 
+def _answer(answer: dict[str, Any]) -> str:
+    """Return the answer alone."""
+    if "completion" in answer:
+        return str(answer["completion"])
+    return " ".join(tag or "-" for tag in answer["tags"]) if "tags" in answer else str(answer["label"])
+
+
 def _answer_text(answer: dict[str, Any]) -> str:
     served = answer["served_by"] if answer["cluster"] is None else f"cluster {answer['cluster_name']}"
-    if "completion" in answer:
-        return f"{answer['completion']}\t({served})"
-    if "tags" in answer:
-        return f"{' '.join(tag or '-' for tag in answer['tags'])}\t({served})"
-    return f"{answer['label']}\t{answer['score']:.3f}\t({served})"
+    score = f"\t{answer['score']:.3f}" if "label" in answer else ""
+    return f"{_answer(answer)}{score}\t({served})"

@@ -136,7 +136,7 @@ def plan(
     values = found.own.to_dict()
     values["presets"] = {name: estimate.to_dict() for name, estimate in found.presets.items()}
     values["recommendation"] = chosen.to_dict()
-    emit(as_json, values, lambda: f"{_estimate_text(values)}\n\n{_recommendation_text(values)}")
+    emit(as_json, values, lambda: f"{_estimate_text(values)}\n\n{_recommendation_text(values)}", quiet=[chosen.preset])
 
 
 def _load_recipe(

@@ -166,7 +166,8 @@ def _report(change: OpenChange, asked: ForgetRequest, status: TriagedRequest, as
     if before:
         note(f"Forgotten before, so nothing was to do: {', '.join(before)}.")
     names = ", ".join(name for name, task_id in ids if not status.tasks or task_id in status.tasks)
-    emit(as_json, values, lambda: _text(names, values, change.model.last_effect))
+    files = values.get("receipt_files") or [values["receipt_file"]]
+    emit(as_json, values, lambda: _text(names, values, change.model.last_effect), quiet=files)
 
 
 def _text(names: str, values: Mapping[str, Any], effect: ChangeEffect | None) -> str:
@@ -204,7 +205,8 @@ def _report_queue(
     values = {"output": change.target.name, "num_tasks": len(model.tasks), "requests": entries}
     values |= {"status": "dry run"} if change.is_dry else {}
     values |= {} if effect is None else {"effect": effect.to_dict()}
-    emit(as_json, values, lambda: "\n".join([_queue_text(values), *effect_lines(effect)]))
+    files = [entry["receipt_file"] for entry in entries if "receipt_file" in entry]
+    emit(as_json, values, lambda: "\n".join([_queue_text(values), *effect_lines(effect)]), quiet=files)
     if any(status.status == "failed" for status in statuses):
         raise typer.Exit(2)
 

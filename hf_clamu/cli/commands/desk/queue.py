@@ -89,7 +89,7 @@ def add(
     book = RequestBook.of(folder)
     added = book.add(_checked(folder, receipts, asked))
     values = {"model": folder, "requests": [one.to_dict() for one in added]}
-    emit(as_json, values, lambda: _added_text(folder, added))
+    emit(as_json, values, lambda: _added_text(folder, added), quiet=[one.name for one in added])
 
 
 def _read(path: Path) -> list[Asked]:
@@ -131,7 +131,8 @@ def list_(
         {**one.request.to_dict(), "state": one.word, "text": one.text, "is_overdue": one.request.is_overdue}
         for one in states
     ]
-    emit(as_json, {"model": folder, "requests": entries}, lambda: _list_text(folder, states))
+    names = [one.request.name for one in states]
+    emit(as_json, {"model": folder, "requests": entries}, lambda: _list_text(folder, states), quiet=names)
 
 
 def _list_text(folder: str, states: Sequence[RequestState]) -> str:
@@ -157,7 +158,7 @@ def remove(folder: ModelToRead, names: _Names, as_json: Json = False) -> None:
     from hf_clamu.operations.intake.book import RequestBook
 
     RequestBook.of(folder).remove(list(dict.fromkeys(names)))
-    emit(as_json, {"model": folder, "removed": names}, lambda: f"Struck out: {', '.join(names)}.")
+    emit(as_json, {"model": folder, "removed": names}, lambda: f"Struck out: {', '.join(names)}.", quiet=names)
 
 
 @queue.command()
@@ -245,7 +246,7 @@ def _report(folder: str, book: RequestBook, taken: Sequence[ReceivedRequest], as
     names = {one.name for one in taken}
     done = [one for one in book.read() if one.name in names]
     values = {"model": folder, "requests": [one.to_dict() for one in done]}
-    emit(as_json, values, lambda: _run_text(folder, done))
+    emit(as_json, values, lambda: _run_text(folder, done), quiet=[one.name for one in done])
     if any(one.outcome is not None and one.outcome.status == "failed" for one in done):
         raise typer.Exit(2)
 

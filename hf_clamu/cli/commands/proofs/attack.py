@@ -80,7 +80,7 @@ def attack(
         guidance=guidance,
         progress=progress_bars,
     )
-    emit(as_json, report.to_dict(), lambda: _text(report))
+    emit(as_json, report.to_dict(), lambda: _text(report), quiet=report.tasks)
 
 
 def _text(report: LeakageReport) -> str:

@@ -40,7 +40,7 @@ def receipts(folder: ModelToRead, key: KeysToTrust = None, receipts: Receipts = 
         entries = [_entry(link.receipt, place / link.file_name, link) for link in path if link.is_request]
         values |= {"signature": str(trusted.signature), "key_id": trusted.key_id}
     values["receipts"] = entries
-    emit(as_json, values, lambda: _text(values))
+    emit(as_json, values, lambda: _text(values), quiet=[entry["file"] for entry in entries])
 
 
 def _unchecked(statements: Statements, state: str) -> list[dict[str, Any]]:

@@ -48,7 +48,8 @@ def sign(
     with open_target(folder, output=None, receipts=receipts, archive=None, say=note) as target:
         state = read_checkpoint(Path(folder)).state_digest
         signed = sign_model(Path(folder), state, signing_key, receipts=target.receipts, trusted=known)
-    emit(as_json, {"output": folder, **_values(signed)}, lambda: _text(folder, signed))
+    values = {"output": folder, **_values(signed)}
+    emit(as_json, values, lambda: _text(folder, signed), quiet=[values["signature"]])
 
 
 def _values(signed: Signed) -> dict[str, Any]:

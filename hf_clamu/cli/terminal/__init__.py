@@ -1,0 +1,7 @@
+"""What depends on who reads: a person at a terminal, a pipe, a program.
+
+formats        human, json, agent and quiet: which one a command was asked for
+format_option  `--format` for every command, in one place
+agent          results as plain lines and tables, for programs that read text
+escaping       control characters of users' strings, which must not reach a terminal
+"""
