@@ -224,7 +224,8 @@ def _cli() -> str:
     parts = []
     commands = [("", command) for command in app.registered_commands]
     for group in app.registered_groups:
-        commands += [(f"{group.name} ", command) for command in group.typer_instance.registered_commands]
+        name = group.typer_instance.info.name
+        commands += [(f"{name} ", command) for command in group.typer_instance.registered_commands]
     for before, command in commands:
         callback: Any = command.callback
         called = before + (command.name or callback.__name__)
