@@ -31,6 +31,7 @@ from hf_clamu.cli.faults import INTERRUPTED, refusal
 from hf_clamu.cli.output import emit_error, log_as_notes
 from hf_clamu.cli.terminal.format_option import add_formats
 from hf_clamu.cli.terminal.formats import asked_for, use_format
+from hf_clamu.cli.terminal.program import program_name
 from hf_clamu.version import __version__
 
 __all__ = ["app", "main"]
@@ -76,6 +77,15 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
+def _install_extension(wanted: bool) -> None:
+    if wanted:
+        from hf_clamu.cli.terminal.program import install_extension
+
+        program = install_extension()
+        sys.stdout.write(f"hf clamu runs {program} now. To undo it: hf extensions remove clamu\n")
+        raise typer.Exit
+
+
 @app.callback()
 def root(
     version: Annotated[
@@ -83,6 +93,15 @@ def root(
     ] = False,
     debug: Annotated[
         bool, typer.Option("--debug", help="Show the traceback of a fault of hf_clamu, as CLAMU_DEBUG=1 does.")
+    ] = False,
+    extension: Annotated[
+        bool,
+        typer.Option(
+            "--install-extension",
+            callback=_install_extension,
+            is_eager=True,
+            help="Let the Hub's command line run this as hf clamu, and exit.",
+        ),
     ] = False,
 ) -> None:
     """Exact unlearning of finetuning data by model merging."""
@@ -109,7 +128,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     interruption.reset()
     try:
         with log_as_notes():
-            code = app(args=arguments, prog_name="clamu", standalone_mode=False)
+            code = app(args=arguments, prog_name=program_name(), standalone_mode=False)
     except KeyboardInterrupt:  # before typer ran the command; from then on it returns the same code
         code = INTERRUPTED
     except (SystemExit, GeneratorExit):
