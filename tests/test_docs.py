@@ -159,7 +159,7 @@ def test_commands_parse(page, line):
     words = shlex.split(line, comments=True)[1:]
     name = words[0]
     if name.startswith("-"):
-        assert name in ("--help", "--version", "--install-extension")
+        assert name in ("--help", "--version", "--install-extension", "--install-completion", "--show-completion")
         return
     assert name in group.commands, f"{page}: there is no command {name!r}"
     command, words = group.commands[name], words[1:]

@@ -29,6 +29,7 @@ from hf_clamu.cli.commands.train import plan, train
 from hf_clamu.cli.commands.unmerge import unmerge
 from hf_clamu.cli.faults import INTERRUPTED, refusal
 from hf_clamu.cli.output import emit_error, log_as_notes
+from hf_clamu.cli.terminal.completion import is_completing
 from hf_clamu.cli.terminal.format_option import add_formats
 from hf_clamu.cli.terminal.formats import asked_for, use_format
 from hf_clamu.cli.terminal.program import program_name
@@ -64,7 +65,6 @@ _COMMANDS: tuple[Callable[..., None], ...] = (
 app = typer.Typer(
     name="clamu",
     help="Exact unlearning of finetuning data by model merging.",
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
@@ -72,13 +72,13 @@ app = typer.Typer(
 
 
 def _version(wanted: bool) -> None:
-    if wanted:
+    if wanted and not is_completing():
         sys.stdout.write(f"clamu {__version__}\n")
         raise typer.Exit
 
 
 def _install_extension(wanted: bool) -> None:
-    if wanted:
+    if wanted and not is_completing():
         from hf_clamu.cli.terminal.program import install_extension
 
         program = install_extension()

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_clamu.checkpoint.layout import CONFIG_NAME
+from hf_clamu.cli.terminal.completion import is_completing
 from hf_clamu.errors import RecipeError
 from hf_clamu.portability import use_portable_kernels
 from hf_clamu.yaml_values import read_yaml
@@ -22,7 +23,7 @@ __all__ = ["before_model", "before_reading", "before_recipe", "before_settings"]
 
 def before_recipe(path: Path | None) -> Path | None:
     """Choose portable kernels if the recipe asks for them."""
-    if path is not None and path.is_file():
+    if path is not None and path.is_file() and not is_completing():
         try:
             _choose_kernels(read_yaml(path.read_text(encoding="utf-8-sig"), str(path)))
         except (OSError, UnicodeDecodeError, RecipeError):
@@ -32,7 +33,8 @@ def before_recipe(path: Path | None) -> Path | None:
 
 def before_model(name: str) -> str:
     """Choose portable kernels if a saved model, in a folder or on the Hub, asks for them."""
-    _choose_kernels(_configuration(name))
+    if not is_completing():
+        _choose_kernels(_configuration(name))
     return name
 
 
@@ -48,7 +50,7 @@ def before_settings(words: list[str] | None) -> list[str] | None:
     """Choose portable kernels if one of the settings NAME=VALUE asks for them."""
     for word in words or ():
         setting, _, value = word.partition("=")
-        if setting.strip() == "portable" and value.strip().lower() in ("true", "yes", "on"):
+        if setting.strip() == "portable" and not is_completing() and value.strip().lower() in ("true", "yes", "on"):
             use_portable_kernels()
     return words
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from hf_clamu.cli.kernels import before_model, before_reading, before_recipe
+from hf_clamu.cli.terminal.completion import complete_cluster, complete_model, complete_task, is_completing
 
 __all__ = [
     "Archive",
@@ -45,11 +46,21 @@ __all__ = [
 
 # -- the model --------------------------------------------------------------------------------------------------------
 
-_MODEL = "Folder of a saved model, or a Hub id."
 # A model may be read on any processor, and is changed or verified on one that gives the bits of the build.
-ModelToRead = Annotated[str, typer.Argument(metavar="DIR", help=_MODEL, show_default=False, callback=before_reading)]
-ModelToChange = Annotated[str, typer.Argument(metavar="DIR", help=_MODEL, show_default=False, callback=before_model)]
-Cluster = Annotated[str | None, typer.Option(metavar="NAME", help="Name or number of a cluster.", show_default=False)]
+_MODEL_OPTIONS: dict[str, Any] = {
+    "metavar": "DIR",
+    "help": "Folder of a saved model, or a Hub id.",
+    "show_default": False,
+    "autocompletion": complete_model,
+}
+ModelToRead = Annotated[str, typer.Argument(callback=before_reading, **_MODEL_OPTIONS)]
+ModelToChange = Annotated[str, typer.Argument(callback=before_model, **_MODEL_OPTIONS)]
+Cluster = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME", help="Name or number of a cluster.", show_default=False, autocompletion=complete_cluster
+    ),
+]
 ClusterOrAuto = Annotated[
     str | None,
     typer.Option(
@@ -57,9 +68,13 @@ ClusterOrAuto = Annotated[
         metavar="NAME",
         help="Name or number of a cluster, or auto: each input by the nearest one by the base model's features.",
         show_default=False,
+        autocompletion=complete_cluster,
     ),
 ]
-Task = Annotated[str | None, typer.Option(help="Id of a task; its cluster serves.", show_default=False)]
+Task = Annotated[
+    str | None,
+    typer.Option(help="Id of a task; its cluster serves.", show_default=False, autocompletion=complete_task),
+]
 RepoId = Annotated[str, typer.Argument(metavar="REPO", help="Hub id, such as org/name.", show_default=False)]
 
 PresetOption = Annotated[
@@ -183,7 +198,7 @@ DryRun = Annotated[
 
 
 def _checked_drop(max_drop: float | None) -> float | None:
-    if max_drop is not None:
+    if max_drop is not None and not is_completing():
         from hf_clamu.operations.effects.values import check_max_drop
 
         check_max_drop(max_drop)

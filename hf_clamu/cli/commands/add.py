@@ -28,6 +28,7 @@ from hf_clamu.cli.options import (
     Receipts,
 )
 from hf_clamu.cli.output import emit, is_main_process, note
+from hf_clamu.cli.terminal.completion import complete_task
 from hf_clamu.errors import RecipeError, TaskDataError
 
 if TYPE_CHECKING:
@@ -97,7 +98,12 @@ def update(
     new: NewRows,
     tasks: Annotated[
         list[str] | None,
-        typer.Argument(metavar="TASK", help="Only these of FILE [default: all that are merged].", show_default=False),
+        typer.Argument(
+            metavar="TASK",
+            help="Only these of FILE [default: all that are merged].",
+            show_default=False,
+            autocompletion=complete_task,
+        ),
     ] = None,
     data: Data = None,
     ids: Ids = None,

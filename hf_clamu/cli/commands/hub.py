@@ -11,6 +11,7 @@ import typer
 from hf_clamu.cli.models import open_model
 from hf_clamu.cli.options import Json, RepoId
 from hf_clamu.cli.output import emit, quieten
+from hf_clamu.cli.terminal.completion import complete_model
 from hf_clamu.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -20,7 +21,15 @@ __all__ = ["erase", "push"]
 
 
 def push(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a saved model.", show_default=False)],
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DIR",
+            help="Folder of a saved model.",
+            show_default=False,
+            autocompletion=complete_model,
+        ),
+    ],
     repo_id: RepoId,
     private: Annotated[bool, typer.Option("--private", help="Make a new repo private.")] = False,
     revision: Annotated[str | None, typer.Option(help="Branch [default: main].", show_default=False)] = None,

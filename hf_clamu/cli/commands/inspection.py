@@ -15,6 +15,7 @@ from hf_clamu.cli.commands.proofs.signatures import signature_facts, signature_l
 from hf_clamu.cli.models import open_model, report_pending, task_id_key
 from hf_clamu.cli.options import Checkpoints, Data, Json, KeysToTrust, ModelToChange, ModelToRead
 from hf_clamu.cli.output import emit, emit_error, is_main_process, is_saved_model, quieten, table
+from hf_clamu.cli.terminal.completion import complete_task
 from hf_clamu.errors import (
     CheckpointFormatError,
     ClamuError,
@@ -36,7 +37,12 @@ _MOST_MEMBERS = 6  # of a cluster that the text of `info` names
 def info(
     folder: ModelToRead,
     task: Annotated[
-        str | None, typer.Option(help="Say what is kept of this task instead.", show_default=False)
+        str | None,
+        typer.Option(
+            help="Say what is kept of this task instead.",
+            show_default=False,
+            autocompletion=complete_task,
+        ),
     ] = None,
     members: Annotated[bool, typer.Option("--members", help="Name all members of each cluster.")] = False,
     archive: Annotated[

@@ -24,6 +24,7 @@ from hf_clamu.cli.options import (
     Receipts,
 )
 from hf_clamu.cli.output import emit, is_main_process, note, table
+from hf_clamu.cli.terminal.completion import complete_task
 from hf_clamu.errors import RecipeError, TaskNotFoundError
 
 if TYPE_CHECKING:
@@ -33,7 +34,15 @@ if TYPE_CHECKING:
 
 __all__ = ["share_open", "subtract", "triage_requests", "unmerge"]
 
-_Tasks = Annotated[list[str] | None, typer.Argument(metavar="TASK", help="Ids to forget.", show_default=False)]
+_Tasks = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="TASK",
+        help="Ids to forget.",
+        show_default=False,
+        autocompletion=complete_task,
+    ),
+]
 _Requests = Annotated[
     Path | None,
     typer.Option("--from", help='JSON lines of requests: {"id": "req-17", "task": "user_3"}.', show_default=False),

@@ -3,6 +3,7 @@
 formats        human, json, agent and quiet: which one a command was asked for
 format_option  `--format` for every command, in one place
 agent          results as plain lines and tables, for programs that read text
+completion     what the shell offers after Tab
 program        `clamu`, `hf-clamu` or `hf clamu`: how it was started
 escaping       control characters of users' strings, which must not reach a terminal
 """

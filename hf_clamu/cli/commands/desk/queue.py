@@ -24,6 +24,7 @@ from hf_clamu.cli.options import (
     Receipts,
 )
 from hf_clamu.cli.output import emit, is_main_process, table
+from hf_clamu.cli.terminal.completion import complete_task
 from hf_clamu.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -41,7 +42,15 @@ queue = typer.Typer(
 )
 
 _Day = "2026-01-31"
-_Tasks = Annotated[list[str] | None, typer.Argument(metavar="TASK", help="Ids to forget.", show_default=False)]
+_Tasks = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="TASK",
+        help="Ids to forget.",
+        show_default=False,
+        autocompletion=complete_task,
+    ),
+]
 _Names = Annotated[list[str], typer.Argument(metavar="ID", help="What requests are called.", show_default=False)]
 _Verify = Annotated[
     Literal["rebuild", "audit", "none"],

@@ -11,6 +11,7 @@ import typer
 from hf_clamu.cli.models import load_model, open_model
 from hf_clamu.cli.options import Data, Json, ModelToRead
 from hf_clamu.cli.output import emit, quieten, table
+from hf_clamu.cli.terminal.completion import complete_model, complete_task
 
 if TYPE_CHECKING:
     from hf_clamu.evaluation.attacks import Estimate, Leakage, LeakageReport
@@ -22,11 +23,36 @@ _EXTRACTION = ("extraction strength", "of held-out rows", "whole rows")
 _WEIGHTS = {"served": "as served", "worst": "worst cluster"}
 _PAIR = {"guidance": "guided decoding", "difference": "difference of deltas"}
 
+_Before = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DIR",
+        help="The model before: attacked, too, alone and with this one.",
+        show_default=False,
+        autocompletion=complete_model,
+    ),
+]
+_Rebuilt = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DIR",
+        help="A build without the tasks, to compare with.",
+        show_default=False,
+        autocompletion=complete_model,
+    ),
+]
+
 
 def attack(
     folder: ModelToRead,
     task: Annotated[
-        list[str], typer.Option("--task", metavar="ID", help="Task, merged or forgotten; may be repeated.")
+        list[str],
+        typer.Option(
+            "--task",
+            metavar="ID",
+            help="Task, merged or forgotten; may be repeated.",
+            autocompletion=complete_task,
+        ),
     ],
     data: Data = None,
     held_out: Annotated[
@@ -38,15 +64,8 @@ def attack(
             show_default=False,
         ),
     ] = None,
-    before: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DIR", help="The model before: attacked, too, alone and with this one.", show_default=False
-        ),
-    ] = None,
-    rebuilt: Annotated[
-        str | None, typer.Option(metavar="DIR", help="A build without the tasks, to compare with.", show_default=False)
-    ] = None,
+    before: _Before = None,
+    rebuilt: _Rebuilt = None,
     attacks: Annotated[
         list[str] | None,
         typer.Option(

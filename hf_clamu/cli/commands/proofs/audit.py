@@ -9,6 +9,7 @@ import typer
 
 from hf_clamu.cli.options import Json
 from hf_clamu.cli.output import emit, quieten, table
+from hf_clamu.cli.terminal.completion import complete_model
 from hf_clamu.errors import CheckpointFormatError, RecipeError
 
 if TYPE_CHECKING:
@@ -28,7 +29,10 @@ def audit(
     before: Annotated[
         str,
         typer.Argument(
-            metavar="DIR", help="Folder of a saved model, or a Hub id, also ORG/NAME@REVISION.", show_default=False
+            metavar="DIR",
+            help="Folder of a saved model, or a Hub id, also ORG/NAME@REVISION.",
+            show_default=False,
+            autocompletion=complete_model,
         ),
     ],
     after: Annotated[
@@ -36,6 +40,7 @@ def audit(
         typer.Argument(
             metavar="AFTER",
             help="The same model after requests: then the change from DIR to it is audited.",
+            autocompletion=complete_model,
             show_default=False,
         ),
     ] = None,

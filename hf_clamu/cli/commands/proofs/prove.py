@@ -10,6 +10,7 @@ import typer
 from hf_clamu.cli.models import load_model, task_id_key
 from hf_clamu.cli.options import Data, Json, ModelToChange
 from hf_clamu.cli.output import emit, quieten
+from hf_clamu.cli.terminal.completion import complete_task
 from hf_clamu.errors import CheckpointFormatError, RecipeError
 
 __all__ = ["check", "prove"]
@@ -23,7 +24,10 @@ def prove(
     task: Annotated[
         str,
         typer.Argument(
-            metavar="TASK", help="Id of the task, or the id that the ledger has for it.", show_default=False
+            metavar="TASK",
+            help="Id of the task, or the id that the ledger has for it.",
+            show_default=False,
+            autocompletion=complete_task,
         ),
     ],
     data: Data = None,
