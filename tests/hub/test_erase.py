@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
+import subprocess
+import sys
 import urllib.error
 import urllib.request
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -234,6 +239,23 @@ def test_models_that_name_it_as_their_base_are_listed(client, double, erase, his
     report = erase()
     assert [found["step"] for found in report["steps_failed"]] == ["delete lfs objects"]
     assert len(report["descendants"]) == 3
+
+
+def test_the_command_says_what_was_made_from_it(client, double, history, tmp_path):
+    _made_from(client, "other/small", REPO, base_model_relation="quantized")
+    words = [sys.executable, "-m", "hf_clamu.cli", "erase", REPO, "--yes"]
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
+    settings = {
+        "HF_ENDPOINT": double.url,
+        "HF_HOME": str(tmp_path / "home"),
+        "HF_TOKEN": OWNER,
+        "HF_HUB_DISABLE_XET": "1",
+        **dict.fromkeys(("NO_PROXY", "no_proxy"), "127.0.0.1,localhost"),
+    }
+    run = partial(subprocess.run, env={**kept, **settings}, check=True, capture_output=True, text=True)
+    assert "  made from it, may hold what was erased: other/small (quantized)\n" in run(words).stdout
+    found = json.loads(run([*words, "--json"]).stdout)
+    assert found["descendants"] == [{"repo_id": "other/small", "relation": "quantized"}]
 
 
 @pytest.mark.parametrize(
