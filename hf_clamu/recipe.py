@@ -53,8 +53,8 @@ class Recipe:
         peft_config (*dict*, *optional*): the PEFT adapter to finetune through, with its `peft_type`.
         peft_merging (`str`, *optional*): how adapters are added, see `ClamuTrainer`.
         card (*dict*): licence, languages, tags and more for the model card, see `CardSettings`.
-        archive (`str`, *optional*): a folder (relative to the recipe) or `hf://ORG/NAME` for the integer vectors of
-            the tasks, see `ClamuTrainer`.
+        archive (`str`, *optional*): a folder (relative to the recipe), `hf://buckets/ORG/NAME` or `hf://ORG/NAME` for
+            the integer vectors of the tasks, see `ClamuTrainer`.
         snapshot (`bool`): keep the encoded rows of the tasks beside the model, see `ClamuTrainer`.
         public_rows (`str` or *list* of `str`, *optional*): files of rows that belong to nobody (relative to the
             recipe), see `ClamuTrainer`.

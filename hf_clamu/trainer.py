@@ -86,10 +86,10 @@ class ClamuTrainer:
         journal_dir (`str` or `Path`, *optional*): a folder for what is finished, so that an interrupted `train()` goes
             on from there when it is called again, with any number of processes. The first `save_pretrained` of the
             model removes it.
-        archive_dir (`str` or `Path`, *optional*): a folder, or `"hf://ORG/NAME"` for a private repository on the Hub,
-            that keeps the integer vector of each task, so that requests need not retrain it
-            (`unmerge_task(..., archive=...)`). It is not part of the model, which is the same without it; keep it
-            private.
+        archive_dir (`str` or `Path`, *optional*): a folder, or `"hf://buckets/ORG/NAME"` for a private bucket on the
+            Hub, or `"hf://ORG/NAME"` for a private repository there, that keeps the integer vector of each task, so
+            that requests need not retrain it (`unmerge_task(..., archive=...)`). It is not part of the model, which is
+            the same without it; keep it private.
         snapshot (`bool`): keep the encoded rows of each task in the private folder `NAME.snapshot` beside the saved
             model, from its first `save_pretrained` on, so that requests need no other data. It is not part of the
             model and never pushed; a forgotten task's rows are destroyed with it. With the environment variable

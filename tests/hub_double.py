@@ -36,6 +36,7 @@ import json
 import re
 import secrets
 import socket
+import struct
 import sys
 import threading
 import time
@@ -46,7 +47,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlencode, urlsplit
 
-__all__ = ["Fault", "HubDouble", "Repo"]
+__all__ = ["Bucket", "Fault", "HubDouble", "Repo"]
 
 TOKENS = {"hf_owner": ("owner", ("org",)), "hf_other": ("other", ())}
 LFS_BYTES = 10_000_000
@@ -131,6 +132,30 @@ class Repo:
         return self.commits[self.resolve(revision)].files[path]
 
 
+@dataclass
+class Bucket:
+    """One bucket: Xet hashes by the names of files."""
+
+    name: str
+    private: bool = False
+    created_at: str = ""
+    files: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def owner(self) -> str:
+        return self.name.split("/")[0]
+
+
+@dataclass(frozen=True)
+class Term:
+    """A part of a Xet file: chunks `start` to `end` (exclusive) of a xorb, `size` bytes once they are unpacked."""
+
+    xorb: str
+    size: int
+    start: int
+    end: int
+
+
 class RefusedError(Exception):
     """A request that gets an error for an answer."""
 
@@ -183,6 +208,9 @@ class _Bytes:
             return self._memory[key]
         return (self._folder / key).read_bytes()
 
+    def has(self, key: str) -> bool:
+        return key in self._memory if self._folder is None else (self._folder / key).exists()
+
     def drop(self, key: str) -> None:
         if self._folder is None:
             self._memory.pop(key, None)
@@ -204,6 +232,9 @@ class HubDouble:
     ) -> None:
         self.tokens = dict(TOKENS if tokens is None else tokens)
         self.repos: dict[str, Repo] = {}
+        self.buckets: dict[str, Bucket] = {}
+        self.xet_files: dict[str, list[Term]] = {}  # by Xet hash; never forgotten, as clients remember what they sent
+        self.xet_tokens: dict[str, tuple[str, str]] = {}  # a bucket, and "read" or "write"
         self.requests: list[tuple[str, str, str, int]] = []  # kind, method, path, status (0: no answer)
         self.faults: list[Fault] = []
         self.page_size = 1000  # of a list of models
@@ -302,6 +333,15 @@ class HubDouble:
     def get_bytes(self, key: str) -> bytes:
         return self._contents.get(key)
 
+    def put_bytes(self, key: str, data: bytes) -> None:
+        self._contents.put(key, data)
+
+    def has_bytes(self, key: str) -> bool:
+        return self._contents.has(key)
+
+    def xorb_signature(self, oid: str) -> str:
+        return hashlib.sha256(f"{self._secret} {oid}".encode()).hexdigest()[:16]
+
     def drop_lfs(self, repo: Repo, oid: str) -> None:
         repo.lfs.pop(oid, None)
         if not any(oid in other.lfs for other in self.repos.values()):
@@ -326,7 +366,9 @@ class HubDouble:
     def save(self) -> None:
         if self._data is None:
             return
-        state = {name: asdict(repo) for name, repo in self.repos.items()}
+        state: dict[str, Any] = {"repos": {name: asdict(repo) for name, repo in self.repos.items()}}
+        state["buckets"] = {name: asdict(bucket) for name, bucket in self.buckets.items()}
+        state["xet_files"] = {name: [asdict(term) for term in terms] for name, terms in self.xet_files.items()}
         partial = self._data / "state.json.new"
         partial.write_text(json.dumps(state), encoding="utf-8")
         partial.replace(self._data / "state.json")
@@ -335,7 +377,10 @@ class HubDouble:
         path = None if self._data is None else self._data / "state.json"
         if path is None or not path.exists():
             return
-        for name, values in json.loads(path.read_text(encoding="utf-8")).items():
+        state = json.loads(path.read_text(encoding="utf-8"))
+        self.buckets = {name: Bucket(**values) for name, values in state["buckets"].items()}
+        self.xet_files = {name: [Term(**term) for term in terms] for name, terms in state["xet_files"].items()}
+        for name, values in state["repos"].items():
             commits = {}
             for sha, commit in values.pop("commits").items():
                 files = {p: Entry(**entry) for p, entry in commit.pop("files").items()}
@@ -419,6 +464,25 @@ class Request:
         if write and not self.may_write(repo.owner):
             raise RefusedError(403, "You don't have the required permissions to perform this action")
         return repo
+
+    def bucket(self, *, write: bool = False) -> Bucket:
+        """The bucket of the address, if this user may see it (and change it)."""
+        bucket = self.hub.buckets.get(self.parts["repo"])
+        if bucket is None or (bucket.private and not self.may_write(bucket.owner)):
+            raise RefusedError(401 if self.user is None else 404, "Repository not found", "RepoNotFound")
+        if write and not self.may_write(bucket.owner):
+            raise RefusedError(403, "You don't have the required permissions to perform this action")
+        return bucket
+
+    def xet_bucket(self, scope: str) -> Bucket:
+        """The bucket that the token of a Xet request is for."""
+        token = self.headers.get("Authorization", "").removeprefix("Bearer ")
+        name, allowed = self.hub.xet_tokens.get(token, ("", ""))
+        if name not in self.hub.buckets:
+            raise RefusedError(401, "Invalid token")
+        if scope == "write" != allowed:
+            raise RefusedError(403, "The token is for reading")
+        return self.hub.buckets[name]
 
 
 def whoami(request: Request) -> Answer:
@@ -842,6 +906,174 @@ def ranged(request: Request, data: bytes, headers: dict[str, str]) -> Answer:
     return Answer(data[first : last + 1], 206, headers)
 
 
+# -- buckets and Xet -------------------------------------------------------------------------------------------------
+
+
+def bucket_create(request: Request) -> Answer:
+    name, values = request.parts["repo"], request.json()
+    if request.user is None:
+        raise RefusedError(401, "Invalid username or password.")
+    if not request.may_write(name.split("/")[0]):
+        raise RefusedError(403, f"You don't have the rights to create a bucket under the namespace of {name!r}")
+    url = f"{request.hub.url}/buckets/{name}"
+    if name in request.hub.buckets:
+        raise RefusedError(409, "You already created this bucket", body={"url": url, "name": name})
+    request.hub.buckets[name] = Bucket(name, private=values.get("visibility") == "private", created_at=now())
+    return answer({"url": url, "name": name})
+
+
+def bucket_info(request: Request) -> Answer:
+    bucket = request.bucket()
+    values: dict[str, Any] = {"id": bucket.name, "private": bucket.private, "createdAt": bucket.created_at}
+    values["size"] = sum(xet_size(request.hub, oid) for oid in bucket.files.values())
+    return answer({**values, "totalFiles": len(bucket.files)})
+
+
+def bucket_delete(request: Request) -> Answer:
+    del request.hub.buckets[request.bucket(write=True).name]
+    return Answer()
+
+
+def bucket_settings(request: Request) -> Answer:
+    request.bucket(write=True).private = request.json()["private"]
+    return Answer()
+
+
+def bucket_entry(hub: HubDouble, bucket: Bucket, path: str) -> dict[str, Any]:
+    oid = bucket.files[path]
+    return {"type": "file", "path": path, "size": xet_size(hub, oid), "xetHash": oid, "mtime": now()}
+
+
+def bucket_tree(request: Request) -> Answer:
+    bucket, prefix = request.bucket(), request.parts.get("path", "")
+    paths = [path for path in sorted(bucket.files) if path.startswith(prefix)]
+    if request.flag("recursive"):
+        folders: set[str] = set()
+    else:
+        folders = {path.split("/")[0] for path in paths if "/" in path}
+        paths = [path for path in paths if "/" not in path]
+    found = [bucket_entry(request.hub, bucket, path) for path in paths]
+    return answer([*({"type": "directory", "path": path} for path in sorted(folders)), *found])
+
+
+def bucket_paths(request: Request) -> Answer:
+    bucket = request.bucket()
+    paths = [path for path in request.json()["paths"] if path in bucket.files]
+    return answer([bucket_entry(request.hub, bucket, path) for path in paths])
+
+
+def bucket_batch(request: Request) -> Answer:
+    """Do one operation after the other; what fails does not keep the others from being done."""
+    bucket, failed = request.bucket(write=True), []
+    lines = [json.loads(line) for line in request.body.splitlines() if line]
+    for line in lines:
+        if line["type"] == "addFile" and line["xetHash"] in request.hub.xet_files:
+            bucket.files[line["path"]] = line["xetHash"]
+        elif line["type"] == "deleteFile" and line["path"] in bucket.files:
+            del bucket.files[line["path"]]
+        else:
+            failed.append({"path": line["path"], "error": "not found"})
+    values = {"success": not failed, "processed": len(lines), "succeeded": len(lines) - len(failed), "failed": failed}
+    return answer(values, 422 if len(failed) == len(lines) else 200)
+
+
+def bucket_resolve(request: Request) -> Answer:
+    bucket = request.bucket()
+    oid = bucket.files.get(request.parts["path"])
+    if oid is None:
+        raise RefusedError(404, "Entry not found", "EntryNotFound")
+    route = f"{request.hub.url}/api/buckets/{bucket.name}/xet-read-token"
+    headers = {"X-Xet-Hash": oid, "X-Xet-Refresh-Route": route, "X-Linked-Size": str(xet_size(request.hub, oid))}
+    return Answer(headers=headers)
+
+
+def xet_token(request: Request) -> Answer:
+    """A token for the storage below, and where that is: at another origin, as on the real Hub."""
+    scope = request.parts["scope"]
+    bucket = request.bucket(write=scope == "write")
+    token = f"xet-{secrets.token_hex(8)}"
+    request.hub.xet_tokens[token] = (bucket.name, scope)
+    return answer({"casUrl": request.hub.storage_url, "accessToken": token, "exp": int(time.time()) + 3600})
+
+
+def xet_chunk(request: Request) -> Answer:
+    request.xet_bucket("read")
+    raise RefusedError(404, "No other file is known to have this chunk")
+
+
+def xorb_put(request: Request) -> Answer:
+    request.xet_bucket("write")
+    key = f"xorb-{request.parts['oid']}"
+    request.hub.put_bytes(key, request.body)
+    return answer({"was_inserted": True})
+
+
+def chunk_ends(xorb: bytes) -> list[int]:
+    """Return where the chunks of a xorb begin, and where the last one ends."""
+    ends = [0]
+    # Of a chunk: version, packed size (3 bytes), compression, size (3 bytes), then the packed bytes.
+    while ends[-1] < len(xorb) and xorb[ends[-1]] == 0:
+        ends.append(ends[-1] + 8 + int.from_bytes(xorb[ends[-1] + 1 : ends[-1] + 4], "little"))
+    return ends
+
+
+def xet_hash(data: bytes) -> str:
+    return "".join(f"{number:016x}" for number in struct.unpack("<4Q", data))
+
+
+def shard_put(request: Request) -> Answer:
+    """Take in the files of a shard: a header of 48 bytes, then entries of 48 bytes, the last one of ones."""
+    request.xet_bucket("write")
+    body, at = request.body, 48
+    while body[at : at + 32] != b"\xff" * 32:
+        oid, terms = xet_hash(body[at : at + 32]), []
+        flags, count = struct.unpack_from("<II", body, at + 32)
+        for start in range(at + 48, at + 48 * (count + 1), 48):
+            _, size, first, last = struct.unpack_from("<4I", body, start + 32)
+            terms.append(Term(xet_hash(body[start : start + 32]), size, first, last))
+        for term in terms:
+            if not request.hub.has_bytes(f"xorb-{term.xorb}"):
+                raise RefusedError(400, f"The shard names a xorb that is not there: {term.xorb}")
+        request.hub.xet_files[oid] = terms
+        # What a file's entry may be followed by: hashes of its parts, and what it is.
+        at += 48 * (1 + count + (count if flags & 1 << 31 else 0) + (1 if flags & 1 << 30 else 0))
+    return answer({"result": 1})
+
+
+def xet_size(hub: HubDouble, oid: str) -> int:
+    return sum(term.size for term in hub.xet_files[oid])
+
+
+def reconstruction(request: Request) -> Answer:
+    """Which chunks make a range of a file, and where they are."""
+    hub, oid = request.hub, request.parts["oid"]
+    if oid not in request.xet_bucket("read").files.values():
+        raise RefusedError(404, "File not found")
+    match = re.fullmatch(r"bytes=(\d+)-(\d+)", request.headers.get("Range", ""))
+    first, last = (int(match[1]), int(match[2])) if match else (0, xet_size(hub, oid) - 1)
+    if first >= xet_size(hub, oid):
+        raise RefusedError(416, "The range begins after the end")
+    terms, fetch, at, skipped = [], {}, 0, 0
+    for term in hub.xet_files[oid]:
+        if at <= last and at + term.size > first:
+            skipped = max(first - at, skipped)
+            chunks = {"start": term.start, "end": term.end}
+            terms.append({"hash": term.xorb, "unpacked_length": term.size, "range": chunks})
+            ends = chunk_ends(hub.get_bytes(f"xorb-{term.xorb}"))
+            place = {"start": ends[term.start], "end": ends[term.end] - 1}
+            url = f"{hub.storage_url}/xorbs/{term.xorb}?sign={hub.xorb_signature(term.xorb)}"
+            fetch.setdefault(term.xorb, []).append({"range": chunks, "url": url, "url_range": place})
+        at += term.size
+    return answer({"offset_into_first_range": skipped, "terms": terms, "fetch_info": fetch})
+
+
+def xorb(request: Request) -> Answer:
+    oid = request.parts["oid"]
+    if request.query.get("sign", [""])[0] != request.hub.xorb_signature(oid):
+        raise RefusedError(403, "Access denied")
+    return ranged(request, request.hub.get_bytes(f"xorb-{oid}"), {})
+
+
 def control(request: Request) -> Answer:
     hub, what = request.hub, request.parts["name"]
     if what == "faults" and request.method == "POST":
@@ -866,6 +1098,7 @@ def control(request: Request) -> Answer:
 # Segments are matched before they are unquoted: a revision such as refs/pr/1 comes as refs%2Fpr%2F1.
 _REPO = "(?P<repo>[^/]+/[^/]+)"
 _API = f"/api/models/{_REPO}"
+_BUCKET = f"/api/buckets/{_REPO}"
 _ROUTES: list[tuple[str, str, str, Callable[[Request], Answer]]] = [
     ("whoami", "GET", "/api/whoami-v2", whoami),
     ("validate_yaml", "POST", "/api/validate-yaml", validate_yaml),
@@ -890,6 +1123,20 @@ _ROUTES: list[tuple[str, str, str, Callable[[Request], Answer]]] = [
     ("lfs_delete", "POST", f"{_API}/lfs-files/batch", lfs_delete),
     ("resolve", "GET HEAD", f"/{_REPO}/resolve/(?P<rev>[^/]+)/(?P<path>.+)", resolve),
     ("info", "GET", f"{_API}(/revision/(?P<rev>[^/]+))?", info),
+    ("bucket_create", "POST", _BUCKET, bucket_create),
+    ("bucket_info", "GET", _BUCKET, bucket_info),
+    ("bucket_delete", "DELETE", _BUCKET, bucket_delete),
+    ("bucket_settings", "PUT", f"{_BUCKET}/settings", bucket_settings),
+    ("bucket_tree", "GET", f"{_BUCKET}/tree(/(?P<path>[^/]+))?", bucket_tree),
+    ("bucket_paths", "POST", f"{_BUCKET}/paths-info", bucket_paths),
+    ("bucket_batch", "POST", f"{_BUCKET}/batch", bucket_batch),
+    ("bucket_resolve", "GET HEAD", f"/buckets/{_REPO}/resolve/(?P<path>[^/]+)", bucket_resolve),
+    ("xet_token", "GET", f"{_BUCKET}/xet-(?P<scope>read|write)-token", xet_token),
+    ("xet_chunk", "GET", "/v1/chunks/[^/]+/(?P<oid>[0-9a-f]+)", xet_chunk),
+    ("xorb_put", "POST", "/v1/xorbs/default/(?P<oid>[0-9a-f]+)", xorb_put),
+    ("shard_put", "POST", "/v1/shards", shard_put),
+    ("reconstruction", "GET", "/v1/reconstructions/(?P<oid>[0-9a-f]+)", reconstruction),
+    ("xorb", "GET", "/xorbs/(?P<oid>[0-9a-f]+)", xorb),
     ("control", "GET POST DELETE", "/__control__/(?P<name>[a-z]+)", control),
 ]
 
@@ -964,6 +1211,8 @@ class _Handler(BaseHTTPRequestHandler):
         if found is None:
             return None, ()
         token = found.removeprefix("Bearer ")
+        if token in self.double.xet_tokens:  # it opens nothing but the storage: see `Request.xet_bucket`
+            return None, ()
         if token not in self.double.tokens:
             raise RefusedError(401, "Invalid credentials in Authorization header")
         return self.double.tokens[token]

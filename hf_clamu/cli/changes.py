@@ -140,7 +140,7 @@ def open_change(
         folder (`str`): folder or Hub id of the model.
         output (`Path`, *optional*): written instead of it.
         receipts (`Path`, *optional*): folder of the receipts.
-        archive (`str`, *optional*): folder or `hf://ORG/NAME` of the task vectors.
+        archive (`str`, *optional*): folder or place on the Hub of the task vectors.
         erase_history (`bool`, *optional*): remove old commits of a Hub id; `None` asks, before anything is done.
         dry_run, max_drop: see `OpenChange`.
         key (`Path`, *optional*): see `OpenChange`; the result is signed at the end, also if nothing was to do.

@@ -172,7 +172,7 @@ Archive = Annotated[
     str | None,
     typer.Option(
         "--archive",
-        help="Folder or hf://ORG/NAME of task vectors that the build kept: used, kept up to date.",
+        help="Folder or hf://buckets/ORG/NAME of task vectors that the build kept: used, kept up to date.",
         show_default=False,
     ),
 ]
@@ -180,7 +180,7 @@ NewArchive = Annotated[
     str | None,
     typer.Option(
         "--archive",
-        help="Folder or private hf://ORG/NAME that keeps each task's vector, for requests without retraining.",
+        help="Folder or private hf://buckets/ORG/NAME that keeps each task's vector, for requests without retraining.",
         show_default=False,
     ),
 ]

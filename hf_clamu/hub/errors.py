@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -37,13 +38,18 @@ def translate_hub_errors(what: str, or_else: str = "try again later") -> Iterato
 def reason_of(error: BaseException, or_else: str = "try again later") -> str:
     from huggingface_hub import errors
 
-    status = getattr(getattr(error, "response", None), "status_code", None)
+    status = _status_of(error)
     if isinstance(error, errors.GatedRepoError):
         return "access to it is restricted. Ask for access on its page and log in with `hf auth login`."
     if isinstance(error, errors.RepositoryNotFoundError):
         return (
             "there is no such model on the Hub, or this token may not see it. Check the name, and log in with "
             "`hf auth login` or pass token=... if it is private."
+        )
+    if isinstance(error, getattr(errors, "BucketNotFoundError", ())):  # older clients know none
+        return (
+            "there is no such bucket on the Hub, or this token may not see it. Check the name, and log in with "
+            "`hf auth login`."
         )
     if isinstance(error, errors.RevisionNotFoundError):
         return "the model has no such branch, tag or commit (an erased commit is gone for good)."
@@ -70,7 +76,17 @@ def reason_of(error: BaseException, or_else: str = "try again later") -> str:
 def is_unreachable(error: BaseException | None) -> bool:
     """Whether there was no answer at all."""
     http_error = client_errors()[0]
-    return isinstance(error, (http_error, ConnectionError, TimeoutError)) and getattr(error, "response", None) is None
+    return isinstance(error, (http_error, ConnectionError, TimeoutError)) and _status_of(error) is None
+
+
+def _status_of(error: BaseException | None) -> int | None:
+    """Return the status of the answer that an error is about, if there was one."""
+    response = getattr(error, "response", None)
+    if response is not None:
+        return int(response.status_code)
+    # hf_xet raises errors of Python, and says in their text what it was told.
+    match = re.search(r"HTTP status (?:client|server) error \((\d{3}) ", str(error))
+    return None if match is None else int(match[1])
 
 
 def _first_line(error: BaseException) -> str:

@@ -48,7 +48,7 @@ class Archive:
 
     @property
     def uri(self) -> str:
-        """Where it is: a folder, or `hf://ORG/NAME`, as another process can open it."""
+        """Where it is: a folder, or a place on the Hub (`hf://...`), as another process can open it."""
         return str(self.folder.absolute())
 
     def open(self, *, may_create: bool) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
-from hub_client import Client
+from hub_client import ARCHIVE_STEPS, Client
 from hub_double import HubDouble
 
 
@@ -18,6 +21,7 @@ def double(server):
     """The double, without the repositories and faults of other tests."""
     with server.lock:
         server.repos.clear()
+        server.buckets.clear()
         server.requests.clear()
         server.faults.clear()
     return server
@@ -45,3 +49,44 @@ def saved_models(tiny, tmp_path_factory):
     model.unmerge_task(forgotten)
     model.save_pretrained(folder / "after")
     return folder / "before", folder / "after", forgotten
+
+
+@pytest.fixture
+def steps(client):
+    """Call a function of `archive_steps` in the client's process."""
+
+    def call(name, *args, **options):
+        return client.call(f"{ARCHIVE_STEPS}.{name}", *map(str, args), **options)
+
+    return call
+
+
+@pytest.fixture
+def home(session_client, tmp_path_factory):
+    """Where vectors wait to be uploaded: below the client's HF_HOME."""
+    return Path(session_client.log.name).parent / "clamu-archives"
+
+
+@pytest.fixture(scope="session")
+def expected(tiny, tmp_path_factory):
+    """Folders of a model of all tasks, and of one without `user_1`."""
+    folder = tmp_path_factory.mktemp("expected")
+    tiny.train("text").save_pretrained(folder / "all")
+    tiny.train("text", tiny.tasks("text").without("user_1")).save_pretrained(folder / "without")
+    return folder
+
+
+@pytest.fixture
+def recipe(tiny, tmp_path):
+    """A recipe of the tasks of `tiny`, with the file of their rows beside it."""
+    rows = tiny.rows("text")
+    lines = [json.dumps({key: rows[key][number] for key in rows}) for number in range(len(rows["user"]))]
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    values = {
+        "base_model": tiny.config("text"),
+        "tokenizer": "bytes",
+        "data": {"files": "rows.jsonl", "task_column": "user", "text_column": "text", "label_column": "label"},
+        "arguments": {"finetune_steps": 2, "mask_steps": 2, "num_clusters": 2, "num_threads": 1},
+    }
+    (tmp_path / "recipe.yaml").write_text(json.dumps(values), encoding="utf-8")
+    return tmp_path / "recipe.yaml"

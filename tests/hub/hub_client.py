@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 TESTS = Path(__file__).parents[1]
+# The module of that name, in an expression.
+ARCHIVE_STEPS = "__import__('importlib').import_module('tests.hub.archive_steps')"
 # What a line may name: `api`, the modules `erase`, `pull` and `push` of hf_clamu.hub, `huggingface_hub` and `Path`.
 _WORKER = """
 import dataclasses, json, os, sys, warnings

@@ -14,36 +14,12 @@ from hf_clamu.storage import Archive
 
 REPO = "org/private-archive"
 PLACE = f"hf://{REPO}"
-HERE = "__import__('importlib').import_module('tests.hub.archive_steps')"
-
-
-@pytest.fixture
-def steps(client):
-    def call(name, *args, **options):
-        return client.call(f"{HERE}.{name}", *map(str, args), **options)
-
-    return call
-
-
-@pytest.fixture
-def home(session_client, tmp_path_factory):
-    """Where vectors wait to be uploaded: below the client's HF_HOME."""
-    return Path(session_client.log.name).parent / "clamu-archives"
 
 
 @pytest.fixture
 def built(steps, tmp_path):
     steps("build", PLACE, tmp_path / "model")
     return tmp_path / "model"
-
-
-@pytest.fixture(scope="session")
-def expected(tiny, tmp_path_factory):
-    """Folders of a model of all tasks, and of one without `user_1`."""
-    folder = tmp_path_factory.mktemp("expected")
-    tiny.train("text").save_pretrained(folder / "all")
-    tiny.train("text", tiny.tasks("text").without("user_1")).save_pretrained(folder / "without")
-    return folder
 
 
 def _vectors(double):
@@ -201,7 +177,7 @@ def test_places():
     assert archive_at(PLACE).uri == PLACE
     assert archive_at(PLACE, retains_forgotten=True).retains_forgotten
     assert archive_at(None) is None
-    for wrong in ("hf://org", "hf://org/a/b", "hf:/org/name", Path(PLACE)):
+    for wrong in ("hf://org", "hf://org/a/b", "hf://buckets/org", "hf://buckets/org/a/b", "hf:/org/name", Path(PLACE)):
         with pytest.raises(ArchiveError, match="hf://ORG/NAME"):
             archive_at(wrong)
 
@@ -214,19 +190,9 @@ def test_a_recipe_names_one():
     assert Recipe.from_dict({**values, "archive": "kept"}, folder=Path("there")).archive_place() == Path("there/kept")
 
 
-def test_commands_take_one(tiny, double, steps, home, tmp_path):
-    rows = tiny.rows("text")
-    lines = [json.dumps({key: rows[key][number] for key in rows}) for number in range(len(rows["user"]))]
-    (tmp_path / "rows.jsonl").write_text("\n".join(lines), encoding="utf-8")
-    recipe = {
-        "base_model": tiny.config("text"),
-        "tokenizer": "bytes",
-        "data": {"files": "rows.jsonl", "task_column": "user", "text_column": "text", "label_column": "label"},
-        "arguments": {"finetune_steps": 2, "mask_steps": 2, "num_clusters": 2, "num_threads": 1},
-    }
-    (tmp_path / "recipe.yaml").write_text(json.dumps(recipe), encoding="utf-8")
+def test_commands_take_one(tiny, double, steps, home, recipe, tmp_path):
     model = tmp_path / "model"
-    assert steps("command", "train", tmp_path / "recipe.yaml", "--output", model, "--archive", PLACE) == 0
+    assert steps("command", "train", recipe, "--output", model, "--archive", PLACE) == 0
     gone = _name(model, "user_1")
     assert gone in _vectors(double)
     # With --output the model in DIR still has the task.

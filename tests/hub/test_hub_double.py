@@ -279,3 +279,45 @@ def test_it_runs_by_itself_and_keeps_its_state_in_a_folder(tmp_path):
             process.terminate()
             process.communicate()
     assert shas[0] == shas[1]
+
+
+def test_a_bucket_is_made_once_filled_and_emptied(client, double, tmp_path):
+    made = client.call("api.create_bucket", "org/kept", private=True, token=OWNER)
+    assert made["url"] == f"{double.url}/buckets/org/kept"
+    with pytest.raises(ClientError, match="already created"):
+        client.call("api.create_bucket", "org/kept", private=True, token=OWNER)
+    client.call("api.create_bucket", "org/kept", private=True, exist_ok=True, token=OWNER)
+    with pytest.raises(ClientError, match="rights"):
+        client.call("api.create_bucket", "org/stolen", token=OTHER)
+    # Two files with much in common, and several xorbs' worth of chunks.
+    data = b"".join(hashlib.sha256(bytes([number % 256, number // 256])).digest() for number in range(20_000))
+    client(f"api.batch_bucket_files('org/kept', add=[({data!r}, 'a'), ({b'x' + data!r}, 'deep/b')], token={OWNER!r})")
+    tree = f"api.list_bucket_tree('org/kept', recursive=True, token={OWNER!r})"
+    listed = f"sorted((entry.path, entry.size) for entry in {tree})"
+    assert client(listed) == [["a", len(data)], ["deep/b", len(data) + 1]]
+    assert client(f"api.bucket_info('org/kept', token={OWNER!r}).size") == 2 * len(data) + 1
+    wanted = [("a", str(tmp_path / "a")), ("deep/b", str(tmp_path / "b"))]
+    client(f"api.download_bucket_files('org/kept', {wanted!r}, token={OWNER!r})")
+    assert (tmp_path / "a").read_bytes() == data
+    assert (tmp_path / "b").read_bytes() == b"x" + data
+    client(f"api.batch_bucket_files('org/kept', delete=['a'], token={OWNER!r})")
+    assert client(listed) == [["deep/b", len(data) + 1]]
+    with pytest.raises(ClientError, match="a: not found"):
+        client(f"api.batch_bucket_files('org/kept', delete=['a'], token={OWNER!r})")
+    client.call("api.delete_bucket", "org/kept", token=OWNER)
+    assert double.buckets == {}
+
+
+def test_a_private_bucket_is_not_there_for_others(client, double):
+    client.call("api.create_bucket", "owner/kept", private=True, token=OWNER)
+    for token in (OTHER, False):
+        with pytest.raises(ClientError) as caught:
+            client.call("api.bucket_info", "owner/kept", token=token)
+        assert "BucketNotFoundError" in caught.value.kinds
+    with pytest.raises(ClientError, match="404"):
+        client(f"api.batch_bucket_files('owner/kept', add=[(b'x', 'a')], token={OTHER!r})")
+    client.call("api.update_bucket_settings", "owner/kept", private=False, token=OWNER)
+    assert client.call("api.bucket_info", "owner/kept", token=OTHER)
+    with pytest.raises(ClientError, match="403"):
+        client(f"api.batch_bucket_files('owner/kept', add=[(b'x', 'a')], token={OTHER!r})")
+    assert double.buckets["owner/kept"].files == {}

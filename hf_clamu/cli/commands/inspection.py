@@ -47,7 +47,7 @@ def info(
     members: Annotated[bool, typer.Option("--members", help="Name all members of each cluster.")] = False,
     archive: Annotated[
         str | None,
-        typer.Option(help="Folder or hf://ORG/NAME of task vectors: say whose it holds.", show_default=False),
+        typer.Option(help="Folder or hf://buckets/ORG/NAME of task vectors: say whose it holds.", show_default=False),
     ] = None,
     key: KeysToTrust = None,
     as_json: Json = False,

@@ -50,7 +50,8 @@ _Recipe = Annotated[
 _Archive = Annotated[
     str | None,
     typer.Option(
-        help="Folder or private hf://ORG/NAME that keeps each task's vector, for requests without checkpoints.",
+        help="Folder or private hf://buckets/ORG/NAME that keeps each task's vector, for requests "
+        "without checkpoints.",
         show_default=False,
     ),
 ]

@@ -87,7 +87,7 @@ class RequestsMixin(AcceptanceMixin):
                 goes on from there when it is repeated. It holds vectors of the named tasks, and the receipt, until
                 the next `save_pretrained` or `push_to_hub` removes it. (A command gives the `Journal` that it has
                 opened.)
-            archive (`str` or `Path`, *optional*): a folder, or `"hf://ORG/NAME"`, that
+            archive (`str` or `Path`, *optional*): a folder, or a place on the Hub, that
                 `ClamuTrainer(archive_dir=...)` filled: the vectors are taken from there instead of retraining, so the
                 rows of the named tasks are not needed. The next `save_pretrained` or `push_to_hub` destroys them
                 there, and then receipts are written.
@@ -204,7 +204,7 @@ class RequestsMixin(AcceptanceMixin):
             data (`TaskDataset`, `str` or `Path`, *optional*): the data of the merged tasks, as in `unmerge_task`.
             receipt_dir (`str` or `Path`, *optional*): as in `unmerge_task`.
             journal_dir (`str` or `Path`, *optional*): as in `unmerge_task`.
-            archive (`str` or `Path`, *optional*): a folder or `"hf://ORG/NAME"` that gets the new vectors.
+            archive (`str` or `Path`, *optional*): a folder or a place on the Hub that gets the new vectors.
             dry_run, max_drop, progress: as in `unmerge_task`.
 
         Raises:

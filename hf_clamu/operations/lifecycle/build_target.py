@@ -96,7 +96,7 @@ def open_build(output: Path, *, command: Any, archive: str | Path | None, say: S
     Args:
         output (`Path`): folder of the model.
         command (*JSON-able*): everything that the command asked for.
-        archive (`str` or `Path`, *optional*): folder or `hf://ORG/NAME` of the task vectors.
+        archive (`str` or `Path`, *optional*): folder or place on the Hub of the task vectors.
         say (*callable*): receives lines about what was recovered.
 
     Raises:

@@ -107,7 +107,7 @@ def open_target(
         output (`Path`, *optional*): written instead of the source.
         receipts (`Path`, *optional*): folder of the receipts; by default `receipts` beside the model, or in the
             working directory for a Hub id.
-        archive (`str`, *optional*): folder or `hf://ORG/NAME` of the task vectors.
+        archive (`str`, *optional*): folder or place on the Hub of the task vectors.
         say (*callable*): receives lines about what was recovered.
 
     Raises:

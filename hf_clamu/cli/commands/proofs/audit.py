@@ -52,8 +52,8 @@ def audit(
         str | None,
         typer.Option(
             metavar="PLACE",
-            help="Folder or hf://ORG/NAME that still has the vectors of the tasks that left or joined, where several "
-            "did at once and no linear digests are kept.",
+            help="Folder or hf://buckets/ORG/NAME that still has the vectors of the tasks that left or joined, where "
+            "several did at once and no linear digests are kept.",
             show_default=False,
         ),
     ] = None,
