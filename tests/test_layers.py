@@ -40,6 +40,7 @@ _LAYERS: tuple[tuple[str, ...], ...] = (
     ("evaluation", "prediction", "trainer"),
     ("recipe",),
     ("demo", "planning", "proposal"),
+    ("desk",),
     ("cli", "__main__"),
 )
 _RANKS = {name: rank for rank, names in enumerate(_LAYERS) for name in names}

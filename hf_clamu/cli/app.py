@@ -12,6 +12,7 @@ import typer
 from hf_clamu.cli import interruption
 from hf_clamu.cli.commands.add import add, update
 from hf_clamu.cli.commands.demo import demo
+from hf_clamu.cli.commands.desk.desk import desk
 from hf_clamu.cli.commands.desk.queue import queue
 from hf_clamu.cli.commands.evaluate import evaluate
 from hf_clamu.cli.commands.export import export
@@ -60,6 +61,7 @@ _COMMANDS: tuple[Callable[..., None], ...] = (
     erase,
     sign,
     receipts,
+    desk,
 )
 
 app = typer.Typer(

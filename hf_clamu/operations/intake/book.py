@@ -134,9 +134,12 @@ class RequestBook:
 
         return self._change(names, lambda one: one.is_open, ordered)
 
-    def withdraw(self, names: Collection[str] | None = None) -> list[ReceivedRequest]:
-        """Take requests that wait back from the worker."""
-        return self._change(names, lambda one: one.is_waiting, lambda one: replace(one, ordered=None))
+    def waiting(self) -> list[ReceivedRequest]:
+        """Return what waits for the worker, not in the midst of a change: requests of one file are one batch."""
+        if not (self.folder / _FOLDER).is_dir():
+            return []
+        with self._changing():
+            return [one for one in self.read() if one.is_waiting]
 
     def settle(self, name: str, outcome: Outcome) -> None:
         """Note what became of a request; one that was removed meanwhile stays removed."""

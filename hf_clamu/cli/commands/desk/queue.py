@@ -220,7 +220,7 @@ def _taken(book: RequestBook, only_waiting: bool) -> list[ReceivedRequest]:
     if is_main_process():
         if not only_waiting:
             book.order()
-        found = [one.to_dict() for one in book.read() if one.is_waiting]
+        found = [one.to_dict() for one in book.waiting()]
     shared = Workers.current().gather(found)[0]
     return [ReceivedRequest.from_dict(one) for one in shared]
 

@@ -1,0 +1,95 @@
+"""`clamu desk`: the web page for the person who answers requests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from hf_clamu.cli.kernels import before_reading
+from hf_clamu.cli.options import Archive, Data, KeyToSign, MaxDrop, Receipts
+from hf_clamu.cli.output import note, quieten
+from hf_clamu.errors import RecipeError
+
+__all__ = ["desk"]
+
+
+def _each_before_reading(names: list[str] | None) -> list[str] | None:
+    for name in names or ():
+        before_reading(name)
+    return names
+
+
+_Models = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="DIR", help="Folders of saved models, or Hub ids.", show_default=False, callback=_each_before_reading
+    ),
+]
+
+
+def desk(
+    folders: _Models = None,
+    host: Annotated[str, typer.Option(help="Address to listen on; other machines need a login.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 7860,
+    auth_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="File of lines user:password, readable by you alone: only these get in.", show_default=False
+        ),
+    ] = None,
+    auth_header: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Header in which a reverse proxy names the user it let in; nobody else may reach the port.",
+            show_default=False,
+        ),
+    ] = None,
+    data: Data = None,
+    receipts: Receipts = None,
+    archive: Archive = None,
+    erase_history: Annotated[
+        bool, typer.Option("--erase-history", help="For Hub ids: remove old commits for good after each push.")
+    ] = False,
+    verify: Annotated[
+        Literal["rebuild", "audit", "none"],
+        typer.Option("--verify", help="What is done before a result is saved, see clamu queue run."),
+    ] = "rebuild",
+    on_mismatch: Annotated[
+        Literal["error", "rebuild", "localize"],
+        typer.Option(help="If data, bits or environment differ from the ledger, see clamu unmerge."),
+    ] = "error",
+    max_drop: MaxDrop = None,
+    key: KeyToSign = None,
+    demo: Annotated[
+        bool, typer.Option("--demo", help="Make a model of handwritten digits in ./clamu-desk-demo to try it with.")
+    ] = False,
+) -> None:
+    """Open a web page over the requests, the model and the evidence; one worker process carries requests out."""
+    from hf_clamu.cli.models import task_id_key
+    from hf_clamu.desk.access import Access
+    from hf_clamu.desk.office import DeskModel, Office, WorkerOptions
+    from hf_clamu.desk.server import require_gradio, serve
+
+    if bool(folders) == demo:
+        raise RecipeError(
+            "Name the models (clamu desk DIR), or try it with one that is made for it (clamu desk --demo)."
+        )
+    access = Access.checked(host, auth_file=auth_file, auth_header=auth_header)
+    require_gradio()
+    quieten()
+    if demo:
+        from hf_clamu.desk.demo import prepare_demo
+
+        folders = [str(prepare_demo(Path("clamu-desk-demo"), say=note))]
+    options: dict[str, Any] = {"receipts": receipts, "archive": archive, "erase_history": erase_history, "key": key}
+    options |= {"verify": verify, "on_mismatch": on_mismatch, "max_drop": max_drop, "data": data or ()}
+    models = [
+        DeskModel(source=source, options=WorkerOptions(**options), task_id_key=task_id_key())
+        for source in dict.fromkeys(folders or ())
+    ]
+    for model in models:
+        model.ledger()  # what is no model should show now
+    serve(Office(models), access, port, say=note)

@@ -1,0 +1,96 @@
+"""Pieces of HTML. Whatever comes from outside is escaped here, and nowhere else is HTML written."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+
+from hf_clamu.operations.intake.states import RequestState
+from hf_clamu.operations.intake.working import Work
+
+__all__ = ["STYLE", "cut", "message", "progress", "request_table", "rows_table"]
+
+_MOST_CHARACTERS = 80  # of an id that a cell shows; the title has it all
+_MOST_TASKS = 5
+_COLUMNS = ("request", "due", "state", "tasks", "more")
+
+STYLE = """
+.desk-table { border-collapse: collapse; width: 100%; font-size: 0.95rem; }
+.desk-table th, .desk-table td { text-align: left; padding: 0.45rem 0.6rem; vertical-align: top;
+  border-bottom: 1px solid var(--border-color-primary); overflow-wrap: anywhere; unicode-bidi: isolate; }
+.desk-table th { font-weight: 600; }
+.desk-table .word { font-weight: 600; white-space: nowrap; }
+.desk-table .overdue { color: #b3261e; font-weight: 700; }
+.dark .desk-table .overdue { color: #ff8a80; }
+.desk-table .failed .word { color: #b3261e; } .dark .desk-table .failed .word { color: #ff8a80; }
+.desk-table .published .word, .desk-table .erased .word { color: #146c43; }
+.dark .desk-table .published .word, .dark .desk-table .erased .word { color: #7ddba8; }
+.desk-message { padding: 0.6rem 0.8rem; border-radius: 6px; overflow-wrap: anywhere; }
+.desk-message.good { background: #e6f4ea; color: #0b3d20; } .desk-message.bad { background: #fdecea; color: #5f1410; }
+.desk-progress progress { width: 100%; height: 0.9rem; }
+.desk-evidence { width: 100%; height: 75vh; border: 1px solid var(--border-color-primary); border-radius: 6px;
+  background: #fff; }
+@media (max-width: 640px) {
+  .desk-table thead { display: none; }
+  .desk-table tr { display: block; border-bottom: 2px solid var(--border-color-primary); padding: 0.4rem 0; }
+  .desk-table td { display: block; border: 0; padding: 0.15rem 0.2rem; }
+  .desk-table td::before { content: attr(data-label) ": "; font-weight: 600; }
+  .desk-table td:empty { display: none; }
+}
+"""
+
+
+def cut(text: str) -> str:
+    """Return a text as a cell shows it: escaped, and not longer than a line."""
+    shown = text if len(text) <= _MOST_CHARACTERS else f"{text[:_MOST_CHARACTERS]}…"
+    return f'<bdi title="{html.escape(text)}">{html.escape(shown)}</bdi>' if shown != text else html.escape(text)
+
+
+def message(text: str, *, is_good: bool) -> str:
+    """Return a sentence in a box."""
+    return f'<div class="desk-message {"good" if is_good else "bad"}" role="status">{html.escape(text)}</div>'
+
+
+def progress(work: Work | None) -> str:
+    """Return how far the worker is; empty if there is none."""
+    if work is None or work.stage == "done":
+        return ""
+    count = f"{len(work.requests)} request{'s' * (len(work.requests) != 1)}"
+    left = "" if work.seconds_left is None else f", about {work.seconds_left:.0f} s of this step left"
+    far = f": {html.escape(work.what)}, {work.num_done} of {work.num_items}{left}" if work.num_items else ""
+    value = f' max="{work.num_items}" value="{work.num_done}"' if work.num_items else ""
+    return (
+        f'<div class="desk-progress"><b>{html.escape(work.stage)}</b> {count}{far}<progress{value}></progress></div>'
+    )
+
+
+def request_table(states: Sequence[RequestState]) -> str:
+    """Return the requests as a table: on a phone, a block for each."""
+    num_open, num_overdue = (sum(getattr(one.request, key) for one in states) for key in ("is_open", "is_overdue"))
+    head = f"<p><b>{num_open} open</b>, {num_overdue} overdue, {len(states) - num_open} answered.</p>"
+    if not states:
+        return f"{head}<p>No request was taken in yet.</p>"
+    return head + _table(_COLUMNS, [(one.word, _cells(one)) for one in states])
+
+
+def _cells(state: RequestState) -> list[str]:
+    request = state.request
+    due = f'<span class="overdue">{request.due} overdue</span>' if request.is_overdue else request.due
+    more = state.text or ("" if request.outcome is None else request.outcome.receipt or "")
+    tasks = ", ".join(map(cut, request.tasks[:_MOST_TASKS]))
+    tasks += f" and {len(request.tasks) - _MOST_TASKS} more" if len(request.tasks) > _MOST_TASKS else ""
+    return [cut(request.name), due, f'<span class="word">{state.word}</span>', tasks, html.escape(more[:2000])]
+
+
+def rows_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return rows of texts as a table."""
+    return _table([html.escape(one) for one in columns], [("", list(map(cut, row))) for row in rows])
+
+
+def _table(columns: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> str:
+    head = "".join(f'<th scope="col">{column}</th>' for column in columns)
+    body = []
+    for kind, cells in rows:
+        shown = "".join(f'<td data-label="{name}">{cell}</td>' for name, cell in zip(columns, cells, strict=True))
+        body.append(f'<tr class="{kind}">{shown}</tr>')
+    return f'<table class="desk-table"><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table>'

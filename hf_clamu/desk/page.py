@@ -1,0 +1,53 @@
+"""The page, of gradio: its parts, and what all of them share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hf_clamu.desk import markup
+from hf_clamu.desk.office import Office
+from hf_clamu.desk.requests_part import RequestsPart
+
+__all__ = ["build_page", "look"]
+
+_SECONDS_BETWEEN_NEWS = 2.0
+# Of what gradio keeps for downloads: how often it looks, and how old a file may get.
+_CACHE_SECONDS = (600, 3600)
+_ABOUT = (
+    "<h1>Deletion desk</h1><p>Requests to be forgotten: take them in, have them carried out, hand over the evidence. "
+    "What is left is, byte for byte, what a build without that data gives.</p>"
+)
+
+
+def build_page(office: Office) -> Any:
+    """Return the page as `gradio.Blocks`.
+
+    Args:
+        office (`Office`): the models.
+    """
+    import gradio as gr
+
+    names = list(office.models)
+    requests = RequestsPart(office)
+    with gr.Blocks(title="Deletion desk", analytics_enabled=False, delete_cache=_CACHE_SECONDS) as page:
+        gr.HTML(_ABOUT)
+        model = gr.Dropdown(names, value=names[0], label="Model", visible=len(names) > 1, elem_id="model")
+        timer = gr.Timer(_SECONDS_BETWEEN_NEWS)
+        with gr.Tab("Requests", id="requests"):
+            requests.build(gr, model, timer)
+    _hide_from_api(page)
+    return page
+
+
+def _hide_from_api(page: Any) -> None:
+    """Offer no event to programs: they have the command line, which says what it does."""
+    for event in page.fns.values():
+        event.api_visibility = "private"
+
+
+def look() -> dict[str, Any]:
+    """Return what the page looks like, as `mount_gradio_app` takes it: nothing is loaded from elsewhere."""
+    import gradio as gr
+
+    fonts = ["system-ui", "sans-serif"]
+    return {"theme": gr.themes.Default(font=fonts, font_mono=["ui-monospace", "monospace"]), "css": markup.STYLE}

@@ -1,0 +1,131 @@
+"""Serving the page: a private folder for what browsers send, one server, one supervisor."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from hf_clamu.desk.access import Access
+from hf_clamu.desk.guard import Guard
+from hf_clamu.desk.office import Office
+from hf_clamu.errors import RecipeError
+
+__all__ = ["make_app", "require_gradio", "serve"]
+
+_MOST_BYTES_OF_A_FILE = 1 << 24
+
+
+def serve(office: Office, access: Access, port: int, *, say: Callable[[str], object]) -> None:
+    """Serve the page until it is stopped (Ctrl-C, SIGTERM).
+
+    Args:
+        office (`Office`): the models.
+        access (`Access`): who may use it, and at which address.
+        port (`int`): 0 takes a free one.
+        say (*callable*): receives the address once the page can be opened.
+
+    Raises:
+        RecipeError: if the address cannot be listened on.
+    """
+    from hf_clamu.desk.supervisor import Supervisor
+
+    with _listening(access.host, port) as listener, _private_uploads():
+        import uvicorn
+
+        app = make_app(office, access)
+        config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False, ws="none")
+        supervisor = Supervisor(office)
+        supervisor.start()
+        host = f"[{access.host}]" if ":" in access.host else access.host
+        say(f"The desk is at http://{host}:{listener.getsockname()[1]} (Ctrl-C stops it; a worker goes on).")
+        try:
+            uvicorn.Server(config).run(sockets=[listener])
+        except KeyboardInterrupt:
+            pass
+        finally:
+            supervisor.stop()
+
+
+def require_gradio() -> None:
+    """Refuse to go on without what the page is made of.
+
+    Raises:
+        RecipeError: naming what to install.
+    """
+    missing = [name for name in ("gradio", "cyclonedx") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise RecipeError(f"The desk needs {' and '.join(missing)}: pip install 'hf-clamu[desk]'.")
+
+
+def make_app(office: Office, access: Access) -> Any:
+    """Return the page as an ASGI application, guarded.
+
+    Args:
+        office (`Office`): the models.
+        access (`Access`): who may use it.
+    """
+    # Read when gradio is imported: no word to its makers.
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    import gradio as gr
+    from fastapi import FastAPI
+
+    from hf_clamu.desk.page import build_page, look
+
+    who: dict[str, Any] = {}
+    if access.passwords:
+        who = {"auth": access.knows, "auth_message": "Users of this deletion desk"}
+    elif access.header is not None:
+        header = access.header
+        who = {"auth_dependency": lambda request: request.headers.get(header) or None}
+    outer = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    app = gr.mount_gradio_app(
+        outer,
+        build_page(office),
+        path="/",
+        **who,
+        **look(),
+        max_file_size=_MOST_BYTES_OF_A_FILE,
+        show_error=False,
+        footer_links=[],
+        ssr_mode=False,
+        mcp_server=False,
+        enable_monitoring=False,
+    )
+    return Guard(app, only_loopback=access.is_open, may_be_framed="SPACE_ID" in os.environ)
+
+
+@contextlib.contextmanager
+def _private_uploads() -> Iterator[None]:
+    """Give gradio a folder that only this user can read, and remove it at the end."""
+    folder = Path(tempfile.mkdtemp(prefix="clamu-desk-"))
+    before = os.environ.get("GRADIO_TEMP_DIR")
+    os.environ["GRADIO_TEMP_DIR"] = str(folder)
+    try:
+        yield
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        if before is None:
+            del os.environ["GRADIO_TEMP_DIR"]
+        else:
+            os.environ["GRADIO_TEMP_DIR"] = before
+
+
+@contextlib.contextmanager
+def _listening(host: str, port: int) -> Iterator[socket.socket]:
+    """Listen before anything is imported: a port that is taken should show at once."""
+    try:
+        found = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(found[0], socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(found[4])
+    except (OSError, OverflowError) as error:
+        raise RecipeError(f"The desk cannot listen on {host}, port {port}: {error}. Give another --port.") from None
+    with listener:
+        yield listener
