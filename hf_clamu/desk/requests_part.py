@@ -65,7 +65,9 @@ class RequestsPart:
                 )
         shown = [work, table, strike]
         inputs = [model, tasks, name, received, due]
-        add.click(self._add, inputs, [said, tasks, name, received, due]).then(self._show, model, shown, show_progress="hidden")
+        add.click(self._add, inputs, [said, tasks, name, received, due]).then(
+            self._show, model, shown, show_progress="hidden"
+        )
         file.upload(self._add_file, [model, file], [said, file]).then(self._show, model, shown, show_progress="hidden")
         run.click(self._ask, model, [confirmation, question, said])
         no.click(lambda: gr.update(visible=False), None, confirmation)

@@ -22,14 +22,14 @@ __all__ = ["make_app", "require_gradio", "serve"]
 _MOST_BYTES_OF_A_FILE = 1 << 24
 
 
-def serve(office: Office, access: Access, port: int, *, say: Callable[[str], object]) -> None:
+def serve(office: Office, access: Access, port: int, *, ready: Callable[[str], object]) -> None:
     """Serve the page until it is stopped (Ctrl-C, SIGTERM).
 
     Args:
         office (`Office`): the models.
         access (`Access`): who may use it, and at which address.
         port (`int`): 0 takes a free one.
-        say (*callable*): receives the address once the page can be opened.
+        ready (*callable*): receives the URL of the page just before it answers.
 
     Raises:
         RecipeError: if the address cannot be listened on.
@@ -44,7 +44,7 @@ def serve(office: Office, access: Access, port: int, *, say: Callable[[str], obj
         supervisor = Supervisor(office)
         supervisor.start()
         host = f"[{access.host}]" if ":" in access.host else access.host
-        say(f"The desk is at http://{host}:{listener.getsockname()[1]} (Ctrl-C stops it; a worker goes on).")
+        ready(f"http://{host}:{listener.getsockname()[1]}")
         try:
             uvicorn.Server(config).run(sockets=[listener])
         except KeyboardInterrupt:

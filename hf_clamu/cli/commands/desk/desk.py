@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 import typer
 
 from hf_clamu.cli.kernels import before_reading
-from hf_clamu.cli.options import Archive, Data, KeyToSign, MaxDrop, Receipts
-from hf_clamu.cli.output import note, quieten
+from hf_clamu.cli.options import Archive, Data, Json, KeyToSign, MaxDrop, Receipts
+from hf_clamu.cli.output import emit, note, quieten
 from hf_clamu.errors import RecipeError
 
 __all__ = ["desk"]
@@ -66,6 +66,7 @@ def desk(
     demo: Annotated[
         bool, typer.Option("--demo", help="Make a model of handwritten digits in ./clamu-desk-demo to try it with.")
     ] = False,
+    as_json: Json = False,
 ) -> None:
     """Open a web page over the requests, the model and the evidence; one worker process carries requests out."""
     from hf_clamu.cli.models import task_id_key
@@ -92,4 +93,9 @@ def desk(
     ]
     for model in models:
         model.ledger()  # what is no model should show now
-    serve(Office(models), access, port, say=note)
+
+    def ready(url: str) -> None:
+        text = f"The desk is at {url} (Ctrl-C stops it; a worker that runs goes on)."
+        emit(as_json, {"url": url, "models": [one.source for one in models]}, lambda: text, quiet=[url])
+
+    serve(Office(models), access, port, ready=ready)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -98,7 +99,8 @@ def add(
     book = RequestBook.of(folder)
     added = book.add(_checked(folder, receipts, asked))
     values = {"model": folder, "requests": [one.to_dict() for one in added]}
-    emit(as_json, values, lambda: _added_text(folder, added), quiet=[one.name for one in added])
+    then = [shlex.join(["clamu", "queue", "run", folder])]
+    emit(as_json, values, lambda: _added_text(added), quiet=[one.name for one in added], then=then)
 
 
 def _read(path: Path) -> list[Asked]:
@@ -116,13 +118,11 @@ def _checked(folder: str, receipts: Path | None, asked: Sequence[Asked]) -> list
     return Ledger.of(folder, receipts=receipts, task_id_key=task_id_key()).checked(asked)
 
 
-def _added_text(folder: str, added: Sequence[ReceivedRequest]) -> str:
+def _added_text(added: Sequence[ReceivedRequest]) -> str:
     if len(added) == 1:
         (one,) = added
-        head = f"Request {one.name} is taken in: {len(one.tasks)} task{'s' * (len(one.tasks) > 1)}, due {one.due}."
-    else:
-        head = f"{len(added)} requests are taken in; the first is due {min(one.due for one in added)}."
-    return f"{head}\nNext: clamu queue run {folder}"
+        return f"Request {one.name} is taken in: {len(one.tasks)} task{'s' * (len(one.tasks) > 1)}, due {one.due}."
+    return f"{len(added)} requests are taken in; the first is due {min(one.due for one in added)}."
 
 
 @queue.command(name="list")
@@ -255,7 +255,8 @@ def _report(folder: str, book: RequestBook, taken: Sequence[ReceivedRequest], as
     names = {one.name for one in taken}
     done = [one for one in book.read() if one.name in names]
     values = {"model": folder, "requests": [one.to_dict() for one in done]}
-    emit(as_json, values, lambda: _run_text(folder, done), quiet=[one.name for one in done])
+    then = [shlex.join(["clamu", "receipts", folder])] if done else []
+    emit(as_json, values, lambda: _run_text(folder, done), quiet=[one.name for one in done], then=then)
     if any(one.outcome is not None and one.outcome.status == "failed" for one in done):
         raise typer.Exit(2)
 
