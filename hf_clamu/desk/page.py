@@ -7,6 +7,7 @@ from typing import Any
 from hf_clamu.desk import markup
 from hf_clamu.desk.office import Office
 from hf_clamu.desk.requests_part import RequestsPart
+from hf_clamu.desk.uploads import take_no_links
 
 __all__ = ["build_page", "look"]
 
@@ -36,6 +37,8 @@ def build_page(office: Office) -> Any:
         with gr.Tab("Requests", id="requests"):
             requests.build(gr, model, timer)
     _hide_from_api(page)
+    for block in page.blocks.values():
+        take_no_links(block)
     return page
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from hf_clamu.desk.access import Access
 from hf_clamu.desk.guard import Guard
 from hf_clamu.desk.office import Office
+from hf_clamu.desk.uploads import UPLOADS_VARIABLE
 from hf_clamu.errors import RecipeError
 
 __all__ = ["make_app", "require_gradio", "serve"]
@@ -84,10 +85,10 @@ def make_app(office: Office, access: Access) -> Any:
     elif access.header is not None:
         header = access.header
         who = {"auth_dependency": lambda request: request.headers.get(header) or None}
-    outer = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    outer, page = FastAPI(docs_url=None, redoc_url=None, openapi_url=None), build_page(office)
     app = gr.mount_gradio_app(
         outer,
-        build_page(office),
+        page,
         path="/",
         **who,
         **look(),
@@ -98,6 +99,8 @@ def make_app(office: Office, access: Access) -> Any:
         mcp_server=False,
         enable_monitoring=False,
     )
+    # Only a page that was launched checks that a file that an event names was sent by a browser; this one is mounted.
+    page.has_launched = True
     return Guard(app, only_loopback=access.is_open, may_be_framed="SPACE_ID" in os.environ)
 
 
@@ -105,27 +108,30 @@ def make_app(office: Office, access: Access) -> Any:
 def _private_uploads() -> Iterator[None]:
     """Give gradio a folder that only this user can read, and remove it at the end."""
     folder = Path(tempfile.mkdtemp(prefix="clamu-desk-"))
-    before = os.environ.get("GRADIO_TEMP_DIR")
-    os.environ["GRADIO_TEMP_DIR"] = str(folder)
+    before = os.environ.get(UPLOADS_VARIABLE)
+    os.environ[UPLOADS_VARIABLE] = str(folder)
     try:
         yield
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         if before is None:
-            del os.environ["GRADIO_TEMP_DIR"]
+            del os.environ[UPLOADS_VARIABLE]
         else:
-            os.environ["GRADIO_TEMP_DIR"] = before
+            os.environ[UPLOADS_VARIABLE] = before
 
 
 @contextlib.contextmanager
 def _listening(host: str, port: int) -> Iterator[socket.socket]:
     """Listen before anything is imported: a port that is taken should show at once."""
-    try:
-        found = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(found[0], socket.SOCK_STREAM)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(found[4])
-    except (OSError, OverflowError) as error:
-        raise RecipeError(f"The desk cannot listen on {host}, port {port}: {error}. Give another --port.") from None
-    with listener:
+    with contextlib.ExitStack() as stack:
+        try:
+            found = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)[0]
+            listener = stack.enter_context(socket.socket(found[0], socket.SOCK_STREAM))
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(found[4])
+            listener.listen()  # whoever comes before the server is ready waits
+        except (OSError, OverflowError) as error:
+            raise RecipeError(
+                f"The desk cannot listen on {host}, port {port}: {error}. Give another --port."
+            ) from None
         yield listener

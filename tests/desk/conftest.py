@@ -74,6 +74,19 @@ def desk(work: Path) -> Iterator[Any]:
     stop_workers(work)
 
 
+@pytest.fixture
+def clamu_words(capsys: pytest.CaptureFixture[str]) -> Any:
+    """Run a command in this process; gives its exit code and stderr."""
+
+    def run(*words: str) -> tuple[int, str]:
+        from hf_clamu.cli import main
+
+        capsys.readouterr()
+        return main(list(words)), capsys.readouterr().err
+
+    return run
+
+
 @pytest.fixture(scope="session")
 def chromium() -> Iterator[Any]:
     """A headless browser."""

@@ -66,6 +66,17 @@ class RunningDesk:
         sent = {"Content-Type": "application/json", **headers}
         return self._open(urllib.request.Request(self.url + path, data=data, headers=sent))
 
+    def form(self, path: str, text: str, **headers: str) -> tuple[int, str, str]:
+        """Return status, body and the cookies that are set."""
+        request = urllib.request.Request(self.url + path, data=text.encode("utf-8"), headers=headers)
+        try:
+            with urllib.request.urlopen(request, timeout=20) as answer:
+                cookies = [value.split(";")[0] for value in answer.headers.get_all("Set-Cookie") or ()]
+                return answer.status, answer.read().decode("utf-8"), "; ".join(cookies)
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read().decode("utf-8", "replace"), ""
+
     @staticmethod
     def _open(request: urllib.request.Request) -> tuple[int, str]:
         try:
