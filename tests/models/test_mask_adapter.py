@@ -16,6 +16,7 @@ import pytest
 import torch
 import transformers
 from catalogue import ADAPTED, KEY, base_of, bits, same
+from huggingface_hub import ModelCard
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
@@ -196,6 +197,18 @@ def test_saved_again_it_is_the_same_bytes(name, saved, tmp_path):
         assert str(folder) not in (written / "adapter_config.json").read_text(encoding="utf-8")
         config = "adapter_config.json"
         assert (written / config).read_bytes() == (original / config).read_bytes()
+    # Neither merged model nor base model has an id on the Hub, and folders are nobody's business.
+    card = ModelCard.load(tmp_path / "README.md")
+    assert str(folder) not in card.content
+    assert (card.data.library_name, card.data.base_model, card.data.get("base_model_relation")) == ("peft", None, None)
+    assert "clamu" in card.data.tags
+
+
+def test_other_cards_are_left_alone(saved, tmp_path):
+    card = "---\nlibrary_name: transformers\nbase_model: org/base\n---\n# Mine\n"
+    (tmp_path / "README.md").write_text(card, encoding="utf-8")
+    _peft(saved("bert"), 1).peft_config["default"].save_pretrained(tmp_path)
+    assert (tmp_path / "README.md").read_text(encoding="utf-8") == card
 
 
 @pytest.mark.matrix("peft", row="auto", column="{name}")

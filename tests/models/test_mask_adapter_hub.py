@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,10 +20,11 @@ import json, sys, warnings
 warnings.simplefilter("ignore")
 import torch
 import transformers
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, ModelCard
 from peft import PeftModel
 import hf_clamu.models.mask_adapter
 from hf_clamu import ClamuModel
+from hf_clamu.hub.descendants import find_descendants
 
 before, after = sys.argv[1:]
 facts = {}
@@ -63,6 +65,13 @@ pushed = json.loads(open(api.hf_hub_download("org/mask", "adapter_config.json"))
 facts["names the delta"] = pushed["delta_name_or_path"] == "org/clamu" and "delta_revision" not in pushed
 facts["pushed alone"] = is_cluster(PeftModel.from_pretrained(base(), "org/mask"), 1)
 facts["pushed beside"] = is_cluster(PeftModel.from_pretrained(base(), "org/mask", subfolder="second"), 2)
+model.save_pretrained(before + "-mask")
+api.create_repo("org/saved")
+api.upload_folder(repo_id="org/saved", folder_path=before + "-mask")
+card = ModelCard.load("org/saved").data
+facts["is an adapter"] = (card.base_model, card.get("base_model_relation")) == ("org/clamu", "adapter")
+found, problem = find_descendants(api, "org/clamu")
+facts["found by who asks"] = (found, problem) == (({"repo_id": "org/saved", "relation": "adapter"},), None)
 plain = base()
 plain.load_adapter("org/mask")
 facts["transformers"] = is_cluster(plain, 1)
@@ -115,10 +124,11 @@ def _facts(script, hub, home, *arguments):
 
 def test_from_the_hub_and_back(tiny, model, saved_text, tmp_path):
     model.unmerge_task("user_1", data=tiny.tasks("text")).save_pretrained(tmp_path / "after")
+    shutil.copytree(saved_text, tmp_path / "before")
     with HubDouble() as hub:
-        facts = _facts(_SCRIPT, hub, tmp_path / "home", saved_text, tmp_path / "after")
+        facts = _facts(_SCRIPT, hub, tmp_path / "home", tmp_path / "before", tmp_path / "after")
     assert facts == dict.fromkeys(facts, True)
-    assert len(facts) == 9
+    assert len(facts) == 11
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 Importing this package registers the type; `import hf_clamu` sees to that as soon as PEFT is imported. Without it PEFT
 raises `KeyError: 'CLAMU_MASK'`.
 
+card.py    the card of masks that are saved alone
 config.py  `ClamuMaskConfig`, the content of adapter_config.json
 delta.py   the merged delta that all masks of a model share, and where it is
 layer.py   the module that holds the bits of all adapters

@@ -14,6 +14,7 @@ from peft import PeftConfig
 from hf_clamu.checkpoint.layout import MASK_CONFIG_NAME
 from hf_clamu.checkpoint.masks import EMBEDDED_BASE, FACTORS_KEY, REQUIRED_IMPORT
 from hf_clamu.exact import canonical_json
+from hf_clamu.models.mask_adapter.card import correct_card
 from hf_clamu.models.mask_adapter.delta import DeltaSource
 
 __all__ = ["ClamuMaskConfig", "ClamuPeftType"]
@@ -140,7 +141,7 @@ class ClamuMaskConfig(PeftConfig):
         return values
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
-        """Write `adapter_config.json`, the same bytes as in a saved model.
+        """Write `adapter_config.json`, the same bytes as in a saved model, and correct a card that PEFT wrote there.
 
         Args:
             save_directory (`str` or `Path`): the folder; it is made if it is missing.
@@ -154,6 +155,7 @@ class ClamuMaskConfig(PeftConfig):
             # The class by its public name: modules move, and a ClamuModel's class is not importable by its name.
             values["auto_mapping"] = {"base_model_class": noted["base_model_class"], "parent_library": "transformers"}
         (folder / MASK_CONFIG_NAME).write_bytes(canonical_json(values))
+        correct_card(folder, _public(self.delta_name_or_path) or _public(self.base_model_name_or_path))
 
 
 def _public(name: str | None) -> str | None:
