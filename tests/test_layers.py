@@ -288,6 +288,7 @@ def test_what_is_imported_is_declared():
     extras = [line for lines in declared["optional-dependencies"].values() for line in lines]
     names = {re.match(r"[\w-]+", line)[0].lower().replace("-", "_") for line in (*declared["dependencies"], *extras)}
     own_names = {"PIL": "pillow", "sklearn": "scikit_learn", "yaml": "pyyaml"}
+    own_names |= {"cyclonedx": "cyclonedx_python_lib", "packageurl": "packageurl_python"}
     imported = set()
     for path in FILES:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

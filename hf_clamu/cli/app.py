@@ -14,6 +14,7 @@ from hf_clamu.cli.commands.add import add, update
 from hf_clamu.cli.commands.demo import demo
 from hf_clamu.cli.commands.desk.desk import desk
 from hf_clamu.cli.commands.desk.queue import queue
+from hf_clamu.cli.commands.desk.report import report
 from hf_clamu.cli.commands.evaluate import evaluate
 from hf_clamu.cli.commands.export import export
 from hf_clamu.cli.commands.hub import erase, push
@@ -61,6 +62,7 @@ _COMMANDS: tuple[Callable[..., None], ...] = (
     erase,
     sign,
     receipts,
+    report,
     desk,
 )
 

@@ -96,7 +96,7 @@ class Worker:
             return
         self.log.enter("verifying")
         state = change.model.state_digest()
-        facts = {"model": self.model, "state_digest": state}
+        facts: dict[str, Any] = {"model": self.model, "state_digest": state}
         if self.verification == "rebuild":
             report = change.model.verify(**options, progress=self._progress)
             self._record(state, "verification", {**facts, "environment": change.model.ledger["environment"]}, report)
@@ -108,7 +108,7 @@ class Worker:
         elif is_main_process():
             from hf_clamu.proofs.audit import audit_change
 
-            facts |= {"before": before.state_digest, "after": state}
+            facts |= {"digests": {"before": before.state_digest, "after": state}}
             audit = audit_change(before, change.model.merged.checkpoint, archive=change.target.files.archive)
             self._record(state, "audit", facts, audit)
             if audit.verdict == "refuted":

@@ -99,7 +99,9 @@ def attack(
         guidance=guidance,
         progress=progress_bars,
     )
-    emit(as_json, report.to_dict(), lambda: _text(report), quiet=report.tasks)
+    emit(
+        as_json, {"state_digest": model.state_digest(), **report.to_dict()}, lambda: _text(report), quiet=report.tasks
+    )
 
 
 def _text(report: LeakageReport) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -11,9 +11,6 @@ from hf_clamu.cli.options import Json
 from hf_clamu.cli.output import emit, quieten, table
 from hf_clamu.cli.terminal.completion import complete_model
 from hf_clamu.errors import CheckpointFormatError, RecipeError
-
-if TYPE_CHECKING:
-    from hf_clamu.checkpoint.checkpoint import Checkpoint
 
 __all__ = ["audit"]
 
@@ -65,35 +62,29 @@ def audit(
     """
     from hf_clamu.hub.archive import archive_at
     from hf_clamu.proofs.audit import audit_change, audit_model
+    from hf_clamu.proofs.saved import read_saved
 
     if after is None and (receipt is not None or archive is not None):
         raise RecipeError("--receipt and --archive go with two states: give the model before and after (DIR AFTER).")
     quieten()
     content = None if receipt is None else _receipt(receipt)
-    opened = _open(before)
+    opened = read_saved(before)
+    facts: dict[str, Any] = {"model": before, "state_digest": opened.state_digest}
     if after is None:
         report = audit_model(opened)
     else:
         vectors = archive_at(archive)
         if vectors is not None:
             vectors.open(may_create=False)
-        report = audit_change(opened, _open(after), receipt=content, archive=vectors)
-    values = {"model": before, **({} if after is None else {"after": after}), **report.to_dict()}
+        changed = read_saved(after)
+        report = audit_change(opened, changed, receipt=content, archive=vectors)
+        digests = {"before": opened.state_digest, "after": changed.state_digest}
+        facts |= {"after": after, "state_digest": changed.state_digest, "digests": digests}
+    values = {**facts, **report.to_dict()}
     unproven = [one["name"] for one in values["checks"] if one["verdict"] != "proven"]
     emit(as_json, values, lambda: _text(values), quiet=unproven)
     if not report:
         raise typer.Exit(1)
-
-
-def _open(name: str) -> Checkpoint:
-    """Read a saved model, every byte of it, from a folder or the Hub."""
-    from hf_clamu.checkpoint.reader import read_checkpoint
-    from hf_clamu.hub.pull import download, is_repo_id, resolve_folder
-
-    repo_id, at, revision = name.rpartition("@")
-    if at and is_repo_id(repo_id) and not Path(name).exists():
-        return read_checkpoint(download(repo_id, revision=revision)[0], strict=True)
-    return read_checkpoint(resolve_folder(name), strict=True)
 
 
 def _receipt(path: Path) -> Any:
