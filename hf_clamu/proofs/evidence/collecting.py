@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hf_clamu.checkpoint.checkpoint import Checkpoint
 from hf_clamu.checkpoint.layout import LEDGER_NAME
 from hf_clamu.checkpoint.ledger import read_ledger
-from hf_clamu.errors import CheckpointFormatError, RecipeError
+from hf_clamu.errors import RecipeError
 from hf_clamu.exact import digest_json, sha256_file
 from hf_clamu.hub.pull import is_repo_id
 from hf_clamu.models.requesting import recipe_of
@@ -18,11 +17,12 @@ from hf_clamu.operations.intake.findings import read_findings
 from hf_clamu.operations.intake.received import now_text
 from hf_clamu.operations.lifecycle.receipts import salted_ids
 from hf_clamu.operations.lifecycle.target import receipts_of
-from hf_clamu.operations.signed.chain import Statements, in_order
+from hf_clamu.operations.signed.chain import Statements
 from hf_clamu.operations.signed.checking import TrustedModel, require_trusted
 from hf_clamu.operations.signed.links import core_of
 from hf_clamu.operations.signed.signing import signature_of
 from hf_clamu.proofs.audit import audit_change, audit_model
+from hf_clamu.proofs.evidence.cases import Case, find_case
 from hf_clamu.proofs.evidence.findings import Finding, finding_of
 from hf_clamu.proofs.evidence.not_shown import not_shown
 from hf_clamu.proofs.saved import folder_of, read_saved
@@ -52,8 +52,7 @@ def collect_evidence(
     Args:
         model (`str`): folder or Hub id.
         receipts (`Path`, *optional*): folder of the receipts; by default the one that the commands use.
-        request (`str`, *optional*): what the request is called, or the name of its receipt's file; by default the
-            last request.
+        request (`str`, *optional*): its name, or that of its receipt's file; by default the last request.
         findings (*sequence* of *tuple* of `str` and *JSON-able*): what `clamu verify`, `audit` or `attack` printed
             with `--json`, each with what it is called in a message.
         before (`str`, *optional*): the model before the request: folder, Hub id or `ORG/NAME@REVISION`; the change is
@@ -74,96 +73,27 @@ def collect_evidence(
     trusted = require_trusted(folder, keys) if keys else None
     now = read_saved(model)
     statements = Statements.read(place)
-    case = _find(model, place, statements, now, request)
+    case = find_case(model, place, statements, now, request)
     if trusted is not None:
         trusted.require_state(now)
         trusted.check_receipts(now.state_digest, place, keys, required=True)
-    public = {key: value for key, value in case.receipt.items() if key != "private"}
-    salts = salted_ids(case.receipt)
-    if with_ids and salts is None:
-        raise RecipeError(
-            f"{case.file} has no private part, so it cannot say which tasks it is about. Leave out the ids, or name "
-            "the folder with the whole receipts (--receipts)."
-        )
     found = [*_found_now(now, case, before), *_recorded(model, case), *_given(case, findings)]
     values = {
         "type": EVIDENCE_TYPE,
         "hf_clamu": __version__,
         "checked": now_text(),
         "model": _model_facts(model, folder, now),
-        "receipt": {"file": case.file.name, "digest": digest_json(public), "content": public},
+        **_request_facts(now, case, with_ids=with_ids),
         "receipts": None if receipts is None else str(receipts),
         "before": before,
         "later": [_receipt_facts(path, statements.receipts[path]) for path in case.later],
-        "num_merged_now": None if salts is None else len(now.state.records.keys() & salts.keys()),
-        **({"ids": sorted(salts)} if with_ids and salts is not None else {}),
-        "findings": [
-            {"kind": one.kind, "state": one.state, "is_now": is_now, "result": one.result} for is_now, one in found
-        ],
+        "findings": [{**one.to_dict(), "is_now": is_now} for is_now, one in found],
         "signature": _signature_facts(folder, statements, case, trusted),
     }
     return {**values, "not_shown": not_shown(values)}
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Case:
-    """A request and its place among those that led to the model.
-
-    Args:
-        file (`Path`): of its receipt.
-        receipt (*mapping*): its receipt.
-        later (*tuple* of `Path`): receipts of the requests since then, the first ones first.
-        now (`str`): digest of the present state.
-    """
-
-    file: Path
-    receipt: Mapping[str, Any]
-    later: tuple[Path, ...]
-    now: str
-    has_keyed_ids: bool
-
-    @property
-    def after(self) -> str:
-        return str(self.receipt["digests"]["after"])
-
-    @property
-    def before(self) -> str:
-        return str(self.receipt["digests"]["before"])
-
-
-def _find(model: str, place: Path, statements: Statements, now: Checkpoint, request: str | None) -> _Case:
-    """Return the request that is meant, among those that led to the present state."""
-    leading = in_order(statements.receipts, now.state_digest, ())
-    if not leading:
-        raise RecipeError(
-            f"No receipt in {place} leads to {model} as it is (state {now.state_digest[:16]}…). Name the folder that "
-            "has its receipts (--receipts), or check the model: it may be another one, or an older copy."
-        )
-    wanted = leading[-1:] if request is None else []
-    wanted = wanted or [path for path in leading if request in (path.name, path.stem)]
-    wanted = wanted or [path for path in leading if statements.receipts[path].get("id") == request]
-    if len(wanted) != 1:
-        names = ", ".join(path.name for path in (wanted or leading[-3:]))
-        said = f"{len(wanted)} receipts of a request {request!r}" if wanted else f"no receipt of a request {request!r}"
-        raise RecipeError(f"{place} has {said} that leads to this model: name the file of one, such as {names}.")
-    receipt = statements.receipts[wanted[0]]
-    same = [path for path in leading if statements.receipts[path]["digests"] == receipt["digests"]]
-    case = _Case(
-        file=wanted[0],
-        receipt=receipt,
-        later=tuple(leading[max(map(leading.index, same)) + 1 :]),
-        now=now.state_digest,
-        has_keyed_ids=now.has_keyed_ids,
-    )
-    if case.after == case.now and receipt["num_tasks"]["after"] != len(now.state.records):
-        raise CheckpointFormatError(
-            f"{case.file} says that {receipt['num_tasks']['after']} tasks are merged, and the ledger of {model} has "
-            f"{len(now.state.records)}: it was edited. Ask who made it for the receipt as it was written."
-        )
-    return case
-
-
-def _found_now(now: Checkpoint, case: _Case, before: str | None) -> list[tuple[bool, Finding]]:
+def _found_now(now: Checkpoint, case: Case, before: str | None) -> list[tuple[bool, Finding]]:
     """Audit the model as it is, and the change that led to it where the state before is at hand."""
     found = [(True, finding_of({**audit_model(now).to_dict(), "state_digest": case.now}, "the audit"))]
     if before is None:
@@ -184,41 +114,26 @@ def _found_now(now: Checkpoint, case: _Case, before: str | None) -> list[tuple[b
     return [*found, (True, finding_of({**report, **facts}, "the audit"))]
 
 
-def _recorded(model: str, case: _Case) -> list[tuple[bool, Finding]]:
+def _recorded(model: str, case: Case) -> list[tuple[bool, Finding]]:
     """Return what was recorded of the state after the request, and of the present one where that says something."""
     found = []
     for state in dict.fromkeys((case.after, case.now)):
         for kind, values in read_findings(model, state).items():
             finding = finding_of(values, f"the recorded {kind} of the state {state[:16]}…")
-            if _misfit(finding, case) is None:
+            if case.misfit(finding) is None:
                 found.append((False, finding))
     return found
 
 
-def _given(case: _Case, findings: Sequence[tuple[str, Any]]) -> list[tuple[bool, Finding]]:
+def _given(case: Case, findings: Sequence[tuple[str, Any]]) -> list[tuple[bool, Finding]]:
     found = []
     for where, values in findings:
         finding = finding_of(values, where)
-        why = _misfit(finding, case)
+        why = case.misfit(finding)
         if why is not None:
             raise RecipeError(f"{where} {why}. Run the command on this model as it is.")
         found.append((False, finding))
     return found
-
-
-def _misfit(finding: Finding, case: _Case) -> str | None:
-    """Return why a finding says nothing of a request; `None` if it does."""
-    if finding.state not in (case.after, case.now):
-        return (
-            f"is about the state {finding.state[:16]}…; the request led to {case.after[:16]}…, and the model is "
-            f"{case.now[:16]}… now"
-        )
-    if finding.before is not None and (finding.before, finding.state) != (case.before, case.after):
-        return f"is about another change: it starts from the state {finding.before[:16]}…, not {case.before[:16]}…"
-    salts = salted_ids(case.receipt)
-    if salts is not None and not case.has_keyed_ids and not set(finding.tasks) <= salts.keys():
-        return "is about other tasks than this request"
-    return None
 
 
 def _model_facts(name: str, folder: Path, checkpoint: Checkpoint) -> dict[str, Any]:
@@ -246,15 +161,28 @@ def _model_facts(name: str, folder: Path, checkpoint: Checkpoint) -> dict[str, A
     }
 
 
+def _request_facts(now: Checkpoint, case: Case, *, with_ids: bool) -> dict[str, Any]:
+    """Return what the receipt says; of its private part what names nobody, or the ids if they are asked for."""
+    public, salts = {key: value for key, value in case.receipt.items() if key != "private"}, salted_ids(case.receipt)
+    if with_ids and salts is None:
+        raise RecipeError(
+            f"{case.file} has no private part, so it cannot say which tasks it is about. Leave out the ids, or name "
+            "the folder with the whole receipts (--receipts)."
+        )
+    return {
+        "receipt": {"file": case.file.name, "digest": digest_json(public), "content": public},
+        "num_merged_now": None if salts is None else len(now.state.records.keys() & salts.keys()),
+        **({"ids": sorted(salts)} if with_ids and salts is not None else {}),
+    }
+
+
 def _receipt_facts(path: Path, receipt: Mapping[str, Any]) -> dict[str, Any]:
     keys = ("time", "request", "num_tasks", "digests")
     named = {"id": receipt["id"]} if "id" in receipt else {}
     return {"file": path.name, **named, "num_named": len(receipt["tasks"]), **{key: receipt[key] for key in keys}}
 
 
-def _signature_facts(
-    folder: Path, statements: Statements, case: _Case, trusted: TrustedModel | None
-) -> dict[str, Any]:
+def _signature_facts(folder: Path, statements: Statements, case: Case, trusted: TrustedModel | None) -> dict[str, Any]:
     core = digest_json(core_of(case.receipt))
     links = [link for link in statements.links.values() if link.is_request and link.core == core]
     signers = sorted({key_id for link in links for key_id, _ in link.envelope.signatures})

@@ -38,6 +38,10 @@ class Finding:
     before: str | None = None
     tasks: tuple[str, ...] = ()
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return what a document says of it."""
+        return {"kind": self.kind, "state": self.state, "result": self.result}
+
 
 def finding_of(values: Any, where: str) -> Finding:
     """Return what a command printed with `--json` as a finding.

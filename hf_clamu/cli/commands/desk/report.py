@@ -17,39 +17,43 @@ __all__ = ["report"]
 _MOST_BYTES = 1 << 26  # of a finding
 _ENDINGS = ".html (a page to read and print), .json (the same for programs) or .cdx.json (CycloneDX)"
 
+_Output = Annotated[
+    Path, typer.Option(metavar="FILE", help=f"File to write; its ending says what: {_ENDINGS}.", show_default=False)
+]
+_Request = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ID",
+        help="What the request is called, or the name of its receipt's file [default: the last request].",
+        show_default=False,
+    ),
+]
+_Findings = Annotated[
+    list[Path] | None,
+    typer.Option(
+        metavar="FILE",
+        help="What clamu verify, audit or attack printed with --json; may be repeated. What clamu queue run found is "
+        "taken in anyway.",
+        show_default=False,
+    ),
+]
+_Before = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DIR",
+        help="The model before the last request, also ORG/NAME@REVISION: audit what changed.",
+        show_default=False,
+    ),
+]
+
 
 def report(
     folder: ModelToRead,
-    output: Annotated[
-        Path,
-        typer.Option(metavar="FILE", help=f"File to write; its ending says what: {_ENDINGS}.", show_default=False),
-    ],
+    output: _Output,
     receipts: Receipts = None,
-    request: Annotated[
-        str | None,
-        typer.Option(
-            metavar="ID",
-            help="What the request is called, or the name of its receipt's file [default: the last request].",
-            show_default=False,
-        ),
-    ] = None,
-    finding: Annotated[
-        list[Path] | None,
-        typer.Option(
-            metavar="FILE",
-            help="What clamu verify, audit or attack printed with --json; may be repeated. What clamu queue run found "
-            "is taken in anyway.",
-            show_default=False,
-        ),
-    ] = None,
-    before: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DIR",
-            help="The model before the last request, also ORG/NAME@REVISION: audit what changed.",
-            show_default=False,
-        ),
-    ] = None,
+    request: _Request = None,
+    finding: _Findings = None,
+    before: _Before = None,
     key: KeysToTrust = None,
     with_ids: Annotated[
         bool, typer.Option("--with-ids", help="Name the tasks of the request; by default nobody is named.")

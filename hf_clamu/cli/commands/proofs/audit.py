@@ -60,31 +60,40 @@ def audit(
 
     Exit 0 if it is proven, 1 if it is refuted or cannot be shown.
     """
-    from hf_clamu.hub.archive import archive_at
-    from hf_clamu.proofs.audit import audit_change, audit_model
-    from hf_clamu.proofs.saved import read_saved
-
     if after is None and (receipt is not None or archive is not None):
         raise RecipeError("--receipt and --archive go with two states: give the model before and after (DIR AFTER).")
     quieten()
     content = None if receipt is None else _receipt(receipt)
-    opened = read_saved(before)
-    facts: dict[str, Any] = {"model": before, "state_digest": opened.state_digest}
-    if after is None:
-        report = audit_model(opened)
-    else:
-        vectors = archive_at(archive)
-        if vectors is not None:
-            vectors.open(may_create=False)
-        changed = read_saved(after)
-        report = audit_change(opened, changed, receipt=content, archive=vectors)
-        digests = {"before": opened.state_digest, "after": changed.state_digest}
-        facts |= {"after": after, "state_digest": changed.state_digest, "digests": digests}
-    values = {**facts, **report.to_dict()}
-    unproven = [one["name"] for one in values["checks"] if one["verdict"] != "proven"]
+    values, is_proven = _model_values(before) if after is None else _change_values(before, after, content, archive)
+    unproven = [one["name"] for one in values["checks"] if one["verdict"] != "passed"]
     emit(as_json, values, lambda: _text(values), quiet=unproven)
-    if not report:
+    if not is_proven:
         raise typer.Exit(1)
+
+
+def _model_values(name: str) -> tuple[dict[str, Any], bool]:
+    """Audit a model; return what is printed, and whether it is proven."""
+    from hf_clamu.proofs.audit import audit_model
+    from hf_clamu.proofs.saved import read_saved
+
+    model = read_saved(name)
+    report = audit_model(model)
+    return {"model": name, "state_digest": model.state_digest, **report.to_dict()}, bool(report)
+
+
+def _change_values(before: str, after: str, receipt: Any, archive: str | None) -> tuple[dict[str, Any], bool]:
+    """Audit the change between two states, likewise."""
+    from hf_clamu.hub.archive import archive_at
+    from hf_clamu.proofs.audit import audit_change
+    from hf_clamu.proofs.saved import read_saved
+
+    model, changed, vectors = read_saved(before), read_saved(after), archive_at(archive)
+    if vectors is not None:
+        vectors.open(may_create=False)
+    report = audit_change(model, changed, receipt=receipt, archive=vectors)
+    digests = {"before": model.state_digest, "after": changed.state_digest}
+    facts = {"model": before, "after": after, "state_digest": changed.state_digest, "digests": digests}
+    return {**facts, **report.to_dict()}, bool(report)
 
 
 def _receipt(path: Path) -> Any:
