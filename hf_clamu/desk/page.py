@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from hf_clamu.desk import markup
+from hf_clamu.desk.evidence_part import EvidencePart
 from hf_clamu.desk.office import Office
 from hf_clamu.desk.requests_part import RequestsPart
 from hf_clamu.desk.uploads import take_no_links
@@ -29,13 +30,14 @@ def build_page(office: Office) -> Any:
     import gradio as gr
 
     names = list(office.models)
-    requests = RequestsPart(office)
     with gr.Blocks(title="Deletion desk", analytics_enabled=False, delete_cache=_CACHE_SECONDS) as page:
         gr.HTML(_ABOUT)
         model = gr.Dropdown(names, value=names[0], label="Model", visible=len(names) > 1, elem_id="model")
         timer = gr.Timer(_SECONDS_BETWEEN_NEWS)
         with gr.Tab("Requests", id="requests"):
-            requests.build(gr, model, timer)
+            RequestsPart(office).build(gr, model, timer)
+        with gr.Tab("Evidence", id="evidence"):
+            EvidencePart(office).build(gr, model, timer)
     _hide_from_api(page)
     for block in page.blocks.values():
         take_no_links(block)

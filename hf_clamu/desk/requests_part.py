@@ -76,10 +76,6 @@ class RequestsPart:
         timer.tick(self._show, model, shown, show_progress="hidden")
         model.change(self._show, model, shown, show_progress="hidden")
 
-    def show_first(self, name: str) -> list[Any]:
-        """Return what the part shows of a model when the page is loaded."""
-        return self._show(name)
-
     def _show(self, name: Any) -> list[Any]:
         import gradio as gr
 

@@ -13,7 +13,10 @@ from hf_clamu.hub.descendants import find_descendants
 from hf_clamu.hub.errors import client_errors, reason_of, translate_hub_errors
 from hf_clamu.hub.repository import TIMEOUT_SECONDS, content_digest, repo_files
 
-__all__ = ["ErasureReport", "erase_history"]
+__all__ = ["UNCOLLECTED", "ErasureReport", "erase_history"]
+
+# Why an address still answers that nobody but the Hub can silence; weights are never among them.
+UNCOLLECTED = "a small file of a commit without a ref: it stays until the Hub collects its garbage"
 
 _NUM_PROBES_AT_ONCE = 8
 _GONE = (404, 410)
@@ -285,7 +288,7 @@ class _Erasure:
             )
         if entry.lfs:
             return "the Hub still serves this LFS object"
-        return "a small file of a commit without a ref: it stays until the Hub collects its garbage"
+        return UNCOLLECTED
 
     def _is_object_of(self, ref: str, entry: Any) -> bool:
         return bool(entry.lfs) and content_digest(entry) in map(content_digest, self.old[ref].values())

@@ -27,7 +27,7 @@ class Outcome:
         time (`str`): when, UTC, in ISO 8601.
         receipt (`str`, *optional*): name of the receipt's file.
         reason (`str`): why it failed, or what is left to do.
-        is_erased (`bool`): the old commits of a Hub id were erased, too, and none of them answers any more.
+        is_erased (`bool`): the old commits of a Hub id were erased, too, as far as anybody but the Hub can.
     """
 
     status: str

@@ -11,7 +11,7 @@ from hf_clamu.cli.changes import OpenChange
 from hf_clamu.cli.commands.unmerge import share_open, subtract, triage_requests
 from hf_clamu.cli.faults import refusal
 from hf_clamu.cli.interruption import error_message
-from hf_clamu.cli.output import is_main_process, note
+from hf_clamu.cli.output import is_main_process
 from hf_clamu.errors import DigestMismatchError
 from hf_clamu.operations.intake.book import RequestBook
 from hf_clamu.operations.intake.received import Outcome, ReceivedRequest, now_text
@@ -155,21 +155,25 @@ class Worker:
         own = [(path, receipt) for path, receipt in history.items() if receipt.get("id") == name]
         path, receipt = own[0] if own else (status.receipts[0], history.get(status.receipts[0], {}))
         erasure = receipt.get("erasure")
-        reason = "" if erasure is None else _erasure_text(erasure)
+        reason, is_erased = ("", False) if erasure is None else _erased(erasure)
         return Outcome(
             status="forgotten" if own else "done already",
             time=str(receipt.get("time", now_text())),
             receipt=Path(path).name,
             reason=reason,
-            is_erased=erasure is not None and not reason,
+            is_erased=is_erased,
         )
 
 
-def _erasure_text(erasure: Mapping[str, Any]) -> str:
-    """Return what is left of old commits; empty if nothing is."""
-    told = [f"{one['step']}: {one['reason']}" for one in erasure.get("steps_failed", ())]
-    num_left = len(erasure.get("still_reachable", ()))
-    told += [f"{num_left} old addresses still answer"] if num_left else []
-    if told:
-        note(f"The history of the repository is not erased as a whole: {'; '.join(told)}.")
-    return "; ".join(told)
+def _erased(erasure: Mapping[str, Any]) -> tuple[str, bool]:
+    """Return what is left of old commits, and whether all is done that anybody but the Hub can do."""
+    from hf_clamu.hub.erase import UNCOLLECTED
+
+    told = [f"{one['step']}: {one['reason']}" for one in erasure["steps_failed"]]
+    others = [one for one in erasure["still_reachable"] if one["why"] != UNCOLLECTED]
+    told += [f"{len(others)} old addresses still answer"] if others else []
+    is_erased = not told
+    num_small = len(erasure["still_reachable"]) - len(others)
+    if num_small:
+        told.append(f"{num_small} small files of old commits answer until the Hub collects its garbage")
+    return "; ".join(told), is_erased
