@@ -31,6 +31,7 @@ from hf_clamu.cli.commands.train import plan, train
 from hf_clamu.cli.commands.unmerge import unmerge
 from hf_clamu.cli.faults import INTERRUPTED, refusal
 from hf_clamu.cli.output import emit_error, log_as_notes
+from hf_clamu.cli.terminal.bars import stop_bars
 from hf_clamu.cli.terminal.completion import is_completing
 from hf_clamu.cli.terminal.format_option import add_formats
 from hf_clamu.cli.terminal.formats import asked_for, use_format
@@ -114,7 +115,7 @@ def root(
 for _command in _COMMANDS:
     # The list of commands shows the whole first paragraph, which the parser would cut off.
     app.command(short_help=(_command.__doc__ or "").strip().split("\n\n")[0])(_command)
-app.add_typer(queue)
+app.add_typer(queue, short_help=queue.info.help)
 add_formats(app)
 
 
@@ -131,8 +132,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments, debug = _understood(list(sys.argv[1:] if argv is None else argv))
     interruption.reset()
     try:
-        with log_as_notes():
-            code = app(args=arguments, prog_name=program_name(), standalone_mode=False)
+        try:
+            with log_as_notes():
+                code = app(args=arguments, prog_name=program_name(), standalone_mode=False)
+        finally:
+            stop_bars()
     except KeyboardInterrupt:  # before typer ran the command; from then on it returns the same code
         code = INTERRUPTED
     except (SystemExit, GeneratorExit):

@@ -9,12 +9,14 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Literal, TextIO
 
 from hf_clamu.checkpoint.layout import LEDGER_NAME
 from hf_clamu.cli.terminal.agent import agent_text
+from hf_clamu.cli.terminal.bars import aside
 from hf_clamu.cli.terminal.escaping import escape, escape_cell
 from hf_clamu.cli.terminal.formats import current_format
+from hf_clamu.cli.terminal.screen import colored, fitted_table
 from hf_clamu.errors import RecipeError
 
 __all__ = [
@@ -64,13 +66,13 @@ def emit(
         lines = [str(payload["output"])] if quiet is None and payload.get("output") else quiet or ()
         text = "\n".join(map(escape_cell, lines))
         if text:
-            _print(text, sys.stdout)
+            _print(text, "stdout", plain=True)
     elif form == "agent":
-        _print(agent_text(payload), sys.stdout)
+        _print(agent_text(payload), "stdout", plain=True)
     elif form == "json":
-        _print(json.dumps(payload, sort_keys=True, ensure_ascii=False, indent=2), sys.stdout)
+        _print(json.dumps(payload, sort_keys=True, ensure_ascii=False, indent=2), "stdout", plain=True)
     else:
-        _print("\n".join([human(), *([f"Next: {'; '.join(then)}"] if then else [])]), sys.stdout)
+        _print("\n".join([human(), *([f"Next: {'; '.join(then)}"] if then else [])]), "stdout")
 
 
 def emit_error(as_json: bool, kind: str, message: str) -> None:
@@ -79,21 +81,24 @@ def emit_error(as_json: bool, kind: str, message: str) -> None:
     if len(line) > _LONGEST_LINE:  # it quotes a value of the user
         line = f"{line[: _LONGEST_LINE - 200]} … {line[-200:]}"
     who = "clamu" if int(os.environ.get("WORLD_SIZE", "1")) == 1 else f"clamu [process {os.environ.get('RANK')}]"
-    _print(f"{who}: {line}", sys.stderr)
+    _print(f"{who}: {line}", "stderr")
     if (as_json or current_format() == "json") and is_main_process():
-        _print(json.dumps({"error": {"type": kind, "message": line}}, ensure_ascii=False), sys.stdout)
+        _print(json.dumps({"error": {"type": kind, "message": line}}, ensure_ascii=False), "stdout", plain=True)
 
 
-def _print(text: str, stream: TextIO) -> None:
-    # Lone surrogates, of file names and of JSON, and characters that the terminal's encoding lacks.
-    encoding = stream.encoding or "utf-8"
-    stream.write(escape(text).encode(encoding, "backslashreplace").decode(encoding) + "\n")
-    stream.flush()  # now: a closed pipe should raise here, where `main` handles it
+def _print(text: str, name: Literal["stdout", "stderr"], *, plain: bool = False) -> None:
+    with aside():
+        stream: TextIO = getattr(sys, name)
+        # Lone surrogates, of file names and of JSON, and characters that the terminal's encoding lacks.
+        encoding = stream.encoding or "utf-8"
+        text = escape(text).encode(encoding, "backslashreplace").decode(encoding)
+        stream.write((text if plain else colored(text, stream)) + "\n")
+        stream.flush()  # now: a closed pipe should raise here, where `main` handles it
 
 
 def note(text: str) -> None:
     """Print a line of progress on stderr."""
-    _print(text, sys.stderr)
+    _print(text, "stderr")
 
 
 class _Notes(logging.Handler):
@@ -127,8 +132,14 @@ def log_as_notes() -> Iterator[None]:
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, left: Sequence[int] = (0,)) -> str:
-    """Return rows as aligned text: the columns numbered in `left` to the left, the others to the right."""
+    """Return rows as aligned text: the columns numbered in `left` to the left, the others to the right.
+
+    On a terminal it folds long cells, so that it is no wider than that.
+    """
     columns, *rows = [[escape_cell(cell) for cell in row] for row in [columns, *rows]]
+    fitted = fitted_table(columns, rows, left, sys.stdout)
+    if fitted is not None:
+        return fitted
     widths = [max(len(row[i]) for row in [columns, *rows]) for i in range(len(columns))]
     lines = []
     for row in [columns, ["-" * width for width in widths], *rows]:

@@ -2,49 +2,26 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
-import struct
+import re
 import subprocess
 import sys
-import termios
 import time
 
 import pytest
+from terminals import on_a_terminal
 
 COMMAND = [sys.executable, "-m", "hf_clamu.cli"]
-
-
-def _on_a_terminal(*arguments, cwd, lines, columns):
-    """Run a command whose stderr is a terminal; return its exit code and what the terminal showed."""
-    leader, follower = os.openpty()
-    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
-    with subprocess.Popen(
-        [*COMMAND, *arguments], cwd=cwd, stdout=subprocess.DEVNULL, stderr=follower, stdin=subprocess.DEVNULL
-    ) as process:
-        os.close(follower)
-        shown = b""
-        while True:
-            try:
-                part = os.read(leader, 4096)
-            except OSError:  # the other end is closed
-                break
-            if not part:
-                break
-            shown += part
-        os.close(leader)
-    return process.returncode, shown.decode()
 
 
 # Those of containers, CI and `script` often do not say their size.
 @pytest.mark.parametrize(("lines", "columns"), [(30, 100), (0, 0)], ids=["sized", "without a size"])
 def test_a_terminal_shows_how_far_it_is(work, lines, columns):
-    code, shown = _on_a_terminal("evaluate", "text", cwd=work, lines=lines, columns=columns)
-    assert code == 0
-    assert "evaluate" in shown, shown
-    assert "0/2" in shown
-    assert len(max(shown.split("\r"), key=len)) < (columns or 80)
+    found = on_a_terminal("evaluate", "text", cwd=work, size=(lines, columns), stdout=False)
+    assert found.code == 0
+    assert "evaluate" in found.text, found.text
+    assert "0/2 00:00, ? left" in found.text
+    assert len(max(re.split(r"[\r\n]", found.text), key=len)) <= (columns or 80)
 
 
 @pytest.mark.parametrize("words", [[], ["help"], ["-h"], ["--help"]])

@@ -28,6 +28,7 @@ from hf_clamu.cli.options import (
     Receipts,
 )
 from hf_clamu.cli.output import emit, is_main_process, note
+from hf_clamu.cli.terminal.bars import progress_bars
 from hf_clamu.cli.terminal.completion import complete_task
 from hf_clamu.errors import RecipeError, TaskDataError
 
@@ -65,7 +66,6 @@ def add(
     They are finetuned on the rows of FILE, or come from checkpoints that were finetuned elsewhere.
     """
     from hf_clamu.operations.lifecycle.queue import added_before
-    from hf_clamu.trainer import progress_bars
 
     if not new and not checkpoint:
         raise RecipeError("Give the new rows (--new FILE), or checkpoints (--checkpoint ID=FOLDER).")
@@ -122,7 +122,6 @@ def update(
 
     FILE has all rows that the tasks are to have from now on. The old rows are read as for unmerge.
     """
-    from hf_clamu.trainer import progress_bars
 
     folders = checkpoints_of(checkpoint or ())
     places: dict[str, Any] = {"output": output, "receipts": receipts, "archive": archive}

@@ -10,6 +10,7 @@ import typer
 
 from hf_clamu.cli.options import Json
 from hf_clamu.cli.output import emit, note, quieten, table
+from hf_clamu.cli.terminal.bars import progress_bars
 
 __all__ = ["demo", "demo_text"]
 
@@ -28,7 +29,7 @@ def demo(
     from hf_clamu.demo import run_demo
 
     quieten()
-    result = run_demo(output, say=note)
+    result = run_demo(output, progress=progress_bars, say=note)
     emit(as_json, result, lambda: demo_text(output, result), quiet=[str(output)])
     if not result["identical"] or result["audit"]["verdict"] != "proven":
         raise typer.Exit(1)

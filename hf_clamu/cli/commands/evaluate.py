@@ -9,6 +9,7 @@ import typer
 from hf_clamu.cli.models import chosen_cluster, open_to_answer
 from hf_clamu.cli.options import Cluster, Data, Json, ModelToRead, Task
 from hf_clamu.cli.output import emit, note, quieten, table
+from hf_clamu.cli.terminal.bars import progress_bars
 
 if TYPE_CHECKING:
     from hf_clamu.tasks import TaskDataset
@@ -38,7 +39,6 @@ def evaluate(
 ) -> None:
     """Measure a model on its tasks' data, or on held-out rows given with --data."""
     from hf_clamu.evaluation import evaluate_model
-    from hf_clamu.trainer import progress_bars
 
     wanted = chosen_cluster(cluster, task)
     quieten()

@@ -15,6 +15,7 @@ from hf_clamu.cli.commands.proofs.signatures import signature_facts, signature_l
 from hf_clamu.cli.models import open_model, report_pending, task_id_key
 from hf_clamu.cli.options import Checkpoints, Data, Json, KeysToTrust, ModelToChange, ModelToRead
 from hf_clamu.cli.output import emit, emit_error, is_main_process, is_saved_model, quieten, table
+from hf_clamu.cli.terminal.bars import progress_bars
 from hf_clamu.cli.terminal.completion import complete_task
 from hf_clamu.errors import (
     CheckpointFormatError,
@@ -242,7 +243,6 @@ def verify(
     """Rebuild from the data of the merged tasks and compare every byte; exit 0 if all are the same, 1 otherwise."""
     from hf_clamu.exact import sha256_file
     from hf_clamu.hub.pull import resolve_folder
-    from hf_clamu.trainer import progress_bars
 
     if report is not None and (report.is_dir() or not report.absolute().parent.is_dir()):
         raise RecipeError(f"{report} can be no file: give --report the name of a file in a folder that exists.")

@@ -17,6 +17,7 @@ from hf_clamu.cli.kernels import before_recipe, before_settings
 from hf_clamu.cli.models import task_id_key
 from hf_clamu.cli.options import Data, Json, MaxShardSize, NewModel, Overwrite
 from hf_clamu.cli.output import is_main_process, note, quieten, require_empty_output
+from hf_clamu.cli.terminal.bars import progress_bars
 from hf_clamu.errors import RecipeError
 from hf_clamu.resources import collecting_rarely, with_stages
 from hf_clamu.yaml_values import read_yaml
@@ -168,7 +169,6 @@ def _build(
     from hf_clamu.hub.archive import archive_at
     from hf_clamu.models.saving import save_unserved
     from hf_clamu.operations.lifecycle.build_target import build_summary
-    from hf_clamu.trainer import progress_bars
 
     with collecting_rarely():
         start = _local_merge(options, loaded)

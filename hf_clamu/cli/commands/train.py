@@ -29,6 +29,7 @@ from hf_clamu.cli.options import (
     Without,
 )
 from hf_clamu.cli.output import emit, is_main_process, note, quieten, require_empty_output, table
+from hf_clamu.cli.terminal.bars import progress_bars
 from hf_clamu.resources import with_stages
 
 if TYPE_CHECKING:
@@ -80,9 +81,9 @@ def train(
             return
         require_empty_output(output, overwrite=overwrite)
         quieten()
-        key = task_id_key()
-        started = time.perf_counter()
-        trainer = loaded.trainer(data, task_id_key=key, journal_dir=target.journal, archive_dir=archive_dir)
+        key, started = task_id_key(), time.perf_counter()
+        places: dict[str, Any] = {"journal_dir": target.journal, "archive_dir": archive_dir}
+        trainer = loaded.trainer(data, task_id_key=key, progress=progress_bars, **places)
         trainer.trackers.require_outside(output)
         if without:
             trainer.tasks = trainer.tasks.without([keyed_id(key, one) if key else one for one in without])

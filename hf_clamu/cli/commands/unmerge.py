@@ -24,6 +24,7 @@ from hf_clamu.cli.options import (
     Receipts,
 )
 from hf_clamu.cli.output import emit, is_main_process, note, table
+from hf_clamu.cli.terminal.bars import progress_bars
 from hf_clamu.cli.terminal.completion import complete_task
 from hf_clamu.errors import RecipeError, TaskNotFoundError
 
@@ -78,7 +79,6 @@ def unmerge(
     receipts.
     """
     from hf_clamu.operations.request import on_mismatch_of
-    from hf_clamu.trainer import progress_bars
 
     asked = _parse(tasks, requests)
     way_out = on_mismatch_of(on_mismatch, "unmerge", has_archive=archive is not None)

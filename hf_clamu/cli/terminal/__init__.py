@@ -5,5 +5,7 @@ format_option  `--format` for every command, in one place
 agent          results as plain lines and tables, for programs that read text
 completion     what the shell offers after Tab
 program        `clamu`, `hf-clamu` or `hf clamu`: how it was started
+screen         colours, and tables that fit
+bars           how far a command is, and the time left
 escaping       control characters of users' strings, which must not reach a terminal
 """

@@ -12,6 +12,7 @@ from hf_clamu.cli.commands.unmerge import share_open, subtract, triage_requests
 from hf_clamu.cli.faults import refusal
 from hf_clamu.cli.interruption import error_message
 from hf_clamu.cli.output import is_main_process
+from hf_clamu.cli.terminal.bars import progress_bars
 from hf_clamu.errors import DigestMismatchError
 from hf_clamu.operations.intake.book import RequestBook
 from hf_clamu.operations.intake.received import Outcome, ReceivedRequest, now_text
@@ -85,7 +86,6 @@ class Worker:
 
     def _progress(self, items: Sequence[Any], description: str) -> Iterable[Any]:
         """Tell how far it is, on a terminal and to those who watch."""
-        from hf_clamu.trainer import progress_bars
 
         told: Iterable[Any] = progress_bars(items, description)
         return self.log.following(told, len(items), description)

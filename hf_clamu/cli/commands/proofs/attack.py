@@ -11,6 +11,7 @@ import typer
 from hf_clamu.cli.models import load_model, open_model
 from hf_clamu.cli.options import Data, Json, ModelToRead
 from hf_clamu.cli.output import emit, quieten, table
+from hf_clamu.cli.terminal.bars import progress_bars
 from hf_clamu.cli.terminal.completion import complete_model, complete_task
 
 if TYPE_CHECKING:
@@ -83,7 +84,6 @@ def attack(
 ) -> None:
     """Attack a model: can it be told which rows a task was trained on, and do they come out of it?"""
     from hf_clamu.evaluation import attack_model
-    from hf_clamu.trainer import progress_bars
 
     quieten()
     model = open_model(folder)

@@ -10,6 +10,7 @@ import typer
 from hf_clamu.cli.models import load_model, task_id_key
 from hf_clamu.cli.options import Data, Json, ModelToChange
 from hf_clamu.cli.output import emit, quieten
+from hf_clamu.cli.terminal.bars import progress_bars
 from hf_clamu.cli.terminal.completion import complete_task
 from hf_clamu.errors import CheckpointFormatError, RecipeError
 
@@ -52,7 +53,6 @@ def prove(
 
 
 def _compare(folder: str, task: str, data: list[Path], as_json: bool) -> None:
-    from hf_clamu.trainer import progress_bars
 
     found = load_model(folder).prove_task(task, data=list(map(str, data)), progress=progress_bars)
     values = {"model": folder, "task": task, **found.to_dict()}
