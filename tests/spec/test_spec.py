@@ -22,7 +22,7 @@ from hf_clamu.operations.signed.checking import require_trusted
 from hf_clamu.operations.signed.links import Link
 from hf_clamu.signing import Envelope, load_public_key
 from hf_clamu.storage import Journal
-from tests.spec.vectors import SCHEMAS, VECTORS, changed, files, invalid
+from tests.spec.vectors import SCHEMAS, VECTORS, changed, evidence, files, invalid
 
 jsonschema = pytest.importorskip("jsonschema", reason="not installed: pip install -e .[dev]")
 referencing = pytest.importorskip("referencing", reason="comes with jsonschema: pip install -e .[dev]")
@@ -114,6 +114,8 @@ def _read(vectors: Path, schema: str, entry: dict, value: object) -> None:
         Routes.read(vectors)
     elif schema == "proof":
         check_membership(value, DIGESTS["ledger_digest"])
+    elif schema == "evidence":
+        raise ValueError("this package writes it, and reads none")
     elif schema == "receipt":
         assert not is_receipt(value)
         assert len(read_receipts(vectors / "receipts")) == 1
@@ -139,6 +141,14 @@ def _seal(model: Path, entry: dict) -> None:
 def test_the_proof_leads_to_the_ledger(vectors):
     assert read_ledger(vectors / "model")["digest"] == DIGESTS["ledger_digest"]
     assert check_membership(_value("proof.json"), DIGESTS["ledger_digest"]) is True
+
+
+def test_the_evidence_is_of_this_model():
+    known, now = _value("evidence.json"), evidence()
+    assert {**now, "checked": "", "hf_clamu": ""} == {**known, "checked": "", "hf_clamu": ""}
+    assert known["model"]["ledger_digest"] == DIGESTS["ledger_digest"]
+    assert known["signature"]["key_id"] == DIGESTS["key_id"]
+    assert {one["result"]["verdict"] for one in known["findings"]} == {"proven"}
 
 
 def test_the_linear_digests_add_up(vectors):

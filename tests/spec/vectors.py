@@ -64,6 +64,12 @@ _INVALID: tuple[tuple[str, str, list[Any], Any, str], ...] = (
     ("path that leads elsewhere", "proof", ["leaves", 0, "path", 0], _DIGEST, "reader"),
     ("entry of another task", "proof", ["entry", "num_train"], 1000, "reader"),
     ("proof of the contrary", "proof", ["is_merged"], False, "reader"),
+    ("evidence of a newer version", "evidence", ["type"], "https://hf_clamu/evidence/v2", "schema"),
+    ("private part in evidence", "evidence", ["receipt", "content", "private"], {"salts": {}}, "schema"),
+    ("evidence without what is not shown", "evidence", ["not_shown"], None, "schema"),
+    ("short digest of a file in evidence", "evidence", ["model", "files", "config.json"], "abcd", "schema"),
+    ("unknown kind of finding", "evidence", ["findings", 0, "kind"], "rumour", "schema"),
+    ("unknown verdict of an audit", "evidence", ["findings", 0, "result", "verdict"], "likely", "schema"),
     ("states that the receipts do not have", "note", ["changes", 0, "after"], _DIGEST, "reader"),
 )
 
@@ -81,6 +87,7 @@ def files() -> dict[str, str]:
         "statement": f"receipts/{min(name for name in receipts if name.endswith('.dsse'))}",
         "note": "journal/note.json",
         "proof": "proof.json",
+        "evidence": "evidence.json",
     }
 
 
@@ -105,6 +112,17 @@ def changed(value: Any, entry: dict[str, Any]) -> Any:
     else:
         inner[last] = entry["value"]
     return found
+
+
+def evidence() -> dict[str, Any]:
+    """Return the evidence of the last request on the model of the vectors, whose signatures are checked."""
+    from hf_clamu.proofs.evidence.collecting import collect_evidence
+    from hf_clamu.signing import load_public_key
+
+    keys = [load_public_key(VECTORS / "key.pub")]
+    values = collect_evidence(str(VECTORS / "model"), receipts=VECTORS / "receipts", keys=keys)
+    values["model"]["name"], values["receipts"] = "model", "receipts"
+    return values
 
 
 def write() -> None:
@@ -166,4 +184,5 @@ def write() -> None:
         "statements": signed.num_statements,
     }
     (VECTORS / "digests.json").write_bytes(canonical_json(digests))
+    (VECTORS / "evidence.json").write_bytes(canonical_json(evidence()))
     (VECTORS / "invalid.json").write_bytes(canonical_json(invalid()))

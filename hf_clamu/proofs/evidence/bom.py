@@ -95,10 +95,13 @@ def _base(base: Mapping[str, Any]) -> Any:
 
 def _licences(name: str | None) -> list[Any]:
     """Return a licence by its SPDX id if it is one, otherwise by its name; the Hub writes ids in small letters."""
-    from cyclonedx.factory.license import LicenseFactory
+    from cyclonedx.model.license import DisjunctiveLicense
     from cyclonedx.spdx import fixup_id
 
-    return [] if name is None else [LicenseFactory().make_from_string(fixup_id(name) or name)]
+    if name is None:
+        return []
+    known = fixup_id(name)
+    return [DisjunctiveLicense(id=known) if known else DisjunctiveLicense(name=name)]
 
 
 def _program(version: str) -> Any:

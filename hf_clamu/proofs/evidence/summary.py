@@ -7,8 +7,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from hf_clamu.proofs.evidence.not_shown import is_rebuilt
-
 __all__ = ["Sentence", "day_of", "headline", "summary"]
 
 _DONE = {"unmerge": "removed from", "add": "added to", "update": "replaced in"}
@@ -63,15 +61,18 @@ def summary(values: Mapping[str, Any]) -> list[Sentence]:
 def _exactness(values: Mapping[str, Any]) -> Iterator[Sentence]:
     unmerged = values["receipt"]["content"]["request"] == "unmerge"
     aim = "a build without them" if unmerged else "a build with the data as they are now"
-    rebuilt = is_rebuilt(values)
     audits = [one["result"] for one in values["findings"] if one["kind"] == "audit"]
     if any(one["verdict"] == "refuted" for one in audits):
         yield Sentence(verdict="failed", text="An audit of its files refutes what is claimed. See below which check.")
-    if rebuilt is not None:
-        said = "is byte for byte what" if rebuilt else "is not byte for byte what"
+    states = {one["state"]: one["result"]["identical"] for one in values["findings"] if one["kind"] == "verification"}
+    for state, identical in states.items():
+        after = " after this request" if values["later"] and state != values["model"]["state_digest"] else ""
+        what = aim if after or not values["later"] else "a build from the tasks in its ledger"
+        is_same = f"{'was' if after else 'is'}{'' if identical else ' not'} byte for byte what"
         how = "This was checked by building it again and comparing every file."
-        text = f"The model {said} {aim} gives. {how}"
-        yield Sentence(verdict="shown" if rebuilt else "failed", text=text)
+        text = f"The model{after} {is_same} {what} gives. {how}"
+        yield Sentence(verdict="shown" if identical else "failed", text=text)
+    if states:
         return
     changes = [one for one in audits if one["of"] == "change"]
     if changes and all(one["verdict"] == "proven" for one in changes):
@@ -82,11 +83,8 @@ def _exactness(values: Mapping[str, Any]) -> Iterator[Sentence]:
         text = "The model is the sum of the tasks in its ledger, and nothing hidden is in it."
         how = "This was checked by an audit of the model as it is, without a rebuild."
         yield Sentence(verdict="shown", text=f"{text} {how}")
-    else:
-        text = (
-            f"That the model is byte for byte what {aim} gives was not checked, neither by a rebuild nor by an audit"
-        )
-        yield Sentence(verdict="open", text=f"{text} that proves it.")
+    text = f"That the model is byte for byte what {aim} gives was not checked by building it again."
+    yield Sentence(verdict="open", text=text)
 
 
 def _present(values: Mapping[str, Any]) -> Iterator[Sentence]:
