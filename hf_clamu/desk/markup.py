@@ -16,8 +16,10 @@ _COLUMNS = ("request", "due", "state", "tasks", "more")
 
 STYLE = """
 .desk-table { border-collapse: collapse; width: 100%; font-size: 0.95rem; }
+.desk-table, .desk-table thead, .desk-table tr { border: 0 !important; }
 .desk-table th, .desk-table td { text-align: left; padding: 0.45rem 0.6rem; vertical-align: top;
-  border-bottom: 1px solid var(--border-color-primary); overflow-wrap: anywhere; unicode-bidi: isolate; }
+  border: 0 !important; border-bottom: 1px solid var(--border-color-primary) !important;
+  overflow-wrap: anywhere; unicode-bidi: isolate; }
 .desk-table th { font-weight: 600; }
 .desk-table .word { font-weight: 600; white-space: nowrap; }
 .desk-table .overdue { color: #b3261e; font-weight: 700; }
@@ -32,8 +34,8 @@ STYLE = """
   background: #fff; }
 @media (max-width: 640px) {
   .desk-table thead { display: none; }
-  .desk-table tr { display: block; border-bottom: 2px solid var(--border-color-primary); padding: 0.4rem 0; }
-  .desk-table td { display: block; border: 0; padding: 0.15rem 0.2rem; }
+  .desk-table tr { display: block; border-bottom: 2px solid var(--border-color-primary) !important; padding: 0.4rem 0; }
+  .desk-table td { display: block; border: 0 !important; padding: 0.15rem 0.2rem; }
   .desk-table td::before { content: attr(data-label) ": "; font-weight: 600; }
   .desk-table td:empty { display: none; }
 }

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -11,6 +12,9 @@ from hf_clamu.cli.kernels import before_reading
 from hf_clamu.cli.options import Archive, Data, Json, KeyToSign, MaxDrop, Receipts
 from hf_clamu.cli.output import emit, note, quieten
 from hf_clamu.errors import RecipeError
+
+if TYPE_CHECKING:
+    from hf_clamu.desk.office import DeskModel, WorkerOptions
 
 __all__ = ["desk"]
 
@@ -26,6 +30,22 @@ _Models = Annotated[
     typer.Argument(
         metavar="DIR", help="Folders of saved models, or Hub ids.", show_default=False, callback=_each_before_reading
     ),
+]
+_AuthFile = Annotated[
+    Path | None,
+    typer.Option(help="File of lines user:password, readable by you alone: only these get in.", show_default=False),
+]
+_AuthHeader = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Header in which a reverse proxy names the user it let in; nobody else may reach the port.",
+        show_default=False,
+    ),
+]
+_OnMismatch = Annotated[
+    Literal["error", "rebuild", "localize"],
+    typer.Option(help="If data, bits or environment differ from the ledger, see clamu unmerge."),
 ]
 
 
@@ -57,10 +77,7 @@ def desk(
         Literal["rebuild", "audit", "none"],
         typer.Option("--verify", help="What is done before a result is saved, see clamu queue run."),
     ] = "rebuild",
-    on_mismatch: Annotated[
-        Literal["error", "rebuild", "localize"],
-        typer.Option(help="If data, bits or environment differ from the ledger, see clamu unmerge."),
-    ] = "error",
+    on_mismatch: _OnMismatch = "error",
     max_drop: MaxDrop = None,
     key: KeyToSign = None,
     demo: Annotated[
@@ -69,9 +86,8 @@ def desk(
     as_json: Json = False,
 ) -> None:
     """Open a web page over the requests, the model and the evidence; one worker process carries requests out."""
-    from hf_clamu.cli.models import task_id_key
     from hf_clamu.desk.access import Access
-    from hf_clamu.desk.office import DeskModel, Office, WorkerOptions
+    from hf_clamu.desk.office import Office, WorkerOptions
     from hf_clamu.desk.server import require_gradio, serve
 
     if bool(folders) == demo:
@@ -81,21 +97,26 @@ def desk(
     access = Access.checked(host, auth_file=auth_file, auth_header=auth_header)
     require_gradio()
     quieten()
-    if demo:
-        from hf_clamu.desk.demo import prepare_demo
-
-        folders = [str(prepare_demo(Path("clamu-desk-demo"), say=note))]
     options: dict[str, Any] = {"receipts": receipts, "archive": archive, "erase_history": erase_history, "key": key}
     options |= {"verify": verify, "on_mismatch": on_mismatch, "max_drop": max_drop, "data": data or ()}
-    models = [
-        DeskModel(source=source, options=WorkerOptions(**options), task_id_key=task_id_key())
-        for source in dict.fromkeys(folders or ())
-    ]
-    for model in models:
-        model.ledger()  # what is no model should show now
+    models = _models(folders or [], WorkerOptions(**options))
 
     def ready(url: str) -> None:
         text = f"The desk is at {url} (Ctrl-C stops it; a worker that runs goes on)."
         emit(as_json, {"url": url, "models": [one.source for one in models]}, lambda: text, quiet=[url])
 
     serve(Office(models), access, port, ready=ready)
+
+
+def _models(folders: Sequence[str], options: WorkerOptions) -> list[DeskModel]:
+    """Return the models, which are made if none is named."""
+    from hf_clamu.cli.models import task_id_key
+    from hf_clamu.desk.demo import prepare_demo
+    from hf_clamu.desk.office import DeskModel
+
+    sources = folders or [str(prepare_demo(Path("clamu-desk-demo"), say=note))]
+    key = task_id_key()
+    models = [DeskModel(source=one, options=options, task_id_key=key) for one in dict.fromkeys(sources)]
+    for model in models:
+        model.ledger()  # what is no model should show now
+    return models
