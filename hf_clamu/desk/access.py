@@ -6,10 +6,11 @@ import hmac
 import ipaddress
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from hf_clamu.desk.sign_in import USER_HEADER, HubAccounts
 from hf_clamu.errors import RecipeError
 
 __all__ = ["Access", "is_loopback", "read_passwords"]
@@ -26,34 +27,46 @@ class Access:
         host (`str`): address that is listened on.
         passwords (*mapping* of `str` to `str`): by user; empty if there is no login.
         header (`str`, *optional*): header in which a reverse proxy names the user that it let in.
+        accounts (`HubAccounts`, *optional*): of the Hub, that sign in here; `header` then says who did.
     """
 
     host: str
     passwords: Mapping[str, str] = field(default_factory=dict, repr=False)
     header: str | None = None
+    accounts: HubAccounts | None = None
 
     @classmethod
-    def checked(cls, host: str, *, auth_file: Path | None = None, auth_header: str | None = None) -> Access:
+    def checked(
+        cls,
+        host: str,
+        *,
+        auth_file: Path | None = None,
+        auth_header: str | None = None,
+        hub_users: Sequence[str] | None = None,
+    ) -> Access:
         """Return how visitors are known, if nobody else gets in.
 
         Args:
             host (`str`): address to listen on.
             auth_file (`Path`, *optional*): see `read_passwords`.
             auth_header (`str`, *optional*): name of a header.
+            hub_users (*sequence* of `str`, *optional*): users and organizations of the Hub, see `HubAccounts`.
 
         Raises:
             RecipeError: if other machines would get in without being known.
         """
-        if auth_file is not None and auth_header is not None:
-            raise RecipeError("Give --auth-file or --auth-header, not both.")
+        if len([way for way in (auth_file, auth_header, hub_users) if way]) > 1:
+            raise RecipeError("Give one of --auth-file, --auth-header and --hub-user: they do not go together.")
+        if hub_users:
+            return cls(host=host, header=USER_HEADER, accounts=HubAccounts.of_space(hub_users))
         if auth_header is not None and not _HEADER.fullmatch(auth_header):
             raise RecipeError(f"--auth-header names a header such as X-Forwarded-User, found {auth_header[:80]!r}.")
         passwords = {} if auth_file is None else read_passwords(auth_file)
         if not is_loopback(host) and not passwords and auth_header is None:
             raise RecipeError(
                 f"{host} can be reached from other machines, and whoever reaches the desk can have data forgotten. "
-                "Name the users and their passwords (--auth-file FILE), or the header in which a reverse proxy names "
-                "the user (--auth-header NAME)."
+                "Name the users and their passwords (--auth-file FILE), the header in which a reverse proxy names "
+                "the user (--auth-header NAME), or in a Space users of the Hub (--hub-user NAME)."
             )
         return cls(host=host, passwords=passwords, header=auth_header)
 

@@ -15,6 +15,7 @@ from typing import Any
 from hf_clamu.desk.access import Access
 from hf_clamu.desk.guard import Guard
 from hf_clamu.desk.office import Office
+from hf_clamu.desk.sign_in import SignIn
 from hf_clamu.desk.uploads import UPLOADS_VARIABLE
 from hf_clamu.errors import RecipeError
 
@@ -86,7 +87,7 @@ def make_app(office: Office, access: Access) -> Any:
         header = access.header
         who = {"auth_dependency": lambda request: request.headers.get(header) or None}
     outer, page = FastAPI(docs_url=None, redoc_url=None, openapi_url=None), build_page(office)
-    app = gr.mount_gradio_app(
+    app: Any = gr.mount_gradio_app(
         outer,
         page,
         path="/",
@@ -101,6 +102,8 @@ def make_app(office: Office, access: Access) -> Any:
     )
     # Only a page that was launched checks that a file that an event names was sent by a browser; this one is mounted.
     page.has_launched = True
+    if access.accounts is not None:
+        app = SignIn(app, access.accounts)
     return Guard(app, only_loopback=access.is_open, may_be_framed="SPACE_ID" in os.environ)
 
 

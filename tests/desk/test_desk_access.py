@@ -38,7 +38,7 @@ def test_loopback_alone_needs_no_login(users):
             Access.checked(host)
         assert not Access.checked(host, auth_file=users).is_open
         assert not Access.checked(host, auth_header="X-Forwarded-User").is_open
-    with pytest.raises(RecipeError, match="not both"):
+    with pytest.raises(RecipeError, match="do not go together"):
         Access.checked("0.0.0.0", auth_file=users, auth_header="X-User")
     with pytest.raises(RecipeError, match="names a header"):
         Access.checked("0.0.0.0", auth_header="X User: a")
@@ -191,6 +191,22 @@ def test_behind_a_proxy_that_names_the_user(desk):
     assert running.get("/config")[0] == 401
     assert running.get("/config", **{"X-Forwarded-User": ""})[0] == 401
     assert running.get("/config", **{"X-Forwarded-User": "anna"})[0] == 200
+
+
+def test_in_a_space_only_who_signed_in_gets_in(desk, clamu_words):
+    space = {"OPENID_PROVIDER_URL": "http://127.0.0.1:9", "OAUTH_CLIENT_ID": "id", "OAUTH_CLIENT_SECRET": "secret"}
+    space |= {"SPACE_HOST": "org-desk.hf.space", "SPACE_ID": "org/desk"}
+    running = desk("model", "--host", "0.0.0.0", "--hub-user", "anna", "--hub-user", "office", **space)
+    for path in ("/", "/config", "/gradio_api/info", "/theme.css", "/user"):
+        status, body = running.get(path, **{"X-Clamu-Signed-In": "anna", "Cookie": "clamu-session=; session=x"})
+        assert status == 401, path
+        assert "Sign in with Hugging Face" in body
+        assert "user_1" not in body
+    assert running.post("/gradio_api/queue/join", {"data": []})[0] == 401
+    # Nobody is let in while the Hub cannot be asked.
+    assert running.get("/login")[0] == 502
+    code, err = clamu_words("desk", "model", "--hub-user", "anna")
+    assert (code, "here OPENID_PROVIDER_URL is not set" in err) == (2, True)
 
 
 @pytest.mark.browser

@@ -47,26 +47,24 @@ _OnMismatch = Annotated[
     Literal["error", "rebuild", "localize"],
     typer.Option(help="If data, bits or environment differ from the ledger, see clamu unmerge."),
 ]
+_HubUsers = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--hub-user",
+        metavar="NAME",
+        help="In a Space: user of the Hub who may sign in, or organization whose members may; may be repeated.",
+        show_default=False,
+    ),
+]
 
 
 def desk(
     folders: _Models = None,
     host: Annotated[str, typer.Option(help="Address to listen on; other machines need a login.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 7860,
-    auth_file: Annotated[
-        Path | None,
-        typer.Option(
-            help="File of lines user:password, readable by you alone: only these get in.", show_default=False
-        ),
-    ] = None,
-    auth_header: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="Header in which a reverse proxy names the user it let in; nobody else may reach the port.",
-            show_default=False,
-        ),
-    ] = None,
+    auth_file: _AuthFile = None,
+    auth_header: _AuthHeader = None,
+    hub_user: _HubUsers = None,
     data: Data = None,
     receipts: Receipts = None,
     archive: Archive = None,
@@ -94,7 +92,7 @@ def desk(
         raise RecipeError(
             "Name the models (clamu desk DIR), or try it with one that is made for it (clamu desk --demo)."
         )
-    access = Access.checked(host, auth_file=auth_file, auth_header=auth_header)
+    access = Access.checked(host, auth_file=auth_file, auth_header=auth_header, hub_users=hub_user)
     require_gradio()
     quieten()
     options: dict[str, Any] = {"receipts": receipts, "archive": archive, "erase_history": erase_history, "key": key}
