@@ -41,7 +41,11 @@ def prepare_demo(folder: Path, *, say: Callable[[str], None] = lambda text: None
         raise RecipeError(f"{folder} is not empty, and holds no demo of the desk. Remove it, or go to another folder.")
     prepare(folder, say=say)
     say("Finetuning 48 owners' digits and learning six masks")
-    Recipe.load(folder / "recipe-clusters.yaml").trainer().train().save_pretrained(model)
+    recipe = (folder / "recipe-clusters.yaml").read_text(encoding="utf-8")
+    # The demo of the command line keeps all rows for training; here some are kept back, so that requests show scores.
+    recipe = recipe.replace("  id_column: id\n", "  id_column: id\n  validation_fraction: 0.25\n")
+    (folder / "recipe-desk.yaml").write_text(recipe, encoding="utf-8")
+    Recipe.load(folder / "recipe-desk.yaml").trainer().train().save_pretrained(model)
     came = datetime.date.fromisoformat(today())
     letters = [
         Asked(tasks=(owner,), name=f"letter-{number}", received=(came - datetime.timedelta(days=days)).isoformat())

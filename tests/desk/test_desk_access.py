@@ -8,8 +8,8 @@ import urllib.parse
 
 import pytest
 
-from hf_clamu.desk.access import Access, is_loopback, read_passwords
 from hf_clamu.desk.office import DeskModel, Office, WorkerOptions
+from hf_clamu.desk.web.access import Access, is_loopback, read_passwords
 from hf_clamu.errors import RecipeError
 from hf_clamu.operations.intake.book import Asked, RequestBook
 

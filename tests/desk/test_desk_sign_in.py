@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from hf_clamu.desk.sign_in import USER_HEADER, HubAccounts, SignIn
+from hf_clamu.desk.web.sign_in import USER_HEADER, HubAccounts, SignIn
 from hf_clamu.errors import RecipeError
 
 

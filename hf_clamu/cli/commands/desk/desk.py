@@ -84,9 +84,9 @@ def desk(
     as_json: Json = False,
 ) -> None:
     """Open a web page over the requests, the model and the evidence; one worker process carries requests out."""
-    from hf_clamu.desk.access import Access
     from hf_clamu.desk.office import Office, WorkerOptions
-    from hf_clamu.desk.server import require_gradio, serve
+    from hf_clamu.desk.web.access import Access
+    from hf_clamu.desk.web.server import require_gradio, serve
 
     if bool(folders) == demo:
         raise RecipeError(

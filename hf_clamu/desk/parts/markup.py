@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from hf_clamu.operations.intake.states import RequestState
 from hf_clamu.operations.intake.working import Work
 
-__all__ = ["STYLE", "cut", "message", "progress", "request_table", "rows_table"]
+__all__ = ["STYLE", "cut", "message", "paragraph", "progress", "request_table", "rows_table"]
 
 _MOST_CHARACTERS = 80  # of an id that a cell shows; the title has it all
 _MOST_TASKS = 5
@@ -34,7 +34,8 @@ STYLE = """
   background: #fff; }
 @media (max-width: 640px) {
   .desk-table thead { display: none; }
-  .desk-table tr { display: block; border-bottom: 2px solid var(--border-color-primary) !important; padding: 0.4rem 0; }
+  .desk-table tr { display: block; padding: 0.4rem 0; }
+  .desk-table tr { border-bottom: 2px solid var(--border-color-primary) !important; }
   .desk-table td { display: block; border: 0 !important; padding: 0.15rem 0.2rem; }
   .desk-table td::before { content: attr(data-label) ": "; font-weight: 600; }
   .desk-table td:empty { display: none; }
@@ -51,6 +52,11 @@ def cut(text: str) -> str:
 def message(text: str, *, is_good: bool) -> str:
     """Return a sentence in a box."""
     return f'<div class="desk-message {"good" if is_good else "bad"}" role="status">{html.escape(text)}</div>'
+
+
+def paragraph(text: str) -> str:
+    """Return a sentence as a paragraph."""
+    return f"<p>{html.escape(text)}</p>"
 
 
 def progress(work: Work | None) -> str:

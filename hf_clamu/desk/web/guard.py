@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 from urllib.parse import urlsplit
 
-from hf_clamu.desk.access import is_loopback
+from hf_clamu.desk.web.access import is_loopback
 
 __all__ = ["Guard"]
 

@@ -11,7 +11,7 @@ import urllib.parse
 from collections.abc import Awaitable, Callable, Collection, Mapping, MutableMapping
 from typing import Any
 
-from hf_clamu.desk.sign_in.accounts import HubAccounts
+from hf_clamu.desk.web.sign_in.accounts import HubAccounts
 
 __all__ = ["USER_HEADER", "SignIn"]
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from hf_clamu.desk import markup
-from hf_clamu.desk.evidence_part import EvidencePart
 from hf_clamu.desk.office import Office
-from hf_clamu.desk.requests_part import RequestsPart
-from hf_clamu.desk.uploads import take_no_links
+from hf_clamu.desk.parts import markup
+from hf_clamu.desk.parts.evidence_part import EvidencePart
+from hf_clamu.desk.parts.model_part import ModelPart
+from hf_clamu.desk.parts.requests_part import RequestsPart
+from hf_clamu.desk.web.uploads import take_no_links
 
 __all__ = ["build_page", "look"]
 
@@ -38,6 +39,8 @@ def build_page(office: Office) -> Any:
             RequestsPart(office).build(gr, model, timer)
         with gr.Tab("Evidence", id="evidence"):
             EvidencePart(office).build(gr, model, timer)
+        with gr.Tab("Model", id="model-tab") as model_tab:
+            ModelPart(office).build(gr, model, model_tab)
     _hide_from_api(page)
     for block in page.blocks.values():
         take_no_links(block)

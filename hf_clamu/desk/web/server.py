@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from hf_clamu.desk.access import Access
-from hf_clamu.desk.guard import Guard
 from hf_clamu.desk.office import Office
-from hf_clamu.desk.sign_in import SignIn
-from hf_clamu.desk.uploads import UPLOADS_VARIABLE
+from hf_clamu.desk.web.access import Access
+from hf_clamu.desk.web.guard import Guard
+from hf_clamu.desk.web.sign_in import SignIn
+from hf_clamu.desk.web.uploads import UPLOADS_VARIABLE
 from hf_clamu.errors import RecipeError
 
 __all__ = ["make_app", "require_gradio", "serve"]
@@ -78,7 +78,7 @@ def make_app(office: Office, access: Access) -> Any:
     import gradio as gr
     from fastapi import FastAPI
 
-    from hf_clamu.desk.page import build_page, look
+    from hf_clamu.desk.parts.page import build_page, look
 
     who: dict[str, Any] = {}
     if access.passwords:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from hf_clamu.desk import markup
 from hf_clamu.desk.office import DeskModel, Office
+from hf_clamu.desk.parts import markup
 from hf_clamu.errors import ClamuError, TaskDataError
 from hf_clamu.operations.intake.book import Asked
 from hf_clamu.operations.intake.received import ReceivedRequest
@@ -102,7 +102,7 @@ class RequestsPart:
         return [said, *([""] * 4 if is_good else [tasks, request, received, due])]
 
     def _add_file(self, name: Any, file: Any) -> list[Any]:
-        from hf_clamu.desk.uploads import read_upload
+        from hf_clamu.desk.web.uploads import read_upload
 
         said, _ = self._said(name, lambda model: model.take_in_file(*read_upload(file)), _taken_in)
         return [said, None]

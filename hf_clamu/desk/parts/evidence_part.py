@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hf_clamu.desk import markup
 from hf_clamu.desk.office import DeskModel, Office
-from hf_clamu.desk.uploads import UPLOADS_VARIABLE
+from hf_clamu.desk.parts import markup
+from hf_clamu.desk.web.uploads import UPLOADS_VARIABLE
 from hf_clamu.errors import ClamuError, RecipeError
 
 __all__ = ["EvidencePart"]

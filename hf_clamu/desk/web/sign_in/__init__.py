@@ -10,7 +10,7 @@ visitors.py  what browsers are answered until they are let in
 Source: https://huggingface.co/docs/hub/oauth (OpenID Connect, authorization code).
 """
 
-from hf_clamu.desk.sign_in.accounts import HubAccounts
-from hf_clamu.desk.sign_in.visitors import USER_HEADER, SignIn
+from hf_clamu.desk.web.sign_in.accounts import HubAccounts
+from hf_clamu.desk.web.sign_in.visitors import USER_HEADER, SignIn
 
 __all__ = ["USER_HEADER", "HubAccounts", "SignIn"]

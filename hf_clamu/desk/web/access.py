@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hf_clamu.desk.sign_in import USER_HEADER, HubAccounts
+from hf_clamu.desk.web.sign_in import USER_HEADER, HubAccounts
 from hf_clamu.errors import RecipeError
 
 __all__ = ["Access", "is_loopback", "read_passwords"]
