@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from hf_clamu.operations.intake.book import RequestBook
 from hf_clamu.operations.intake.received import today
+from hf_clamu.operations.intake.working import is_worked_on
 
 
 def _states(found):
@@ -155,3 +158,27 @@ def test_two_workers_do_not_work_at_once(clamu, work):
     assert codes in ([0, 0], [0, 2]), ends
     assert all("A worker takes the requests" in err for worker, _, err in ends if worker.returncode == 2)
     assert len(list((work / "receipts").glob("*.json"))) == 2
+
+
+def test_a_worker_waits_while_somebody_else_changes_the_model(clamu, work):
+    from hf_clamu.operations.lifecycle.target import locked_journal
+
+    assert clamu("queue", "add", "text", "user_1", "--id", "a").code == 0
+    with locked_journal(work / "text"):
+        impatient = _run(work)  # the lock is no bar to this thread
+        _, err = impatient.communicate()
+        assert impatient.returncode == 2
+        assert "Another run works on this output" in err
+        (failed,) = clamu("queue", "list", "text", "--json").json["requests"]
+        assert failed["state"] == "failed"
+        RequestBook.of("text").order()
+        worker = _run(work, "--waiting")
+        until = time.monotonic() + 60
+        while not is_worked_on(RequestBook.of("text").folder):
+            assert time.monotonic() < until
+            time.sleep(0.1)
+        time.sleep(2)
+        assert worker.poll() is None
+    _, err = worker.communicate()
+    assert worker.returncode == 0, err
+    assert _states(clamu("queue", "list", "text", "--json")) == {"a": "published"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shlex
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -26,7 +27,7 @@ from hf_clamu.cli.options import (
 )
 from hf_clamu.cli.output import emit, is_main_process, table
 from hf_clamu.cli.terminal.completion import complete_task
-from hf_clamu.errors import RecipeError
+from hf_clamu.errors import RecipeError, RunInProgressError
 
 if TYPE_CHECKING:
     from hf_clamu.operations.intake.book import Asked, RequestBook
@@ -43,6 +44,7 @@ queue = typer.Typer(
 )
 
 _Day = "2026-01-31"
+_SECONDS_BETWEEN_TRIES = 3.0  # while somebody else changes the model
 _Tasks = Annotated[
     list[str] | None,
     typer.Argument(
@@ -206,7 +208,7 @@ def run(
     with working(book.folder) if is_main_process() else contextlib.nullcontext():
         taken = _taken(book, only_waiting)
         if taken:
-            _work(folder, book, taken, options, {**places, **ways}, verify)
+            _work(folder, book, taken, options, {**places, **ways}, verify, is_patient=only_waiting)
     if is_main_process():
         _report(folder, book, taken, as_json)
 
@@ -232,6 +234,8 @@ def _work(
     options: Mapping[str, Any],
     places: Mapping[str, Any],
     verification: Literal["rebuild", "audit", "none"],
+    *,
+    is_patient: bool,
 ) -> None:
     from hf_clamu.cli.commands.desk.working import Worker
     from hf_clamu.operations.intake.working import WorkLog
@@ -240,8 +244,15 @@ def _work(
     worker = Worker(model=folder, book=book, requests=taken, log=log, verification=verification)
     log.enter("retraining")
     try:
-        with open_change(folder, **places) as change:
-            worker.carry_out(change, options)
+        while True:
+            try:
+                with open_change(folder, **places) as change:
+                    worker.carry_out(change, options)
+                break
+            except RunInProgressError:
+                if not is_patient:
+                    raise
+                time.sleep(_SECONDS_BETWEEN_TRIES)
     except Exception as error:
         if is_main_process():
             worker.fail(error)
