@@ -46,6 +46,7 @@ class ErasureReport:
             `cached_revisions` (SHAs).
         old_commits (*tuple* of `str`): SHAs whose files were probed.
         num_gone (`int`): old addresses that answered that there is nothing.
+        gone (*tuple* of `str`): these addresses.
         num_unchanged (`int`): old addresses of contents that the kept state holds, too; they were not probed.
         still_reachable (*tuple* of *dict*): `url` and `why` of every old address that answered.
         descendants (*tuple* of *dict*): `repo_id` and `relation` (`finetune`, for example, or `""`) of the models on
@@ -61,6 +62,7 @@ class ErasureReport:
     deleted: dict[str, tuple[str, ...]]
     old_commits: tuple[str, ...]
     num_gone: int
+    gone: tuple[str, ...]
     num_unchanged: int
     still_reachable: tuple[dict[str, str], ...]
     descendants: tuple[dict[str, str], ...]
@@ -139,7 +141,7 @@ class _Erasure:
         self.pull_requests: dict[str, str] = {}
         self.kept_commit = ""
         self.kept_contents: set[str] | None = None
-        self.num_gone = 0
+        self.gone: list[str] = []
         self.num_unchanged = 0
         self.reachable: list[dict[str, str]] = []
         self.descendants: tuple[dict[str, str], ...] = ()
@@ -249,7 +251,7 @@ class _Erasure:
             answers = list(executor.map(self._status, [url for url, _ in addresses]))
         for (url, why), status in zip(addresses, answers, strict=True):
             if status in _GONE:
-                self.num_gone += 1
+                self.gone.append(url)
             elif status in _ANSWERS:
                 self.reachable.append({"url": url, "why": why})
             else:
@@ -316,7 +318,8 @@ class _Erasure:
             steps_failed=tuple(self.failed),
             deleted={key: tuple(values) for key, values in self.deleted.items()},
             old_commits=tuple(commit for commit in self.old if len(commit) == 40 and commit != self.kept_commit),
-            num_gone=self.num_gone,
+            num_gone=len(self.gone),
+            gone=tuple(self.gone),
             num_unchanged=self.num_unchanged,
             still_reachable=tuple(self.reachable),
             descendants=self.descendants,

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from hf_clamu.hub.erase import UNCOLLECTED
+
 __all__ = ["Sentence", "day_of", "headline", "summary"]
 
 _DONE = {"unmerge": "removed from", "add": "added to", "update": "replaced in"}
@@ -109,14 +111,18 @@ def _hub(values: Mapping[str, Any]) -> Iterator[Sentence]:
             text = "Older versions of the model on the Hugging Face Hub were not erased with this request."
             yield Sentence(verdict="open", text=text)
         return
-    left, failed = len(erasure.get("still_reachable", ())), len(erasure.get("steps_failed", ()))
+    reasons = [one.get("why") for one in erasure.get("still_reachable", ())]
+    left, failed = sum(why != UNCOLLECTED for why in reasons), len(erasure.get("steps_failed", ()))
     if left or failed:
         text = f"Older versions on the Hugging Face Hub are not gone as a whole: {left:,} old addresses still answer"
         more = f", and {failed} steps failed" if failed else ""
         yield Sentence(verdict="failed", text=f"{text}{more}.")
     else:
-        gone = f"{erasure.get('num_gone', 0):,} old addresses were tried, and none answers"
+        gone = f"{erasure.get('num_gone', 0):,} old addresses were tried and no longer answer"
         yield Sentence(verdict="shown", text=f"Older versions were erased on the Hugging Face Hub: {gone}.")
+        if reasons:
+            text = f"{len(reasons):,} small files of old commits, such as ledgers, answer until the Hub collects its"
+            yield Sentence(verdict="open", text=f"{text} garbage. Ledgers name tasks.")
     if erasure.get("descendants"):
         text = f"{len(erasure['descendants']):,} other models on the Hub were made from this one."
         yield Sentence(verdict="open", text=f"{text} They may still hold what was removed.")
