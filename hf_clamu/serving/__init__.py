@@ -8,4 +8,5 @@ recipe_pipelines  pipelines that encode inputs as the model's recipe did
 text2text         a pipeline for encoder-decoders
 vllm_resolver     a plugin of vLLM that answers task ids with exported adapters
 prediction        predictions for rows, each served by its task's cluster
+inputs            rows from what a person types or gives
 """

@@ -20,7 +20,7 @@ from hf_clamu.tasks.encoding import example_encoder, padding_id, tokenizer_limit
 from hf_clamu.tasks.reading.checks import require_words
 from hf_clamu.training import LiveModel
 
-__all__ = ["predict"]
+__all__ = ["predict", "predict_by_routes"]
 
 _BATCH = 32
 
@@ -94,7 +94,6 @@ def predict(
         TaskNotFoundError: if a task is not merged and there is no fallback; names the row.
     """
     require_one_choice(cluster, task)
-    answers: list[dict[str, Any]] = [{} for _ in rows]
     inputs = [_Input(number=number, row=row, name=name_of_row) for number, row in enumerate(rows)]
     with model.held():
         spec = model.merged.checkpoint.task_spec
@@ -102,17 +101,45 @@ def predict(
             routes = [_route_of(model, spec, given, fallback) for given in inputs]
         else:
             routes = [find_route(model, cluster, task, fallback)] * len(rows)
-        routes = resolve_routes(model, routes, lambda index: _routed_example(model, spec, inputs[index]))
-        for route, indices in group_by_route(routes).items():
-            select_route(model, route)
-            served: dict[str, Any] = {"cluster": None, "cluster_name": None, "served_by": route}
-            if isinstance(route, int):
-                served = {"cluster": route, "cluster_name": model.cluster_names[route], "served_by": "cluster"}
-            for start in range(0, len(indices), _BATCH):
-                batch = indices[start : start + _BATCH]
-                answered = _answer(model, spec, [inputs[index] for index in batch], max_new_tokens)
-                for index, answer in zip(batch, answered, strict=True):
-                    answers[index] = {**answer, **served}
+        return _predict(model, inputs, routes, max_new_tokens)
+
+
+def predict_by_routes(
+    model: Any, rows: Sequence[Mapping[str, Any]], routes: Sequence[Route], *, max_new_tokens: int = 64
+) -> list[dict[str, Any]]:
+    """Predict rows by what is said for each: the base model, the global model, or a cluster by its number.
+
+    Args:
+        model (`ClamuModel`): as in `predict`.
+        rows (*sequence* of *mapping*): as in `predict`; a task that a row names does not count.
+        routes (*sequence* of `str` or `int`): for each row `"base"`, `"global"`, `"auto"` or the number of a cluster.
+        max_new_tokens (`int`): length of a generated completion.
+
+    Returns:
+        *list* of *dict*: as of `predict`.
+    """
+    inputs = [_Input(number=number, row=row, name=_numbered) for number, row in enumerate(rows)]
+    with model.held():
+        return _predict(model, inputs, routes, max_new_tokens)
+
+
+def _predict(
+    model: Any, inputs: Sequence[_Input], wanted: Sequence[Route], max_new_tokens: int
+) -> list[dict[str, Any]]:
+    """Answer inputs with a model that is held, so that each route is selected once."""
+    answers: list[dict[str, Any]] = [{} for _ in inputs]
+    spec = model.merged.checkpoint.task_spec
+    routes = resolve_routes(model, list(wanted), lambda index: _routed_example(model, spec, inputs[index]))
+    for route, indices in group_by_route(routes).items():
+        select_route(model, route)
+        served: dict[str, Any] = {"cluster": None, "cluster_name": None, "served_by": route}
+        if isinstance(route, int):
+            served = {"cluster": route, "cluster_name": model.cluster_names[route], "served_by": "cluster"}
+        for start in range(0, len(indices), _BATCH):
+            batch = indices[start : start + _BATCH]
+            answered = _answer(model, spec, [inputs[index] for index in batch], max_new_tokens)
+            for index, answer in zip(batch, answered, strict=True):
+                answers[index] = {**answer, **served}
     return answers
 
 

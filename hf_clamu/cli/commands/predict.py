@@ -88,19 +88,9 @@ def _row_head(spec: TaskSpec, number: int, row: dict[str, Any]) -> str:
 
 
 def _row(spec: TaskSpec, value: str) -> dict[str, Any]:
-    if spec.tokens_column is not None:
-        return {spec.tokens_column: value.split()}
-    if spec.conversational:
-        return {str(spec.messages_column or spec.prompt_column): [{"role": "user", "content": value}]}
-    if spec.image_column is None:
-        return {str(spec.prompt_column or spec.text_column): value}
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from hf_clamu.serving.inputs import image_row, text_row
 
-    try:
-        with Image.open(value) as image:
-            return {spec.image_column: ImageOps.exif_transpose(image)}  # as data sets and pipelines read it
-    except (OSError, UnidentifiedImageError) as error:
-        raise RecipeError(f"{value!r} is no image file that can be read ({error}).") from error
+    return text_row(spec, value) if spec.image_column is None else image_row(spec, value, name=repr(value))
 
 
 def _answer_columns(spec: TaskSpec) -> tuple[str, ...]:
