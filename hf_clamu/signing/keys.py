@@ -109,29 +109,7 @@ def load_signing_key(source: KeySource) -> SigningKey:
     Raises:
         RecipeError: if it cannot be read, is a public key or of another kind, or `cryptography` is not installed.
     """
-    require_cryptography()
-    from cryptography.exceptions import UnsupportedAlgorithm
-    from cryptography.hazmat.primitives.serialization import load_pem_private_key
-
-    name, data = _read(source)
-    if b"PRIVATE KEY-----" not in data:
-        what = "a public key" if b"PUBLIC KEY-----" in data else "no PEM file of a private key"
-        raise RecipeError(
-            f"{name} is {what}, and signing needs a private one. Make one with `openssl ecparam -name prime256v1 "
-            "-genkey -noout -out key.pem`, and keep it away from the model."
-        )
-    try:
-        try:
-            key = load_pem_private_key(data, None)
-        except TypeError:  # it is encrypted
-            key = load_pem_private_key(data, _password(name))
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise RecipeError(
-            f"The private key {name} cannot be read ({_one_line(error)}): expected an undamaged PEM file, and its own "
-            f"password in {PASSWORD_VARIABLE} if it is encrypted."
-        ) from error
-    _require_kind(key.public_key(), name)
-    return SigningKey(key)
+    return SigningKey(_loaded(source, is_private=True))
 
 
 def load_public_key(source: KeySource) -> PublicKey:
@@ -143,24 +121,7 @@ def load_public_key(source: KeySource) -> PublicKey:
     Raises:
         RecipeError: if it cannot be read, is a private key or of another kind, or `cryptography` is not installed.
     """
-    require_cryptography()
-    from cryptography.exceptions import UnsupportedAlgorithm
-    from cryptography.hazmat.primitives.serialization import load_pem_public_key
-
-    name, data = _read(source)
-    if b"PRIVATE KEY-----" in data:
-        raise RecipeError(
-            f"{name} is a private key, and checking needs the public one. Write it with `openssl pkey -in {name} "
-            "-pubout -out key.pub`, and give the private key to nobody."
-        )
-    try:
-        key = load_pem_public_key(data)
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise RecipeError(
-            f"The public key {name} cannot be read ({_one_line(error)}): expected an undamaged PEM file."
-        ) from error
-    _require_kind(key, name)
-    return PublicKey(key)
+    return PublicKey(_loaded(source, is_private=False))
 
 
 def load_public_keys(sources: Iterable[KeySource] | KeySource) -> tuple[PublicKey, ...]:
@@ -189,6 +150,44 @@ def require_cryptography() -> None:
         raise RecipeError(
             "Signatures need the package cryptography, which is not installed: pip install 'hf-clamu[proof]'."
         ) from None
+
+
+def _loaded(source: KeySource, *, is_private: bool) -> Any:
+    """Return a key of `cryptography` of the half that is asked for."""
+    require_cryptography()
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_pem_public_key
+
+    name, data = _read(source)
+    has_private = b"PRIVATE KEY-----" in data
+    if has_private and not is_private:
+        raise RecipeError(
+            f"{name} is a private key, and checking needs the public one. Write it with `openssl pkey -in {name} "
+            "-pubout -out key.pub`, and give the private key to nobody."
+        )
+    if is_private and not has_private:
+        what = "a public key" if b"PUBLIC KEY-----" in data else "no PEM file of a private key"
+        raise RecipeError(
+            f"{name} is {what}, and signing needs a private one. Make one with `openssl ecparam -name prime256v1 "
+            "-genkey -noout -out key.pem`, and keep it away from the model."
+        )
+    key: Any
+    try:
+        try:
+            key = load_pem_private_key(data, None) if is_private else load_pem_public_key(data)
+        except TypeError:  # it is encrypted
+            if not is_private:
+                raise
+            key = load_pem_private_key(data, _password(name))
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        half, also = "public", ""
+        if is_private:
+            half, also = "private", f", and its own password in {PASSWORD_VARIABLE} if it is encrypted"
+        raise RecipeError(
+            f"The {half} key {name} cannot be read ({_one_line(error)}): expected an undamaged PEM file{also}."
+        ) from error
+    _require_kind(key.public_key() if is_private else key, name)
+    return key
 
 
 def _read(source: KeySource) -> tuple[str, bytes]:
