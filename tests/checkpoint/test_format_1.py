@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 
 import format_1
@@ -15,21 +16,9 @@ from hf_clamu.exact import canonical_json, digest_tensors
 
 
 @pytest.fixture(scope="module")
-def local(tmp_path_factory):
-    return format_1.local_models(tmp_path_factory.mktemp("local"))
-
-
-@pytest.fixture(scope="module")
-def built(local, tmp_path_factory):
+def built(build_of):
     """Return a function that gives the folder of a build without some of the tasks."""
-
-    def build(*gone):
-        folder = tmp_path_factory.mktemp("built") / "model"
-        chosen = {task_id: path for task_id, path in local.items() if task_id not in gone}
-        ClamuModel.merge(format_1.BASE, chosen, format_1.SETTINGS).save_pretrained(folder)
-        return folder
-
-    return build
+    return functools.partial(build_of, format_1.SETTINGS)
 
 
 def test_a_build_of_today_in_format_1_is_the_old_files(tiny, built):

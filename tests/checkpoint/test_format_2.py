@@ -5,11 +5,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 from pathlib import Path
 
-import format_1
 import pytest
 import torch
 
@@ -21,21 +21,9 @@ SETTINGS = ClamuArguments(clustering="none", localization="emr", learning_rate=5
 
 
 @pytest.fixture(scope="module")
-def local(tmp_path_factory):
-    return format_1.local_models(tmp_path_factory.mktemp("local"))
-
-
-@pytest.fixture(scope="module")
-def built(local, tmp_path_factory):
+def built(build_of):
     """Return a function that gives the folder of a build without some of the tasks."""
-
-    def build(*gone, settings=SETTINGS):
-        folder = tmp_path_factory.mktemp("built") / "model"
-        chosen = {task_id: path for task_id, path in local.items() if task_id not in gone}
-        ClamuModel.merge(format_1.BASE, chosen, settings).save_pretrained(folder)
-        return folder
-
-    return build
+    return functools.partial(build_of, SETTINGS)
 
 
 def test_it_keeps_the_width_of_its_integers(local):
@@ -57,11 +45,11 @@ def test_unmerged_in_place_it_is_a_build_without(tiny, local, built, tmp_path):
     assert tiny.digests(folder) == tiny.digests(built("task_2"))
 
 
-def test_narrow_integers_serve_the_same_weights(built):
+def test_narrow_integers_serve_the_same_weights(build_of):
     wide = ClamuModel.from_pretrained(FOLDER)
     # The local models are whole steps of 2**-9 away from the base model.
     settings = ClamuArguments(clustering="none", localization="emr", learning_rate=5e-5, fraction_bits=9)
-    narrow = ClamuModel.from_pretrained(built(settings=settings))
+    narrow = ClamuModel.from_pretrained(build_of(settings))
     assert {steps.dtype for steps in narrow.merged.state.delta.values()} == {torch.int8}
     for cluster in (None, 0, 1, 2, 3):
         found, expected = (model.set_cluster(cluster).state_dict() for model in (narrow, wide))

@@ -5,11 +5,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 from pathlib import Path
 
-import format_1
 import pytest
 
 from hf_clamu import ClamuArguments, ClamuModel
@@ -25,21 +25,9 @@ SETTINGS = ClamuArguments(
 
 
 @pytest.fixture(scope="module")
-def local(tmp_path_factory):
-    return format_1.local_models(tmp_path_factory.mktemp("local"))
-
-
-@pytest.fixture(scope="module")
-def built(local, tmp_path_factory):
+def built(build_of):
     """Return a function that gives the folder of a build without some of the tasks."""
-
-    def build(*gone):
-        folder = tmp_path_factory.mktemp("built") / "model"
-        chosen = {task_id: path for task_id, path in local.items() if task_id not in gone}
-        ClamuModel.merge(format_1.BASE, chosen, SETTINGS).save_pretrained(folder)
-        return folder
-
-    return build
+    return functools.partial(build_of, SETTINGS)
 
 
 def test_it_keeps_no_linear_digests(local):
