@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from hf_clamu.errors import CheckpointFormatError, RecipeError
@@ -73,7 +74,7 @@ class DeskModel:
         path = Path(self.source)
         return path.resolve().name if path.is_dir() else self.source
 
-    @property
+    @cached_property
     def book(self) -> RequestBook:
         """Its requests."""
         return RequestBook.of(self.source)

@@ -12,6 +12,7 @@ __all__ = ["STYLE", "cut", "message", "paragraph", "progress", "request_table", 
 
 _MOST_CHARACTERS = 80  # of an id that a cell shows; the title has it all
 _MOST_TASKS = 5
+_MOST_ROWS = 300
 _COLUMNS = ("request", "due", "state", "tasks", "more")
 
 STYLE = """
@@ -78,7 +79,9 @@ def request_table(states: Sequence[RequestState]) -> str:
     head = f"<p><b>{num_open} open</b>, {num_overdue} overdue, {len(states) - num_open} answered.</p>"
     if not states:
         return f"{head}<p>No request was taken in yet.</p>"
-    return head + _table(_COLUMNS, [(one.word, _cells(one)) for one in states])
+    more = len(states) - _MOST_ROWS
+    tail = f"<p>… and {more:,} more; <code>clamu queue list</code> shows all.</p>" if more > 0 else ""
+    return head + _table(_COLUMNS, [(one.word, _cells(one)) for one in states[:_MOST_ROWS]]) + tail
 
 
 def _cells(state: RequestState) -> list[str]:

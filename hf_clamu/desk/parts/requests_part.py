@@ -14,6 +14,7 @@ from hf_clamu.operations.intake.working import is_worked_on, read_work
 
 __all__ = ["RequestsPart"]
 
+_MOST_CHOICES = 300
 _NOTHING_OPEN = "No request is open."
 
 
@@ -87,7 +88,7 @@ class RequestsPart:
         except (ClamuError, OSError) as error:
             return [markup.message(str(error), is_good=False), "", gr.skip()]
         open_names = [one.request.name for one in states if one.request.is_open and not one.request.is_waiting]
-        return [markup.progress(work), markup.request_table(states), gr.update(choices=open_names)]
+        return [markup.progress(work), markup.request_table(states), gr.update(choices=open_names[:_MOST_CHOICES])]
 
     def _add(self, name: Any, tasks: Any, request: Any, received: Any, due: Any) -> list[Any]:
         words = [line.strip() for line in str(tasks or "").splitlines() if line.strip()]

@@ -28,7 +28,7 @@ __all__ = ["Asked", "RequestBook", "requests_of"]
 
 _FOLDER = "received"
 _MOST_BYTES = 1 << 24  # of a file
-_SECONDS_TO_WAIT = 10.0  # for another process that changes a file
+_SECONDS_TO_WAIT = 60.0  # for another process that changes a file
 _WHAT = "what keeps the requests of a model"
 
 
@@ -69,6 +69,8 @@ class RequestBook:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._lock = FileLock(folder / "changes.lock")
+        # By path: what tells a file from the one that replaces it, and what it held.
+        self._known: dict[Path, tuple[tuple[int, int, int], ReceivedRequest]] = {}
 
     @classmethod
     def of(cls, model: str) -> RequestBook:
@@ -81,8 +83,21 @@ class RequestBook:
         Raises:
             CheckpointFormatError: if a file is damaged.
         """
-        found = [_read(path) for path in sorted((self.folder / _FOLDER).glob("[0-9a-f]*.json"))]
+        kept = map(self._read, (self.folder / _FOLDER).glob("[0-9a-f]*.json"))
+        found = [one for one in kept if one is not None]
         return sorted(found, key=lambda one: (not one.is_open, one.due if one.is_open else "", one.received, one.name))
+
+    def _read(self, path: Path) -> ReceivedRequest | None:
+        """Read a file, unless it is the one that was read before; `None` if it was struck out meanwhile."""
+        try:
+            status = path.lstat()
+        except FileNotFoundError:
+            return None
+        key = (status.st_ino, status.st_mtime_ns, status.st_size)
+        known = self._known.get(path)
+        if known is None or known[0] != key:
+            known = self._known[path] = (key, _read(path))
+        return known[1]
 
     def add(self, asked: Sequence[Asked]) -> list[ReceivedRequest]:
         """Take in requests, all or none; one that is there already, with the same tasks, is not taken in again.
