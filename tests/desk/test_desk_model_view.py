@@ -9,7 +9,7 @@ import pytest
 
 from hf_clamu import ClamuModel
 from hf_clamu.checkpoint.reader import read_checkpoint
-from hf_clamu.desk.parts.model_view import CHANGE_COLUMNS, CLUSTER_COLUMNS, draw_map, draw_scores, view_model
+from hf_clamu.desk.views.model_view import CHANGE_COLUMNS, CLUSTER_COLUMNS, draw_map, draw_scores, view_model
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from typing import Any
 
 from hf_clamu.desk.office import Office
 from hf_clamu.desk.parts import markup
-from hf_clamu.desk.parts.model_view import CHANGE_COLUMNS, CLUSTER_COLUMNS, draw_map, draw_scores, view_model
+from hf_clamu.desk.views.model_view import CHANGE_COLUMNS, CLUSTER_COLUMNS, draw_map, draw_scores, view_model
 from hf_clamu.errors import ClamuError
 
 __all__ = ["ModelPart"]

@@ -9,6 +9,7 @@ from hf_clamu.desk.parts import markup
 from hf_clamu.desk.parts.evidence_part import EvidencePart
 from hf_clamu.desk.parts.model_part import ModelPart
 from hf_clamu.desk.parts.requests_part import RequestsPart
+from hf_clamu.desk.parts.try_part import TryPart
 from hf_clamu.desk.web.uploads import take_no_links
 
 __all__ = ["build_page", "look"]
@@ -41,6 +42,8 @@ def build_page(office: Office) -> Any:
             EvidencePart(office).build(gr, model, timer)
         with gr.Tab("Model", id="model-tab") as model_tab:
             ModelPart(office).build(gr, model, model_tab)
+        with gr.Tab("Try", id="try-tab") as try_tab:
+            TryPart(office).build(gr, model, try_tab)
     _hide_from_api(page)
     for block in page.blocks.values():
         take_no_links(block)
