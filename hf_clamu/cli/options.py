@@ -33,6 +33,7 @@ __all__ = [
     "NewRows",
     "NewRowsOrNone",
     "OnMismatch",
+    "OnMismatchOfUnmerge",
     "Output",
     "Overwrite",
     "PresetOption",
@@ -41,6 +42,7 @@ __all__ = [
     "RepoId",
     "ReportTo",
     "Task",
+    "Verify",
     "Without",
 ]
 
@@ -190,6 +192,21 @@ NewArchive = Annotated[
 OnMismatch = Annotated[
     Literal["error", "rebuild"],
     typer.Option(help="What to do if data, bits or environment differ from the ledger."),
+]
+OnMismatchOfUnmerge = Annotated[
+    Literal["error", "rebuild", "localize"],
+    typer.Option(
+        help="If data, bits or environment differ from the ledger: stop, rebuild, or with --archive derive "
+        "clusters and masks here."
+    ),
+]
+Verify = Annotated[
+    Literal["rebuild", "audit", "none"],
+    typer.Option(
+        "--verify",
+        help="Before a result is saved: build it from the data of the tasks that stay and compare every byte, audit "
+        "the change without data, or neither.",
+    ),
 ]
 DryRun = Annotated[
     bool,

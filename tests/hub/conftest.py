@@ -90,3 +90,16 @@ def recipe(tiny, tmp_path):
     }
     (tmp_path / "recipe.yaml").write_text(json.dumps(values), encoding="utf-8")
     return tmp_path / "recipe.yaml"
+
+
+@pytest.fixture
+def run(client, tmp_path):
+    """Run a command in the working directory of these tests; return what it printed, as JSON if it can be."""
+
+    def run(*words, code=0):
+        steps = "__import__('importlib').import_module('tests.hub.dry_run_steps').run"
+        found, out, err = client.call(steps, tmp_path, *map(str, words))
+        assert found == code, err
+        return json.loads(out) if "--json" in words else err
+
+    return run

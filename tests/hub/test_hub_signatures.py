@@ -11,19 +11,6 @@ REPO = "org/signed"
 
 
 @pytest.fixture
-def run(client, tmp_path):
-    """Run a command in the working directory of these tests and return what it printed, as JSON if it can be."""
-
-    def run(*words, code=0):
-        steps = "__import__('importlib').import_module('tests.hub.dry_run_steps').run"
-        found, out, err = client.call(steps, tmp_path, *map(str, words))
-        assert found == code, err
-        return json.loads(out) if "--json" in words else err
-
-    return run
-
-
-@pytest.fixture
 def local(tiny, run, tmp_path, keys):
     """A signed model in the folder `local`, and its rows."""
     rows = tiny.rows("text")

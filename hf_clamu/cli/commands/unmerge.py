@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,6 +20,7 @@ from hf_clamu.cli.options import (
     KeyToSign,
     MaxDrop,
     ModelToChange,
+    OnMismatchOfUnmerge,
     Output,
     Receipts,
 )
@@ -48,13 +49,6 @@ _Requests = Annotated[
     Path | None,
     typer.Option("--from", help='JSON lines of requests: {"id": "req-17", "task": "user_3"}.', show_default=False),
 ]
-_OnMismatch = Annotated[
-    Literal["error", "rebuild", "localize"],
-    typer.Option(
-        help="If data, bits or environment differ from the ledger: stop, rebuild, or with --archive derive "
-        "clusters and masks here."
-    ),
-]
 
 
 def unmerge(
@@ -67,7 +61,7 @@ def unmerge(
     erase_history: EraseHistory = None,
     receipts: Receipts = None,
     archive: Archive = None,
-    on_mismatch: _OnMismatch = "error",
+    on_mismatch: OnMismatchOfUnmerge = "error",
     dry_run: DryRun = False,
     max_drop: MaxDrop = None,
     key: KeyToSign = None,

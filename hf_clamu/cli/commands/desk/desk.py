@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from hf_clamu.cli.kernels import before_reading
-from hf_clamu.cli.options import Archive, Data, Json, KeyToSign, MaxDrop, Receipts
+from hf_clamu.cli.options import Archive, Data, Json, KeyToSign, MaxDrop, OnMismatchOfUnmerge, Receipts, Verify
 from hf_clamu.cli.output import emit, note, quieten
 from hf_clamu.errors import RecipeError
 
@@ -43,10 +43,6 @@ _AuthHeader = Annotated[
         show_default=False,
     ),
 ]
-_OnMismatch = Annotated[
-    Literal["error", "rebuild", "localize"],
-    typer.Option(help="If data, bits or environment differ from the ledger, see clamu unmerge."),
-]
 _HubUsers = Annotated[
     list[str] | None,
     typer.Option(
@@ -71,11 +67,8 @@ def desk(
     erase_history: Annotated[
         bool, typer.Option("--erase-history", help="For Hub ids: remove old commits for good after each push.")
     ] = False,
-    verify: Annotated[
-        Literal["rebuild", "audit", "none"],
-        typer.Option("--verify", help="What is done before a result is saved, see clamu queue run."),
-    ] = "rebuild",
-    on_mismatch: _OnMismatch = "error",
+    verify: Verify = "rebuild",
+    on_mismatch: OnMismatchOfUnmerge = "error",
     max_drop: MaxDrop = None,
     key: KeyToSign = None,
     demo: Annotated[

@@ -23,7 +23,9 @@ from hf_clamu.cli.options import (
     MaxDrop,
     ModelToChange,
     ModelToRead,
+    OnMismatchOfUnmerge,
     Receipts,
+    Verify,
 )
 from hf_clamu.cli.output import emit, is_main_process, table
 from hf_clamu.cli.terminal.completion import complete_task
@@ -55,14 +57,6 @@ _Tasks = Annotated[
     ),
 ]
 _Names = Annotated[list[str], typer.Argument(metavar="ID", help="What requests are called.", show_default=False)]
-_Verify = Annotated[
-    Literal["rebuild", "audit", "none"],
-    typer.Option(
-        "--verify",
-        help="Before the result is saved: build it from the data of the tasks that stay and compare every byte, audit "
-        "the change without data, or neither.",
-    ),
-]
 
 
 @queue.command()
@@ -180,11 +174,8 @@ def run(
     erase_history: EraseHistory = None,
     receipts: Receipts = None,
     archive: Archive = None,
-    on_mismatch: Annotated[
-        Literal["error", "rebuild", "localize"],
-        typer.Option(help="If data, bits or environment differ from the ledger, see clamu unmerge."),
-    ] = "error",
-    verify: _Verify = "rebuild",
+    on_mismatch: OnMismatchOfUnmerge = "error",
+    verify: Verify = "rebuild",
     max_drop: MaxDrop = None,
     key: KeyToSign = None,
     only_waiting: Annotated[
