@@ -35,7 +35,7 @@ from hf_clamu.cli.terminal.bars import stop_bars
 from hf_clamu.cli.terminal.completion import is_completing
 from hf_clamu.cli.terminal.format_option import add_formats
 from hf_clamu.cli.terminal.formats import asked_for, use_format
-from hf_clamu.cli.terminal.program import program_name
+from hf_clamu.cli.terminal.program import note_arguments, program_name
 from hf_clamu.version import __version__
 
 __all__ = ["app", "main"]
@@ -130,6 +130,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         usage or input; 3 on a fault of hf_clamu; 130 when interrupted.
     """
     arguments, debug = _understood(list(sys.argv[1:] if argv is None else argv))
+    note_arguments(arguments)
     interruption.reset()
     try:
         try:

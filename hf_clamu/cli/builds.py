@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hf_clamu.cli.output import emit
+from hf_clamu.cli.terminal.program import command_line
 from hf_clamu.resources import peak_memory, size_of_files
 
 __all__ = ["report_build"]
 
 
-def report_build(output: Path, summary: Mapping[str, Any], seconds: Mapping[str, float] | None, as_json: bool) -> None:
+def report_build(
+    output: Path,
+    summary: Mapping[str, Any],
+    seconds: Mapping[str, float] | None,
+    as_json: bool,
+    *,
+    data: Sequence[Path] | None = None,
+) -> None:
     """Print what was built.
 
     Args:
@@ -21,13 +29,22 @@ def report_build(output: Path, summary: Mapping[str, Any], seconds: Mapping[str,
         seconds (*mapping* of `str` to `float`, *optional*): durations by stage, and their `total`; `None` if an
             earlier run of the command has built it.
         as_json (`bool`): print one JSON object.
+        data (*sequence* of `Path`, *optional*): files of rows that were given instead of those that the recipe names.
     """
     used = None if seconds is None else _resources(output, summary["num_tasks"], seconds["total"])
     emit(
         as_json,
         {**summary, "output": str(output), "seconds": dict(seconds or {"total": 0.0}), "resources": used},
         lambda: _build_text(output, summary, seconds or {"total": 0.0}, used),
+        then=[_next_command(output, summary, data)],
     )
+
+
+def _next_command(output: Path, summary: Mapping[str, Any], data: Sequence[Path] | None) -> str:
+    if summary["scores"] is None:
+        return command_line("info", output)
+    files = [word for file in data or () for word in ("--data", str(file))]
+    return command_line("evaluate", output, *files, *(("--split", "validation") if files else ()))
 
 
 def _resources(output: Path, num_tasks: int, total: float) -> dict[str, float | None]:

@@ -14,6 +14,7 @@ import typer
 from hf_clamu.cli.interruption import expect_result
 from hf_clamu.cli.models import load_model, open_model
 from hf_clamu.cli.output import emit, is_main_process, note, quieten, require_empty_output, table
+from hf_clamu.cli.terminal.program import command_line, same_command
 
 if TYPE_CHECKING:
     from hf_clamu.models.modeling_clamu import ClamuModel
@@ -112,6 +113,23 @@ class OpenChange:
         signed = sign_model(Path(self.target.name), state, key, receipts=receipts, keeps_source=keeps_source)
         note(f"Signed with the key {signed.key_id[:16]}…: {signed.signature}, {signed.num_statements} statements.")
 
+    def then(self, *, is_plain: bool) -> list[str]:
+        """Return what to do next, as commands.
+
+        Args:
+            is_plain (`bool`): the request needed no data, checkpoints or archive but those that the model names, so
+                that `verify` needs none either.
+        """
+        from hf_clamu.operations.lifecycle.target import receipts_of
+
+        target = self.target
+        if target.is_on_hub and not self.erase_history:
+            return [command_line("erase", target.source)]
+        if is_plain:
+            return [command_line("verify", target.name)]
+        is_usual = target.receipts == receipts_of(target.name)
+        return [command_line("receipts", target.name, *([] if is_usual else ["--receipts", str(target.receipts)]))]
+
     def receipt_values(self, receipt: Mapping[str, Any], effect: ChangeEffect | None = None) -> dict[str, Any]:
         """Return a receipt, the file that has it, and what it changed for other tasks where that is known."""
         from hf_clamu.operations.lifecycle.receipts import receipt_path
@@ -191,8 +209,9 @@ def report_dry_run(change: OpenChange, effect: ChangeEffect, as_json: bool) -> N
     """Print what a request would change for the tasks that stay."""
     values = {"status": "dry run", "output": change.target.name, "effect": effect.to_dict()}
     count = f"{effect.num_tasks_after} tasks instead of {effect.num_tasks_before}"
+    then = [same_command(without="--dry-run")]
     head = f"Dry run: nothing was changed. {change.target.name} would have {count}."
-    emit(as_json, values, lambda: "\n".join([head, *effect_lines(effect)]), quiet=effect.changed)
+    emit(as_json, values, lambda: "\n".join([head, *effect_lines(effect)]), quiet=effect.changed, then=then)
 
 
 def effect_lines(effect: ChangeEffect | None) -> list[str]:

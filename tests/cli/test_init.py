@@ -54,7 +54,7 @@ def test_dirt_is_named_with_its_lines(clamu, folder):
     ):
         assert part in told
     assert "ids that look alike" not in told
-    assert told.endswith("Next: solve points 1 and 2, then check what is left: clamu plan recipe.yaml\n")
+    assert told.endswith("Solve points 1 and 2, then check what is left.\nNext: clamu plan recipe.yaml\n")
     assert Recipe.load(folder / "recipe.yaml").data["ids"] == "strip"
 
 
@@ -73,7 +73,7 @@ def test_what_blocks_the_training_is_told_apart(clamu, folder):
     assert "or give ids: strip (--ids strip), which removes white space at the ends" in told
     assert pairs in clamu("plan", "recipe.yaml").error
     told = clamu("init", "rows.jsonl", "--force", "--ids", "as-is", "--json").json
-    assert told["next"] == "clamu plan recipe.yaml; clamu train recipe.yaml --output model"
+    assert told["next"] == ["clamu plan recipe.yaml", "clamu train recipe.yaml --output model"]
 
 
 def test_repeated_rows_of_one_owner_and_of_several_are_told_apart(clamu, folder):

@@ -129,7 +129,7 @@ def test_add_and_update(clamu, work, tiny):
     for name in ("text", "apart"):
         assert tiny.digests(work / name) == tiny.digests(work / "target")
     found = clamu("update", "text", "user_1", "--new", "fewer.jsonl", "--data", "rows.jsonl", "--json").json
-    assert found == {"status": "nothing to do", "output": "text"}
+    assert found == {"status": "nothing to do", "output": "text", "next": ["clamu receipts text"]}
     write("rows.jsonl", fewer)
     assert clamu("verify", "text").code == 0
     assert clamu("unmerge", "text", "user_1").code == 0

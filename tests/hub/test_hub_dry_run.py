@@ -95,3 +95,20 @@ def test_without_a_vector_or_a_model_a_dry_run_says_so(double, served, run, tiny
         assert len(err.splitlines()) == 1, err
     assert _state(double) == state
     assert tiny.digests(tmp_path) == files
+
+
+def test_what_commands_on_the_hub_say_to_do_next_works(served, run):
+    def told(*words):
+        code, out, err = run(*words)
+        assert code == 0, err
+        return json.loads(out)["next"]
+
+    # As it is printed; what cannot be undone asks, so here it is told that nobody is there.
+    assert told("push", "local", REPO, "--json") == [f"clamu info {REPO}"]
+    assert run("info", REPO)[0] == 0
+    assert told("unmerge", REPO, "user_1", "--data", "rows.jsonl", "--json") == [f"clamu erase {REPO}"]
+    assert told("erase", REPO, "--yes", "--json") == [f"clamu info {REPO}"]
+    assert run("info", REPO)[0] == 0
+    lines = told("unmerge", REPO, "user_2", "--data", "rows.jsonl", "--erase-history", "--json")
+    assert lines == [f"clamu receipts {REPO}"]
+    assert run("receipts", REPO)[0] == 0

@@ -205,10 +205,12 @@ def _report(change: OpenChange, verb: str, effect: ChangeEffect | None, as_json:
     model, name = change.model, change.target.name
     if not model.receipts:
         values: dict[str, Any] = {"status": "nothing to do", "output": name}
-        emit(as_json, values, lambda: f"Nothing to do: {name} has these tasks with these rows.", quiet=())
+        text = f"Nothing to do: {name} has these tasks with these rows."
+        emit(as_json, values, lambda: text, quiet=(), then=change.then(is_plain=False))
         return
     values = {"status": verb.lower(), "output": name, **change.receipt_values(model.receipts[-1], effect)}
     names = ", ".join(sorted(values["receipt"]["private"]["salts"]))
     head = f"{verb} {names}; {name} has {len(model.tasks)} tasks now."
     lines = [head, *effect_lines(effect), *receipt_lines(values)]
-    emit(as_json, values, lambda: "\n".join(lines), quiet=[values["receipt_file"]])
+    then = change.then(is_plain=False)
+    emit(as_json, values, lambda: "\n".join(lines), quiet=[values["receipt_file"]], then=then)

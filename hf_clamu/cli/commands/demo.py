@@ -11,6 +11,7 @@ import typer
 from hf_clamu.cli.options import Json
 from hf_clamu.cli.output import emit, note, quieten, table
 from hf_clamu.cli.terminal.bars import progress_bars
+from hf_clamu.cli.terminal.program import command_line
 
 __all__ = ["demo", "demo_text"]
 
@@ -30,7 +31,9 @@ def demo(
 
     quieten()
     result = run_demo(output, progress=progress_bars, say=note)
-    emit(as_json, result, lambda: demo_text(output, result), quiet=[str(output)])
+    model = output / "model"
+    then = [command_line("unmerge", model, "owner_00"), command_line("verify", model)]
+    emit(as_json, result, lambda: demo_text(output, result), quiet=[str(output)], then=then)
     if not result["identical"] or result["audit"]["verdict"] != "proven":
         raise typer.Exit(1)
 
@@ -58,7 +61,6 @@ def demo_text(output: Path, result: dict[str, Any]) -> str:
         f"{retained['before']} before, {retained['after']} after it.",
         f"Seconds: {seconds}.",
         f"Figures: {', '.join(str(output / name) for name in result['figures'])}.",
-        f"Next: clamu unmerge {output / 'model'} owner_00; clamu verify {output / 'model'}",
     ]
     return "\n".join(lines)
 

@@ -10,6 +10,7 @@ from hf_clamu.cli.models import chosen_cluster, open_to_answer
 from hf_clamu.cli.options import Cluster, Data, Json, ModelToRead, Task
 from hf_clamu.cli.output import emit, note, quieten, table
 from hf_clamu.cli.terminal.bars import progress_bars
+from hf_clamu.cli.terminal.program import command_line, same_command
 
 if TYPE_CHECKING:
     from hf_clamu.tasks import TaskDataset
@@ -59,7 +60,9 @@ def evaluate(
     if left_out:
         note(f"{left_out} of the {len(tasks)} tasks in the data are left out: not merged, or forgotten.")
     values = {**report.to_dict(), "split": chosen, "serving": serving}
-    emit(as_json, values, lambda: _evaluation_text(values), quiet=report.tasks)
+    others = command_line("info", folder, "--members")
+    then = [others if serving != "own" or wanted is not None or task else same_command("--serving", "base")]
+    emit(as_json, values, lambda: _evaluation_text(values), quiet=report.tasks, then=then)
 
 
 def _evaluation_text(values: dict[str, Any]) -> str:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hf_clamu.checkpoint.layout import CONFIG_NAME
 from hf_clamu.cli.models import chosen_cluster, open_model
 from hf_clamu.cli.options import Cluster, Json, ModelToRead, Task
 from hf_clamu.cli.output import emit, quieten, require_empty_output
@@ -67,7 +70,14 @@ def export(
     name = None if served is None else model.cluster_names[served]
     which = "the global model" if served is None else f"cluster {served} ({name})"
     values = {"output": str(output), "cluster": served, "cluster_name": name}
-    emit(as_json, values, lambda: f"Wrote {which} to {output}.")
+    # What anybody does with it, without hf_clamu.
+    loading = f"import transformers; print(transformers.{_class_of(output)}.from_pretrained({str(output)!r}))"
+    emit(as_json, values, lambda: f"Wrote {which} to {output}.", then=[shlex.join(["python", "-c", loading])])
+
+
+def _class_of(folder: Path) -> str:
+    config = json.loads((folder / CONFIG_NAME).read_bytes())
+    return str((config.get("architectures") or ["AutoModel"])[0])
 
 
 def _export_adapters(
@@ -88,4 +98,4 @@ def _export_adapters(
             lines.append("Adapters of a rank approximate: for the weights as they are, export plain checkpoints.")
         return "\n".join(lines)
 
-    emit(as_json, values, text)
+    emit(as_json, values, text, then=[shlex.join(["python", "-m", "json.tool", str(output / "routes.json")])])

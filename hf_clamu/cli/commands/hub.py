@@ -12,6 +12,7 @@ from hf_clamu.cli.models import open_model
 from hf_clamu.cli.options import Json, RepoId
 from hf_clamu.cli.output import emit, quieten
 from hf_clamu.cli.terminal.completion import complete_model
+from hf_clamu.cli.terminal.program import command_line, same_command
 from hf_clamu.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -45,7 +46,8 @@ def push(
     )
     values = {"repo_id": repo_id, "commit": result.commit, "url": result.url, "pr_url": result.pr_url}
     url = result.pr_url or result.url
-    emit(as_json, values, lambda: f"Pushed {folder} to {repo_id}: {url}", quiet=[url])
+    then = [] if create_pr or revision else [command_line("info", repo_id)]
+    emit(as_json, values, lambda: f"Pushed {folder} to {repo_id}: {url}", quiet=[url], then=then)
 
 
 def erase(
@@ -64,8 +66,10 @@ def erase(
             raise typer.Exit(2)
     quieten()
     report = erase_history(repo_id, keep_revision=keep_revision)
+    again = same_command(*([] if yes else ["--yes"]))
+    then = [again if report.steps_failed else command_line("info", repo_id)]
     remaining = [address["url"] for address in report.still_reachable]
-    emit(as_json, report.to_dict(), lambda: _erasure_text(report), quiet=remaining)
+    emit(as_json, report.to_dict(), lambda: _erasure_text(report), quiet=remaining, then=then)
     if report.steps_failed:
         raise typer.Exit(1)
 

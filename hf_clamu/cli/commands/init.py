@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import shlex
 import shutil
 from collections.abc import Sequence
+from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -13,6 +13,7 @@ import typer
 
 from hf_clamu.cli.options import Json
 from hf_clamu.cli.output import emit
+from hf_clamu.cli.terminal.program import command_line
 from hf_clamu.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -100,7 +101,16 @@ def init(
     if sample:
         shutil.copyfile(SAMPLE, paths[0])
     output.write_text(text, encoding="utf-8")
-    emit(as_json, _values(survey, paths, output), lambda: _text(survey, paths, output), quiet=[str(output)])
+    then = [command_line("plan", output)]
+    if not survey.blocking:
+        then.append(command_line("train", output, "--output", _new_folder()))
+    emit(as_json, _values(survey, paths, output), lambda: _text(survey, paths, output), quiet=[str(output)], then=then)
+
+
+def _new_folder() -> str:
+    """Return a name for the model that nothing here has."""
+    names = chain(["model"], (f"model-{number}" for number in count(2)))
+    return next(name for name in names if not Path(name).exists())
 
 
 def _values(survey: Survey, paths: Sequence[Path], output: Path) -> dict[str, Any]:
@@ -115,7 +125,6 @@ def _values(survey: Survey, paths: Sequence[Path], output: Path) -> dict[str, An
         "incomplete_rows": survey.incomplete_rows,
         "trouble": list(survey.trouble),
         "blocking": [{"finding": one.text, "remedy": one.remedy} for one in survey.blocking],
-        "next": _next_command(survey, output),
         **survey.columns.named,
     }
 
@@ -158,15 +167,7 @@ def _finding_lines(survey: Survey, output: Path) -> list[str]:
     return [*lines, *(["Look at, though training takes it:", *(f"  {text}" for text in taken)] if taken else [])]
 
 
-def _next_command(survey: Survey, output: Path) -> str:
-    recipe = shlex.quote(str(output))
-    plan = f"clamu plan {recipe}"
-    return plan if survey.blocking else f"{plan}; clamu train {recipe} --output model"
-
-
 def _next_line(survey: Survey, output: Path) -> str:
-    count, command = len(survey.blocking), _next_command(survey, output)
-    if not count:
-        return f"Wrote {output}. Next: {command}"
+    count = len(survey.blocking)
     points = "point 1" if count == 1 else f"points 1 {'and' if count == 2 else 'to'} {count}"
-    return f"Wrote {output}. Next: solve {points}, then check what is left: {command}"
+    return f"Wrote {output}." + (f" Solve {points}, then check what is left." if count else "")

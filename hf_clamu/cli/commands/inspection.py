@@ -17,6 +17,7 @@ from hf_clamu.cli.options import Checkpoints, Data, Json, KeysToTrust, ModelToCh
 from hf_clamu.cli.output import emit, emit_error, is_main_process, is_saved_model, quieten, table
 from hf_clamu.cli.terminal.bars import progress_bars
 from hf_clamu.cli.terminal.completion import complete_task
+from hf_clamu.cli.terminal.program import command_line, same_command
 from hf_clamu.errors import (
     CheckpointFormatError,
     ClamuError,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["info", "verify"]
 
+_REPORT = Path("verify.json")
 _MOST_MEMBERS = 6  # of a cluster that the text of `info` names
 
 
@@ -271,9 +273,17 @@ def verify(
         raise
     values = {**facts, **found.to_dict()}
     _write_report(report, values)
-    emit(as_json, values, lambda: _verified_text(found, values, report), quiet=found.differences)
+    then = _after_verifying(folder, bool(found), report, key)
+    emit(as_json, values, lambda: _verified_text(found, values, report), quiet=found.differences, then=then)
     if not found:
         raise typer.Exit(1)
+
+
+def _after_verifying(folder: str, is_same: bool, report: Path | None, keys: Sequence[Path] | None) -> list[str]:
+    """Return the command for what was done to a sound model, or one that keeps what differs in another."""
+    if is_same:
+        return [command_line("receipts", folder, *(word for key in keys or () for word in ("--key", key)))]
+    return [] if report is not None or _REPORT.exists() else [same_command("--report", str(_REPORT))]
 
 
 def _write_report(path: Path | None, facts: Mapping[str, Any]) -> None:

@@ -159,7 +159,7 @@ def merge(
             finished, seconds = _build(target, options, loaded, archive_dir, overwrite)
         else:
             seconds = None
-    report_build(output, finished, seconds, as_json)
+    report_build(output, finished, seconds, as_json, data=data)
 
 
 def _build(

@@ -77,7 +77,7 @@ def train(
     with open_build(output, command=command, archive=archive_dir, say=note) as target:
         finished = target.finished()
         if finished is not None:
-            report_build(output, finished, None, as_json)
+            report_build(output, finished, None, as_json, data=data)
             return
         require_empty_output(output, overwrite=overwrite)
         quieten()
@@ -97,7 +97,7 @@ def train(
             model.save_pretrained(output, max_shard_size=size, overwrite=overwrite)
         target.close()
         seconds = with_stages(trainer.seconds, load=read, save=time.perf_counter() - started)
-    report_build(output, build_summary(model.clamu_config), seconds, as_json)
+    report_build(output, build_summary(model.clamu_config), seconds, as_json, data=data)
 
 
 def plan(

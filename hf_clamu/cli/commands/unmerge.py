@@ -27,6 +27,7 @@ from hf_clamu.cli.options import (
 from hf_clamu.cli.output import emit, is_main_process, note, table
 from hf_clamu.cli.terminal.bars import progress_bars
 from hf_clamu.cli.terminal.completion import complete_task
+from hf_clamu.cli.terminal.program import same_command
 from hf_clamu.errors import RecipeError, TaskNotFoundError
 
 if TYPE_CHECKING:
@@ -89,12 +90,13 @@ def unmerge(
             if not dry_run:
                 change.save()
     if is_main_process():
+        then = change.then(is_plain=bool(wanted) and not (data or checkpoint or archive))
         if requests is not None:
-            _report_queue(change, statuses, effect, as_json)
+            _report_queue(change, statuses, effect, as_json, then)
         elif dry_run and effect is not None:
             report_dry_run(change, effect, as_json)
         else:
-            _report(change, asked[0], statuses[0], as_json)
+            _report(change, asked[0], statuses[0], as_json, then)
 
 
 def _parse(tasks: Sequence[str] | None, requests: Path | None) -> list[ForgetRequest]:
@@ -157,7 +159,9 @@ def subtract(
     return change.carry_out(change.model.unmerge_task, list(leaving), **options)
 
 
-def _report(change: OpenChange, asked: ForgetRequest, status: TriagedRequest, as_json: bool) -> None:
+def _report(
+    change: OpenChange, asked: ForgetRequest, status: TriagedRequest, as_json: bool, then: Sequence[str]
+) -> None:
     """Print what became of the tasks that the command line names."""
     values: dict[str, Any] = {"status": "done already", "output": change.target.name}
     if status.status == "open":
@@ -170,7 +174,7 @@ def _report(change: OpenChange, asked: ForgetRequest, status: TriagedRequest, as
         note(f"Forgotten before, so nothing was to do: {', '.join(before)}.")
     names = ", ".join(name for name, task_id in ids if not status.tasks or task_id in status.tasks)
     files = values.get("receipt_files") or [values["receipt_file"]]
-    emit(as_json, values, lambda: _text(names, values, change.model.last_effect), quiet=files)
+    emit(as_json, values, lambda: _text(names, values, change.model.last_effect), quiet=files, then=then)
 
 
 def _text(names: str, values: Mapping[str, Any], effect: ChangeEffect | None) -> str:
@@ -184,7 +188,11 @@ def _text(names: str, values: Mapping[str, Any], effect: ChangeEffect | None) ->
 
 
 def _report_queue(
-    change: OpenChange, statuses: Sequence[TriagedRequest], effect: ChangeEffect | None, as_json: bool
+    change: OpenChange,
+    statuses: Sequence[TriagedRequest],
+    effect: ChangeEffect | None,
+    as_json: bool,
+    then: Sequence[str],
 ) -> None:
     """Print what became of each request of a file; exit with 2 if one failed."""
     model = change.model
@@ -209,7 +217,8 @@ def _report_queue(
     values |= {"status": "dry run"} if change.is_dry else {}
     values |= {} if effect is None else {"effect": effect.to_dict()}
     files = [entry["receipt_file"] for entry in entries if "receipt_file" in entry]
-    emit(as_json, values, lambda: "\n".join([_queue_text(values), *effect_lines(effect)]), quiet=files)
+    then = [same_command(without="--dry-run")] if change.is_dry else then
+    emit(as_json, values, lambda: "\n".join([_queue_text(values), *effect_lines(effect)]), quiet=files, then=then)
     if any(status.status == "failed" for status in statuses):
         raise typer.Exit(2)
 

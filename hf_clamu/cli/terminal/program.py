@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from hf_clamu.errors import RecipeError
 
-__all__ = ["install_extension", "program_name"]
+__all__ = ["command_line", "install_extension", "note_arguments", "program_name", "same_command"]
 
 _NAME = "hf-clamu"
 _FOLDER = Path("~/.local/share/hf/extensions") / _NAME
@@ -21,12 +23,33 @@ _FIRST_RELEASE = (1, 5)  # of huggingface_hub with extensions
 # GitHub has no such owner: names there have no underscore. `hf extensions update` finds nothing to install over this.
 _OWNER = "installed_with_pip"
 
+_arguments: list[str] = []
+
 
 def program_name() -> str:
     """Return how this program is called: `clamu`, or `hf clamu`, or `hf-clamu` where `hf` does not know it."""
     if Path(sys.argv[0]).stem != _NAME:
         return "clamu"
     return "hf clamu" if (_FOLDER.expanduser() / "manifest.json").is_file() else _NAME
+
+
+def command_line(*words: str | Path) -> str:
+    """Return a command of this program that works when it is pasted.
+
+    Args:
+        words (`str` or `Path`): the command and its arguments, unquoted.
+    """
+    return " ".join([program_name(), shlex.join(map(str, words))])
+
+
+def note_arguments(arguments: Sequence[str]) -> None:
+    """Note what this program was asked for."""
+    _arguments[:] = arguments
+
+
+def same_command(*more: str, without: str = "") -> str:
+    """Return the command that is running, with more options or without one."""
+    return command_line(*(word for word in _arguments if word != without), *more)
 
 
 def install_extension() -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shlex
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,6 +28,7 @@ from hf_clamu.cli.options import (
 )
 from hf_clamu.cli.output import emit, is_main_process, table
 from hf_clamu.cli.terminal.completion import complete_task
+from hf_clamu.cli.terminal.program import command_line
 from hf_clamu.errors import RecipeError, RunInProgressError
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def add(
     book = RequestBook.of(folder)
     added = book.add(_checked(folder, receipts, asked))
     values = {"model": folder, "requests": [one.to_dict() for one in added]}
-    then = [shlex.join(["clamu", "queue", "run", folder])]
+    then = [command_line("queue", "run", folder)]
     emit(as_json, values, lambda: _added_text(added), quiet=[one.name for one in added], then=then)
 
 
@@ -257,7 +257,7 @@ def _report(folder: str, book: RequestBook, taken: Sequence[ReceivedRequest], as
     names = {one.name for one in taken}
     done = [one for one in book.read() if one.name in names]
     values = {"model": folder, "requests": [one.to_dict() for one in done]}
-    then = [shlex.join(["clamu", "receipts", folder])] if done else []
+    then = [command_line("receipts", folder)] if done else []
     emit(as_json, values, lambda: _run_text(folder, done), quiet=[one.name for one in done], then=then)
     if any(one.outcome is not None and one.outcome.status == "failed" for one in done):
         raise typer.Exit(2)

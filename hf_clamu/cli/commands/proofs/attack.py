@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,9 +13,11 @@ from hf_clamu.cli.options import Data, Json, ModelToRead
 from hf_clamu.cli.output import emit, quieten, table
 from hf_clamu.cli.terminal.bars import progress_bars
 from hf_clamu.cli.terminal.completion import complete_model, complete_task
+from hf_clamu.cli.terminal.program import command_line
 
 if TYPE_CHECKING:
     from hf_clamu.evaluation.attacks import Estimate, Leakage, LeakageReport
+    from hf_clamu.models.modeling_clamu import ClamuModel
 
 __all__ = ["attack"]
 
@@ -99,9 +101,16 @@ def attack(
         guidance=guidance,
         progress=progress_bars,
     )
-    emit(
-        as_json, {"state_digest": model.state_digest(), **report.to_dict()}, lambda: _text(report), quiet=report.tasks
-    )
+    values = {"state_digest": model.state_digest(), **report.to_dict()}
+    emit(as_json, values, lambda: _text(report), quiet=report.tasks, then=[_next_command(model, folder, task, data)])
+
+
+def _next_command(model: ClamuModel, folder: str, tasks: Sequence[str], data: Sequence[Path] | None) -> str:
+    """Return what forgetting the merged ones of the tasks would change; `verify` if all are forgotten."""
+    merged = [one for one in tasks if model.ledger_id(one) in model.tasks]
+    files = [word for file in data or () for word in ("--data", str(file))]
+    asked = command_line("unmerge", folder, *files, "--dry-run", "--", *merged)
+    return asked if merged else command_line("verify", folder)
 
 
 def _text(report: LeakageReport) -> str:

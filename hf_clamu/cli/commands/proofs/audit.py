@@ -10,6 +10,7 @@ import typer
 from hf_clamu.cli.options import Json
 from hf_clamu.cli.output import emit, quieten, table
 from hf_clamu.cli.terminal.completion import complete_model
+from hf_clamu.cli.terminal.program import command_line
 from hf_clamu.errors import CheckpointFormatError, RecipeError
 
 __all__ = ["audit"]
@@ -65,8 +66,11 @@ def audit(
     quieten()
     content = None if receipt is None else _receipt(receipt)
     values, is_proven = _model_values(before) if after is None else _change_values(before, after, content, archive)
+    state = before if after is None else after
+    command = "receipts" if is_proven else "verify"
+    then = [command_line(command, state)] if "@" not in state or Path(state).exists() else []
     unproven = [one["name"] for one in values["checks"] if one["verdict"] != "passed"]
-    emit(as_json, values, lambda: _text(values), quiet=unproven)
+    emit(as_json, values, lambda: _text(values), quiet=unproven, then=then)
     if not is_proven:
         raise typer.Exit(1)
 

@@ -12,6 +12,7 @@ from hf_clamu.cli.options import Data, Json, ModelToChange
 from hf_clamu.cli.output import emit, quieten
 from hf_clamu.cli.terminal.bars import progress_bars
 from hf_clamu.cli.terminal.completion import complete_task
+from hf_clamu.cli.terminal.program import command_line, same_command
 from hf_clamu.errors import CheckpointFormatError, RecipeError
 
 __all__ = ["check", "prove"]
@@ -56,7 +57,8 @@ def _compare(folder: str, task: str, data: list[Path], as_json: bool) -> None:
 
     found = load_model(folder).prove_task(task, data=list(map(str, data)), progress=progress_bars)
     values = {"model": folder, "task": task, **found.to_dict()}
-    emit(as_json, values, lambda: _compared_text(values))
+    then = [command_line("prove", folder, task, "--output", "proof.json")] if found.is_sound else []
+    emit(as_json, values, lambda: _compared_text(values), then=then)
     if not found.is_sound:
         raise typer.Exit(1)
 
@@ -96,7 +98,9 @@ def _write(folder: str, task: str, output: Path | None, as_json: bool) -> None:
     if output is not None:
         write_atomically(output, canonical_json(proof))
     values = {"model": folder, "output": None if output is None else str(output), **proof}
-    emit(as_json, values, lambda: _proof_text(values))
+    proving = same_command("--output", "proof.json")
+    then = [proving if output is None else command_line("check", output, "--ledger", folder)]
+    emit(as_json, values, lambda: _proof_text(values), then=then)
 
 
 def _proof_text(values: dict[str, Any]) -> str:

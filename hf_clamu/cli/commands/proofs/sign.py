@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,6 +10,7 @@ import typer
 
 from hf_clamu.cli.options import Json, KeyToSign, ModelToRead, Receipts
 from hf_clamu.cli.output import emit, note
+from hf_clamu.cli.terminal.program import command_line
 from hf_clamu.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -48,8 +50,12 @@ def sign(
     with open_target(folder, output=None, receipts=receipts, archive=None, say=note) as target:
         state = read_checkpoint(Path(folder)).state_digest
         signed = sign_model(Path(folder), state, signing_key, receipts=target.receipts, trusted=known)
+    public = f"{key}.pub"
+    openssl = shlex.join(["openssl", "pkey", "-in", str(key), "-pubout", "-out", public])
+    place = [] if receipts is None else ["--receipts", str(receipts)]
+    then = [openssl, command_line("receipts", folder, "--key", public, *place)]
     values = {"output": folder, **_values(signed)}
-    emit(as_json, values, lambda: _text(folder, signed), quiet=[values["signature"]])
+    emit(as_json, values, lambda: _text(folder, signed), quiet=[values["signature"]], then=then)
 
 
 def _values(signed: Signed) -> dict[str, Any]:
@@ -67,6 +73,6 @@ def _text(folder: str, signed: Signed) -> str:
             f"Signed {folder}: {signed.signature}",
             f"key {signed.key_id}",
             f"It counts {signed.num_statements} statements of receipts, {len(signed.new)} of them signed now.",
-            "Give others the public key by a way of its own (openssl pkey -in KEY -pubout).",
+            "Give others the public key by a way of its own.",
         ]
     )
