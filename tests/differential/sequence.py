@@ -33,6 +33,16 @@ _KEY = "a secret, é"
 _LIVE = ("frozen_a", "parameters")
 
 
+_NF4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
+_QUANTIZATIONS: dict[str, dict[str, Any]] = {
+    "nf4": _NF4,
+    "nf4 double": {**_NF4, "bnb_4bit_use_double_quant": True},
+    "int8": {"load_in_8bit": True},
+}
+# Layers before a head that a base model's files do not have.
+_DRAWN = ("classification_head", "pre_classifier", "pooler", "head")
+
+
 @dataclass
 class Outcome:
     """What came of a sequence.
@@ -178,6 +188,7 @@ class Sequence:
             dtype="bfloat16" if "bfloat16" in found["precision"] else None,
             task_id_key=self._key,
             peft_config=found["peft"],
+            quantization_config=self._quantization(),
             peft_merging=found["peft_merging"],
             progress=silent_progress,
             **options,
@@ -206,6 +217,14 @@ class Sequence:
             names = ("preset", *(name for name in names if name not in METHOD_SETTINGS))
         bf16 = found["precision"].endswith("bf16")
         return ClamuArguments(**{name: found[name] for name in names}, **found["training"], bf16=bf16, num_threads=1)
+
+    def _quantization(self) -> dict[str, Any] | None:
+        found = self._configuration
+        if found["quantization"] is None:
+            return None
+        # What is trained whole, or drawn when the base model is loaded, stays in whole weights.
+        whole = [*ARCHITECTURES[found["architecture"]].heads.values(), *_DRAWN]
+        return {**_QUANTIZATIONS[found["quantization"]], "llm_int8_skip_modules": whole}
 
     def _base(self) -> Any:
         found = self._configuration

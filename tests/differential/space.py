@@ -62,12 +62,14 @@ AXES: dict[str, tuple[Any, ...]] = {
     "integer_bits": (8, 32),
     "linear_digest": ("auto", True, False),
     "conversations": (None, "messages", "assistant", "last", "prompts"),
+    "quantization": (None, "nf4", "nf4 double", "int8"),
 }
 # What is drawn after all else, so that the seeds of before give the sequences of before.
 _LAST = (
     *("preset", "global_scaling", "keep_features", "snapshot", "incomplete_rows"),
     *("mask_factors", "mask_scaling_schedule", "mask_learning_rate", "mask_gradient_norm"),
     *("max_shard_size", "integer_bits", "conversations", "linear_digest"),
+    "quantization",
 )
 _SIZES: dict[str, dict[str, Any]] = {
     "IA3": {"feedforward_modules": []},
@@ -117,6 +119,7 @@ _WEIGHTS = {
     "max_shard_size": (3, 1),
     "integer_bits": (5, 1),
     "conversations": (4, 1, 1, 1, 1),
+    "quantization": (12, 1, 1, 1),
 }
 
 
@@ -169,7 +172,8 @@ def draw(seed: int, changes: Mapping[str, Any] | None = None) -> Configuration:
     preset = last.pop("preset")
     found |= last | given
     found["preset"] = given.get("preset", None if given.keys() & METHOD_SETTINGS else preset)
-    return found | _of_preset(found) | given
+    found |= _of_preset(found) | given
+    return found | _of_quantization(found) | given
 
 
 def _of_preset(found: Configuration) -> Configuration:
@@ -183,6 +187,18 @@ def _of_preset(found: Configuration) -> Configuration:
         return {**preset.settings, "peft_merging": merging}
     nothing = dict.fromkeys(("peft", "peft_type", "peft_merging", "targets", "lora", "modules_to_save"))
     return {**preset.settings, **nothing, "space": "all", "freeze": []}
+
+
+def _of_quantization(found: Configuration) -> Configuration:
+    """Return what a base model in few bits needs, where it is drawn and there is an adapter; otherwise whole weights.
+
+    It is refused with most of what else is drawn, before any training, so that little would be compared.
+    """
+    if found["quantization"] is None or found["peft_type"] != "LORA" or found["preset"] is not None:
+        return {"quantization": None}
+    merging = found["peft_merging"] if found["peft_merging"] in ("frozen_a", "parameters") else "parameters"
+    # It is quantised while it is loaded from files, and 8 bits do not go with autocast.
+    return {"base": "folder", "peft_merging": merging, "precision": "fp32"}
 
 
 def _peft(found: Configuration, architecture: Architecture, chance: random.Random) -> Configuration:
