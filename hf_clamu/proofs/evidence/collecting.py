@@ -177,9 +177,9 @@ def _request_facts(now: Checkpoint, case: Case, *, with_ids: bool) -> dict[str, 
 
 
 def _receipt_facts(path: Path, receipt: Mapping[str, Any]) -> dict[str, Any]:
+    # Not what the request is called: that may name another owner.
     keys = ("time", "request", "num_tasks", "digests")
-    named = {"id": receipt["id"]} if "id" in receipt else {}
-    return {"file": path.name, **named, "num_named": len(receipt["tasks"]), **{key: receipt[key] for key in keys}}
+    return {"file": path.name, "num_named": len(receipt["tasks"]), **{key: receipt[key] for key in keys}}
 
 
 def _signature_facts(folder: Path, statements: Statements, case: Case, trusted: TrustedModel | None) -> dict[str, Any]:

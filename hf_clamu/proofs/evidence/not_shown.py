@@ -67,6 +67,8 @@ def _of_checks(values: Mapping[str, Any]) -> Iterator[str]:
         yield "Which owners the keyed ids are: only who has the key can tell."
     if any(one["kind"] == "attack" for one in values["findings"]):
         yield "That data are forgotten because attacks are at chance: an attack may be too weak, or the rows too few."
+        if values["num_merged_now"] is None or values["model"]["has_keyed_ids"]:
+            yield "That the rows that were attacked are those of these tasks: who attacked says so."
     else:
         yield "What attacks find in the model: none was measured (clamu attack)."
 
