@@ -101,7 +101,8 @@ class DeskModel:
         Raises:
             TaskNotFoundError, TaskDataError: naming what is wrong, and no other owner.
         """
-        return self.book.add(self.ledger().checked(asked))
+        ledger = self.ledger()
+        return self.book.add(ledger.checked(asked), answered=ledger.answered)
 
     def take_in_file(self, name: str, data: bytes) -> list[ReceivedRequest]:
         """Take in the requests of a CSV or of JSON lines."""

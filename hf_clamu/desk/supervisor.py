@@ -13,17 +13,27 @@ import sys
 import threading
 from collections import Counter
 from pathlib import Path
+from typing import IO
 
 from hf_clamu.desk.office import DeskModel, Office
 from hf_clamu.errors import ClamuError
 from hf_clamu.operations.intake.received import Outcome, now_text
 from hf_clamu.operations.intake.working import is_worked_on
+from hf_clamu.storage import is_plain_file
 
 __all__ = ["Supervisor"]
 
 _SECONDS_BETWEEN_LOOKS = 0.5
 _MOST_DEATHS = 3
 _MOST_CHARACTERS = 2000  # of the log that a reason shows
+# `python -m` would import what lies in the working directory, such as an evaluate.py beside the model.
+_START = """
+import sys
+sys.path[:] = [*filter(None, sys.path), sys.argv.pop(1)]
+from hf_clamu.cli import main
+sys.exit(main())
+"""
+_PROGRAM = (sys.executable, "-c", _START, str(Path(__file__).parents[2]))
 
 
 class Supervisor(threading.Thread):
@@ -40,6 +50,11 @@ class Supervisor(threading.Thread):
         self._at: DeskModel | None = None
         self._deaths: Counter[frozenset[str]] = Counter()
         self._end = threading.Event()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether there is a worker that has not been seen to end."""
+        return self._worker is not None
 
     def stop(self) -> None:
         """Stop looking. A worker that runs goes on to its end."""
@@ -62,14 +77,15 @@ class Supervisor(threading.Thread):
             if model is not None:
                 self._count_death(model)
         for model in self._office.models.values():
-            if _waiting(model) and not is_worked_on(model.book.folder):
-                self._start(model)
-                return
+            # What is damaged in one model must not keep the others waiting.
+            with contextlib.suppress(ClamuError, OSError):
+                if _waiting(model) and not is_worked_on(model.book.folder):
+                    self._start(model)
+                    return
 
     def _start(self, model: DeskModel) -> None:
-        words = [sys.executable, "-m", "hf_clamu.cli", "queue", "run", model.source, "--waiting"]
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_NOFOLLOW", 0)
-        with os.fdopen(os.open(_log_of(model), flags, 0o600), "wb") as log:
+        words = [*_PROGRAM, "queue", "run", model.source, "--waiting"]
+        with _new_log(_log_of(model)) as log:
             self._worker = subprocess.Popen(
                 [*words, *model.options.words()],
                 stdin=subprocess.DEVNULL,
@@ -102,9 +118,20 @@ def _log_of(model: DeskModel) -> Path:
     return model.book.folder / "worker.log"
 
 
-def _last_words(model: DeskModel) -> str:
+def _new_log(path: Path) -> IO[bytes]:
+    """Open a file for what the worker says, in place of whatever is there: it may have come with the model."""
     try:
-        text = _log_of(model).read_text(encoding="utf-8", errors="replace")
-    except OSError:
+        path.unlink(missing_ok=True)
+        return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
+    except OSError:  # it can do its work unheard
+        return open(os.devnull, "wb")
+
+
+def _last_words(model: DeskModel) -> str:
+    path = _log_of(model)
+    if not is_plain_file(path):
         return "none"
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - 4 * _MOST_CHARACTERS))
+        text = file.read().decode("utf-8", errors="replace")
     return " ".join(text[-_MOST_CHARACTERS:].split()) or "none"

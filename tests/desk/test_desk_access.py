@@ -100,10 +100,17 @@ def test_other_sites_hosts_and_files_are_refused(desk, work):
     # A name that was made to lead here, and a page of another site that posts.
     assert running.get(Host="evil.example:80")[0] == 421
     assert running.get(Host=f"127.0.0.1.evil.example:{host.rpartition(':')[2]}")[0] == 421
+    assert running.get(Host="[::1")[0] == 421
+    assert _raw(running, f"GET / HTTP/1.1\r\nHost: {host}\r\nHost: evil.example\r\n\r\n").split()[1] == "400"
     body = {"data": ["model"], "fn_index": 0, "session_hash": "s"}
     assert running.post("/gradio_api/queue/join", body)[0] == 200
     assert running.post("/gradio_api/queue/join", body, Origin=f"http://{host}")[0] == 200
-    for headers in ({"Origin": "http://evil.example"}, {"Origin": "null"}, {"Sec-Fetch-Site": "cross-site"}):
+    for headers in (
+        {"Origin": "http://evil.example"},
+        {"Origin": "null"},
+        {"Origin": "http://[:"},
+        {"Sec-Fetch-Site": "cross-site"},
+    ):
         assert running.post("/gradio_api/queue/join", body, **headers)[0] == 403
     # As a form of another site can post it, without asking first.
     text = {"Origin": "http://evil.example", "Content-Type": "text/plain"}
@@ -140,6 +147,14 @@ def test_a_path_that_an_event_names_is_not_read(desk, work):
     assert "taken in" not in told
     assert RequestBook.of("model").read() == []
     assert (work / "other.csv").is_file()
+
+
+def _raw(running, text):
+    """Send a request as it is, and return the first bytes of the answer."""
+    host, port = running.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=30) as connection:
+        connection.sendall(text.encode())
+        return connection.recv(200).decode()
 
 
 def _events(running, count):

@@ -116,6 +116,56 @@ def test_all_or_none_is_taken_in(book, asked, message):
     assert [one.name for one in book.read()] == ["one"]
 
 
+def test_what_was_answered_gives_its_name_to_nothing_else(book):
+    """A request whose receipt exists counts as done: one that comes again under its name would be lost."""
+    book.add([Asked(tasks=("a",), name="one")])
+    book.settle("one", Outcome(status="forgotten", time="2026-01-01T00:00:00+00:00", receipt="r.json"))
+    before = book.read()
+    with pytest.raises(TaskDataError, match="was answered already"):
+        book.add([Asked(tasks=("a",), name="one")])
+    assert book.read() == before
+    book.remove(["one"])
+    with pytest.raises(TaskDataError, match="Request 'one' was answered already"):
+        book.add([Asked(tasks=("b",), name="one")], answered=["one"])
+    found = book.add([Asked(tasks=("a",)), Asked(tasks=("b",))], answered=[f"{today()}-001"])
+    assert [one.name for one in found] == [f"{today()}-002", f"{today()}-003"]
+    # What is open may come twice, though its receipt is there: its worker was killed before it said so.
+    assert book.add([Asked(tasks=("a",), name=found[0].name)], answered=[found[0].name]) == found[:1]
+
+
+_FULL = """
+import resource, sys
+from pathlib import Path
+from hf_clamu.operations.intake.book import Asked, RequestBook
+resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))
+book = RequestBook(Path(sys.argv[1]))
+try:
+    book.add([Asked(tasks=("short",), name="short"), Asked(tasks=("long" * 200,), name="long")])
+except OSError:
+    sys.exit(7)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limit on the size of files")
+def test_what_cannot_be_written_as_a_whole_is_not_taken_in(book):
+    book.add([Asked(tasks=("a",), name="one")])
+    assert subprocess.run([sys.executable, "-c", _FULL, str(book.folder)]).returncode == 7
+    assert [one.name for one in book.read()] == ["one"]
+    assert [path.name for path in book.folder.rglob("*") if path.is_file()] == [
+        path.name for path in book.folder.glob("received/[0-9a-f]*.json")
+    ]
+
+
+def test_a_request_is_settled_without_looking_at_the_others(book):
+    book.add([Asked(tasks=("a",), name="one"), Asked(tasks=("b",), name="two")])
+    (path,) = (path for path in book.folder.rglob("*.json") if '"two"' in path.read_text())
+    path.write_text("{")
+    book.settle("one", Outcome(status="forgotten", time="2026-01-01T00:00:00+00:00"))
+    book.settle("none", Outcome(status="forgotten", time="2026-01-01T00:00:00+00:00"))
+    path.unlink()
+    assert [(one.name, one.is_open) for one in book.read()] == [("one", False)]
+
+
 def test_damage_and_links_are_refused(book, tmp_path):
     book.add([Asked(tasks=("a",), name="one")])
     (path,) = book.folder.rglob("*.json")
@@ -203,6 +253,7 @@ def test_a_csv_of_a_spreadsheet():
     [
         ("a.csv", b"user\na\n", "expected a column 'task' in the first line, found 'user'"),
         ("a.csv", b"task,who\na,b\n", "the columns are task, id, received, due; found 'who', too"),
+        ("a.csv", b"task, Task\na,b\n", "two columns have the same name"),
         ("a.csv", b"task,id\na,b,c\n", "line 2: it has more cells"),
         ("a.csv", b"task,id\n,b\n", "line 2: the cell of 'task' is empty"),
         ("a.csv", b"task,id,due\na,b,2026-01-01\nc,b,2026-01-02\n", "line 3: request 'b' has other days"),
@@ -285,6 +336,16 @@ def test_a_work_file_that_is_none_is_passed_over(tmp_path):
     assert read_work(tmp_path) is None
     log.enter("publishing")
     assert read_work(tmp_path) == Work(requests=("a",), stage="publishing", started=read_work(tmp_path).started)
-    for damaged in ("{", "[]", "{}"):
+    values = json.loads((tmp_path / "work.json").read_text())
+    wrong = [("what", ["x"]), ("stage", []), ("requests", "ab"), ("requests", [1]), ("pid", True), ("seconds", "1")]
+    wrong += [
+        ("num_items", "1><img src=x onerror=alert(1)>"),
+        ("num_items", 10**400),
+        ("num_done", 0.5),
+        ("seconds", -1),
+    ]
+    for damaged in ("{", "[]", "{}", *(json.dumps({**values, key: value}) for key, value in wrong)):
         (tmp_path / "work.json").write_text(damaged)
-        assert read_work(tmp_path) is None
+        assert read_work(tmp_path) is None, damaged
+    (tmp_path / "work.json").write_text(json.dumps(values))
+    assert read_work(tmp_path) is not None

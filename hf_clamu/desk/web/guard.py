@@ -52,8 +52,10 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        headers = {key.decode("latin-1").lower(): value.decode("latin-1") for key, value in scope["headers"]}
-        problem = self._problem(scope["method"], headers)
+        pairs = [(key.decode("latin-1").lower(), value.decode("latin-1")) for key, value in scope["headers"]]
+        problem = self._problem(scope["method"], dict(pairs))
+        if [key for key, _ in pairs].count("host") > 1:
+            problem = 400, "There are two hosts in this request."
         if problem is not None:
             await _refuse(send, *problem)
             return
@@ -72,7 +74,7 @@ class Guard:
         if self._only_loopback and not is_loopback(_name_of(host)):
             return 421, "This desk answers to this machine alone: open it as http://127.0.0.1."
         origin = headers.get("origin")
-        is_foreign = origin is not None and urlsplit(origin).netloc.lower() != host.lower()
+        is_foreign = origin is not None and _place_of(origin) != host.lower()
         is_foreign = is_foreign or headers.get("sec-fetch-site") == "cross-site"
         if is_foreign and method not in ("GET", "HEAD"):
             return 403, "This comes from a page of another site."
@@ -83,8 +85,19 @@ class Guard:
 
 
 def _name_of(host: str) -> str:
-    """Return a host without its port."""
-    return urlsplit(f"//{host}").hostname or ""
+    """Return a host without its port; empty if it is none."""
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return ""
+
+
+def _place_of(origin: str) -> str | None:
+    """Return the host and the port of an origin; `None` if it is none."""
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return None
 
 
 def _bounded(receive: Any) -> Any:

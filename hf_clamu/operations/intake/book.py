@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -96,25 +97,33 @@ class RequestBook:
         key = (status.st_ino, status.st_mtime_ns, status.st_size)
         known = self._known.get(path)
         if known is None or known[0] != key:
-            known = self._known[path] = (key, _read(path))
+            try:
+                known = self._known[path] = (key, _read(path))
+            except CheckpointFormatError:
+                if os.path.lexists(path):
+                    raise
+                return None
         return known[1]
 
-    def add(self, asked: Sequence[Asked]) -> list[ReceivedRequest]:
-        """Take in requests, all or none; one that is there already, with the same tasks, is not taken in again.
+    def add(self, asked: Sequence[Asked], *, answered: Collection[str] = ()) -> list[ReceivedRequest]:
+        """Take in requests, all or none; one that is open already, with the same tasks, is not taken in again.
 
         Args:
             asked (*sequence* of `Asked`): what is asked for, with the ids of the ledger.
+            answered (*collection* of `str`): names of requests that have receipts; none gets such a name, for what has
+                a receipt counts as done.
 
         Returns:
             *list* of `ReceivedRequest`: them all, as they are kept.
 
         Raises:
-            TaskDataError: if a name is taken, or an open request names the task.
+            TaskDataError: if a name is taken, the request was answered, or an open one names the task.
         """
         with self._changing():
             known = {one.name: one for one in self.read()}
             taken = {task_id: one.name for one in known.values() if one.is_open for task_id in one.tasks}
-            result, new, numbers = [], [], itertools.count(1)
+            names, numbers = {*known, *answered}, itertools.count(1)
+            result, new = [], []
             for one in asked:
                 before = known.get(one.name or "") or _same(one, known.values(), taken)
                 if before is not None:
@@ -122,19 +131,28 @@ class RequestBook:
                         raise TaskDataError(
                             f"There is a request {one.name!r} already, for other tasks. Give this one another id."
                         )
+                if before is not None and before.is_open:
                     result.append(before)
                     continue
-                name = one.name or _next_name(known, numbers)
+                if before is not None or one.name in answered:
+                    raise TaskDataError(f"Request {one.name!r} was answered already. Give what came now another id.")
+                name = one.name or _next_name(names, numbers)
                 request = make_request(name, tuple(dict.fromkeys(one.tasks)), received=one.received, due=one.due)
                 for task_id in request.tasks:
                     if task_id in taken:
                         raise TaskDataError(f"Task {task_id!r} is in the open request {taken[task_id]!r} already.")
                 known[name] = request
+                names.add(name)
                 taken |= dict.fromkeys(request.tasks, name)
                 result.append(request)
                 new.append(request)
-            for request in new:
-                self._write(request)
+            try:
+                for request in new:
+                    self._write(request)
+            except BaseException:  # a full disk, mostly: all or none
+                for request in new:
+                    self._path(request.name).unlink(missing_ok=True)
+                raise
             return result
 
     def order(self, names: Collection[str] | None = None) -> list[ReceivedRequest]:
@@ -187,11 +205,17 @@ class RequestBook:
         if not (self.folder / _FOLDER).is_dir():
             return []
         with self._changing():
-            found = [one for one in self.read() if (names is None or one.name in names) and concerns(one)]
-            result = list(map(changed, found))
+            result = [changed(one) for one in self._named(names) if concerns(one)]
             for request in result:
                 self._write(request)
             return result
+
+    def _named(self, names: Collection[str] | None) -> list[ReceivedRequest]:
+        """Return the requests of these names that there are; no other file is read, for there may be thousands."""
+        if names is None:
+            return self.read()
+        kept = [self._read(self._path(name)) for name in dict.fromkeys(names)]
+        return [one for one in kept if one is not None]
 
     @contextlib.contextmanager
     def _changing(self) -> Iterator[None]:
@@ -224,7 +248,7 @@ def _read(path: Path) -> ReceivedRequest:
         request = ReceivedRequest.from_dict(parse_json(path.read_bytes()))
         if file_name_of(request.name) != path.name:
             raise ValueError("it is the file of another request")
-    except ValueError as error:
+    except (ValueError, FileNotFoundError) as error:
         raise CheckpointFormatError(f"{path} is no request ({error}). Repair or remove it.") from error
     return request
 

@@ -12,7 +12,7 @@ from hf_clamu.errors import TaskNotFoundError
 from hf_clamu.hub.pull import resolve_folder
 from hf_clamu.operations.data import ledger_id
 from hf_clamu.operations.intake.book import Asked
-from hf_clamu.operations.lifecycle.receipts import forgotten_in, read_receipts
+from hf_clamu.operations.lifecycle.receipts import forgotten_in, lineage, read_receipts
 from hf_clamu.operations.lifecycle.target import receipts_of
 
 __all__ = ["Ledger"]
@@ -27,7 +27,7 @@ class Ledger:
     Args:
         merged (*collection* of `str`): ids of the merged tasks.
         ledger_id (*callable*): gives the id that the ledger has for a task.
-        receipts (*mapping* of `Path` to *mapping*): of the model, by their files.
+        receipts (*mapping* of `Path` to *mapping*): those that led to the model, by their files.
     """
 
     merged: Collection[str]
@@ -47,8 +47,14 @@ class Ledger:
         return cls(
             merged=frozenset(checkpoint.state.records),
             ledger_id=lambda task_id: ledger_id(checkpoint, task_id, task_id_key),
-            receipts=read_receipts(receipts or receipts_of(model)),
+            # Other models may have theirs in the same folder.
+            receipts=lineage(read_receipts(receipts or receipts_of(model)), checkpoint.state_digest),
         )
+
+    @property
+    def answered(self) -> frozenset[str]:
+        """Names of the requests that were carried out, by their receipts."""
+        return frozenset(receipt["id"] for receipt in self.receipts.values() if "id" in receipt)
 
     def checked(self, asked: Sequence[Asked]) -> list[Asked]:
         """Return what is asked for under the ids of the ledger.

@@ -49,6 +49,8 @@ def _read_csv(name: str, text: str) -> list[Asked]:
     reader = csv.DictReader(io.StringIO(text), delimiter=";" if ";" in head and "," not in head else ",", strict=True)
     try:
         columns = {str(column).strip().lower(): column for column in reader.fieldnames or ()}
+        if len(columns) < len(reader.fieldnames or ()):
+            raise TaskDataError(f"{name}: two columns have the same name in the first line. Rename or remove one.")
         if "task" not in columns:
             raise TaskDataError(
                 f"{name}: expected a column 'task' in the first line, found {', '.join(map(repr, columns)) or 'none'}."

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,6 +23,7 @@ T = TypeVar("T")
 
 STAGES = ("retraining", "verifying", "publishing", "done")
 _MOST_BYTES = 1 << 22
+_MOST = 1 << 53  # of a number
 _SECONDS_BETWEEN_WRITES = 0.3
 _SECONDS_TO_WAIT = 2.0  # for somebody who only looks whether a worker lives
 
@@ -156,11 +157,33 @@ def read_work(folder: Path) -> Work | None:
         if not is_plain_file(path) or path.stat().st_size > _MOST_BYTES:
             return None
         values = parse_json(path.read_bytes())
-        if values.keys() != {one.name for one in fields(Work)} or values["stage"] not in STAGES:
+        is_one = isinstance(values, dict) and values.keys() == _CHECKS.keys()
+        if not is_one or not all(check(values[key]) for key, check in _CHECKS.items()):
             return None
-        return Work(**{**values, "requests": tuple(map(str, values["requests"]))})
-    except (OSError, ValueError, TypeError, AttributeError):
+        return Work(**{**values, "requests": tuple(values["requests"])})
+    except (OSError, ValueError):
         return None
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and 0 <= value <= _MOST
+
+
+# The file may have come with a model, and what it says is shown.
+_CHECKS: dict[str, Callable[[Any], bool]] = {
+    "requests": lambda value: isinstance(value, list) and all(map(_is_text, value)),
+    "stage": lambda value: _is_text(value) and value in STAGES,
+    "started": _is_text,
+    "what": _is_text,
+    "num_done": lambda value: type(value) is int and _is_number(value),
+    "num_items": lambda value: type(value) is int and _is_number(value),
+    "seconds": _is_number,
+    "pid": lambda value: type(value) is int and 0 < value <= _MOST,
+}
 
 
 def _path(folder: Path) -> Path:

@@ -33,6 +33,7 @@ from hf_clamu.errors import RecipeError, RunInProgressError
 
 if TYPE_CHECKING:
     from hf_clamu.operations.intake.book import Asked, RequestBook
+    from hf_clamu.operations.intake.checking import Ledger
     from hf_clamu.operations.intake.received import Outcome, ReceivedRequest
     from hf_clamu.operations.intake.states import RequestState
 
@@ -92,8 +93,8 @@ def add(
         asked = [Asked(tasks=tuple(tasks or ()), name=name, received=received, due=due)]
     else:
         asked = _read(requests)
-    book = RequestBook.of(folder)
-    added = book.add(_checked(folder, receipts, asked))
+    ledger = _ledger(folder, receipts)
+    added = RequestBook.of(folder).add(ledger.checked(asked), answered=ledger.answered)
     values = {"model": folder, "requests": [one.to_dict() for one in added]}
     then = [command_line("queue", "run", folder)]
     emit(as_json, values, lambda: _added_text(added), quiet=[one.name for one in added], then=then)
@@ -107,11 +108,11 @@ def _read(path: Path) -> list[Asked]:
     return read_asked(str(path), path.read_bytes())
 
 
-def _checked(folder: str, receipts: Path | None, asked: Sequence[Asked]) -> list[Asked]:
+def _ledger(folder: str, receipts: Path | None) -> Ledger:
     from hf_clamu.cli.models import task_id_key
     from hf_clamu.operations.intake.checking import Ledger
 
-    return Ledger.of(folder, receipts=receipts, task_id_key=task_id_key()).checked(asked)
+    return Ledger.of(folder, receipts=receipts, task_id_key=task_id_key())
 
 
 def _added_text(added: Sequence[ReceivedRequest]) -> str:
