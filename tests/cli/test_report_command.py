@@ -150,6 +150,7 @@ def test_findings_of_something_else(clamu, work):
         ("--output page.pdf", "ends with .html"),
         ("--output none/page.html", "can be no file"),
         ("--output linear.html", "exists. Give another name"),
+        ("--output model/page.html --overwrite", "would be a file of the model in model"),
         ("--output page.html --request nobody", "no receipt of a request 'nobody'"),
         ("--output page.html --receipts none", "There is no folder none"),
         ("--output page.html --receipts text", "No receipt in text leads to model"),

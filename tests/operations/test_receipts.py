@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import json
 
-from hf_clamu.operations.lifecycle.receipts import amend_receipt, make_receipt, read_receipts, write_receipt
+from hf_clamu.operations.lifecycle.receipts import (
+    amend_receipt,
+    is_receipt,
+    make_receipt,
+    read_receipts,
+    write_receipt,
+)
 
 ERASURE = {"repo_id": "org/model", "still_reachable": []}
 
@@ -45,3 +51,11 @@ def test_a_receipt_without_a_file_gets_none(tmp_path):
     amend_receipt(None, receipt, erasure=ERASURE)
     assert receipt["erasure"] == ERASURE
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_nobody_writes_is_none():
+    receipt = _receipt()
+    assert is_receipt(receipt)
+    for time in ("2026-13-01T00:00:00+00:00", "2026-02-30T00:00:00+00:00", "\u0662026-01-01T00:00:00+00:00"):
+        assert not is_receipt({**receipt, "time": time})
+    assert not is_receipt({**receipt, "num_requests": 10**30})

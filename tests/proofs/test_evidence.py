@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from hf_clamu import ClamuModel, RecipeError
+from hf_clamu import CheckpointFormatError, ClamuModel, RecipeError
 from hf_clamu.operations.intake.findings import record_finding
-from hf_clamu.operations.lifecycle.receipts import commitment, read_receipts
+from hf_clamu.operations.lifecycle.receipts import commitment, read_receipts, write_receipt
 from hf_clamu.proofs.evidence.collecting import collect_evidence
 from hf_clamu.proofs.evidence.findings import finding_of
 from hf_clamu.proofs.evidence.page import evidence_html
@@ -177,6 +177,49 @@ def test_a_rebuild_that_differs_is_no_success(made, tmp_path):
     assert "delta.safetensors" in _Page(evidence_html(values)).text
     with pytest.raises(RecipeError, match="identical"):
         finding_of({**found, "identical": True}, "a file")
+
+
+def test_a_verification_of_other_files_says_nothing_of_these(made, tmp_path):
+    shutil.copytree(made / "model", tmp_path / "model")
+    shutil.copytree(made / "receipts", tmp_path / "receipts")
+    place = str(tmp_path / "model")
+    files = collect_evidence(place)["model"]["files"]
+    state = ClamuModel.from_pretrained(place).state_digest()
+    facts = {"model": "model", "state_digest": state, "files_compared": len(files), "identical": True}
+    facts |= {"differences": [], "additional": []}
+    for saved, verdict in ((files, "shown"), ({**files, "config.json": "0" * 64}, "open")):
+        record_finding(place, state, "verification", {**facts, "saved": saved})
+        told = [one.verdict for one in summary(collect_evidence(place)) if "byte for byte" in one.text]
+        assert told == [verdict]
+    with pytest.raises(RecipeError, match="files that the model no longer has"):
+        collect_evidence(place, findings=[("it", {**facts, "saved": {**files, "config.json": "0" * 64}})])
+
+
+@pytest.mark.parametrize(
+    "erasure",
+    [
+        {"still_reachable": 5},
+        {"still_reachable": ["https://example.org"]},
+        {"num_gone": "many"},
+        {"gone": 1},
+        {"descendants": [{"repo_id": 1}]},
+        {"deleted": 3},
+        {"repo_id": {"a": 1}},
+    ],
+)
+def test_an_erasure_that_nobody_wrote_is_refused(made, tmp_path, erasure):
+    receipt = max(read_receipts(made / "receipts").values(), key=lambda one: -one["num_tasks"]["after"])
+    write_receipt(tmp_path, {**receipt, "erasure": erasure})
+    with pytest.raises(CheckpointFormatError, match=f"not as clamu erase writes it .{next(iter(erasure))}"):
+        collect_evidence(str(made / "model"), receipts=tmp_path)
+
+
+def test_an_erasure_with_few_entries_shows_nothing(made, tmp_path):
+    receipt = max(read_receipts(made / "receipts").values(), key=lambda one: -one["num_tasks"]["after"])
+    write_receipt(tmp_path, {**receipt, "erasure": {}})
+    values = collect_evidence(str(made / "model"), receipts=tmp_path)
+    assert [one.verdict for one in summary(values) if "Hub" in one.text] == ["open"]
+    assert "unknown" in evidence_html(values)
 
 
 def test_an_owner_finds_their_commitment(made, values):

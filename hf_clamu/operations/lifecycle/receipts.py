@@ -200,7 +200,17 @@ def _matches(pattern: str) -> Callable[[Any], bool]:
 
 
 def _is_count(value: Any, least: int = 0) -> bool:
-    return type(value) is int and value >= least
+    return type(value) is int and least <= value < 1 << 63
+
+
+def _is_time(value: Any) -> bool:
+    if not _matches(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\+00:00")(value):
+        return False
+    try:
+        datetime.datetime.fromisoformat(value)
+    except ValueError:  # such as a 13th month
+        return False
+    return True
 
 
 def _has(value: Any, keys: Sequence[str], check: Callable[[Any], bool]) -> bool:
@@ -231,7 +241,7 @@ _EFFECT_COUNTS = ("num_retained", "num_changed", "num_moved", "num_scored", "num
 _is_digest, _is_salt, _is_word = _matches("[0-9a-f]{64}"), _matches("[0-9a-f]{32}"), _matches("[a-z_]+")
 _CHECKS: dict[str, Callable[[Any], bool]] = {
     "request": lambda value: isinstance(value, str) and value in _KINDS,
-    "time": _matches(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00"),
+    "time": _is_time,
     "tasks": lambda value: isinstance(value, list) and all(map(_is_digest, value)) and value == sorted(set(value)),
     "recipe_digest": _is_digest,
     "id": lambda value: isinstance(value, str) and value != "",

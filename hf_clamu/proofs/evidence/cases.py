@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from hf_clamu.checkpoint.checkpoint import Checkpoint
+from hf_clamu.checkpoint.configuration_clamu import FORMAT_VERSION
 from hf_clamu.errors import CheckpointFormatError, RecipeError
 from hf_clamu.operations.lifecycle.receipts import salted_ids
 from hf_clamu.operations.signed.chain import Statements, in_order
@@ -26,6 +27,8 @@ class Case:
         later (*tuple* of `Path`): receipts of the requests since then, the first ones first.
         now (`str`): digest of the present state.
         has_keyed_ids (`bool`): the ids in the receipt are keyed.
+        files (*mapping* of `str` to `str`): SHA-256 of the model's files by their names, as they are now; empty if
+            they are in an older format, whose files a verification writes anew.
     """
 
     file: Path
@@ -33,6 +36,7 @@ class Case:
     later: tuple[Path, ...]
     now: str
     has_keyed_ids: bool
+    files: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def after(self) -> str:
@@ -53,6 +57,10 @@ class Case:
             )
         if finding.before is not None and (finding.before, finding.state) != (self.before, self.after):
             return f"is about another change: it starts from the state {finding.before[:16]}…, not {self.before[:16]}…"
+        if finding.state == self.now and any(
+            finding.result.get("files", {}).get(name, digest) != digest for name, digest in self.files.items()
+        ):
+            return "is about files that the model no longer has, though the state is the same"
         salts = salted_ids(self.receipt)
         if salts is not None and not self.has_keyed_ids and not set(finding.tasks) <= salts.keys():
             return "is about other tasks than this request"
@@ -87,6 +95,7 @@ def find_case(model: str, place: Path, statements: Statements, now: Checkpoint, 
         said = f"{len(wanted)} receipts of a request {request!r}" if wanted else f"no receipt of a request {request!r}"
         raise RecipeError(f"{place} has {said} that leads to this model: name the file of one, such as {names}.")
     receipt = statements.receipts[wanted[0]]
+    _require_erasure(wanted[0], receipt.get("erasure", {}))
     same = [path for path in leading if statements.receipts[path]["digests"] == receipt["digests"]]
     case = Case(
         file=wanted[0],
@@ -94,6 +103,7 @@ def find_case(model: str, place: Path, statements: Statements, now: Checkpoint, 
         later=tuple(leading[max(map(leading.index, same)) + 1 :]),
         now=now.state_digest,
         has_keyed_ids=now.has_keyed_ids,
+        files=_files_of(now),
     )
     if case.after == case.now and receipt["num_tasks"]["after"] != len(now.state.records):
         raise CheckpointFormatError(
@@ -101,3 +111,44 @@ def find_case(model: str, place: Path, statements: Statements, now: Checkpoint, 
             f"{len(now.state.records)}: it was edited. Ask who made it for the receipt as it was written."
         )
     return case
+
+
+def _files_of(now: Checkpoint) -> dict[str, str]:
+    if now.files is None or now.files.format_version != FORMAT_VERSION:
+        return {}
+    return {name: entry.sha256 for name, entry in now.files.entries.items()}
+
+
+def _require_erasure(file: Path, erasure: Mapping[str, Any]) -> None:
+    """Refuse what is not as `clamu erase` writes it; one of another release may have fewer entries."""
+    wrong = [key for key, check in _ERASURE.items() if key in erasure and not check(erasure[key])]
+    if wrong:
+        raise CheckpointFormatError(
+            f"{file} has an erasure that is not as clamu erase writes it ({', '.join(wrong)}): it was edited. Ask who "
+            "made it for the receipt as it was written."
+        )
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 1 << 63
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_is_text, value))
+
+
+def _are_rows(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(row, dict) and all(map(_is_text, row.values())) for row in value)
+
+
+_ERASURE: dict[str, Callable[[Any], bool]] = {
+    **dict.fromkeys(("repo_id", "kept_revision", "kept_commit"), _is_text),
+    **dict.fromkeys(("num_gone", "num_unchanged"), _is_count),
+    **dict.fromkeys(("steps_done", "old_commits", "gone", "not_checked"), _are_texts),
+    **dict.fromkeys(("steps_failed", "still_reachable", "descendants"), _are_rows),
+    "deleted": lambda value: isinstance(value, dict) and all(map(_are_texts, value.values())),
+}

@@ -113,7 +113,9 @@ def _hub(values: Mapping[str, Any]) -> Iterator[Sentence]:
         return
     reasons = [one.get("why") for one in erasure.get("still_reachable", ())]
     left, failed = sum(why != UNCOLLECTED for why in reasons), len(erasure.get("steps_failed", ()))
-    if left or failed:
+    if not {"still_reachable", "steps_failed"} <= erasure.keys():
+        yield Sentence(verdict="open", text="The receipt does not say whether older versions on the Hub are gone.")
+    elif left or failed:
         text = f"Older versions on the Hugging Face Hub are not gone as a whole: {left:,} old addresses still answer"
         more = f", and {failed} steps failed" if failed else ""
         yield Sentence(verdict="failed", text=f"{text}{more}.")

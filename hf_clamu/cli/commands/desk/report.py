@@ -70,7 +70,7 @@ def report(
     from hf_clamu.signing import load_public_keys
     from hf_clamu.storage import write_atomically
 
-    kind = _require_writable(output, overwrite=overwrite)
+    kind = _require_writable(folder, output, overwrite=overwrite)
     if receipts is not None and not receipts.is_dir():
         raise RecipeError(f"There is no folder {receipts}. Give the one that has the receipts (--receipts).")
     quieten()
@@ -96,13 +96,15 @@ def report(
     emit(as_json, facts, lambda: _text(facts, told))
 
 
-def _require_writable(output: Path, *, overwrite: bool) -> str:
+def _require_writable(folder: str, output: Path, *, overwrite: bool) -> str:
     """Return the ending that says what is written, if the file may be written."""
     kind = next((one for one in (".cdx.json", ".json", ".html") if output.name.lower().endswith(one)), None)
     if kind is None:
         raise RecipeError(f"The name of --output ends with {_ENDINGS}; found {output.name!r}.")
     if output.is_dir() or not output.absolute().parent.is_dir():
         raise RecipeError(f"{output} can be no file: give --output the name of a file in a folder that exists.")
+    if output.resolve().is_relative_to(Path(folder).resolve()) and Path(folder).is_dir():
+        raise RecipeError(f"{output} would be a file of the model in {folder}. Give --output a place elsewhere.")
     if output.exists() and not overwrite:
         raise RecipeError(f"{output} exists. Give another name (--output), or --overwrite to replace it.")
     return kind
