@@ -64,6 +64,8 @@ def test_a_request_is_kept_until_it_is_removed(book):
     book.settle("req-1", Outcome(status="forgotten", time="2026-01-01T00:00:00+00:00", receipt="r.json"))
     assert not book.read()[0].is_open
     assert book.order() == []
+    with pytest.raises(TaskNotFoundError, match="is answered meanwhile"):
+        book.remove(["req-1"], only_open=True)
     book.remove(["req-1"])
     assert book.read() == []
     with pytest.raises(TaskNotFoundError, match="no request 'req-1'"):

@@ -140,7 +140,7 @@ class RequestsPart:
         def struck(model: DeskModel) -> str:
             if not isinstance(request, str) or not request:
                 raise TaskDataError("Choose the request to strike out.")
-            model.book.remove([request])
+            model.book.remove([request], only_open=True)
             return request
 
         return self._said(name, struck, lambda one: f"Request {one} is struck out; nothing was done for it.")[0]

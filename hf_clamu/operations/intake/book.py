@@ -178,11 +178,15 @@ class RequestBook:
         """Note what became of a request; one that was removed meanwhile stays removed."""
         self._change([name], lambda one: True, lambda one: replace(one, outcome=outcome))
 
-    def remove(self, names: Collection[str]) -> None:
+    def remove(self, names: Collection[str], *, only_open: bool = False) -> None:
         """Strike requests out; what they asked for is not done, and receipts stay.
 
+        Args:
+            names (*collection* of `str`): which.
+            only_open (`bool`): refuse those that are answered, for whoever saw them open a moment ago.
+
         Raises:
-            TaskNotFoundError: if there is no such request.
+            TaskNotFoundError: if there is no such request, or it is answered and may not be.
             RunInProgressError: if the worker has it.
         """
         with self._changing():
@@ -192,6 +196,8 @@ class RequestBook:
                     raise TaskNotFoundError(f"There is no request {name!r}. List them with clamu queue list.")
                 if known[name].is_waiting:
                     raise RunInProgressError(f"The worker has request {name!r}: wait until it is done or has failed.")
+                if only_open and not known[name].is_open:
+                    raise TaskNotFoundError(f"Request {name!r} is answered meanwhile, and was not struck out.")
             for name in names:
                 self._path(name).unlink()
             sync_folder(self.folder / _FOLDER)
