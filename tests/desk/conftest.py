@@ -87,7 +87,8 @@ def clamu_words(capsys: pytest.CaptureFixture[str]) -> Any:
     return run
 
 
-@pytest.fixture(scope="session")
+# Of a module: while it runs, its event loop runs, too, and other tests have loops of their own.
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
     """A headless browser."""
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install '.[dev]'")

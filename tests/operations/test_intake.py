@@ -108,6 +108,7 @@ def test_twice_the_same_is_one_request(book):
         (Asked(tasks=("b" * 1001,)), "without space at its ends"),
         (Asked(tasks=(" b",)), "without space at its ends"),
         (Asked(tasks=("b\ud800",)), "a text of Unicode"),
+        (Asked(tasks=("b",), name="two\nNext: rm"), "one line of signs that can be seen"),
     ],
 )
 def test_all_or_none_is_taken_in(book, asked, message):

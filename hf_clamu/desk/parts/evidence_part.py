@@ -69,7 +69,7 @@ class EvidencePart:
             values = self._collect(name, request, with_ids=with_ids is True)
             files = _write(values)
         except (ClamuError, OSError) as error:
-            return [markup.message(str(error), is_good=False), "", *hidden]
+            return [markup.message(str(error), is_good=str(error) == _NOTHING), "", *hidden]
         from hf_clamu.proofs.evidence.page import evidence_html
 
         # A frame of its own, without scripts: its styles are not ours, and ours are not its.

@@ -66,7 +66,7 @@ def progress(work: Work | None) -> str:
         return ""
     count = f"{len(work.requests)} request{'s' * (len(work.requests) != 1)}"
     left = "" if work.seconds_left is None else f", about {work.seconds_left:.0f} s of this step left"
-    far = f": {html.escape(work.what)}, {work.num_done} of {work.num_items}{left}" if work.num_items else ""
+    far = f": {html.escape(work.text)}, {work.num_done} of {work.num_items}{left}" if work.num_items else ""
     value = f' max="{work.num_items}" value="{work.num_done}"' if work.num_items else ""
     return (
         f'<div class="desk-progress"><b>{html.escape(work.stage)}</b> {count}{far}<progress{value}></progress></div>'

@@ -56,7 +56,8 @@ def record_finding(model: str, state: str, kind: str, values: Mapping[str, Any])
     if kind not in FINDINGS:
         raise ValueError(f"a finding is one of {', '.join(FINDINGS)}, not {kind!r}")
     path = _path(model, state)
-    private_folder(path.parent, "what was found out about models")
+    for folder in (path.parent.parent.parent, path.parent.parent, path.parent):
+        private_folder(folder, "what was found out about models")
     write_atomically(path, canonical_json({**read_findings(model, state), kind: dict(values)}))
     return path
 

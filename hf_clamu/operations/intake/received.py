@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -122,6 +123,8 @@ def make_request(
         TaskDataError: if something of it is no day, too long, or missing.
     """
     _require_text(name, "the id of a request")
+    if any(unicodedata.category(sign) == "Cc" for sign in name):
+        raise TaskDataError(f"The id of a request is one line of signs that can be seen; found {name[:80]!r}.")
     if not 0 < len(tasks) <= _MOST_TASKS:
         raise TaskDataError(f"A request names 1 to {_MOST_TASKS:,} tasks; {name!r} names {len(tasks):,}.")
     for task_id in tasks:

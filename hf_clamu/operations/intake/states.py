@@ -55,7 +55,7 @@ def state_of(request: ReceivedRequest, work: Work | None) -> RequestState:
 
 def _how_far(work: Work) -> str:
     if not work.num_items:
-        return work.what
+        return work.text
     left = work.seconds_left
     more = "" if left is None else f", about {left:.0f} s left"
-    return f"{work.what}: {work.num_done} of {work.num_items}{more}"
+    return f"{work.text}: {work.num_done} of {work.num_items}{more}"

@@ -22,6 +22,8 @@ __all__ = ["STAGES", "Work", "WorkLog", "is_worked_on", "read_work", "working"]
 T = TypeVar("T")
 
 STAGES = ("retraining", "verifying", "publishing", "done")
+# What loops call themselves, to engineers and to others.
+_SAID = {"finetune": "training tasks, each alone", "localize": "making the masks of clusters"}
 _MOST_BYTES = 1 << 22
 _MOST = 1 << 53  # of a number
 _SECONDS_BETWEEN_WRITES = 0.3
@@ -50,6 +52,11 @@ class Work:
     num_items: int = 0
     seconds: float = 0.0
     pid: int = field(default_factory=os.getpid)
+
+    @property
+    def text(self) -> str:
+        """The loop in words of whoever answers requests."""
+        return next((said for start, said in _SAID.items() if self.what.startswith(start)), self.what)
 
     @property
     def seconds_left(self) -> float | None:
@@ -115,7 +122,8 @@ def working(folder: Path) -> Iterator[None]:
     Raises:
         RunInProgressError: if there is one.
     """
-    private_folder(folder, "what keeps the requests of a model")
+    for one in (folder.parent, folder):
+        private_folder(one, "what keeps the requests of a model")
     lock, until = FileLock(folder / "worker.lock"), time.monotonic() + _SECONDS_TO_WAIT
     with contextlib.ExitStack() as stack:
         while True:

@@ -143,7 +143,7 @@ def list_(
 
 def _list_text(folder: str, states: Sequence[RequestState]) -> str:
     num_open, num_overdue = (sum(getattr(one.request, key) for one in states) for key in ("is_open", "is_overdue"))
-    head = f"{folder}: {len(states)} requests, {num_open} open, {num_overdue} overdue."
+    head = f"{folder}: {len(states)} request{'s' * (len(states) != 1)}, {num_open} open, {num_overdue} overdue."
     rows = [
         (
             one.request.name,
