@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["Verification", "Worker"]
 
 Verification = Literal["rebuild", "audit", "none"]
+_History = Mapping[Path, Mapping[str, Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +69,8 @@ class Worker:
         if not is_main_process():
             return []
         self._erase_what_is_left(change, statuses)
-        return [self._settle(change, status) for status in statuses]
+        history = change.target.history(change.model)  # once: it reads every receipt
+        return [self._settle(change.model, history, status) for status in statuses]
 
     def fail(self, error: BaseException) -> None:
         """Note why the requests that are not settled could not be carried out."""
@@ -138,20 +140,19 @@ class Worker:
             for receipt in left:
                 amend_receipt(change.target.receipts, dict(receipt), erasure=report)
 
-    def _settle(self, change: OpenChange, status: TriagedRequest) -> Outcome:
-        outcome = self._outcome(change, status)
+    def _settle(self, model: Any, history: _History, status: TriagedRequest) -> Outcome:
+        outcome = self._outcome(model, history, status)
         self.book.settle(status.request.name or "", outcome)
         return outcome
 
-    def _outcome(self, change: OpenChange, status: TriagedRequest) -> Outcome:
+    def _outcome(self, model: Any, history: _History, status: TriagedRequest) -> Outcome:
         name = status.request.name
         if status.status == "failed":
-            merged = set(change.model.tasks)
+            merged = set(model.tasks)
             absent = [one for one in status.request.tasks if one not in merged]
             # Without the hints of the message, which name other owners.
             reason = f"not merged: {', '.join(map(repr, absent))}" if absent else status.problem
             return Outcome(status="failed", time=now_text(), reason=reason)
-        history = change.target.history(change.model)
         own = [(path, receipt) for path, receipt in history.items() if receipt.get("id") == name]
         path, receipt = own[0] if own else (status.receipts[0], history.get(status.receipts[0], {}))
         erasure = receipt.get("erasure")
