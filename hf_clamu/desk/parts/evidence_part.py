@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import json
 import os
 import tempfile
 from collections.abc import Mapping
@@ -17,6 +16,8 @@ from hf_clamu.errors import ClamuError, RecipeError
 
 __all__ = ["EvidencePart"]
 
+# In the order of the buttons.
+_ENDINGS = (".html", ".json", ".cdx.json")
 _NOTHING = "No request is answered yet. What is carried out appears here."
 
 
@@ -99,17 +100,11 @@ def _answered(model: DeskModel) -> dict[str, str]:
 
 def _write(values: Mapping[str, Any]) -> list[Path]:
     """Write the evidence as HTML, JSON and CycloneDX where downloads are taken from."""
-    from hf_clamu.proofs.evidence.bom import evidence_bom
-    from hf_clamu.proofs.evidence.page import evidence_html
+    from hf_clamu.proofs.evidence.documents import DOCUMENTS
 
     stem = f"evidence-{Path(values['receipt']['file']).stem}"
     folder = Path(tempfile.mkdtemp(dir=os.environ[UPLOADS_VARIABLE]))
-    texts = {
-        "html": evidence_html(values),
-        "json": json.dumps(values, indent=2, sort_keys=True, ensure_ascii=False) + "\n",
-        "cdx.json": evidence_bom(values),
-    }
-    paths = [folder / f"{stem}.{ending}" for ending in texts]
-    for path, text in zip(paths, texts.values(), strict=True):
-        path.write_text(text, encoding="utf-8")
+    paths = [folder / f"{stem}{ending}" for ending in _ENDINGS]
+    for path, ending in zip(paths, _ENDINGS, strict=True):
+        path.write_text(DOCUMENTS[ending](values), encoding="utf-8")
     return paths

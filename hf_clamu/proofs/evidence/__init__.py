@@ -7,4 +7,5 @@ not_shown    what is not shown, which depends on what was checked
 summary      the same in a few plain sentences
 page         the document as one printable HTML file (page.html, page.css)
 bom          the model as a CycloneDX bill of materials
+documents    all of them, and JSON, by the ending of a file's name
 """

@@ -66,6 +66,7 @@ def report(
     The model is read as it is now and audited, which takes no data and seconds.
     """
     from hf_clamu.proofs.evidence.collecting import collect_evidence
+    from hf_clamu.proofs.evidence.documents import DOCUMENTS
     from hf_clamu.proofs.evidence.summary import headline, summary
     from hf_clamu.signing import load_public_keys
     from hf_clamu.storage import write_atomically
@@ -83,7 +84,7 @@ def report(
         keys=load_public_keys(key) if key else (),
         with_ids=with_ids,
     )
-    write_atomically(output, _document(values, kind).encode("utf-8"))
+    write_atomically(output, DOCUMENTS[kind](values).encode("utf-8"))
     told = [{"verdict": one.verdict, "text": one.text} for one in summary(values)]
     facts = {
         "model": folder,
@@ -108,17 +109,6 @@ def _require_writable(folder: str, output: Path, *, overwrite: bool) -> str:
     if output.exists() and not overwrite:
         raise RecipeError(f"{output} exists. Give another name (--output), or --overwrite to replace it.")
     return kind
-
-
-def _document(values: Mapping[str, Any], kind: str) -> str:
-    import json
-
-    from hf_clamu.proofs.evidence.bom import evidence_bom
-    from hf_clamu.proofs.evidence.page import evidence_html
-
-    if kind == ".json":
-        return json.dumps(values, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-    return evidence_html(values) if kind == ".html" else evidence_bom(values)
 
 
 def _read(path: Path) -> Any:
