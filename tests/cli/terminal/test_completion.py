@@ -13,7 +13,7 @@ import pytest
 
 import hf_clamu
 
-ROOT = Path(hf_clamu.__file__).parents[1]
+PACKAGES = Path(hf_clamu.__file__).parents[1]
 # Fails where something heavy was imported.
 _PROGRAM = (
     "import atexit, sys\n"
@@ -26,7 +26,7 @@ _PROGRAM = (
 
 def _offers(place: Path, *words: str, shell: str = "bash") -> list[str]:
     """Return what a shell would offer for the last of the words."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "_CLAMU_COMPLETE": f"complete_{shell}"}
+    environment = {**os.environ, "PYTHONPATH": str(PACKAGES), "_CLAMU_COMPLETE": f"complete_{shell}"}
     line = " ".join(["clamu", *words])
     if shell == "bash":
         environment |= {"COMP_WORDS": "\n".join(["clamu", *words]), "COMP_CWORD": str(len(words))}
@@ -133,7 +133,7 @@ def home(tmp_path):
 
 
 def _bash(home: Path, place: Path, script: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "HOME": str(home), "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "HOME": str(home), "PYTHONPATH": str(PACKAGES)}
     environment |= {"PATH": f"{home / 'bin'}:{os.environ['PATH']}", "SHELL": "/bin/bash"}
     command = ["bash", "--norc", "-c", script]
     return subprocess.run(command, capture_output=True, text=True, cwd=place, env=environment, check=False)

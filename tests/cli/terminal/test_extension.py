@@ -14,14 +14,15 @@ import pytest
 
 import hf_clamu
 
-ROOT = Path(hf_clamu.__file__).parents[1]
+PROJECT = Path(__file__).parents[3] / "pyproject.toml"
+PACKAGES = Path(hf_clamu.__file__).parents[1]
 FOLDER = ".local/share/hf/extensions/hf-clamu"
 
 
 @pytest.fixture
 def installed(tmp_path):
     """Programs as pip writes them for the entry points of pyproject.toml, and a home of their own."""
-    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8").partition("[project.scripts]")[2].partition("\n[")[0]
+    text = PROJECT.read_text(encoding="utf-8").partition("[project.scripts]")[2].partition("\n[")[0]
     scripts = dict(re.findall(r'^([\w-]+) = "([\w.:]+)"', text, flags=re.MULTILINE))
     assert set(scripts) == {"clamu", "hf-clamu"}
     (tmp_path / "bin").mkdir()
@@ -40,7 +41,7 @@ def _run(home: Path, *command: str, **variables: str) -> subprocess.CompletedPro
         **{key: value for key, value in os.environ.items() if not key.startswith("XDG_")},
         "HOME": str(home),
         "HF_HOME": str(home / "hf"),
-        "PYTHONPATH": str(ROOT),
+        "PYTHONPATH": str(PACKAGES),
         **offline,
         **variables,
     }
@@ -99,7 +100,7 @@ def test_a_hub_client_without_extensions_is_named(installed):
     known = installed / "old" / "huggingface_hub-1.4.1.dist-info"
     known.mkdir(parents=True)
     (known / "METADATA").write_text("Metadata-Version: 2.1\nName: huggingface_hub\nVersion: 1.4.1\n", encoding="utf-8")
-    places = f"{known.parent}{os.pathsep}{ROOT}"
+    places = f"{known.parent}{os.pathsep}{PACKAGES}"
     done = _run(installed, str(installed / "bin/clamu"), "--install-extension", PYTHONPATH=places)
     assert done.returncode == 2
     assert done.stderr.startswith("clamu: hf of huggingface_hub 1.4.1 has no extensions. Install huggingface_hub 1.5")
