@@ -21,7 +21,7 @@ from hf_clamu.exact import canonical_json, sha256_file, sha256_files
 from hf_clamu.signing.envelope import Envelope
 from hf_clamu.signing.keys import PublicKey, SigningKey
 from hf_clamu.signing.statement import Statement
-from hf_clamu.storage import parse_json
+from hf_clamu.storage import read_json
 
 __all__ = ["SIGNATURE_NAME", "SignedFolder", "checked_folder", "claimed_folder", "folder_bundle", "require_files"]
 
@@ -191,9 +191,7 @@ def require_files(
 
 def _parsed(path: Path) -> tuple[SignedFolder, Envelope]:
     try:
-        if path.stat().st_size > _MOST_BYTES:
-            raise ValueError("it is too large")
-        value = parse_json(path.read_bytes())
+        value = read_json(path, _MOST_BYTES, may_link=True)
         if not isinstance(value, dict) or value.get("mediaType") != _BUNDLE_TYPE:
             raise ValueError(f"its media type is not {_BUNDLE_TYPE}")
         envelope = Envelope.from_dict(value.get("dsseEnvelope"))

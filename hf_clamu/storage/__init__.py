@@ -1,6 +1,6 @@
 """Files that survive crashes.
 
-durable.py    private files and folders, written as a whole or not at all
+durable.py    private files and folders, written as a whole or not at all; reading what may be damaged
 destroy.py    overwriting and deleting files that must not stay
 tensors.py    safetensors files
 sizes.py      sizes as users write them
@@ -16,7 +16,7 @@ snapshot/     encoded rows that spare a request the original data
 
 from hf_clamu.storage.archive import ARCHIVE_SUFFIX, Archive, HeldArchive, is_archive_name, scratch_of
 from hf_clamu.storage.destroy import destroy_folder
-from hf_clamu.storage.durable import is_plain_file, parse_json, write_atomically
+from hf_clamu.storage.durable import is_plain_file, parse_json, read_bounded, read_json, write_atomically
 from hf_clamu.storage.journal import Journal, Part
 from hf_clamu.storage.snapshot import KEY_VARIABLE, Snapshot, environment_key, snapshot_beside
 from hf_clamu.storage.tensors import opened_tensors, read_tensors, save_tensors
@@ -35,6 +35,8 @@ __all__ = [
     "is_plain_file",
     "opened_tensors",
     "parse_json",
+    "read_bounded",
+    "read_json",
     "read_tensors",
     "save_tensors",
     "scratch_of",

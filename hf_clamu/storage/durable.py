@@ -22,6 +22,8 @@ __all__ = [
     "parse_json",
     "partial_name",
     "private_folder",
+    "read_bounded",
+    "read_json",
     "sync_folder",
     "write_atomically",
 ]
@@ -110,17 +112,72 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def read_bounded(path: Path, most_bytes: int, *, may_link: bool = False) -> bytes:
+    """Return the bytes of a file of untrusted origin, all of one moment.
+
+    Args:
+        path (`Path`): of a plain file.
+        most_bytes (`int`): how many it may have.
+        may_link (`bool`): it may be a link to one, because somebody named it, or a cache has it so.
+
+    Raises:
+        ValueError: if it is something else, too large, or written to meanwhile; the message follows a name and "it".
+        OSError: if there is none, or it cannot be read.
+    """
+    found = path.stat() if may_link else path.lstat()
+    if stat.S_ISLNK(found.st_mode):
+        raise ValueError("it is a symbolic link")
+    _require_file(found)
+    # What came to its place meanwhile is not followed, nor waited for.
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | (0 if may_link else getattr(os, "O_NOFOLLOW", 0))
+    with os.fdopen(os.open(path, flags | getattr(os, "O_BINARY", 0)), "rb") as file:
+        before = os.fstat(file.fileno())
+        _require_file(before)
+        if before.st_size > most_bytes:
+            raise ValueError(f"it is too large: it has {before.st_size:,} bytes, and at most {most_bytes:,} are read")
+        data = file.read(most_bytes + 1)
+        after = os.fstat(file.fileno())
+    if len(data) != before.st_size or (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
+        raise ValueError("it was changed while it was read; read it once more")
+    return data
+
+
+def _require_file(found: os.stat_result) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        raise ValueError("it is a folder" if stat.S_ISDIR(found.st_mode) else "it is no plain file")
+
+
+def read_json(path: Path, most_bytes: int, *, may_link: bool = False) -> Any:
+    """Return the JSON value in a file of untrusted origin.
+
+    Args:
+        path, most_bytes, may_link: as in `read_bounded`.
+
+    Raises:
+        ValueError: as `read_bounded` and `parse_json`.
+        OSError: if there is no file, or it cannot be read.
+    """
+    return parse_json(read_bounded(path, most_bytes, may_link=may_link))
+
+
 def parse_json(data: str | bytes) -> Any:
     """Return a JSON value of untrusted origin.
 
     Raises:
-        ValueError: if it is no JSON, nested too deeply, or has a key twice, NaN, or text that UTF-8 cannot hold.
+        ValueError: if it is no JSON, nested too deeply, or has a key twice, NaN, or text that UTF-8 cannot hold; the
+            message follows a name and "it", or stands in parentheses.
     """
     try:
         value = json.loads(data, object_pairs_hook=_object, parse_constant=_no_constant)
         json.dumps(value, ensure_ascii=False).encode("utf-8")
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+    except json.JSONDecodeError as error:
+        raise error if data.strip() else ValueError("it is empty") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"it is no text in UTF-8, as its byte {error.start + 1:,} shows") from None
+    except UnicodeEncodeError:
+        raise ValueError("it has half of a surrogate pair, which UTF-8 cannot hold") from None
     return value
 
 

@@ -29,6 +29,7 @@ from hf_clamu.storage.durable import (
     move_into_place,
     parse_json,
     private_folder,
+    read_json,
     sync_folder,
     write_atomically,
 )
@@ -237,9 +238,7 @@ class Journal:
         """Return what was noted last; None if nothing was, or nothing that can be read."""
         path = self.folder / _NOTE_NAME
         try:
-            if not self._is_there() or not is_plain_file(path) or path.stat().st_size > _MOST_NOTE_BYTES:
-                return None
-            return parse_json(path.read_bytes())
+            return read_json(path, _MOST_NOTE_BYTES) if self._is_there() else None
         except (OSError, ValueError):
             return None
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_clamu.exact import canonical_json
-from hf_clamu.storage.durable import parse_json, partial_name, write_atomically
+from hf_clamu.storage.durable import partial_name, read_json, write_atomically
 
 if sys.platform != "win32":
     import fcntl
@@ -159,9 +159,7 @@ def _note(folder: Path) -> dict[str, Any] | None:
     try:
         if {path.name for path in folder.iterdir()} <= {partial_name(_MARKER)}:
             return {}
-        if not stat.S_ISREG(marker.lstat().st_mode) or marker.stat().st_size > _MOST_MARKER_BYTES:
-            return None
-        note = parse_json(marker.read_bytes())
+        note = read_json(marker, _MOST_MARKER_BYTES)
     except (OSError, ValueError):
         return None
     return note if isinstance(note, dict) and note.get("clamu_stage") == 1 else None

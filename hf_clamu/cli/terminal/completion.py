@@ -79,7 +79,9 @@ def _read(ctx: typer.Context, name: str) -> dict[str, Any]:
     folder = ctx.params.get("folder") or next(iter(ctx.args), "")
     path = Path(folder) / name
     try:
-        values = json.loads(path.read_bytes()) if path.stat().st_size <= _MOST_BYTES else {}
+        # Not by read_json of hf_clamu.storage, which imports torch.
+        is_small = path.is_file() and path.stat().st_size <= _MOST_BYTES
+        values = json.loads(path.read_bytes()) if is_small else {}
     except (OSError, ValueError, RecursionError):
         return {}
     return values if isinstance(values, dict) else {}

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from hf_clamu.errors import CheckpointFormatError, TaskNotFoundError
+from hf_clamu.storage import read_json
 from hf_clamu.tasks.keyed_ids import keyed_id
 
 __all__ = ["GLOBAL_ADAPTER", "ROUTES_NAME", "Routes"]
@@ -16,6 +16,7 @@ ROUTES_NAME = "routes.json"
 # No cluster has this name.
 GLOBAL_ADAPTER = "global"
 _FORMAT = 1
+_MOST_BYTES = 1 << 28
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +60,7 @@ class Routes:
         path = folder / ROUTES_NAME
         way_out = "Export the adapters again (clamu export MODEL --adapters all)."
         try:
-            values: Any = json.loads(path.read_bytes())
+            values = read_json(path, _MOST_BYTES, may_link=True)
         except FileNotFoundError:
             raise CheckpointFormatError(f"{path} is missing. {way_out}") from None
         except ValueError as error:

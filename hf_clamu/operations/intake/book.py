@@ -21,7 +21,7 @@ from hf_clamu.operations.intake.received import (
     now_text,
     today,
 )
-from hf_clamu.storage import is_plain_file, parse_json, write_atomically
+from hf_clamu.storage import read_json, write_atomically
 from hf_clamu.storage.durable import private_folder, sync_folder
 from hf_clamu.storage.locking import FileLock
 
@@ -249,9 +249,7 @@ class RequestBook:
 
 def _read(path: Path) -> ReceivedRequest:
     try:
-        if not is_plain_file(path) or path.stat().st_size > _MOST_BYTES:
-            raise ValueError("it is no plain file, or too large")
-        request = ReceivedRequest.from_dict(parse_json(path.read_bytes()))
+        request = ReceivedRequest.from_dict(read_json(path, _MOST_BYTES))
         if file_name_of(request.name) != path.name:
             raise ValueError("it is the file of another request")
     except (ValueError, FileNotFoundError) as error:

@@ -10,7 +10,7 @@ from typing import Any
 from hf_clamu.errors import CheckpointFormatError
 from hf_clamu.exact import canonical_json
 from hf_clamu.operations.intake.book import requests_of
-from hf_clamu.storage import is_plain_file, parse_json, write_atomically
+from hf_clamu.storage import is_plain_file, read_json, write_atomically
 from hf_clamu.storage.durable import private_folder
 
 __all__ = ["FINDINGS", "read_findings", "record_finding"]
@@ -34,9 +34,7 @@ def read_findings(model: str, state: str) -> dict[str, Any]:
     if not is_plain_file(path):
         return {}
     try:
-        if path.stat().st_size > _MOST_BYTES:
-            raise ValueError("it is too large")
-        values = parse_json(path.read_bytes())
+        values = read_json(path, _MOST_BYTES)
         if not isinstance(values, dict) or not values.keys() <= FINDINGS.keys():
             raise ValueError("it has other keys than findings have")
     except ValueError as error:

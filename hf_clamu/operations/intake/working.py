@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from hf_clamu.errors import RunInProgressError
 from hf_clamu.exact import canonical_json
 from hf_clamu.operations.intake.received import now_text
-from hf_clamu.storage import is_plain_file, parse_json, write_atomically
+from hf_clamu.storage import read_json, write_atomically
 from hf_clamu.storage.durable import private_folder
 from hf_clamu.storage.locking import FileLock
 
@@ -160,11 +160,8 @@ def read_work(folder: Path) -> Work | None:
     Args:
         folder (`Path`): of the requests.
     """
-    path = _path(folder)
     try:
-        if not is_plain_file(path) or path.stat().st_size > _MOST_BYTES:
-            return None
-        values = parse_json(path.read_bytes())
+        values = read_json(_path(folder), _MOST_BYTES)
         is_one = isinstance(values, dict) and values.keys() == _CHECKS.keys()
         if not is_one or not all(check(values[key]) for key, check in _CHECKS.items()):
             return None

@@ -18,7 +18,7 @@ from typing import Any
 
 from hf_clamu.errors import RecipeError
 from hf_clamu.exact import canonical_json, digest_json
-from hf_clamu.storage import is_plain_file, parse_json, write_atomically
+from hf_clamu.storage import read_json, write_atomically
 
 __all__ = [
     "PENDING",
@@ -172,9 +172,7 @@ def read_receipts(folder: Path) -> dict[Path, dict[str, Any]]:
     found = {}
     for path in sorted(folder.glob("*.json")):
         try:
-            if not is_plain_file(path) or path.stat().st_size > _MOST_BYTES:
-                continue
-            value = parse_json(path.read_bytes())
+            value = read_json(path, _MOST_BYTES)
         except (OSError, ValueError):
             continue
         if is_receipt(value) and receipt_path(folder, value) == path:

@@ -17,11 +17,12 @@ from typing import Any
 from hf_clamu.exact import canonical_json, digest_json
 from hf_clamu.operations.lifecycle.receipts import is_receipt, receipt_stamp
 from hf_clamu.signing import Envelope, Statement
-from hf_clamu.storage import parse_json, write_atomically
+from hf_clamu.storage import parse_json, read_bounded, write_atomically
 
 __all__ = ["ENDING", "Link", "core_of", "facts_of"]
 
 ENDING = ".dsse"
+_MOST_BYTES = 1 << 26
 _SUBJECT = "clamu-state"
 _REQUEST, _SETTLED = "https://hf_clamu/receipt/v1", "https://hf_clamu/settled/v1"
 # Fields of a receipt that are written after the request was carried out, or change then.
@@ -150,7 +151,7 @@ class Link:
             ValueError: if it is not, byte for byte, as `write` wrote it under this name.
             OSError: if it cannot be read.
         """
-        data = path.read_bytes()
+        data = read_bounded(path, _MOST_BYTES)
         envelope = Envelope.from_dict(parse_json(data))
         if canonical_json(envelope.to_dict()) != data:
             raise ValueError("its JSON is not as it was written")

@@ -112,16 +112,14 @@ def _require_writable(folder: str, output: Path, *, overwrite: bool) -> str:
 
 
 def _read(path: Path) -> Any:
-    from hf_clamu.storage import parse_json
+    from hf_clamu.storage import read_json
 
     if not path.is_file():
         raise RecipeError(
             f"There is no file {path}. Give one with what clamu verify, audit or attack printed (--json)."
         )
     try:
-        if path.stat().st_size > _MOST_BYTES:
-            raise ValueError("it is too large")
-        return parse_json(path.read_bytes())
+        return read_json(path, _MOST_BYTES, may_link=True)
     except ValueError as error:
         raise RecipeError(
             f"{path} is no JSON ({error}). Give what clamu verify, audit or attack printed with --json."

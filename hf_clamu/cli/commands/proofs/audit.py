@@ -101,14 +101,12 @@ def _change_values(before: str, after: str, receipt: Any, archive: str | None) -
 
 
 def _receipt(path: Path) -> Any:
-    from hf_clamu.storage import parse_json
+    from hf_clamu.storage import read_json
 
     if not path.is_file():
         raise RecipeError(f"There is no receipt {path}. Give the file that a request wrote (receipts/….json).")
     try:
-        if path.stat().st_size > _MOST_BYTES:
-            raise ValueError("it is too large")
-        return parse_json(path.read_bytes())
+        return read_json(path, _MOST_BYTES, may_link=True)
     except ValueError as error:
         raise CheckpointFormatError(f"{path} is no receipt ({error}). Give the file that a request wrote.") from error
 

@@ -132,16 +132,14 @@ def check(
 ) -> None:
     """Check a proof of clamu prove: whether a task is merged, or is not. Exit 1 if the proof shows nothing."""
     from hf_clamu.checkpoint.membership.proof import check_membership
-    from hf_clamu.storage import parse_json
+    from hf_clamu.storage import read_json
 
     if not proof.is_file():
         raise RecipeError(f"There is no file {proof}. Give the proof that clamu prove --output wrote.")
     expected = None if ledger is None else _digest(ledger)
     reason = None
     try:
-        if proof.stat().st_size > _MOST_BYTES:
-            raise ValueError("it is too large")
-        content = parse_json(proof.read_bytes())
+        content = read_json(proof, _MOST_BYTES, may_link=True)
         is_merged = check_membership(content, expected)
     except CheckpointFormatError as error:
         reason = str(error)
