@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import time
 import urllib.parse
@@ -121,6 +122,13 @@ def test_two_browsers_see_the_same(desk, visit, work):
     for page in (one, other):
         for name in ("from one", "from the other"):
             page.page.wait_for_selector(f"#requests td:has-text('{name}')")
+    one.run()
+    other.page.click("#stop")
+    other.page.click("#stop-yes")
+    assert other.said("is stopped") == "The run is stopped; 2 requests are open again."
+    one.wait_for_state("from one", "failed")
+    assert re.search(r"Stopped at the desk(;| before| while)", one.text("#requests"))
+    one.page.wait_for_selector("#stop", state="hidden")
     one.run()
     other.page.click("#run")
     other.page.wait_for_timeout(500)

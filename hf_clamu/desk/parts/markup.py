@@ -21,7 +21,7 @@ STYLE = """
 .desk-table th, .desk-table td { text-align: left; padding: 0.45rem 0.6rem; vertical-align: top;
   border: 0 !important; border-bottom: 1px solid var(--border-color-primary) !important;
   overflow-wrap: anywhere; unicode-bidi: isolate; }
-.desk-table th { font-weight: 600; }
+.desk-table th { font-weight: 600; white-space: nowrap; }
 .desk-table .word { font-weight: 600; white-space: nowrap; }
 .desk-table .overdue { color: #b3261e; font-weight: 700; }
 .dark .desk-table .overdue { color: #ff8a80; }
@@ -60,10 +60,12 @@ def paragraph(text: str) -> str:
     return f"<p>{html.escape(text)}</p>"
 
 
-def progress(work: Work | None) -> str:
+def progress(work: Work | None, *, is_ending: bool = False) -> str:
     """Return how far the worker is; empty if there is none."""
     if work is None or work.stage == "done":
         return ""
+    if is_ending:
+        return '<div class="desk-progress"><b>ending</b>: the worker was stopped<progress></progress></div>'
     count = f"{len(work.requests)} request{'s' * (len(work.requests) != 1)}"
     left = "" if work.seconds_left is None else f", about {work.seconds_left:.0f} s of this step left"
     far = f": {html.escape(work.text)}, {work.num_done} of {work.num_items}{left}" if work.num_items else ""

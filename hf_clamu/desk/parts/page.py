@@ -10,6 +10,7 @@ from hf_clamu.desk.parts.evidence_part import EvidencePart
 from hf_clamu.desk.parts.model_part import ModelPart
 from hf_clamu.desk.parts.requests_part import RequestsPart
 from hf_clamu.desk.parts.try_part import TryPart
+from hf_clamu.desk.supervisor import Supervisor
 from hf_clamu.desk.web.uploads import take_no_links
 
 __all__ = ["build_page", "look"]
@@ -23,11 +24,12 @@ _ABOUT = (
 )
 
 
-def build_page(office: Office) -> Any:
+def build_page(office: Office, supervisor: Supervisor) -> Any:
     """Return the page as `gradio.Blocks`.
 
     Args:
         office (`Office`): the models.
+        supervisor (`Supervisor`): of the worker.
     """
     import gradio as gr
 
@@ -37,7 +39,7 @@ def build_page(office: Office) -> Any:
         model = gr.Dropdown(names, value=names[0], label="Model", visible=len(names) > 1, elem_id="model")
         timer = gr.Timer(_SECONDS_BETWEEN_NEWS)
         with gr.Tab("Requests", id="requests"):
-            RequestsPart(office).build(gr, model, timer)
+            RequestsPart(office, supervisor).build(gr, model, timer)
         with gr.Tab("Evidence", id="evidence"):
             EvidencePart(office).build(gr, model, timer)
         with gr.Tab("Model", id="model-tab") as model_tab:

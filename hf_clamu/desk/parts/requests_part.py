@@ -7,6 +7,7 @@ from typing import Any
 
 from hf_clamu.desk.office import DeskModel, Office
 from hf_clamu.desk.parts import markup
+from hf_clamu.desk.supervisor import Supervisor
 from hf_clamu.errors import ClamuError, TaskDataError
 from hf_clamu.operations.intake.book import Asked
 from hf_clamu.operations.intake.received import ReceivedRequest
@@ -23,10 +24,12 @@ class RequestsPart:
 
     Args:
         office (`Office`): the models.
+        supervisor (`Supervisor`): of the worker.
     """
 
-    def __init__(self, office: Office) -> None:
+    def __init__(self, office: Office, supervisor: Supervisor) -> None:
         self._office = office
+        self._supervisor = supervisor
 
     def build(self, gr: Any, model: Any, timer: Any) -> None:
         """Add the part to a page.
@@ -40,14 +43,33 @@ class RequestsPart:
         table = gr.HTML(elem_id="requests")
         with gr.Row():
             run = gr.Button("Carry out all open requests", variant="primary", elem_id="run")
+            stop = gr.Button("Stop the run", visible=False, elem_id="stop")
             strike = gr.Dropdown(label="Strike out", choices=[], elem_id="strike-choice", interactive=True)
             struck = gr.Button("Strike this request out", elem_id="strike")
-        with gr.Group(visible=False, elem_id="confirmation") as confirmation:
-            question = gr.HTML()
-            with gr.Row():
-                yes = gr.Button("Yes, carry them out", variant="stop", elem_id="run-yes")
-                no = gr.Button("No", elem_id="run-no")
+        run_box, run_question, run_yes = _confirmation(gr, "run", "Yes, carry them out", "No")
+        stop_box, stop_question, stop_yes = _confirmation(gr, "stop", "Yes, stop it", "No, let it run")
         said = gr.HTML(elem_id="said")
+        shown = [work, table, strike, stop]
+
+        def then_show(event: Any) -> None:
+            event.then(self._show, model, shown, show_progress="hidden")
+
+        def stopped(name: Any, request: Any) -> list[Any]:
+            return self._stop(name, request.username)
+
+        stopped.__annotations__["request"] = gr.Request  # how gradio is asked for it
+        for event in self._build_intake(gr, model, said):
+            then_show(event)
+        run.click(self._ask, model, [run_box, run_question, said])
+        then_show(run_yes.click(self._run, model, [run_box, said]))
+        stop.click(self._ask_to_stop, model, [stop_box, stop_question, said])
+        then_show(stop_yes.click(stopped, model, [stop_box, said]))
+        then_show(struck.click(self._strike, [model, strike], said))
+        for event in (timer.tick, model.change):
+            event(self._show, model, shown, show_progress="hidden")
+
+    def _build_intake(self, gr: Any, model: Any, said: Any) -> list[Any]:
+        """Add where requests are taken in; gives the events after which they are shown."""
         with gr.Row():
             with gr.Column():
                 gr.HTML("<h3>One request</h3>")
@@ -64,18 +86,9 @@ class RequestsPart:
                     type="filepath",
                     elem_id="file",
                 )
-        shown = [work, table, strike]
-        inputs = [model, tasks, name, received, due]
-        add.click(self._add, inputs, [said, tasks, name, received, due]).then(
-            self._show, model, shown, show_progress="hidden"
-        )
-        file.upload(self._add_file, [model, file], [said, file]).then(self._show, model, shown, show_progress="hidden")
-        run.click(self._ask, model, [confirmation, question, said])
-        no.click(lambda: gr.update(visible=False), None, confirmation)
-        yes.click(self._run, model, [confirmation, said]).then(self._show, model, shown, show_progress="hidden")
-        struck.click(self._strike, [model, strike], said).then(self._show, model, shown, show_progress="hidden")
-        timer.tick(self._show, model, shown, show_progress="hidden")
-        model.change(self._show, model, shown, show_progress="hidden")
+        fields = [tasks, name, received, due]
+        added = add.click(self._add, [model, *fields], [said, *fields])
+        return [added, file.upload(self._add_file, [model, file], [said, file])]
 
     def _show(self, name: Any) -> list[Any]:
         import gradio as gr
@@ -86,9 +99,12 @@ class RequestsPart:
             states = model.states()
             work = read_work(folder) if is_worked_on(folder) else None
         except (ClamuError, OSError) as error:
-            return [markup.message(str(error), is_good=False), "", gr.skip()]
+            return [markup.message(str(error), is_good=False), "", gr.skip(), gr.skip()]
         open_names = [one.request.name for one in states if one.request.is_open and not one.request.is_waiting]
-        return [markup.progress(work), markup.request_table(states), gr.update(choices=open_names[:_MOST_CHOICES])]
+        choices = gr.update(choices=open_names[:_MOST_CHOICES])
+        is_going_on = work is not None or any(one.request.is_waiting for one in states)
+        far = markup.progress(work, is_ending=work is not None and not any(one.request.is_waiting for one in states))
+        return [far, markup.request_table(states), choices, gr.update(visible=is_going_on)]
 
     def _add(self, name: Any, tasks: Any, request: Any, received: Any, due: Any) -> list[Any]:
         words = [line.strip() for line in str(tasks or "").splitlines() if line.strip()]
@@ -136,6 +152,30 @@ class RequestsPart:
         said, _ = self._said(name, lambda model: model.book.order(), said_of)
         return [gr.update(visible=False), said]
 
+    def _ask_to_stop(self, name: Any) -> list[Any]:
+        import gradio as gr
+
+        try:
+            waiting = [one for one in self._office[name].states() if one.request.is_waiting]
+        except (ClamuError, OSError) as error:
+            return [gr.update(visible=False), "", markup.message(str(error), is_good=False)]
+        question = (
+            f"{len(waiting)} request{'s' * (len(waiting) != 1)} will be open again. Nothing is left half-written, and "
+            "what is finished by now is kept. Nothing starts again until somebody has it carried out."
+        )
+        return [gr.update(visible=True), markup.message(question, is_good=False), ""]
+
+    def _stop(self, name: Any, who: str | None) -> list[Any]:
+        import gradio as gr
+
+        def said_of(stopped: Sequence[str]) -> str:
+            count = len(stopped)
+            left = f"{count} request{'s are' if count != 1 else ' is'} open again" if stopped else "no request waited"
+            return f"The run is stopped; {left}."
+
+        said, _ = self._said(name, lambda model: self._supervisor.end_run(model, who), said_of)
+        return [gr.update(visible=False), said]
+
     def _strike(self, name: Any, request: Any) -> str:
         def struck(model: DeskModel) -> str:
             if not isinstance(request, str) or not request:
@@ -151,6 +191,17 @@ class RequestsPart:
             return markup.message(text(act(self._office[name])), is_good=True), True
         except (ClamuError, OSError) as error:
             return markup.message(str(error), is_good=False), False
+
+
+def _confirmation(gr: Any, name: str, yes: str, no: str) -> tuple[Any, Any, Any]:
+    """Add a question that is hidden until it is asked: its box, its text, and the button that says yes."""
+    with gr.Group(visible=False, elem_id=f"{name}-confirmation") as box:
+        question = gr.HTML()
+        with gr.Row():
+            agreed = gr.Button(yes, variant="stop", elem_id=f"{name}-yes")
+            refused = gr.Button(no, elem_id=f"{name}-no")
+    refused.click(lambda: gr.update(visible=False), None, box)
+    return box, question, agreed
 
 
 def _taken_in(requests: Sequence[ReceivedRequest]) -> str:

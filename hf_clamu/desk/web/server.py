@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_clamu.desk.office import Office
+from hf_clamu.desk.supervisor import Supervisor
 from hf_clamu.desk.web.access import Access
 from hf_clamu.desk.web.guard import Guard
 from hf_clamu.desk.web.sign_in import SignIn
@@ -36,14 +37,12 @@ def serve(office: Office, access: Access, port: int, *, ready: Callable[[str], o
     Raises:
         RecipeError: if the address cannot be listened on.
     """
-    from hf_clamu.desk.supervisor import Supervisor
-
     with _listening(access.host, port) as listener, _private_uploads():
         import uvicorn
 
-        app = make_app(office, access)
-        config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False, ws="none")
         supervisor = Supervisor(office)
+        app = make_app(office, access, supervisor)
+        config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False, ws="none")
         supervisor.start()
         host = f"[{access.host}]" if ":" in access.host else access.host
         ready(f"http://{host}:{listener.getsockname()[1]}")
@@ -66,12 +65,13 @@ def require_gradio() -> None:
         raise RecipeError(f"The desk needs {' and '.join(missing)}: pip install 'hf-clamu[desk]'.")
 
 
-def make_app(office: Office, access: Access) -> Any:
+def make_app(office: Office, access: Access, supervisor: Supervisor) -> Any:
     """Return the page as an ASGI application, guarded.
 
     Args:
         office (`Office`): the models.
         access (`Access`): who may use it.
+        supervisor (`Supervisor`): of the worker.
     """
     # Read when gradio is imported: no word to its makers.
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
@@ -86,7 +86,7 @@ def make_app(office: Office, access: Access) -> Any:
     elif access.header is not None:
         header = access.header
         who = {"auth_dependency": lambda request: request.headers.get(header) or None}
-    outer, page = FastAPI(docs_url=None, redoc_url=None, openapi_url=None), build_page(office)
+    outer, page = FastAPI(docs_url=None, redoc_url=None, openapi_url=None), build_page(office, supervisor)
     app: Any = gr.mount_gradio_app(
         outer,
         page,

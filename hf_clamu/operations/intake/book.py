@@ -178,6 +178,18 @@ class RequestBook:
         """Note what became of a request; one that was removed meanwhile stays removed."""
         self._change([name], lambda one: True, lambda one: replace(one, outcome=outcome))
 
+    def settle_waiting(self, outcome_of: Callable[[ReceivedRequest], Outcome]) -> list[ReceivedRequest]:
+        """Take back what waits for the worker.
+
+        Args:
+            outcome_of (*callable*): gives what became of a request.
+        """
+
+        def settled(request: ReceivedRequest) -> ReceivedRequest:
+            return replace(request, outcome=outcome_of(request))
+
+        return self._change(None, lambda one: one.is_waiting, settled)
+
     def remove(self, names: Collection[str], *, only_open: bool = False) -> None:
         """Strike requests out; what they asked for is not done, and receipts stay.
 
