@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Collection, Iterable
+from typing import Literal
 
 from hf_clamu.errors import RecipeError
 
-__all__ = ["hint_for", "nearest_name", "refuse_unknown_keys"]
+__all__ = ["OnMismatch", "Verification", "hint_for", "nearest_name", "refuse_unknown_keys"]
+
+# What to do if data, bits or environment differ from the ledger; `localize` is for unmerging with an archive.
+OnMismatch = Literal["error", "rebuild", "localize"]
+# What is done before the result of received requests is saved: build it again, audit the change, or neither.
+Verification = Literal["rebuild", "audit", "none"]
 
 
 def nearest_name(name: object, known: Iterable[str], *, likeness: float = 0.6) -> str | None:

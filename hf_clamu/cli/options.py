@@ -9,6 +9,8 @@ import typer
 
 from hf_clamu.cli.kernels import before_model, before_reading, before_recipe
 from hf_clamu.cli.terminal.completion import complete_cluster, complete_model, complete_task, is_completing
+from hf_clamu.known_names import OnMismatch as OnMismatchName
+from hf_clamu.known_names import Verification
 
 __all__ = [
     "Archive",
@@ -194,14 +196,14 @@ OnMismatch = Annotated[
     typer.Option(help="What to do if data, bits or environment differ from the ledger."),
 ]
 OnMismatchOfUnmerge = Annotated[
-    Literal["error", "rebuild", "localize"],
+    OnMismatchName,
     typer.Option(
         help="If data, bits or environment differ from the ledger: stop, rebuild, or with --archive derive "
         "clusters and masks here."
     ),
 ]
 Verify = Annotated[
-    Literal["rebuild", "audit", "none"],
+    Verification,
     typer.Option(
         "--verify",
         help="Before a result is saved: build it from the data of the tasks that stay and compare every byte, audit "

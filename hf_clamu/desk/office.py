@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 from hf_clamu.errors import CheckpointFormatError, RecipeError
+from hf_clamu.known_names import OnMismatch, Verification
 from hf_clamu.operations.intake.book import Asked, RequestBook
 from hf_clamu.operations.intake.checking import Ledger
 from hf_clamu.operations.intake.reading import read_asked
@@ -29,8 +30,8 @@ class WorkerOptions:
         receipts (`Path`, *optional*): folder of receipts.
         key (`Path`, *optional*): file of the key that signs.
         erase_history (`bool`): of a Hub id.
-        verify (`str`): `"rebuild"`, `"audit"` or `"none"`.
-        on_mismatch (`str`): `"error"`, `"rebuild"` or `"localize"`.
+        verify (`str`): see `Verification`.
+        on_mismatch (`str`): see `OnMismatch`.
         max_drop (`float`, *optional*): the most that a task which stays may lose.
     """
 
@@ -39,8 +40,8 @@ class WorkerOptions:
     receipts: Path | None = None
     key: Path | None = None
     erase_history: bool = False
-    verify: str = "rebuild"
-    on_mismatch: str = "error"
+    verify: Verification = "rebuild"
+    on_mismatch: OnMismatch = "error"
     max_drop: float | None = None
 
     def words(self) -> list[str]:

@@ -22,6 +22,7 @@ from hf_clamu.errors import (
     SnapshotError,
     TaskDataError,
 )
+from hf_clamu.known_names import OnMismatch
 from hf_clamu.local_models.local_models import LocalModels
 from hf_clamu.merging import (
     ClamuArguments,
@@ -39,12 +40,11 @@ from hf_clamu.storage import Archive, Journal, Snapshot
 from hf_clamu.tasks import DataFiles, Encodings, TaskDataset
 from hf_clamu.training import Environment, Progress, Workers, silent_progress
 
-__all__ = ["MISMATCHES", "ChangeResult", "OnMismatch", "Outcome", "Request", "RequestKind", "on_mismatch_of"]
+__all__ = ["MISMATCHES", "ChangeResult", "Outcome", "Request", "RequestKind", "on_mismatch_of"]
 
 RequestKind = Literal["unmerge", "add", "update"]
 # How a new state came about; receipts say it under "how".
 Outcome = Literal["subtracted", "added", "updated", "rebuilt"]
-OnMismatch = Literal["error", "rebuild", "localize"]
 # What a rebuild is the way out of.
 MISMATCHES = (ArchiveError, SnapshotError, DigestMismatchError, EnvironmentMismatchError)
 

@@ -6,9 +6,10 @@ import time
 from collections.abc import Sequence
 
 from hf_clamu.errors import EnvironmentMismatchError
+from hf_clamu.known_names import OnMismatch
 from hf_clamu.merging import derivation_depends_on_environment, require_merged, unmerge_tasks, with_rows
 from hf_clamu.operations.build import rebuild
-from hf_clamu.operations.request import MISMATCHES, ChangeResult, OnMismatch, Request
+from hf_clamu.operations.request import MISMATCHES, ChangeResult, Request
 from hf_clamu.training import Environment
 
 __all__ = ["unmerge"]

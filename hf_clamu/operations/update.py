@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 
 from hf_clamu.errors import TaskDataError
+from hf_clamu.known_names import OnMismatch
 from hf_clamu.merging import update_tasks, with_rows
 from hf_clamu.operations.build import rebuild
-from hf_clamu.operations.request import MISMATCHES, ChangeResult, OnMismatch, Request
+from hf_clamu.operations.request import MISMATCHES, ChangeResult, Request
 from hf_clamu.tasks import TaskDataset
 
 __all__ = ["update"]

@@ -6,7 +6,7 @@ import contextlib
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -30,6 +30,7 @@ from hf_clamu.cli.output import emit, is_main_process, table
 from hf_clamu.cli.terminal.completion import complete_task
 from hf_clamu.cli.terminal.program import command_line
 from hf_clamu.errors import RecipeError, RunInProgressError
+from hf_clamu.known_names import Verification
 
 if TYPE_CHECKING:
     from hf_clamu.operations.intake.book import Asked, RequestBook
@@ -225,7 +226,7 @@ def _work(
     taken: Sequence[ReceivedRequest],
     options: Mapping[str, Any],
     places: Mapping[str, Any],
-    verification: Literal["rebuild", "audit", "none"],
+    verification: Verification,
     *,
     is_patient: bool,
 ) -> None:

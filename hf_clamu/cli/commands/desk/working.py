@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from hf_clamu.cli.changes import OpenChange
 from hf_clamu.cli.commands.unmerge import share_open, subtract, triage_requests
@@ -14,6 +14,7 @@ from hf_clamu.cli.interruption import error_message
 from hf_clamu.cli.output import is_main_process
 from hf_clamu.cli.terminal.bars import progress_bars
 from hf_clamu.errors import DigestMismatchError
+from hf_clamu.known_names import Verification
 from hf_clamu.operations.intake.book import RequestBook
 from hf_clamu.operations.intake.received import Outcome, ReceivedRequest, now_text
 from hf_clamu.operations.intake.working import WorkLog
@@ -23,9 +24,8 @@ if TYPE_CHECKING:
 
     from hf_clamu.operations.lifecycle.queue import ForgetRequest, TriagedRequest
 
-__all__ = ["Verification", "Worker"]
+__all__ = ["Worker"]
 
-Verification = Literal["rebuild", "audit", "none"]
 _History = Mapping[Path, Mapping[str, Any]]
 
 
@@ -38,7 +38,7 @@ class Worker:
         book (`RequestBook`): its requests.
         requests (*sequence* of `ReceivedRequest`): those that it takes; of several processes the main one has them.
         log (`WorkLog`): tells what it does.
-        verification (`str`): what is done before the result is saved: build it again, audit the change, or nothing.
+        verification (`str`): what is done before the result is saved, see `Verification`.
     """
 
     model: str
