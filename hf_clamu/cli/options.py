@@ -44,8 +44,10 @@ __all__ = [
     "RepoId",
     "ReportTo",
     "Task",
+    "TasksToForget",
     "Verify",
     "Without",
+    "other_model",
 ]
 
 # -- the model --------------------------------------------------------------------------------------------------------
@@ -59,6 +61,17 @@ _MODEL_OPTIONS: dict[str, Any] = {
 }
 ModelToRead = Annotated[str, typer.Argument(callback=before_reading, **_MODEL_OPTIONS)]
 ModelToChange = Annotated[str, typer.Argument(callback=before_model, **_MODEL_OPTIONS)]
+
+
+def other_model(help_text: str) -> Any:
+    """Return the option of a model beside the one that a command is about.
+
+    Args:
+        help_text (`str`): what it is for.
+    """
+    return typer.Option(metavar="DIR", help=help_text, show_default=False, autocompletion=complete_model)
+
+
 Cluster = Annotated[
     str | None,
     typer.Option(
@@ -78,6 +91,10 @@ ClusterOrAuto = Annotated[
 Task = Annotated[
     str | None,
     typer.Option(help="Id of a task; its cluster serves.", show_default=False, autocompletion=complete_task),
+]
+TasksToForget = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="TASK", help="Ids to forget.", show_default=False, autocompletion=complete_task),
 ]
 RepoId = Annotated[str, typer.Argument(metavar="REPO", help="Hub id, such as org/name.", show_default=False)]
 
@@ -184,7 +201,8 @@ NewArchive = Annotated[
     str | None,
     typer.Option(
         "--archive",
-        help="Folder or private hf://buckets/ORG/NAME that keeps each task's vector, for requests without retraining.",
+        help="Folder or private hf://buckets/ORG/NAME that keeps each task's vector, for requests without retraining "
+        "and without checkpoints.",
         show_default=False,
     ),
 ]

@@ -15,7 +15,7 @@ from hf_clamu.cli.checkpoints import checkpoints_of, common_base
 from hf_clamu.cli.interruption import expect_result
 from hf_clamu.cli.kernels import before_recipe, before_settings
 from hf_clamu.cli.models import task_id_key
-from hf_clamu.cli.options import Data, Json, MaxShardSize, NewModel, Overwrite
+from hf_clamu.cli.options import Data, Json, MaxShardSize, NewArchive, NewModel, Overwrite
 from hf_clamu.cli.output import is_main_process, note, quieten, require_empty_output
 from hf_clamu.cli.terminal.bars import progress_bars
 from hf_clamu.errors import RecipeError
@@ -48,14 +48,6 @@ _Recipe = Annotated[
         help="YAML file with the tasks' data, settings and base model.", show_default=False, callback=before_recipe
     ),
 ]
-_Archive = Annotated[
-    str | None,
-    typer.Option(
-        help="Folder or private hf://buckets/ORG/NAME that keeps each task's vector, for requests "
-        "without checkpoints.",
-        show_default=False,
-    ),
-]
 _Settings = Annotated[
     list[str] | None,
     typer.Option(
@@ -65,8 +57,6 @@ _Settings = Annotated[
         callback=before_settings,
     ),
 ]
-
-
 _PeftMerging = Annotated[
     str | None,
     typer.Option(
@@ -122,7 +112,7 @@ def merge(
     revision: _Revision = None,
     recipe: _Recipe = None,
     data: Data = None,
-    archive: _Archive = None,
+    archive: NewArchive = None,
     settings: _Settings = None,
     overwrite: Overwrite = False,
     max_shard_size: MaxShardSize = None,

@@ -23,10 +23,10 @@ from hf_clamu.cli.options import (
     OnMismatchOfUnmerge,
     Output,
     Receipts,
+    TasksToForget,
 )
 from hf_clamu.cli.output import emit, is_main_process, note, table
 from hf_clamu.cli.terminal.bars import progress_bars
-from hf_clamu.cli.terminal.completion import complete_task
 from hf_clamu.cli.terminal.program import same_command
 from hf_clamu.errors import RecipeError, TaskNotFoundError
 
@@ -37,15 +37,6 @@ if TYPE_CHECKING:
 
 __all__ = ["share_open", "subtract", "triage_requests", "unmerge"]
 
-_Tasks = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="TASK",
-        help="Ids to forget.",
-        show_default=False,
-        autocompletion=complete_task,
-    ),
-]
 _Requests = Annotated[
     Path | None,
     typer.Option("--from", help='JSON lines of requests: {"id": "req-17", "task": "user_3"}.', show_default=False),
@@ -54,7 +45,7 @@ _Requests = Annotated[
 
 def unmerge(
     folder: ModelToChange,
-    tasks: _Tasks = None,
+    tasks: TasksToForget = None,
     requests: _Requests = None,
     data: Data = None,
     checkpoint: Checkpoints = None,

@@ -24,10 +24,10 @@ from hf_clamu.cli.options import (
     ModelToRead,
     OnMismatchOfUnmerge,
     Receipts,
+    TasksToForget,
     Verify,
 )
 from hf_clamu.cli.output import emit, is_main_process, table
-from hf_clamu.cli.terminal.completion import complete_task
 from hf_clamu.cli.terminal.program import command_line
 from hf_clamu.errors import RecipeError, RunInProgressError
 from hf_clamu.known_names import Verification
@@ -49,22 +49,13 @@ queue = typer.Typer(
 
 _Day = "2026-01-31"
 _SECONDS_BETWEEN_TRIES = 3.0  # while somebody else changes the model
-_Tasks = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="TASK",
-        help="Ids to forget.",
-        show_default=False,
-        autocompletion=complete_task,
-    ),
-]
 _Names = Annotated[list[str], typer.Argument(metavar="ID", help="What requests are called.", show_default=False)]
 
 
 @queue.command()
 def add(
     folder: ModelToRead,
-    tasks: _Tasks = None,
+    tasks: TasksToForget = None,
     name: Annotated[
         str | None,
         typer.Option("--id", help="What the request is called [default: day and number].", show_default=False),

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hf_clamu.cli.options import Json, KeysToTrust, ModelToRead, Receipts
+from hf_clamu.cli.options import Json, KeysToTrust, ModelToRead, Receipts, other_model
 from hf_clamu.cli.output import emit, quieten
 from hf_clamu.errors import RecipeError
 
@@ -37,14 +37,6 @@ _Findings = Annotated[
         show_default=False,
     ),
 ]
-_Before = Annotated[
-    str | None,
-    typer.Option(
-        metavar="DIR",
-        help="The model before the last request, also ORG/NAME@REVISION: audit what changed.",
-        show_default=False,
-    ),
-]
 
 
 def report(
@@ -53,7 +45,10 @@ def report(
     receipts: Receipts = None,
     request: _Request = None,
     finding: _Findings = None,
-    before: _Before = None,
+    before: Annotated[
+        str | None,
+        other_model("The model before the last request, also ORG/NAME@REVISION: audit what changed."),
+    ] = None,
     key: KeysToTrust = None,
     with_ids: Annotated[
         bool, typer.Option("--with-ids", help="Name the tasks of the request; by default nobody is named.")

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hf_clamu.cli.models import load_model, open_model
-from hf_clamu.cli.options import Data, Json, ModelToRead
+from hf_clamu.cli.options import Data, Json, ModelToRead, other_model
 from hf_clamu.cli.output import emit, quieten, table
 from hf_clamu.cli.terminal.bars import progress_bars
-from hf_clamu.cli.terminal.completion import complete_model, complete_task
+from hf_clamu.cli.terminal.completion import complete_task
 from hf_clamu.cli.terminal.program import command_line
 
 if TYPE_CHECKING:
@@ -25,25 +25,6 @@ _MEMBERSHIP = ("AUC", "TPR at 1 % FPR", "TPR at 5 % FPR")
 _EXTRACTION = ("extraction strength", "of held-out rows", "whole rows")
 _WEIGHTS = {"served": "as served", "worst": "worst cluster"}
 _PAIR = {"guidance": "guided decoding", "difference": "difference of deltas"}
-
-_Before = Annotated[
-    str | None,
-    typer.Option(
-        metavar="DIR",
-        help="The model before: attacked, too, alone and with this one.",
-        show_default=False,
-        autocompletion=complete_model,
-    ),
-]
-_Rebuilt = Annotated[
-    str | None,
-    typer.Option(
-        metavar="DIR",
-        help="A build without the tasks, to compare with.",
-        show_default=False,
-        autocompletion=complete_model,
-    ),
-]
 
 
 def attack(
@@ -67,8 +48,8 @@ def attack(
             show_default=False,
         ),
     ] = None,
-    before: _Before = None,
-    rebuilt: _Rebuilt = None,
+    before: Annotated[str | None, other_model("The model before: attacked, too, alone and with this one.")] = None,
+    rebuilt: Annotated[str | None, other_model("A build without the tasks, to compare with.")] = None,
     attacks: Annotated[
         list[str] | None,
         typer.Option(
