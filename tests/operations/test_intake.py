@@ -13,9 +13,10 @@ from datetime import date, timedelta
 import pytest
 
 from hf_clamu.errors import CheckpointFormatError, RecipeError, RunInProgressError, TaskDataError, TaskNotFoundError
-from hf_clamu.operations.intake.book import Asked, RequestBook, requests_of
+from hf_clamu.operations.intake.book import Asked, RequestBook
 from hf_clamu.operations.intake.checking import Ledger
 from hf_clamu.operations.intake.findings import read_findings, record_finding
+from hf_clamu.operations.intake.folders import requests_of
 from hf_clamu.operations.intake.reading import MOST_BYTES, read_asked
 from hf_clamu.operations.intake.received import Outcome, today
 from hf_clamu.operations.intake.working import Work, WorkLog, is_worked_on, read_work, working
@@ -290,6 +291,18 @@ def test_findings_are_kept_by_state(tmp_path):
     path.write_text(json.dumps({"opinion": 1}))
     with pytest.raises(CheckpointFormatError, match="holds no findings"):
         read_findings(model, "0" * 64)
+
+
+def test_nothing_is_kept_behind_a_link(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "requests").symlink_to("other")
+    with pytest.raises(RecipeError, match="requests is a symbolic link"):
+        record_finding("model", "0" * 64, "audit", {"verdict": "proven"})
+    with pytest.raises(RecipeError, match="requests is a symbolic link"), working(requests_of("model")):
+        pytest.fail("it works there")
+    assert list((tmp_path / "other").iterdir()) == []
 
 
 _WORK = """

@@ -3,6 +3,7 @@
 They are kept in `requests/MODEL/` beside the model. Whether a request was carried out, its receipt says, as ever; what
 is kept here is what nobody else knows: when it came, when it is due, what became of the last attempt.
 
+folders.py    where they are kept
 received.py   one request, as it is kept
 book.py       all requests of a model: adding, ordering, settling, removing
 checking.py   whether a request can be carried out, said without naming other owners

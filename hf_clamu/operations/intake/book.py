@@ -12,7 +12,7 @@ from pathlib import Path
 
 from hf_clamu.errors import CheckpointFormatError, RunInProgressError, TaskDataError, TaskNotFoundError
 from hf_clamu.exact import canonical_json
-from hf_clamu.hub.pull import place_of_repo
+from hf_clamu.operations.intake.folders import make_private, requests_of
 from hf_clamu.operations.intake.received import (
     Outcome,
     ReceivedRequest,
@@ -22,15 +22,14 @@ from hf_clamu.operations.intake.received import (
     today,
 )
 from hf_clamu.storage import read_json, write_atomically
-from hf_clamu.storage.durable import private_folder, sync_folder
+from hf_clamu.storage.durable import sync_folder
 from hf_clamu.storage.locking import FileLock
 
-__all__ = ["Asked", "RequestBook", "requests_of"]
+__all__ = ["Asked", "RequestBook"]
 
 _FOLDER = "received"
 _MOST_BYTES = 1 << 24  # of a file
 _SECONDS_TO_WAIT = 60.0  # for another process that changes a file
-_WHAT = "what keeps the requests of a model"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,17 +46,6 @@ class Asked:
     name: str | None = None
     received: str | None = None
     due: str | None = None
-
-
-def requests_of(model: str) -> Path:
-    """Return the folder of the requests of a model: beside it, or in the working directory for a Hub id.
-
-    Args:
-        model (`str`): folder or Hub id.
-    """
-    place = Path(model) if Path(model).is_dir() else place_of_repo(model)
-    place = place.resolve()
-    return place.parent / "requests" / place.name
 
 
 class RequestBook:
@@ -238,8 +226,7 @@ class RequestBook:
     @contextlib.contextmanager
     def _changing(self) -> Iterator[None]:
         """Keep other processes and threads out; they need moments, so they are waited for."""
-        for folder in (self.folder.parent, self.folder, self.folder / _FOLDER):
-            private_folder(folder, _WHAT)
+        make_private(self.folder, _FOLDER)
         until = time.monotonic() + _SECONDS_TO_WAIT
         with contextlib.ExitStack() as stack:
             while True:

@@ -9,14 +9,14 @@ from typing import Any
 
 from hf_clamu.errors import CheckpointFormatError
 from hf_clamu.exact import canonical_json
-from hf_clamu.operations.intake.book import requests_of
+from hf_clamu.operations.intake.folders import make_private, requests_of
 from hf_clamu.storage import is_plain_file, read_json, write_atomically
-from hf_clamu.storage.durable import private_folder
 
 __all__ = ["FINDINGS", "read_findings", "record_finding"]
 
 # What may be found out about a state, and what gives it.
 FINDINGS = {"verification": "clamu verify", "audit": "clamu audit", "attack": "clamu attack"}
+_FOLDER = "findings"
 _MOST_BYTES = 1 << 26
 
 
@@ -54,8 +54,7 @@ def record_finding(model: str, state: str, kind: str, values: Mapping[str, Any])
     if kind not in FINDINGS:
         raise ValueError(f"a finding is one of {', '.join(FINDINGS)}, not {kind!r}")
     path = _path(model, state)
-    for folder in (path.parent.parent.parent, path.parent.parent, path.parent):
-        private_folder(folder, "what was found out about models")
+    make_private(requests_of(model), _FOLDER)
     write_atomically(path, canonical_json({**read_findings(model, state), kind: dict(values)}))
     return path
 
@@ -63,4 +62,4 @@ def record_finding(model: str, state: str, kind: str, values: Mapping[str, Any])
 def _path(model: str, state: str) -> Path:
     if not re.fullmatch("[0-9a-f]{64}", state):
         raise ValueError(f"a state digest has 64 hexadecimal digits, not {state[:80]!r}")
-    return requests_of(model) / "findings" / f"{state}.json"
+    return requests_of(model) / _FOLDER / f"{state}.json"

@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 
 from hf_clamu.errors import RunInProgressError
 from hf_clamu.exact import canonical_json
+from hf_clamu.operations.intake.folders import make_private
 from hf_clamu.operations.intake.received import now_text
 from hf_clamu.storage import read_json, write_atomically
-from hf_clamu.storage.durable import private_folder
 from hf_clamu.storage.locking import FileLock
 
 __all__ = ["STAGES", "Work", "WorkLog", "is_worked_on", "read_work", "working"]
@@ -122,8 +122,7 @@ def working(folder: Path) -> Iterator[None]:
     Raises:
         RunInProgressError: if there is one.
     """
-    for one in (folder.parent, folder):
-        private_folder(one, "what keeps the requests of a model")
+    make_private(folder)
     lock, until = FileLock(folder / "worker.lock"), time.monotonic() + _SECONDS_TO_WAIT
     with contextlib.ExitStack() as stack:
         while True:
