@@ -72,7 +72,8 @@ def test_a_hundred_requests_of_a_spreadsheet_take_one_localization(desk, visit, 
 
 
 def test_bad_files_are_refused_whole(desk, visit, work):
-    page = visit(desk("model").url)
+    running = desk("model", TMPDIR=str(work))
+    page = visit(running.url)
     for name, text, words in (
         ("a.csv", "task,id\nuser_1,a\nuser_500,b\n", "'user_500' is no task"),
         ("b.csv", "name\nuser_1\n", "expected a column 'task'"),
@@ -82,7 +83,15 @@ def test_bad_files_are_refused_whole(desk, visit, work):
         page.page.set_input_files("#file input[type=file]", str(work / name))
         page.said(words)
         page.page.wait_for_selector("#file input[type=file]", state="attached")
+    (uploads,) = work.glob("clamu-desk-*")
+    assert [path for path in uploads.rglob("*") if path.is_file() and path.stat().st_size] == []
+    with (uploads / "full").open("wb") as file:
+        file.truncate(1 << 28)
+    page.page.set_input_files("#file input[type=file]", str(work / "a.csv"))
+    page.page.wait_for_selector("text=The desk holds as many files as it may. Each goes when it is read")
     assert RequestBook.of("model").read() == []
+    running.stop()
+    assert not uploads.exists()
 
 
 def test_nothing_is_lost_when_server_and_worker_are_killed(desk, visit, work, tiny):

@@ -73,6 +73,17 @@ def test_a_request_is_kept_until_it_is_removed(book):
         book.remove(["req-1"])
 
 
+def test_only_so_many_are_open_where_that_is_said(book):
+    book.add([Asked(tasks=("user_1",), name="a"), Asked(tasks=("user_2",), name="b")], most_open=2)
+    with pytest.raises(TaskDataError, match="2 requests are open and 1 came, and at most 2 may be open"):
+        book.add([Asked(tasks=("user_1",), name="a"), Asked(tasks=("user_3",))], most_open=2)
+    # What is there already is no more, and what is answered is not open.
+    book.add([Asked(tasks=("user_1",), name="a")], most_open=2)
+    book.settle("a", Outcome(status="forgotten", time="2026-01-01T00:00:00+00:00", receipt="r.json"))
+    book.add([Asked(tasks=("user_3",), name="c")], most_open=2)
+    assert sorted(one.name for one in book.read()) == ["a", "b", "c"]
+
+
 def test_what_is_overdue_comes_first_and_what_is_done_last(book):
     asked = [("late", -40, None), ("soon", -20, None), ("own", -20, day(1)), ("done", -50, None)]
     book.add([Asked(tasks=(name,), name=name, received=day(came), due=due) for name, came, due in asked])

@@ -16,8 +16,6 @@ from hf_clamu.desk.web.uploads import take_no_links
 __all__ = ["build_page", "look"]
 
 _SECONDS_BETWEEN_NEWS = 2.0
-# Of what gradio keeps for downloads: how often it looks, and how old a file may get.
-_CACHE_SECONDS = (600, 3600)
 _ABOUT = (
     "<h1>Deletion desk</h1><p>Requests to be forgotten: take them in, have them carried out, hand over the evidence. "
     "What is left is, byte for byte, what a build without that data gives.</p>"
@@ -34,7 +32,7 @@ def build_page(office: Office, supervisor: Supervisor) -> Any:
     import gradio as gr
 
     names = list(office.models)
-    with gr.Blocks(title="Deletion desk", analytics_enabled=False, delete_cache=_CACHE_SECONDS) as page:
+    with gr.Blocks(title="Deletion desk", analytics_enabled=False) as page:
         gr.HTML(_ABOUT)
         model = gr.Dropdown(names, value=names[0], label="Model", visible=len(names) > 1, elem_id="model")
         timer = gr.Timer(_SECONDS_BETWEEN_NEWS)

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from hf_clamu.desk.web.access import is_loopback
 
-__all__ = ["Guard"]
+__all__ = ["Guard", "refuse"]
 
 _Scope = MutableMapping[str, Any]
 _App = Callable[[_Scope, Any, Any], Awaitable[None]]
@@ -57,7 +57,7 @@ class Guard:
         if [key for key, _ in pairs].count("host") > 1:
             problem = 400, "There are two hosts in this request."
         if problem is not None:
-            await _refuse(send, *problem)
+            await refuse(send, *problem)
             return
 
         async def sent(message: MutableMapping[str, Any]) -> None:
@@ -115,7 +115,8 @@ def _bounded(receive: Any) -> Any:
     return received
 
 
-async def _refuse(send: Any, status: int, text: str) -> None:
+async def refuse(send: Any, status: int, text: str) -> None:
+    """Answer with a status and a sentence."""
     body = text.encode("utf-8")
     headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", str(len(body)).encode("ascii"))]
     await send({"type": "http.response.start", "status": status, "headers": headers})

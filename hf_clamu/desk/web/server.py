@@ -5,9 +5,8 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
-import shutil
+import signal
 import socket
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from hf_clamu.desk.supervisor import Supervisor
 from hf_clamu.desk.web.access import Access
 from hf_clamu.desk.web.guard import Guard
 from hf_clamu.desk.web.sign_in import SignIn
-from hf_clamu.desk.web.uploads import UPLOADS_VARIABLE
+from hf_clamu.desk.web.uploads import UPLOADS_VARIABLE, BoundedUploads, private_uploads
 from hf_clamu.errors import RecipeError
 
 __all__ = ["make_app", "require_gradio", "serve"]
@@ -37,7 +36,9 @@ def serve(office: Office, access: Access, port: int, *, ready: Callable[[str], o
     Raises:
         RecipeError: if the address cannot be listened on.
     """
-    with _listening(access.host, port) as listener, _private_uploads():
+    # As Ctrl-C does: otherwise uvicorn ends this process before files that were sent are removed.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with _listening(access.host, port) as listener, private_uploads():
         import uvicorn
 
         supervisor = Supervisor(office)
@@ -102,25 +103,10 @@ def make_app(office: Office, access: Access, supervisor: Supervisor) -> Any:
     )
     # Only a page that was launched checks that a file that an event names was sent by a browser; this one is mounted.
     page.has_launched = True
+    app = BoundedUploads(app, Path(os.environ[UPLOADS_VARIABLE]))
     if access.accounts is not None:
         app = SignIn(app, access.accounts)
     return Guard(app, only_loopback=access.is_open, may_be_framed="SPACE_ID" in os.environ)
-
-
-@contextlib.contextmanager
-def _private_uploads() -> Iterator[None]:
-    """Give gradio a folder that only this user can read, and remove it at the end."""
-    folder = Path(tempfile.mkdtemp(prefix="clamu-desk-"))
-    before = os.environ.get(UPLOADS_VARIABLE)
-    os.environ[UPLOADS_VARIABLE] = str(folder)
-    try:
-        yield
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        if before is None:
-            del os.environ[UPLOADS_VARIABLE]
-        else:
-            os.environ[UPLOADS_VARIABLE] = before
 
 
 @contextlib.contextmanager

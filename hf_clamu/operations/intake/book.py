@@ -93,19 +93,23 @@ class RequestBook:
                 return None
         return known[1]
 
-    def add(self, asked: Sequence[Asked], *, answered: Collection[str] = ()) -> list[ReceivedRequest]:
+    def add(
+        self, asked: Sequence[Asked], *, answered: Collection[str] = (), most_open: int | None = None
+    ) -> list[ReceivedRequest]:
         """Take in requests, all or none; one that is open already, with the same tasks, is not taken in again.
 
         Args:
             asked (*sequence* of `Asked`): what is asked for, with the ids of the ledger.
             answered (*collection* of `str`): names of requests that have receipts; none gets such a name, for what has
                 a receipt counts as done.
+            most_open (`int`, *optional*): how many requests may be open then.
 
         Returns:
             *list* of `ReceivedRequest`: them all, as they are kept.
 
         Raises:
-            TaskDataError: if a name is taken, the request was answered, or an open one names the task.
+            TaskDataError: if a name is taken, the request was answered, an open one names the task, or too many would
+                be open.
         """
         with self._changing():
             known = {one.name: one for one in self.read()}
@@ -134,6 +138,7 @@ class RequestBook:
                 taken |= dict.fromkeys(request.tasks, name)
                 result.append(request)
                 new.append(request)
+            _require_few(sum(one.is_open for one in known.values()), len(new), most_open)
             try:
                 for request in new:
                     self._write(request)
@@ -254,6 +259,14 @@ def _read(path: Path) -> ReceivedRequest:
     except (ValueError, FileNotFoundError) as error:
         raise CheckpointFormatError(f"{path} is no request ({error}). Repair or remove it.") from error
     return request
+
+
+def _require_few(num_open: int, num_new: int, most_open: int | None) -> None:
+    if most_open is not None and num_new and num_open > most_open:
+        raise TaskDataError(
+            f"Nothing was taken in: {num_open - num_new:,} requests are open and {num_new:,} came, and at most "
+            f"{most_open:,} may be open at this desk. Carry out what is open, or take them in with clamu queue add."
+        )
 
 
 def _same(asked: Asked, known: Collection[ReceivedRequest], taken: dict[str, str]) -> ReceivedRequest | None:
