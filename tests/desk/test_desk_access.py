@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import time
 import urllib.parse
 
 import pytest
@@ -105,6 +106,7 @@ def test_other_sites_hosts_and_files_are_refused(desk, work):
     body = {"data": ["model"], "fn_index": 0, "session_hash": "s"}
     assert running.post("/gradio_api/queue/join", body)[0] == 200
     assert running.post("/gradio_api/queue/join", body, Origin=f"http://{host}")[0] == 200
+    assert running.get("/logout", **{"Sec-Fetch-Site": "cross-site"})[0] == 403
     for headers in (
         {"Origin": "http://evil.example"},
         {"Origin": "null"},
@@ -190,13 +192,26 @@ def test_with_a_password_file_nobody_else_gets_in(desk, users):
         assert running.post(path, body)[0] == 401, path
     assert "user_1" not in running.get()[1]
     form = {"Content-Type": "application/x-www-form-urlencoded"}
-    for user, password in (("anna", "wrong password"), ("carl", "correct horse")):
-        sent = urllib.parse.urlencode({"username": user, "password": password})
-        assert running.form("/login", sent, **form)[0] == 400
-    status, _, cookies = running.form(
-        "/login", urllib.parse.urlencode({"username": "anna", "password": "correct horse"}), **form
-    )
-    assert status == 200
+
+    def login(user, password, **headers):
+        return running.form(
+            "/login", urllib.parse.urlencode({"username": user, "password": password}), **form, **headers
+        )
+
+    told = [login("anna", f"wrong {number}") for number in range(20)]
+    assert {status for status, _, _ in told} == {400}
+    assert "Incorrect credentials" in told[4][1]
+    assert "Too many wrong passwords: wait 1 s" in told[5][1]
+    # The right one neither. Another user is let in, and the same one from another address.
+    assert login("carl", "correct horse")[0] == 400
+    elsewhere = {"X-Forwarded-For": "203.0.113.5"}  # by a proxy on this machine
+    assert login("anna", "correct horse", **elsewhere)[0] == login("ben", " battery staple:with colon")[0] == 200
+    until = time.monotonic() + 30
+    while (found := login("anna", "correct horse"))[0] != 200:
+        assert "Too many wrong passwords" in found[1]
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    cookies = found[2]
     assert running.get("/config", Cookie=cookies)[0] == 200
     assert running.get("/config", Cookie=cookies.replace("=", "=x"))[0] == 401
 
@@ -235,6 +250,9 @@ def test_a_browser_logs_in(desk, users, chromium, work):
     page.fill("input[type=password]", "correct horse")
     page.keyboard.press("Enter")
     page.wait_for_selector("#requests td:has-text('letter')", timeout=30_000)
+    page.click("#signed-in >> text=Log out")
+    page.wait_for_selector("text=After five wrong passwords", timeout=30_000)
+    assert page.locator("#requests").count() == 0
     context.close()
 
 

@@ -3,63 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import json
-import threading
 import urllib.parse
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from hub_accounts import Provider, TlsFront
 
 from hf_clamu.desk.web.sign_in import USER_HEADER, HubAccounts, SignIn
 from hf_clamu.errors import RecipeError
-
-
-class Provider:
-    """An OpenID provider with users by code."""
-
-    def __init__(self) -> None:
-        provider = self
-        self.users: dict[str, dict] = {}
-        self.endpoints: dict[str, str] = {}
-        self.asked: list[str] = []
-
-        class Handler(BaseHTTPRequestHandler):
-            def _send(self, value: object, status: int = 200) -> None:
-                body = json.dumps(value).encode()
-                self.send_response(status)
-                if status == 302:
-                    self.send_header("Location", f"{provider.url}/userinfo")
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def do_GET(self) -> None:
-                provider.asked.append(self.path)
-                token = self.headers.get("Authorization", "").removeprefix("Bearer token-of-")
-                if self.path == "/.well-known/openid-configuration":
-                    self._send(provider.endpoints)
-                elif self.path == "/userinfo" and token in provider.users:
-                    self._send(provider.users[token])
-                else:
-                    self._send({}, 302 if self.path == "/moved" else 401)
-
-            def do_POST(self) -> None:
-                form = dict(urllib.parse.parse_qsl(self.rfile.read(int(self.headers["Content-Length"])).decode()))
-                basic = base64.b64decode(self.headers["Authorization"].removeprefix("Basic ")).decode()
-                fits = basic == "id:secret" and form["redirect_uri"].endswith("/login/callback")
-                fits = fits and form["grant_type"] == "authorization_code" and form["code"] in provider.users
-                self._send({"access_token": f"token-of-{form['code']}"} if fits else {}, 200 if fits else 400)
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
-        names = {"authorization_endpoint": "oauth/authorize", "token_endpoint": "oauth/token"}
-        for name, path in {**names, "userinfo_endpoint": "userinfo"}.items():
-            self.endpoints[name] = f"{self.url}/{path}"
-        threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
 
 
 @pytest.fixture
@@ -73,8 +23,7 @@ def provider():
     found.users["e"] = {"preferred_username": "anna\r\nx-admin: 1"}
     found.users["f"] = {"orgs": [{"preferred_username": "office"}]}
     yield found
-    found.server.shutdown()
-    found.server.server_close()
+    found.close()
 
 
 class Browser:
@@ -230,3 +179,42 @@ def test_it_is_of_a_space():
     for nobody in ([], [""], ["anna, ben"]):
         with pytest.raises(RecipeError, match="may sign in"):
             HubAccounts.of_space(nobody, found)
+
+
+@pytest.mark.browser
+def test_users_sign_in_with_the_hub_and_out_again(desk, provider, chromium, tmp_path):
+    front = TlsFront(tmp_path)
+    space = {"OPENID_PROVIDER_URL": provider.url, "OAUTH_CLIENT_ID": "id", "OAUTH_CLIENT_SECRET": "secret"}
+    running = desk("model", "--hub-user", "anna", "--hub-user", "office", **space, SPACE_HOST=front.host)
+    front.port_behind = urllib.parse.urlsplit(running.url).port
+    context = chromium.new_context(ignore_https_errors=True)
+    page = context.new_page()
+    page.set_default_timeout(30_000)
+
+    def sign_in(code):
+        provider.who_comes = code
+        page.goto(f"https://{front.host}/")
+        assert "Who answers requests signs in first." in page.inner_text("body")
+        with context.expect_page() as opened:  # the Hub shows Spaces in a frame, and this page leaves it
+            page.click("text=Sign in with Hugging Face")
+        return opened.value
+
+    refused = sign_in("c")
+    refused.wait_for_selector("text=carl may not use this desk. Ask its owner.")
+    assert refused.locator("#requests").count() == 0
+    tab = sign_in("b")
+    tab.wait_for_selector("#signed-in:has-text('Signed in as ben. Log out')", timeout=30_000)
+    tab.fill("#tasks textarea", "user_7")
+    tab.fill("#request-id input, #request-id textarea", "letter")
+    tab.click("#add")
+    tab.wait_for_selector("#requests td:has-text('letter')", timeout=30_000)
+    assert {one["name"]: (one["secure"], one["httpOnly"]) for one in context.cookies()} == {
+        "clamu-session": (True, True)
+    }
+    tab.click("text=Log out")
+    tab.wait_for_selector("text=Who answers requests signs in first.")
+    assert context.cookies() == []
+    page.reload()
+    assert page.locator("#requests").count() == 0
+    context.close()
+    front.close()

@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from hf_clamu.operations.intake.states import RequestState
 from hf_clamu.operations.intake.working import Work
 
-__all__ = ["STYLE", "cut", "message", "paragraph", "progress", "request_table", "rows_table"]
+__all__ = ["STYLE", "cut", "message", "paragraph", "progress", "request_table", "rows_table", "signed_in"]
 
 _MOST_CHARACTERS = 80  # of an id that a cell shows; the title has it all
 _MOST_TASKS = 5
 _MOST_ROWS = 300
+_LOGOUT = ' <a href="/logout">Log out</a>'
 _COLUMNS = ("request", "due", "state", "tasks", "more")
 
 STYLE = """
@@ -58,6 +59,13 @@ def message(text: str, *, is_good: bool) -> str:
 def paragraph(text: str) -> str:
     """Return a sentence as a paragraph."""
     return f"<p>{html.escape(text)}</p>"
+
+
+def signed_in(user: str | None, *, has_logout: bool) -> str:
+    """Return who uses the page, and how they leave it; empty if nobody is asked who they are."""
+    if not user:
+        return ""
+    return f"<p>Signed in as <b>{cut(user)}</b>.{_LOGOUT if has_logout else ''}</p>"
 
 
 def progress(work: Work | None, *, is_ending: bool = False) -> str:

@@ -22,18 +22,24 @@ _ABOUT = (
 )
 
 
-def build_page(office: Office, supervisor: Supervisor) -> Any:
+def build_page(office: Office, supervisor: Supervisor, *, has_logout: bool = False) -> Any:
     """Return the page as `gradio.Blocks`.
 
     Args:
         office (`Office`): the models.
         supervisor (`Supervisor`): of the worker.
+        has_logout (`bool`): whether users who were let in here can log out.
     """
     import gradio as gr
 
+    def signed_in(request: Any) -> str:
+        return markup.signed_in(request.username, has_logout=has_logout)
+
+    signed_in.__annotations__["request"] = gr.Request  # how gradio is asked for it
     names = list(office.models)
     with gr.Blocks(title="Deletion desk", analytics_enabled=False) as page:
         gr.HTML(_ABOUT)
+        page.load(signed_in, None, gr.HTML(elem_id="signed-in"), show_progress="hidden")
         model = gr.Dropdown(names, value=names[0], label="Model", visible=len(names) > 1, elem_id="model")
         timer = gr.Timer(_SECONDS_BETWEEN_NEWS)
         with gr.Tab("Requests", id="requests"):

@@ -53,7 +53,8 @@ class Guard:
             await self._app(scope, receive, send)
             return
         pairs = [(key.decode("latin-1").lower(), value.decode("latin-1")) for key, value in scope["headers"]]
-        problem = self._problem(scope["method"], dict(pairs))
+        is_read = scope["method"] in ("GET", "HEAD") and scope["path"].rstrip("/") != "/logout"
+        problem = self._problem(dict(pairs), is_read=is_read)
         if [key for key, _ in pairs].count("host") > 1:
             problem = 400, "There are two hosts in this request."
         if problem is not None:
@@ -69,14 +70,14 @@ class Guard:
 
         await self._app(scope, _bounded(receive), sent)
 
-    def _problem(self, method: str, headers: dict[str, str]) -> tuple[int, str] | None:
+    def _problem(self, headers: dict[str, str], *, is_read: bool) -> tuple[int, str] | None:
         host = headers.get("host", "")
         if self._only_loopback and not is_loopback(_name_of(host)):
             return 421, "This desk answers to this machine alone: open it as http://127.0.0.1."
         origin = headers.get("origin")
         is_foreign = origin is not None and _place_of(origin) != host.lower()
         is_foreign = is_foreign or headers.get("sec-fetch-site") == "cross-site"
-        if is_foreign and method not in ("GET", "HEAD"):
+        if is_foreign and not is_read:
             return 403, "This comes from a page of another site."
         length = headers.get("content-length", "0")
         if not length.isdecimal() or int(length) > _MOST_BYTES:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import math
 import os
 import signal
 import socket
@@ -16,12 +17,17 @@ from hf_clamu.desk.supervisor import Supervisor
 from hf_clamu.desk.web.access import Access
 from hf_clamu.desk.web.guard import Guard
 from hf_clamu.desk.web.sign_in import SignIn
+from hf_clamu.desk.web.tries import Tries, address_of_visitor, with_address
 from hf_clamu.desk.web.uploads import UPLOADS_VARIABLE, BoundedUploads, private_uploads
 from hf_clamu.errors import RecipeError
 
 __all__ = ["make_app", "require_gradio", "serve"]
 
 _MOST_BYTES_OF_A_FILE = 1 << 24
+_ABOUT_PASSWORDS = (
+    "Users of this deletion desk. After five wrong passwords none is taken for a second, then two, then four, up to a "
+    "quarter of an hour, not even the right one."
+)
 
 
 def serve(office: Office, access: Access, port: int, *, ready: Callable[[str], object]) -> None:
@@ -83,11 +89,12 @@ def make_app(office: Office, access: Access, supervisor: Supervisor) -> Any:
 
     who: dict[str, Any] = {}
     if access.passwords:
-        who = {"auth": access.knows, "auth_message": "Users of this deletion desk"}
+        who = {"auth": _bounded(access, Tries()), "auth_message": _ABOUT_PASSWORDS}
     elif access.header is not None:
         header = access.header
         who = {"auth_dependency": lambda request: request.headers.get(header) or None}
-    outer, page = FastAPI(docs_url=None, redoc_url=None, openapi_url=None), build_page(office, supervisor)
+    outer = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    page = build_page(office, supervisor, has_logout=bool(access.passwords) or access.accounts is not None)
     app: Any = gr.mount_gradio_app(
         outer,
         page,
@@ -103,10 +110,28 @@ def make_app(office: Office, access: Access, supervisor: Supervisor) -> Any:
     )
     # Only a page that was launched checks that a file that an event names was sent by a browser; this one is mounted.
     page.has_launched = True
+    app = with_address(app)
     app = BoundedUploads(app, Path(os.environ[UPLOADS_VARIABLE]))
     if access.accounts is not None:
         app = SignIn(app, access.accounts)
     return Guard(app, only_loopback=access.is_open, may_be_framed="SPACE_ID" in os.environ)
+
+
+def _bounded(access: Access, tries: Tries) -> Callable[[str, str], bool]:
+    """Return what says whether a user has a password, and takes no guess that has to wait."""
+    from fastapi import HTTPException
+
+    def knows(user: str, password: str) -> bool:
+        address = address_of_visitor()
+        seconds = tries.seconds_to_wait(address, user)
+        if seconds:
+            # 400, as gradio's page says nothing for any other number.
+            raise HTTPException(400, f"Too many wrong passwords: wait {math.ceil(seconds)} s and try again.")
+        is_right = access.knows(user, password)
+        tries.note(address, user, is_right=is_right)
+        return is_right
+
+    return knows
 
 
 @contextlib.contextmanager
