@@ -18,8 +18,9 @@ from hf_clamu.exact.guard import Guard
 from hf_clamu.hub.pull import place_of_repo
 from hf_clamu.merging import MergedState
 from hf_clamu.operations.effects.values import ChangeEffect
+from hf_clamu.operations.lifecycle.amending import amend_receipt
 from hf_clamu.operations.lifecycle.pending import Change, finish_pending, record_pending, remove_pending
-from hf_clamu.operations.lifecycle.receipts import PENDING, amend_receipt
+from hf_clamu.operations.lifecycle.receipts import PENDING
 from hf_clamu.operations.lifecycle.recovery import finalize_changes
 from hf_clamu.storage import Journal, Snapshot, snapshot_beside
 from hf_clamu.tasks import TaskDataset

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 
+from hf_clamu.operations.lifecycle.amending import amend_receipt, finish_amendments
 from hf_clamu.operations.lifecycle.receipts import (
-    amend_receipt,
+    amending_marker,
     is_receipt,
     make_receipt,
     read_receipts,
@@ -59,3 +60,24 @@ def test_what_nobody_writes_is_none():
     for time in ("2026-13-01T00:00:00+00:00", "2026-02-30T00:00:00+00:00", "\u0662026-01-01T00:00:00+00:00"):
         assert not is_receipt({**receipt, "time": time})
     assert not is_receipt({**receipt, "num_requests": 10**30})
+
+
+def test_a_marker_hides_no_receipt_of_another_request_nor_one_whose_successor_is_damaged(tmp_path):
+    receipt = _receipt()
+    other = {**_receipt(), "time": receipt["time"]}
+    old, new = write_receipt(tmp_path, receipt), write_receipt(tmp_path, other)
+    marker = amending_marker(old, new)
+    marker.touch()
+    finish_amendments(tmp_path)
+    assert read_receipts(tmp_path) == {old: receipt, new: other}
+    new.unlink()
+    new = write_receipt(tmp_path, {**receipt, "erasure": ERASURE})
+    amending_marker(old, new).touch()
+    assert list(read_receipts(tmp_path)) == [new]
+    whole = new.read_bytes()
+    new.write_bytes(whole[:-9])
+    finish_amendments(tmp_path)
+    assert list(read_receipts(tmp_path)) == [old]
+    new.write_bytes(whole)
+    finish_amendments(tmp_path)
+    assert list(tmp_path.iterdir()) == [new]

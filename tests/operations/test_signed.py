@@ -18,8 +18,8 @@ from hf_clamu import ClamuModel, SignatureError
 from hf_clamu.checkpoint import layout
 from hf_clamu.checkpoint.reader import read_checkpoint
 from hf_clamu.exact import canonical_json
+from hf_clamu.operations.lifecycle.amending import amend_receipt
 from hf_clamu.operations.lifecycle.receipts import (
-    amend_receipt,
     make_receipt,
     read_receipts,
     receipt_path,

@@ -239,3 +239,47 @@ def test_nobody_else_may_work_on_the_model(fork, work, tiny):
             assert (ended.code, "Another run works on this output" in ended.err) == (2, True)
         assert fork(work, "info", "out").wait().code == 0
     assert tiny.digests(work / "out") == before
+
+
+@pytest.fixture(scope="module")
+def signed(trained, fork, keys, tmp_path_factory):
+    """The model after its queue, signed; the history of a request in it was erased once."""
+    work = shutil.copytree(trained[0], tmp_path_factory.mktemp("signed") / "work")
+    key = str(keys / "p256.pem")
+    assert fork(work, "unmerge", "out", "--from", "queue.jsonl", "--key", key).wait().code == 0
+    assert fork(work, "receipts", "req-1", script="amending_steps").wait().code == 0
+    assert fork(work, "sign", "out", "--key", key).wait().code == 0
+    return work
+
+
+@pytest.mark.parametrize(
+    ("where", "num_files", "num_gone"),
+    [
+        ("hf_clamu.operations.lifecycle.amending:write_atomically", 2, 1),
+        ("hf_clamu.operations.lifecycle.amending:write_receipt", 2, 1),
+        ("hf_clamu.operations.lifecycle.amending:finish_amendments", 3, 2),
+        ("hf_clamu.operations.lifecycle.amending:sync_folder", 2, 2),
+    ],
+)
+def test_an_amendment_that_is_killed_leaves_one_receipt(fork, signed, tmp_path, keys, where, num_files, num_gone):
+    work = shutil.copytree(signed, tmp_path / "work")
+    killed = fork(work, "receipts", "req-1", script="amending_steps", die_in=where).wait()
+    assert killed.code == -signal.SIGKILL, killed.err
+    assert len(list((work / "receipts").glob("*.json"))) == num_files
+    told = fork(work, "report", "out", "--request", "req-1", "--output", "evidence.json").wait()
+    assert told.code == 0, told.err
+    evidence = json.loads((work / "evidence.json").read_bytes())
+    assert evidence["receipt"]["content"]["erasure"]["num_gone"] == num_gone
+    key, public = str(keys / "p256.pem"), str(keys / "p256.pub")
+    listed = fork(work, "receipts", "out", "--key", public).wait()
+    assert (listed.code == 0) == (num_gone == 1), listed.err  # what is not signed yet is said
+    assert "amended since" in listed.err or num_gone == 1
+    assert fork(work, "sign", "out", "--key", key).wait().code == 0
+    assert fork(work, "receipts", "out", "--key", public).wait().code == 0
+    # What comes next deletes what was left.
+    if num_files == 3:
+        assert fork(work, "unmerge", "out", "user_0", "--archive", "archive").wait().code == 0
+    else:
+        assert fork(work, "receipts", "req-1", script="amending_steps").wait().code == 0
+    assert len(list((work / "receipts").glob("*.json"))) == num_files
+    assert not [path for path in (work / "receipts").iterdir() if path.name.startswith(".")]

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import os
 import re
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,16 @@ from hf_clamu.storage import read_json, write_atomically
 
 __all__ = [
     "PENDING",
-    "amend_receipt",
+    "amending_marker",
+    "amendments",
     "commitment",
     "forgotten_in",
+    "is_amended",
     "is_receipt",
     "lineage",
+    "listed",
     "make_receipt",
+    "read_receipt",
     "read_receipts",
     "receipt_path",
     "receipt_stamp",
@@ -42,6 +47,7 @@ _PRIVATE = "private"
 # By how many tasks the model changes for each that is named.
 _KINDS = {"unmerge": -1, "add": 1, "update": 0}
 _MOST_BYTES = 1 << 26
+_AMENDING = re.compile(r"\.(\d{8}T\d{6}-[a-z]+-)([0-9a-f]{8})\.([0-9a-f]{8})\.amending")
 
 
 def commitment(salt: str, task_id: str) -> str:
@@ -132,20 +138,6 @@ def write_receipt(folder: Path, receipt: Mapping[str, Any], *, ending: str = "")
     return path
 
 
-def amend_receipt(folder: Path | None, receipt: dict[str, Any], **facts: Any) -> None:
-    """Add facts to a receipt, and to its file.
-
-    Args:
-        folder (`Path`, *optional*): where its file is; `None` if it has none.
-        receipt (*dict*): changed in place.
-        facts (*JSON-able*): by key.
-    """
-    old = None if folder is None else receipt_path(folder, receipt)
-    receipt.update(facts)
-    if folder is not None and old is not None and write_receipt(folder, receipt) != old:
-        old.unlink(missing_ok=True)
-
-
 def salted_ids(receipt: Mapping[str, Any]) -> Mapping[str, str] | None:
     """Return task id to salt; None if the private part was removed."""
     private = receipt.get(_PRIVATE)
@@ -168,16 +160,57 @@ def forgotten_in(receipts: Mapping[Path, Mapping[str, Any]], task_id: str) -> Pa
 
 
 def read_receipts(folder: Path) -> dict[Path, dict[str, Any]]:
-    """Return the receipts in a folder by their files; whatever is not a receipt as it was written is passed over."""
+    """Return the receipts in a folder by their files; whatever is not a receipt as it was written is passed over.
+
+    So is one that an amended one takes the place of, if the process that amended it did not live to delete it.
+    """
+    # One listing: an amendment that goes on meanwhile is seen before or after, never as two receipts.
+    names = listed(folder)
     found = {}
-    for path in sorted(folder.glob("*.json")):
-        try:
-            value = read_json(path, _MOST_BYTES)
-        except (OSError, ValueError):
-            continue
-        if is_receipt(value) and receipt_path(folder, value) == path:
-            found[path] = value
+    for name in names:
+        if name.endswith(".json") and (value := read_receipt(folder / name)) is not None:
+            found[folder / name] = value
+    for _, old, new in amendments(names):
+        if is_amended(found.get(folder / old), found.get(folder / new)):
+            del found[folder / old]
     return found
+
+
+def read_receipt(path: Path) -> dict[str, Any] | None:
+    """Return the receipt in a file; `None` if there is none as it was written."""
+    try:
+        value = read_json(path, _MOST_BYTES)
+    except (OSError, ValueError):
+        return None
+    return value if is_receipt(value) and receipt_path(path.parent, value) == path else None
+
+
+def listed(folder: Path) -> list[str]:
+    """Return the names in a folder, sorted; none if it cannot be listed."""
+    try:
+        return sorted(os.listdir(folder))
+    except OSError:
+        return []
+
+
+def amendments(names: Iterable[str]) -> list[tuple[str, str, str]]:
+    """Return the amendments that are going on, or whose process died: a marker, the old file and the new one.
+
+    Args:
+        names (*iterable* of `str`): in a folder of receipts.
+    """
+    found = [match for match in map(_AMENDING.fullmatch, names) if match is not None]
+    return [(match[0], f"{match[1]}{match[2]}.json", f"{match[1]}{match[3]}.json") for match in found]
+
+
+def is_amended(old: Mapping[str, Any] | None, new: Mapping[str, Any] | None) -> bool:
+    """Whether two receipts are there and of one request: their commitments have salts of their own."""
+    return old is not None and new is not None and bool(old["tasks"] == new["tasks"])
+
+
+def amending_marker(old: Path, new: Path) -> Path:
+    """Return the file that says that one receipt takes the place of another, which differs in its digest."""
+    return old.with_name(f".{old.stem}.{new.stem[-8:]}.amending")
 
 
 def is_receipt(value: Any) -> bool:

@@ -14,6 +14,7 @@ from hf_clamu.checkpoint.layout import LEDGER_NAME
 from hf_clamu.checkpoint.reader import read_checkpoint
 from hf_clamu.errors import ClamuError, HubError
 from hf_clamu.hub.archive import archive_at, is_on_hub
+from hf_clamu.operations.lifecycle.amending import amend_receipt
 from hf_clamu.operations.lifecycle.pending import (
     Change,
     finish_pending,
@@ -22,7 +23,7 @@ from hf_clamu.operations.lifecycle.pending import (
     read_pending,
     replace_pending,
 )
-from hf_clamu.operations.lifecycle.receipts import PENDING, amend_receipt, write_receipt
+from hf_clamu.operations.lifecycle.receipts import PENDING, write_receipt
 from hf_clamu.operations.snapshots import destroy_left_rows
 from hf_clamu.storage import Archive, Journal, Snapshot, snapshot_beside
 

@@ -12,6 +12,7 @@ from hf_clamu.checkpoint.layout import LEDGER_NAME
 from hf_clamu.checkpoint.reader import read_checkpoint
 from hf_clamu.hub.archive import archive_at
 from hf_clamu.hub.pull import resolve_folder
+from hf_clamu.operations.lifecycle.amending import finish_amendments
 from hf_clamu.operations.lifecycle.pending import journal_beside, read_pending
 from hf_clamu.operations.lifecycle.receipts import lineage, read_receipts, require_no_link
 from hf_clamu.operations.lifecycle.recovery import saved_state_digest
@@ -124,6 +125,7 @@ def open_target(
     with workers.watched(), locked_journal(folder) as journal:
         files, has_result = RequestFiles(journal=journal, receipts=receipts, archive=opened_archive), False
         if workers.is_main:
+            finish_amendments(receipts)
             has_result = recover_target(files, folder if output is not None or is_folder else source, say)
             has_result = has_result or (output is not None and _came_from(source, output, receipts))
         yield ModelTarget(source=source, output=output, receipts=receipts, files=files, has_result=has_result)

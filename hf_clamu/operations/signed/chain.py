@@ -13,7 +13,7 @@ from typing import Any
 
 from hf_clamu.errors import SignatureError
 from hf_clamu.exact import digest_json
-from hf_clamu.operations.lifecycle.receipts import lineage, read_receipts
+from hf_clamu.operations.lifecycle.receipts import amendments, is_amended, lineage, listed, read_receipt, read_receipts
 from hf_clamu.operations.signed.links import ENDING, Link, core_of
 from hf_clamu.signing import PublicKey
 
@@ -88,17 +88,21 @@ class Statements:
     def read(cls, folder: Path) -> Statements:
         """Read a folder; there may be none."""
         links, odd = {}, {}
+        names = listed(folder)
         receipts = read_receipts(folder)
-        for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-            if path.name.startswith("."):
-                continue
+        amended = {
+            folder / old
+            for _, old, new in amendments(names)
+            if is_amended(read_receipt(folder / old), receipts.get(folder / new))
+        }
+        for path in (folder / name for name in names if not name.startswith(".")):
             if path.suffix == ENDING:
                 try:
                     link = Link.from_file(path)
                     links[link.digest] = link
                 except (OSError, ValueError) as error:
                     odd[path] = str(error)
-            elif _RECEIPT_NAME.fullmatch(path.name) and path not in receipts:
+            elif _RECEIPT_NAME.fullmatch(path.name) and path not in receipts and path not in amended:
                 odd[path] = "its content does not fit its name, or it lacks a field"
         return cls(folder=folder, links=links, receipts=receipts, odd=odd)
 

@@ -130,7 +130,7 @@ class Worker:
         if not (change.erase_history and change.target.is_on_hub):
             return
         from hf_clamu.hub.erase import erase_history
-        from hf_clamu.operations.lifecycle.receipts import amend_receipt
+        from hf_clamu.operations.lifecycle.amending import amend_receipt
 
         history = change.target.history(change.model)
         names = {one.request.name for one in statuses if one.status == "done"}
