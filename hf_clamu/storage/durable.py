@@ -11,6 +11,7 @@ import json
 import os
 import stat
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ __all__ = [
     "read_json",
     "sync_folder",
     "write_atomically",
+    "write_together",
 ]
 
 
@@ -65,14 +67,52 @@ def write_atomically(path: Path, data: bytes) -> None:
         OSError: if it cannot be written; then the file is as it was.
     """
     partial = path.with_name(partial_name(path.name))
-    partial.unlink(missing_ok=True)
     try:
-        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(data)
+        _write_new(partial, data)
         move_into_place(partial, path)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+def write_together(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write files of a folder that only their owner can read, each as a whole or not at all.
+
+    The first comes to its place when all are on the disk, and their names are brought there once: a process that dies
+    before leaves none of them, and thousands take a fraction of the time.
+
+    Args:
+        folder (`Path`): where they go.
+        files (*mapping* of `str` to `bytes`): by name.
+
+    Raises:
+        OSError: if one cannot be written; then all are as they were. If one cannot be moved, the ones before it are
+            at their places.
+    """
+    partials = {name: folder / partial_name(name) for name in files}
+    try:
+        for name, data in files.items():
+            _write_new(partials[name], data)
+        for partial in partials.values():
+            _sync_file(partial)
+        for name, partial in partials.items():
+            partial.replace(folder / name)
+        sync_folder(folder)
+    except BaseException:
+        for partial in partials.values():
+            partial.unlink(missing_ok=True)
+        raise
+
+
+def _write_new(path: Path, data: bytes) -> None:
+    path.unlink(missing_ok=True)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(data)
+
+
+def _sync_file(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def partial_name(name: str) -> str:
@@ -94,8 +134,7 @@ def move_into_place(written: Path, path: Path) -> None:
         OSError: if it cannot be moved; then its place is as it was.
     """
     written.chmod(0o600)  # some releases of safetensors leave that to the umask
-    with written.open("rb") as file:
-        os.fsync(file.fileno())
+    _sync_file(written)
     written.replace(path)
     sync_folder(path.parent)
 

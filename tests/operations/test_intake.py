@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -169,6 +170,34 @@ def test_what_cannot_be_written_as_a_whole_is_not_taken_in(book):
     assert [path.name for path in book.folder.rglob("*") if path.is_file()] == [
         path.name for path in book.folder.glob("received/[0-9a-f]*.json")
     ]
+
+
+_KILLED = """
+import os, signal, sys
+from pathlib import Path
+from hf_clamu.operations.intake.book import Asked, RequestBook
+from hf_clamu.storage import durable
+left, sync = [30], durable._sync_file
+def dying(path):
+    left[0] -= 1
+    if left[0] == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    sync(path)
+durable._sync_file = dying
+RequestBook(Path(sys.argv[1])).add([Asked(tasks=(f"user_{n}",), name=f"r{n}") for n in range(40)])
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signal")
+def test_a_process_that_dies_while_it_adds_many_leaves_none(book):
+    book.add([Asked(tasks=("a",), name="one")])
+    killed = subprocess.run([sys.executable, "-c", _KILLED, str(book.folder)], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert [one.name for one in book.read()] == ["one"]
+    assert len(list(book.folder.glob("received/.*.partial"))) == 40
+    asked = [Asked(tasks=(f"user_{n}",), name=f"r{n}") for n in range(20)]
+    assert book.add(asked) == book.add(asked)
+    assert len(book.read()) == len(list((book.folder / "received").iterdir())) == 21
 
 
 def test_a_request_is_settled_without_looking_at_the_others(book):

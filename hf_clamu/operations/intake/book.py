@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import os
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,8 +21,8 @@ from hf_clamu.operations.intake.received import (
     now_text,
     today,
 )
-from hf_clamu.storage import read_json, write_atomically
-from hf_clamu.storage.durable import sync_folder
+from hf_clamu.storage import read_json
+from hf_clamu.storage.durable import sync_folder, write_together
 from hf_clamu.storage.locking import FileLock
 
 __all__ = ["Asked", "RequestBook"]
@@ -112,6 +112,7 @@ class RequestBook:
                 be open.
         """
         with self._changing():
+            self._remove_unfinished()
             known = {one.name: one for one in self.read()}
             taken = {task_id: one.name for one in known.values() if one.is_open for task_id in one.tasks}
             names, numbers = {*known, *answered}, itertools.count(1)
@@ -140,8 +141,7 @@ class RequestBook:
                 new.append(request)
             _require_few(sum(one.is_open for one in known.values()), len(new), most_open)
             try:
-                for request in new:
-                    self._write(request)
+                self._write(new)
             except BaseException:  # a full disk, mostly: all or none
                 for request in new:
                     self._path(request.name).unlink(missing_ok=True)
@@ -217,8 +217,7 @@ class RequestBook:
             return []
         with self._changing():
             result = [changed(one) for one in self._named(names) if concerns(one)]
-            for request in result:
-                self._write(request)
+            self._write(result)
             return result
 
     def _named(self, names: Collection[str] | None) -> list[ReceivedRequest]:
@@ -244,11 +243,17 @@ class RequestBook:
                     time.sleep(0.02)
             yield
 
+    def _remove_unfinished(self) -> None:
+        """Delete what a process that died while it took requests in had written and not moved to its place."""
+        for path in (self.folder / _FOLDER).glob(".*.partial"):
+            path.unlink(missing_ok=True)
+
     def _path(self, name: str) -> Path:
         return self.folder / _FOLDER / file_name_of(name)
 
-    def _write(self, request: ReceivedRequest) -> None:
-        write_atomically(self._path(request.name), canonical_json(request.to_dict()))
+    def _write(self, requests: Iterable[ReceivedRequest]) -> None:
+        files = {file_name_of(one.name): canonical_json(one.to_dict()) for one in requests}
+        write_together(self.folder / _FOLDER, files)
 
 
 def _read(path: Path) -> ReceivedRequest:
