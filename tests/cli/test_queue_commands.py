@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 from hf_clamu.operations.intake.book import RequestBook
 from hf_clamu.operations.intake.received import today
 from hf_clamu.operations.intake.working import is_worked_on
+from hf_clamu.proofs.evidence.summary import day_of
 
 
 def _states(found):
@@ -119,6 +121,16 @@ def test_what_was_forgotten_before_is_no_second_request(clamu, work):
     assert one["outcome"]["status"] == "done already"
     (receipt,) = (work / "receipts").glob("*.json")
     assert one["outcome"]["receipt"] == receipt.name
+    day = json.loads(receipt.read_bytes())["time"][:10]
+    said = f"its tasks were forgotten before by a request without an id on {day} ({receipt.name})"
+    assert one["outcome"]["reason"] == said
+    assert said in clamu("queue", "list", "text").out
+    told = clamu("report", "text", "--request", "a", "--output", "evidence.html")
+    said = "Request 'a' had nothing left to do: an earlier request had done it on "
+    assert f"{said}{day_of(day)} ({receipt.name})" in told.out
+    page = (work / "evidence.html").read_text(encoding="utf-8")
+    assert said in html.unescape(page)
+    assert clamu("report", "text", "--request", "b", "--output", "b.html").code == 2
 
 
 @pytest.mark.parametrize("way", ["audit", "none"])

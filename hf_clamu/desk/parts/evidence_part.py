@@ -87,7 +87,11 @@ class EvidencePart:
         if not isinstance(request, str) or request not in answered:
             raise RecipeError("Choose a request that is answered.")
         return collect_evidence(
-            model.source, receipts=model.options.receipts, request=answered[request], with_ids=with_ids
+            model.source,
+            receipts=model.options.receipts,
+            request=answered[request],
+            asked=request if model.book.done_before(request) else None,
+            with_ids=with_ids,
         )
 
 

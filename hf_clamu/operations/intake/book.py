@@ -76,6 +76,12 @@ class RequestBook:
         found = [one for one in kept if one is not None]
         return sorted(found, key=lambda one: (not one.is_open, one.due if one.is_open else "", one.received, one.name))
 
+    def done_before(self, name: str) -> str | None:
+        """Return the receipt of the request that had done already what this one asks for, if that was so."""
+        known = self._read(self._path(name))
+        outcome = None if known is None else known.outcome
+        return outcome.receipt if outcome is not None and outcome.status == "done already" else None
+
     def _read(self, path: Path) -> ReceivedRequest | None:
         """Read a file, unless it is the one that was read before; `None` if it was struck out meanwhile."""
         try:

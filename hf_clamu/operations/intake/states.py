@@ -44,10 +44,10 @@ def state_of(request: ReceivedRequest, work: Work | None) -> RequestState:
     if outcome is not None and outcome.status == "failed":
         return RequestState(request=request, word="failed", text=outcome.reason)
     if outcome is not None:
-        told = [] if outcome.status == "forgotten" else ["it was forgotten before"]
-        told += [outcome.reason] if outcome.reason else []
         word = "erased" if outcome.is_erased else "published"
-        return RequestState(request=request, word=word, text="; ".join(told))
+        # Those of earlier releases do not say by what.
+        before = "its tasks were forgotten before" if outcome.status == "done already" else ""
+        return RequestState(request=request, word=word, text=outcome.reason or before)
     if request.is_waiting and work is not None and request.name in work.requests and work.stage != "done":
         return RequestState(request=request, word=work.stage, text=_how_far(work))
     return RequestState(request=request, word="waiting" if request.is_waiting else "received")

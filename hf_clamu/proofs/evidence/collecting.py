@@ -39,6 +39,7 @@ def collect_evidence(
     *,
     receipts: Path | None = None,
     request: str | None = None,
+    asked: str | None = None,
     findings: Sequence[tuple[str, Any]] = (),
     before: str | None = None,
     keys: Sequence[PublicKey] = (),
@@ -53,6 +54,7 @@ def collect_evidence(
         model (`str`): folder or Hub id.
         receipts (`Path`, *optional*): folder of the receipts; by default the one that the commands use.
         request (`str`, *optional*): its name, or that of its receipt's file; by default the last request.
+        asked (`str`, *optional*): name of a later request for the same, which had nothing left to do.
         findings (*sequence* of *tuple* of `str` and *JSON-able*): what `clamu verify`, `audit` or `attack` printed
             with `--json`, each with what it is called in a message.
         before (`str`, *optional*): the model before the request: folder, Hub id or `ORG/NAME@REVISION`; the change is
@@ -84,6 +86,7 @@ def collect_evidence(
         "checked": now_text(),
         "model": _model_facts(model, folder, now),
         **_request_facts(now, case, with_ids=with_ids),
+        **({} if asked is None else {"asked": asked}),
         "receipts": None if receipts is None else str(receipts),
         "before": before,
         "later": [_receipt_facts(path, statements.receipts[path]) for path in case.later],

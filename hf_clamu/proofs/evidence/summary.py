@@ -57,7 +57,18 @@ def summary(values: Mapping[str, Any]) -> list[Sentence]:
     Args:
         values (*mapping*): of the document, see `collect_evidence`.
     """
-    return [*_exactness(values), *_present(values), *_hub(values), *_signed(values)]
+    return [*_asked_again(values), *_exactness(values), *_present(values), *_hub(values), *_signed(values)]
+
+
+def _asked_again(values: Mapping[str, Any]) -> Iterator[Sentence]:
+    if "asked" in values:
+        receipt = values["receipt"]["content"]
+        name = f"request {receipt['id']!r}" if "id" in receipt else "an earlier request"
+        text = (
+            f"Request {values['asked']!r} had nothing left to do: {name} had done it on {day_of(receipt['time'])} "
+            f"({values['receipt']['file']}), and this is its evidence."
+        )
+        yield Sentence(verdict="shown", text=text)
 
 
 def _exactness(values: Mapping[str, Any]) -> Iterator[Sentence]:

@@ -60,6 +60,7 @@ def report(
 
     The model is read as it is now and audited, which takes no data and seconds.
     """
+    from hf_clamu.operations.intake.book import RequestBook
     from hf_clamu.proofs.evidence.collecting import collect_evidence
     from hf_clamu.proofs.evidence.documents import DOCUMENTS
     from hf_clamu.proofs.evidence.summary import headline, summary
@@ -70,10 +71,12 @@ def report(
     if receipts is not None and not receipts.is_dir():
         raise RecipeError(f"There is no folder {receipts}. Give the one that has the receipts (--receipts).")
     quieten()
+    done_by = None if request is None else RequestBook.of(folder).done_before(request)
     values = collect_evidence(
         folder,
         receipts=receipts,
-        request=request,
+        request=done_by or request,
+        asked=request if done_by else None,
         findings=[(str(path), _read(path)) for path in finding or ()],
         before=before,
         keys=load_public_keys(key) if key else (),

@@ -63,9 +63,9 @@ class Worker:
             before = change.model.merged.checkpoint
             subtract(change, wanted, {**options, "progress": self._progress})
             self._verify(change, before, {key: options[key] for key in ("data", "checkpoints")})
-            self.log.enter("publishing")
-            change.save()
         self.log.enter("publishing")
+        if wanted:
+            change.save()
         if not is_main_process():
             return []
         self._erase_what_is_left(change, statuses)
@@ -156,17 +156,27 @@ class Worker:
         own = [(path, receipt) for path, receipt in history.items() if receipt.get("id") == name]
         path, receipt = own[0] if own else (status.receipts[0], history.get(status.receipts[0], {}))
         erasure = receipt.get("erasure")
-        reason, is_erased = ("", False) if erasure is None else _erased(erasure)
+        told, is_erased = ([], False) if erasure is None else _erased(erasure)
         return Outcome(
             status="forgotten" if own else "done already",
             time=str(receipt.get("time", now_text())),
             receipt=Path(path).name,
-            reason=reason,
+            reason="; ".join(told if own else [_done_by(history, status.receipts), *told]),
             is_erased=is_erased,
         )
 
 
-def _erased(erasure: Mapping[str, Any]) -> tuple[str, bool]:
+def _done_by(history: _History, receipts: Sequence[Path]) -> str:
+    """Return which requests had done already what another one asks for."""
+    told = []
+    for path in receipts:
+        receipt = history.get(path, {})
+        name = f"request {receipt['id']!r}" if "id" in receipt else "a request without an id"
+        told.append(f"{name} on {str(receipt.get('time', '?'))[:10]} ({path.name})")
+    return f"its tasks were forgotten before by {', and by '.join(told)}"
+
+
+def _erased(erasure: Mapping[str, Any]) -> tuple[list[str], bool]:
     """Return what is left of old commits, and whether all is done that anybody but the Hub can do."""
     from hf_clamu.hub.erase import UNCOLLECTED
 
@@ -177,4 +187,4 @@ def _erased(erasure: Mapping[str, Any]) -> tuple[str, bool]:
     num_small = len(erasure["still_reachable"]) - len(others)
     if num_small:
         told.append(f"{num_small} small files of old commits answer until the Hub collects its garbage")
-    return "; ".join(told), is_erased
+    return told, is_erased
