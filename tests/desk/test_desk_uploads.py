@@ -9,11 +9,12 @@ import time
 import pytest
 
 from hf_clamu.desk.web import uploads
-from hf_clamu.desk.web.uploads import UPLOADS_VARIABLE, BoundedUploads, private_uploads, sweep
+from hf_clamu.desk.web.uploads import UPLOADS_VARIABLE, BoundedUploads, private_uploads, read_upload, sweep
+from hf_clamu.errors import TaskDataError
 
 
 def _write(path, size, age=0.0):
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(b"x" * size)
     os.utime(path, (time.time() - age,) * 2)
     return path
@@ -47,6 +48,26 @@ def test_a_desk_sweeps_while_it_runs_and_after_one_that_was_killed(tmp_path, mon
             time.sleep(0.01)
     assert not folder.exists()
     assert UPLOADS_VARIABLE not in os.environ
+
+
+def test_a_file_that_the_page_still_shows_is_kept(tmp_path, monkeypatch):
+    monkeypatch.setenv(UPLOADS_VARIABLE, str(tmp_path / "uploads"))
+    image = _write(tmp_path / "uploads" / "a" / "image.png", 10, age=3000)
+    assert read_upload(image, keep=True) == read_upload(image, keep=True) == ("image.png", b"x" * 10)
+    assert time.time() - image.stat().st_mtime < 60
+    with pytest.raises(TaskDataError, match="has 10 bytes; at most 5"):
+        read_upload(image, 5, keep=True)
+    with pytest.raises(TaskDataError, match=r"image.png is not here any longer.* Drop it again"):
+        read_upload(image, keep=True)
+    other = _write(tmp_path / "other.png", 10)
+    (tmp_path / "uploads" / "link.png").symlink_to(other)
+    folder = tmp_path / "uploads" / "a"
+    for made_up in (other, tmp_path / "uploads" / ".." / "other.png", tmp_path / "uploads" / "link.png", folder, None):
+        with pytest.raises(TaskDataError):
+            read_upload(made_up, keep=True)
+    assert other.exists()
+    assert read_upload(_write(image, 10)) == ("image.png", b"x" * 10)
+    assert not image.exists()
 
 
 def _upload(app, parts, *headers):

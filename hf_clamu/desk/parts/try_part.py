@@ -51,7 +51,7 @@ class TryPart:
         for event in (tab.select, model.change):
             event(self._open, model, [text, image, before, said], concurrency_limit=1)
         inputs = [model, text, image, task, before]
-        button.click(self._try, inputs, [table, image, said], concurrency_limit=1)
+        button.click(self._try, inputs, [table, said], concurrency_limit=1)
 
     def _open(self, name: Any) -> list[Any]:
         import gradio as gr
@@ -71,11 +71,11 @@ class TryPart:
             model = self._office[name]
             rows = self._tryouts[model.name].rows(
                 text=str(text) if text else None,
-                image=read_upload(image, _MOST_BYTES)[1] if image else None,
+                image=read_upload(image, _MOST_BYTES, keep=True)[1] if image else None,
                 task=str(task or "").strip() or None,
                 before=str(before) if before else None,
                 max_new_tokens=_MOST_TOKENS,
             )
         except (ClamuError, OSError) as error:
-            return ["", None, markup.message(str(error), is_good=False)]
-        return [markup.rows_table(TRY_COLUMNS, rows), None, ""]
+            return ["", markup.message(str(error), is_good=False)]
+        return [markup.rows_table(TRY_COLUMNS, rows), ""]

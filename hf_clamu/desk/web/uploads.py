@@ -124,27 +124,34 @@ class BoundedUploads:
         await self._app(scope, received, send)
 
 
-def read_upload(file: Any, most_bytes: int = MOST_BYTES) -> tuple[str, bytes]:
+def read_upload(file: Any, most_bytes: int = MOST_BYTES, *, keep: bool = False) -> tuple[str, bytes]:
     """Return the name and the content of a file that was sent, and remove it.
 
     Args:
         file: what a file component of gradio gives; a path that lies elsewhere was made up.
         most_bytes (`int`): more is refused before it is read.
+        keep (`bool`): leave it there, an hour from now at most, for the page still shows it.
 
     Raises:
         TaskDataError: if there is none, or it is too large.
     """
     uploads = Path(os.environ[UPLOADS_VARIABLE]).resolve()
     path = Path(str(file)).absolute() if file else None
-    if path is None or not path.resolve().is_relative_to(uploads) or path.is_symlink() or not path.is_file():
-        raise TaskDataError("No file came. Drop a CSV or a file of JSON lines.")
+    if path is None or not path.resolve().is_relative_to(uploads) or path.is_symlink():
+        raise TaskDataError("No file came. Drop a file here.")
+    if not path.is_file():
+        raise TaskDataError(f"{path.name} is not here any longer: a file is kept for an hour. Drop it again.")
     try:
         size = path.stat().st_size
         if size > most_bytes:
+            keep = False
             raise TaskDataError(f"{path.name} has {size:,} bytes; at most {most_bytes:,} are read.")
+        if keep:
+            os.utime(path)
         return path.name, path.read_bytes()
     finally:
-        path.unlink(missing_ok=True)
+        if not keep:
+            path.unlink(missing_ok=True)
 
 
 def take_no_links(component: Any) -> None:
