@@ -9,6 +9,7 @@ import os
 import random
 import sys
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +108,16 @@ class Tiny:
         return ClamuArguments(**{**settings, "num_clusters": 3, "num_threads": 1, **changes})
 
     @classmethod
-    def train(cls, kind: str, tasks: Any = None, base: Any = None, processor: Any = None, **changes: Any) -> Any:
+    def train(
+        cls,
+        kind: str,
+        tasks: Any = None,
+        base: Any = None,
+        processor: Any = None,
+        options: Mapping[str, Any] | None = None,
+        **changes: Any,
+    ) -> Any:
+        """Train a model; `options` are of the trainer, `changes` of its settings."""
         from hf_clamu import ClamuTrainer
         from hf_clamu.training import silent_progress
 
@@ -117,6 +127,7 @@ class Tiny:
             cls.arguments(**changes),
             processing_class=cls.processor(kind) if processor is None else processor,
             progress=silent_progress,
+            **(options or {}),
         ).train()
 
     @classmethod

@@ -13,7 +13,7 @@ from hf_clamu.checkpoint.processor_files import normalized_bytes
 from hf_clamu.errors import IncompatibleBaseError
 from hf_clamu.tasks import traits_of
 
-__all__ = ["has_processor_files", "load_processor", "save_processor"]
+__all__ = ["load_processor", "save_processor", "saved_processor"]
 
 _PROCESSOR_CONFIGS = ("tokenizer_config.json", "preprocessor_config.json", "processor_config.json")
 # A repository that has one of these has a processor.
@@ -60,25 +60,32 @@ def load_processor(
             found = auto.from_pretrained(name, trust_remote_code=False, **source)
     except IncompatibleBaseError:
         # Asked only now: on the Hub each file is a request.
-        if has_processor_files(name, kind, **source):
+        if _has_files(name, kind, **source):
             raise
         return None
     if not is_image and _knows_no_word(found):
         # What transformers makes of a folder without these files, for some kinds of models.
-        if has_processor_files(name, kind, **source):
+        if _has_files(name, kind, **source):
             raise refused(f"it has {len(found)} tokens and knows no word.")
         return None
     return found
 
 
-def has_processor_files(name: str, kind: str, **source: Any) -> bool:
-    """Whether a folder or repository has files of a tokenizer or image processor.
+def saved_processor(folder: Path, kind: str) -> Any:
+    """Return the tokenizer or image processor that was saved in a folder, if one was.
 
     Args:
-        name (`str`): a Hub id or a folder.
+        folder (`Path`): of a checkpoint.
         kind (`str`): of the tasks.
-        source: `revision`, `token` and `cache_dir`.
+
+    Raises:
+        IncompatibleBaseError: if it cannot be loaded.
     """
+    return load_processor(str(folder), kind) if _has_files(str(folder), kind) else None
+
+
+def _has_files(name: str, kind: str, **source: Any) -> bool:
+    """Whether a folder or repository has files of a tokenizer or image processor."""
     from transformers.utils.hub import cached_file
 
     names = _IMAGE_FILES if traits_of(kind).reads == "image" else _TEXT_FILES

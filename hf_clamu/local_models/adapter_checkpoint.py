@@ -16,7 +16,7 @@ from hf_clamu.base_models.adapters.insertion import ADAPTER_NAME, is_frozen_part
 from hf_clamu.base_models.adapters.outside import OutsideAdapter
 from hf_clamu.base_models.adapters.space import PeftSpace
 from hf_clamu.base_models.foreign import require_no_pointers
-from hf_clamu.base_models.processors import has_processor_files, load_processor
+from hf_clamu.base_models.processors import saved_processor
 from hf_clamu.checkpoint.layout import CONFIG_NAME, MASK_CONFIG_NAME, MASK_NAME
 from hf_clamu.checkpoint.ledger import read_json
 from hf_clamu.errors import CheckpointFormatError, IncompatibleBaseError, RecipeError
@@ -161,7 +161,7 @@ class AdapterCheckpoint:
         Raises:
             IncompatibleBaseError: if it cannot be loaded.
         """
-        return load_processor(str(self.folder), kind) if has_processor_files(str(self.folder), kind) else None
+        return saved_processor(self.folder, kind)
 
     def adapter(self) -> OutsideAdapter:
         """Return its shape and tensors, mapped from the file."""

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from hf_clamu.base_models.foreign import foreign_files, require_no_pointers
-from hf_clamu.base_models.processors import has_processor_files, load_processor
+from hf_clamu.base_models.processors import saved_processor
 from hf_clamu.checkpoint.layout import CONFIG_NAME, MASK_CONFIG_NAME, WEIGHTS_INDEX_NAME, WEIGHTS_NAME
 from hf_clamu.checkpoint.ledger import read_json
 from hf_clamu.errors import CheckpointFormatError, IncompatibleBaseError
@@ -161,7 +161,7 @@ class PlainCheckpoint:
         Raises:
             IncompatibleBaseError: if it cannot be loaded.
         """
-        return load_processor(str(self.folder), kind) if has_processor_files(str(self.folder), kind) else None
+        return saved_processor(self.folder, kind)
 
     def check(self, names: ModelNames, architecture: str, config: Mapping[str, Any]) -> dict[str, str]:
         """Check that the checkpoint is of a base model's kind, and return its `own_names`.

@@ -82,10 +82,11 @@ def recipe(tiny, tmp_path):
     rows = tiny.rows("text")
     lines = [json.dumps({key: rows[key][number] for key in rows}) for number in range(len(rows["user"]))]
     (tmp_path / "rows.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    columns = {"task_column": "user", "text_column": "text", "label_column": "label", "validation_fraction": 0.3}
     values = {
         "base_model": tiny.config("text"),
         "tokenizer": "bytes",
-        "data": {"files": "rows.jsonl", "task_column": "user", "text_column": "text", "label_column": "label"},
+        "data": {"files": "rows.jsonl", **columns},
         "arguments": {"finetune_steps": 2, "mask_steps": 2, "num_clusters": 2, "num_threads": 1},
     }
     (tmp_path / "recipe.yaml").write_text(json.dumps(values), encoding="utf-8")
@@ -93,12 +94,22 @@ def recipe(tiny, tmp_path):
 
 
 @pytest.fixture
-def run(client, tmp_path):
+def command(client, tmp_path):
+    """Run a command in the working directory of these tests: its exit code, what it prints and what it says."""
+
+    def command(*words):
+        steps = "__import__('importlib').import_module('tests.hub.dry_run_steps').run"
+        return client.call(steps, tmp_path, *map(str, words))
+
+    return command
+
+
+@pytest.fixture
+def run(command):
     """Run a command in the working directory of these tests; return what it printed, as JSON if it can be."""
 
     def run(*words, code=0):
-        steps = "__import__('importlib').import_module('tests.hub.dry_run_steps').run"
-        found, out, err = client.call(steps, tmp_path, *map(str, words))
+        found, out, err = command(*words)
         assert found == code, err
         return json.loads(out) if "--json" in words else err
 

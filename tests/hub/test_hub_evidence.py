@@ -13,19 +13,6 @@ REPO = "org/shown"
 
 
 @pytest.fixture
-def run(client, tmp_path):
-    """Run a command in the working directory of these tests; return what it says on stderr."""
-
-    def run(*words, code=0):
-        steps = "__import__('importlib').import_module('tests.hub.dry_run_steps').run"
-        found, _, err = client.call(steps, tmp_path, *map(str, words))
-        assert found == code, err
-        return err
-
-    return run
-
-
-@pytest.fixture
 def report(run, tmp_path):
     """Give the values of the evidence."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -11,20 +10,9 @@ REPO = "org/signed"
 
 
 @pytest.fixture
-def local(tiny, run, tmp_path, keys):
+def local(run, recipe, tmp_path, keys):
     """A signed model in the folder `local`, and its rows."""
-    rows = tiny.rows("text")
-    lines = [json.dumps({key: rows[key][number] for key in rows}) + "\n" for number in range(len(rows["user"]))]
-    (tmp_path / "rows.jsonl").write_text("".join(lines), encoding="utf-8")
-    columns = {"task_column": "user", "text_column": "text", "label_column": "label", "validation_fraction": 0.3}
-    recipe = {
-        "base_model": tiny.config("text"),
-        "tokenizer": "bytes",
-        "data": {"files": "rows.jsonl", **columns},
-        "arguments": {"finetune_steps": 2, "mask_steps": 2, "num_clusters": 2, "num_threads": 1},
-    }
-    (tmp_path / "recipe.yaml").write_text(json.dumps(recipe), encoding="utf-8")
-    run("train", "recipe.yaml", "--output", "local")
+    run("train", recipe, "--output", "local")
     run("sign", "local", "--key", keys / "p256.pem")
     return tmp_path / "local"
 

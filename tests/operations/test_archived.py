@@ -23,15 +23,7 @@ PORTABLE = {"localization": "global", "clustering": "random", "score_validation"
 
 
 def _train(tiny, tasks, folder, archive=None, **changes):
-    trainer = ClamuTrainer(
-        tiny.config("text"),
-        tasks,
-        tiny.arguments(**changes),
-        processing_class=tiny.processor("text"),
-        archive_dir=archive,
-        progress=silent_progress,
-    )
-    trainer.train().save_pretrained(folder)
+    tiny.train("text", tasks, options={"archive_dir": archive}, **changes).save_pretrained(folder)
     return folder
 
 

@@ -8,10 +8,9 @@ import shutil
 import pytest
 from datasets import Dataset
 
-from hf_clamu import ChangeEffect, ClamuModel, ClamuTrainer, RecipeError, ScoreDropError, TaskDataset
+from hf_clamu import ChangeEffect, ClamuModel, RecipeError, ScoreDropError, TaskDataset
 from hf_clamu.evaluation import evaluate_model
 from hf_clamu.operations.lifecycle.receipts import commitment, is_receipt, read_receipts
-from hf_clamu.training import silent_progress
 
 PER_TASK = {"localization": "sift", "clustering": "none", "scaling": 1.0}
 HARMFUL = {"learning_rate": 0.03, "finetune_steps": 8}
@@ -19,16 +18,8 @@ FORGOTTEN = ["user_0", "user_2"]
 
 
 def _build(tiny, folder, tasks=None, **changes):
-    trainer = ClamuTrainer(
-        tiny.config("text"),
-        tiny.tasks("text") if tasks is None else tasks,
-        tiny.arguments(**changes),
-        processing_class=tiny.processor("text"),
-        archive_dir=folder / "archive",
-        snapshot=True,
-        progress=silent_progress,
-    )
-    trainer.train().save_pretrained(folder / "model")
+    options = {"archive_dir": folder / "archive", "snapshot": True}
+    tiny.train("text", tasks, options=options, **changes).save_pretrained(folder / "model")
     return folder
 
 

@@ -8,11 +8,10 @@ import pytest
 import torch
 import transformers
 
-from hf_clamu import ClamuArguments, ClamuModel, ClamuTrainer
+from hf_clamu import ClamuArguments, ClamuModel
 from hf_clamu.base_models.adapters.space import PeftSpace
 from hf_clamu.errors import RecipeError
 from hf_clamu.operations.resolution import resolved_arguments
-from hf_clamu.training import silent_progress
 
 LORA = {"peft_type": "LORA", "r": 2, "target_modules": ["c_attn"]}
 
@@ -79,28 +78,19 @@ def test_one_checkpoint_is_given_back_by_its_merge(gpt2, tmp_path):
 def test_vectors_are_small_and_bits_the_same_for_any_tasks(tiny, tmp_path, caplog):
     tasks = tiny.tasks("text")
 
-    def train(chosen, **changes):
-        return ClamuTrainer(
-            tiny.config("text"),
-            chosen,
-            tiny.arguments(**changes),
-            processing_class=tiny.processor("text"),
-            progress=silent_progress,
-        ).train()
-
     with caplog.at_level(logging.INFO, "hf_clamu"):
-        model = train(tasks)
+        model = tiny.train("text", tasks)
     assert caplog.messages.count("fraction_bits 12, by the sum of the learning rates of all steps, 3.00e-02") == 1
     assert model.clamu_config.arguments["fraction_bits"] == 12
     assert {steps.dtype for steps in model.merged.state.delta.values()} <= {torch.int8, torch.int16}
     largest = max(max(record.bounds.values()) for record in model.merged.state.records.values())
     assert 20 < largest <= 127
     model.save_pretrained(tmp_path / "open")
-    train(tasks, fraction_bits=12).save_pretrained(tmp_path / "named")
+    tiny.train("text", tasks, fraction_bits=12).save_pretrained(tmp_path / "named")
     assert tiny.digests(tmp_path / "open") == tiny.digests(tmp_path / "named")
     forgetting = ClamuModel.from_pretrained(tmp_path / "open")
     forgetting.unmerge_task(["user_1", "user_2", "user_3"], data=tasks).save_pretrained(tmp_path / "unmerged")
-    alone = train(tasks.without(["user_1", "user_2", "user_3"]))
+    alone = tiny.train("text", tasks.without(["user_1", "user_2", "user_3"]))
     alone.save_pretrained(tmp_path / "alone")
     assert alone.clamu_config.arguments["fraction_bits"] == 12
     assert tiny.digests(tmp_path / "unmerged") == tiny.digests(tmp_path / "alone")

@@ -40,14 +40,8 @@ def train(tiny):
                 "num_layers": 1,
             } | ends
             base["num_heads"] = 2
-        return ClamuTrainer(
-            base,
-            tiny.tasks(kind) if tasks is None else tasks,
-            tiny.arguments(**settings),
-            processing_class=tiny.processor(kind),
-            public_rows=_public(kind) if public_rows is None else public_rows,
-            progress=silent_progress,
-        ).train()
+        rows = _public(kind) if public_rows is None else public_rows
+        return tiny.train(kind, tasks, base, options={"public_rows": rows}, **settings)
 
     return build
 

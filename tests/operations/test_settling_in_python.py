@@ -38,14 +38,7 @@ BEFORE = "hf_clamu.models.saving:write_checkpoint"
 @pytest.fixture(scope="module")
 def built(tiny, tmp_path_factory):
     folder = tmp_path_factory.mktemp("built")
-    ClamuTrainer(
-        tiny.config("text"),
-        tiny.tasks("text"),
-        tiny.arguments(),
-        processing_class=tiny.processor("text"),
-        archive_dir=folder / "archive",
-        progress=silent_progress,
-    ).train().save_pretrained(folder / "m")
+    tiny.train("text", options={"archive_dir": folder / "archive"}).save_pretrained(folder / "m")
     return folder
 
 

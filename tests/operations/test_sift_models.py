@@ -9,10 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from hf_clamu import CheckpointFormatError, ClamuArguments, ClamuModel, ClamuTrainer, RecipeError
+from hf_clamu import CheckpointFormatError, ClamuArguments, ClamuModel, RecipeError
 from hf_clamu.checkpoint.masks import join_mask
 from hf_clamu.checkpoint.reader import read_checkpoint
-from hf_clamu.training import silent_progress
 
 LORA = {"peft_type": "LORA", "r": 2, "lora_alpha": 8, "target_modules": ["c_attn", "c_proj"]}
 # Nothing but clusters looks at data.
@@ -22,14 +21,7 @@ GONE = ["user_1", "user_3"]
 
 
 def _train(tiny, tasks, options=None, **changes):
-    return ClamuTrainer(
-        tiny.config("text"),
-        tasks,
-        tiny.arguments(**{**QUIET, **changes}),
-        processing_class=tiny.processor("text"),
-        progress=silent_progress,
-        **(options or {}),
-    ).train()
+    return tiny.train("text", tasks, options=options, **{**QUIET, **changes})
 
 
 @pytest.fixture(scope="session")

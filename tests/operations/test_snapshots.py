@@ -12,20 +12,11 @@ from datasets import Dataset
 from hf_clamu import ClamuModel, ClamuTrainer, RecipeError, RunInProgressError, SnapshotError, TaskDataset
 from hf_clamu.evaluation import evaluate_model
 from hf_clamu.storage import KEY_VARIABLE, Journal, Snapshot, snapshot_beside
-from hf_clamu.training import silent_progress
 
 
 def _train(tiny, folder, tasks=None, kind="text", snapshot=True, **options):
-    trainer = ClamuTrainer(
-        tiny.config(kind),
-        tiny.tasks(kind) if tasks is None else tasks,
-        tiny.arguments(**options.pop("changes", {})),
-        processing_class=tiny.processor(kind),
-        progress=silent_progress,
-        snapshot=snapshot,
-        **options,
-    )
-    trainer.train().save_pretrained(folder)
+    changes = options.pop("changes", {})
+    tiny.train(kind, tasks, options={"snapshot": snapshot, **options}, **changes).save_pretrained(folder)
     return folder
 
 
@@ -117,15 +108,7 @@ def test_others_may_edit_and_delete_their_rows(tiny, tmp_path, without):
 
 def test_requests_in_the_process_that_trained(tiny, tmp_path, without):
     folder = tmp_path / "model"
-    trainer = ClamuTrainer(
-        tiny.config("text"),
-        tiny.tasks("text"),
-        tiny.arguments(),
-        processing_class=tiny.processor("text"),
-        progress=silent_progress,
-        snapshot=True,
-    )
-    model = trainer.train()
+    model = tiny.train("text", options={"snapshot": True})
     model.unmerge_task("user_1", receipt_dir=tmp_path / "receipts")
     # Nothing of it was ever kept, and so the receipt says nothing.
     assert "snapshot" not in model.receipts[0]

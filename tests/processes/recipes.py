@@ -15,6 +15,14 @@ arguments:
 _WORDS = {"bad": "poor dull broken", "good": "great bright whole"}
 
 
+def write_new_rows(folder: Path, user: str) -> None:
+    """Write other rows of a user to `new.jsonl`, and to `all.jsonl` with the rows of all others."""
+    rows = (folder / "rows.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    new = [row.replace("great", "grand") for row in rows if user in row][:-2]
+    (folder / "new.jsonl").write_text("".join(new), encoding="utf-8")
+    (folder / "all.jsonl").write_text("".join([row for row in rows if user not in row] + new), encoding="utf-8")
+
+
 def write_work(folder: Path) -> None:
     """Write a recipe for each localization, and data of eight users."""
     lines = []

@@ -8,7 +8,7 @@ import shutil
 import signal
 
 import pytest
-from recipes import write_work
+from recipes import write_new_rows, write_work
 
 QUEUE = [{"id": "req-1", "task": "user_1"}, {"id": "req-2", "tasks": ["user_4", "user_6"]}]
 # Where a run dies, and whether the new model is at its place then.
@@ -31,10 +31,7 @@ def trained(fork, tiny, tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained")
     write_work(folder)
     (folder / "queue.jsonl").write_text("".join(json.dumps(line) + "\n" for line in QUEUE), encoding="utf-8")
-    rows = (folder / "rows.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
-    new = [row.replace("great", "grand") for row in rows if "user_3" in row][:-2]
-    (folder / "new.jsonl").write_text("".join(new), encoding="utf-8")
-    (folder / "all.jsonl").write_text("".join([row for row in rows if "user_3" not in row] + new), encoding="utf-8")
+    write_new_rows(folder, "user_3")
     assert fork(folder, "train", "clamu.yaml", "--output", "out", "--archive", "archive").wait().code == 0
     without = [word for user in (1, 4, 6) for word in ("--without", f"user_{user}")]
     digests = {}

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from recipes import RECIPE, write_work
+from recipes import RECIPE, write_new_rows, write_work
 
 SIFT = "localization: sift, clustering: none, scaling: 1.0, score_validation: false"
 # Where a request dies, after how many calls, and whether the new model is at its place then. (The journal's note comes
@@ -32,10 +32,7 @@ def trained(fork, tiny, tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained")
     write_work(folder)
     (folder / "kept.yaml").write_text(RECIPE.replace("LOCALIZE", SIFT) + "snapshot: true\n", encoding="utf-8")
-    rows = (folder / "rows.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
-    new = [row.replace("great", "grand") for row in rows if "user_1" in row][:-2]
-    (folder / "new.jsonl").write_text("".join(new), encoding="utf-8")
-    (folder / "all.jsonl").write_text("".join([row for row in rows if "user_1" not in row] + new), encoding="utf-8")
+    write_new_rows(folder, "user_1")
     assert fork(folder, "train", "kept.yaml", "--output", "out").wait().code == 0
     digests = {}
     for name, arguments in (("unmerge", ("--without", "user_1")), ("update", ("--data", "all.jsonl"))):
