@@ -38,9 +38,14 @@ def test_a_desk_sweeps_while_it_runs_and_after_one_that_was_killed(tmp_path, mon
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.delenv(UPLOADS_VARIABLE, raising=False)
     left = _write(tmp_path / "clamu-desk-left" / "evidence.html", 10, age=3700)
+    marker = _write(left.with_name(uploads._MARKER), 0, age=3700)
+    # A model of somebody who calls folders so, too.
+    own = _write(tmp_path / "clamu-desk-demo" / "data.jsonl", 10, age=3700)
     with private_uploads():
         assert not left.exists()
-        (folder,) = [path for path in tmp_path.iterdir() if path != left.parent]
+        assert own.exists()
+        assert marker.exists()
+        (folder,) = [path for path in tmp_path.iterdir() if path not in (left.parent, own.parent)]
         assert folder.stat().st_mode & 0o777 == 0o700
         old, until = _write(folder / "old.csv", 10, age=3700), time.monotonic() + 10
         while old.exists():

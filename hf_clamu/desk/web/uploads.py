@@ -20,12 +20,15 @@ from typing import Any
 from hf_clamu.desk.web.guard import refuse
 from hf_clamu.errors import TaskDataError
 from hf_clamu.operations.intake.reading import MOST_BYTES
+from hf_clamu.storage import is_plain_file
 
 __all__ = ["UPLOADS_VARIABLE", "BoundedUploads", "private_uploads", "read_upload", "sweep", "take_no_links"]
 
 # Names the folder, also for gradio.
 UPLOADS_VARIABLE = "GRADIO_TEMP_DIR"
 _PREFIX = "clamu-desk-"
+# A user's own folder may begin so, too: what is swept for a desk that was killed has this file.
+_MARKER = ".uploads-of-a-clamu-desk"
 _SECONDS_KEPT, _SECONDS_KEPT_EMPTY = 3600.0, 60.0
 _SECONDS_BETWEEN_SWEEPS = 60.0
 _MOST_BYTES_IN_ALL, _MOST_FILES = 1 << 28, 1000
@@ -38,10 +41,12 @@ _App = Callable[[_Scope, Any, Any], Awaitable[None]]
 def private_uploads() -> Iterator[None]:
     """Give gradio a folder that only this user can read, sweep it while a block runs, and remove it at the end."""
     folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
+    (folder / _MARKER).touch(mode=0o600)
     for left in folder.parent.glob(f"{_PREFIX}*"):  # of a desk that was killed
         with contextlib.suppress(FileNotFoundError):
             status = left.lstat()
-            if stat.S_ISDIR(status.st_mode) and status.st_uid == folder.lstat().st_uid:
+            is_own = stat.S_ISDIR(status.st_mode) and status.st_uid == folder.lstat().st_uid
+            if is_own and is_plain_file(left / _MARKER):
                 sweep(left)
     before = os.environ.get(UPLOADS_VARIABLE)
     os.environ[UPLOADS_VARIABLE] = str(folder)
@@ -74,6 +79,8 @@ def sweep(folder: Path) -> tuple[int, int]:
     num_files, num_bytes, now = 0, 0, time.time()
     for place, _, names in os.walk(folder, topdown=False):
         for path in [Path(place) / name for name in names]:
+            if path == folder / _MARKER:
+                continue
             with contextlib.suppress(OSError):  # gone meanwhile
                 status = path.lstat()
                 # Of a file of the future nobody knows how old it is: the clock was set back.
