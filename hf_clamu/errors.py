@@ -30,6 +30,7 @@ Each message says what was expected, what was found, and what to do.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
 import warnings
@@ -168,3 +169,17 @@ def warn_caller(message: str) -> None:
     while frame.f_back is not None and frame.f_code.co_filename.startswith((package, contextlib.__file__)):
         frame, level = frame.f_back, level + 1
     warnings.warn(message, stacklevel=level)
+
+
+def sentence_of(error: BaseException) -> str:
+    """Return what an error says, for a person: of a place that this user may not use, what to do about it."""
+    if not isinstance(error, OSError) or error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return str(error)
+    place, name = os.path.split(str(error.filename or ""))
+    if not name:
+        return str(error)
+    what = place if name.startswith(".") and place else error.filename  # files of ours that nobody else knows
+    return (
+        f"{what} cannot be written or read by the user who runs this ({error.strerror}). Give this user the right to, "
+        "for the folder that it is in, too."
+    )

@@ -8,7 +8,7 @@ import sys
 import tempfile
 import traceback
 
-from hf_clamu.errors import ClamuError, ExactnessError, ScoreDropError, SignatureError
+from hf_clamu.errors import ClamuError, ExactnessError, ScoreDropError, SignatureError, sentence_of
 from hf_clamu.known_names import hint_for
 
 __all__ = ["FAULT", "INTERRUPTED", "refusal"]
@@ -29,7 +29,7 @@ def refusal(error: BaseException, *, show_traceback: bool) -> tuple[int, str, st
     if isinstance(error, (ExactnessError, ScoreDropError, SignatureError)):
         return 1, kind, str(error)
     if isinstance(error, (ClamuError, OSError)):
-        return 2, kind, str(error)
+        return 2, kind, sentence_of(error)
     message = getattr(error, "format_message", None)
     if message is not None:  # usage errors of typer's parser
         command = getattr(getattr(error, "ctx", None), "command_path", "clamu")

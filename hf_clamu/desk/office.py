@@ -14,7 +14,7 @@ from hf_clamu.operations.intake.book import Asked, RequestBook
 from hf_clamu.operations.intake.checking import Ledger
 from hf_clamu.operations.intake.reading import read_asked
 from hf_clamu.operations.intake.received import ReceivedRequest
-from hf_clamu.operations.intake.states import RequestState, read_states
+from hf_clamu.operations.intake.states import RequestState, merged_now, read_states
 from hf_clamu.operations.lifecycle.target import receipts_of
 
 __all__ = ["DeskModel", "Office", "WorkerOptions"]
@@ -115,7 +115,7 @@ class DeskModel:
 
     def states(self) -> list[RequestState]:
         """Return all requests with their states, what is due first."""
-        return read_states(self.book)
+        return read_states(self.book, merged_now(self.source))
 
 
 class Office:

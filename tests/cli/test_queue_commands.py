@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import html
 import json
 import subprocess
@@ -11,9 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from hf_clamu.operations.intake.book import RequestBook
+from hf_clamu.cli.commands.desk.working import Worker
+from hf_clamu.errors import SaveConflictError
+from hf_clamu.operations.intake.book import Asked, RequestBook
 from hf_clamu.operations.intake.received import today
-from hf_clamu.operations.intake.working import is_worked_on
+from hf_clamu.operations.intake.working import WorkLog, is_worked_on
 from hf_clamu.proofs.evidence.summary import day_of
 
 
@@ -194,3 +197,19 @@ def test_a_worker_waits_while_somebody_else_changes_the_model(clamu, work):
     _, err = worker.communicate()
     assert worker.returncode == 0, err
     assert _states(clamu("queue", "list", "text", "--json")) == {"a": "published"}
+
+
+def test_what_stands_in_the_way_is_said_to_who_answers_letters(tmp_path):
+    book = RequestBook(tmp_path / "requests" / "model")
+    (request,) = book.add([Asked(tasks=("user_1",), name="a")])
+    worker = Worker(model="model", book=book, requests=[request], log=WorkLog(book.folder, ["a"]), verification="none")
+    for error, said in (
+        (SaveConflictError("load it with overwrite=True"), "Another model came to model while this ran; nothing was"),
+        (PermissionError(errno.EACCES, "Permission denied", "/m/model/.clamu.1.new"), "/m/model cannot be written or"),
+        (OSError(errno.EROFS, "Read-only file system", "/m/rows.jsonl"), "/m/rows.jsonl cannot be written or read by"),
+        (OSError(errno.ENOSPC, "No space left on device"), "[Errno 28] No space left on device"),
+    ):
+        book.order()
+        worker.fail(error)
+        (failed,) = book.read()
+        assert failed.outcome.reason.startswith(said)

@@ -13,13 +13,16 @@ from datetime import date, timedelta
 
 import pytest
 
+from hf_clamu.checkpoint.ledger import sealed_digest
 from hf_clamu.errors import CheckpointFormatError, RecipeError, RunInProgressError, TaskDataError, TaskNotFoundError
+from hf_clamu.exact import canonical_json
 from hf_clamu.operations.intake.book import Asked, RequestBook
 from hf_clamu.operations.intake.checking import Ledger
 from hf_clamu.operations.intake.findings import read_findings, record_finding
 from hf_clamu.operations.intake.folders import requests_of
 from hf_clamu.operations.intake.reading import MOST_BYTES, read_asked
 from hf_clamu.operations.intake.received import Outcome, today
+from hf_clamu.operations.intake.states import merged_now, read_states
 from hf_clamu.operations.intake.working import Work, WorkLog, is_worked_on, read_work, working
 from hf_clamu.operations.lifecycle.receipts import make_receipt, read_receipts, write_receipt
 
@@ -115,7 +118,7 @@ def test_twice_the_same_is_one_request(book):
         (Asked(tasks=("a", "b")), "Task 'a' is in the open request 'one' already"),
         (Asked(tasks=("b",), received="yesterday"), "'received' is no day: 'yesterday'. Write a day as 2026-01-31"),
         (Asked(tasks=("b",), due="2026-02-30"), "'due' is no day: '2026-02-30'"),
-        (Asked(tasks=("b",), received="9999-01-01"), "which is yet to come"),
+        (Asked(tasks=("b",), received="9999-01-01"), f"which is yet to come: today is {today()} here"),
         (Asked(tasks=("b",), received="2026-02-01", due="2026-01-01"), "before it came"),
         (Asked(tasks=()), "names 1 to 10,000 tasks"),
         (Asked(tasks=("b" * 1001,)), "without space at its ends"),
@@ -405,3 +408,23 @@ def test_a_work_file_that_is_none_is_passed_over(tmp_path):
         assert read_work(tmp_path) is None, damaged
     (tmp_path / "work.json").write_text(json.dumps(values))
     assert read_work(tmp_path) is not None
+
+
+def test_an_answered_request_whose_tasks_are_back_says_so(book, tmp_path):
+    model = tmp_path / "model"
+    assert merged_now(str(model)) == merged_now("org/name") == ()
+    model.mkdir()
+    (model / "ledger.json").write_text("{", encoding="utf-8")
+    assert merged_now(str(model)) == ()
+    book.add([Asked(tasks=("user_1",), name="a"), Asked(tasks=("user_2", "user_3"), name="b")])
+    for name in ("a", "b"):
+        book.settle(name, Outcome(status="forgotten", time="2026-01-01T00:00:00+00:00", receipt="r.json"))
+    book.add([Asked(tasks=("user_4",), name="c")])
+    for merged, words in (
+        (["user_4"], {"a": "published", "b": "published", "c": "received"}),
+        (["user_3", "user_4"], {"a": "published", "b": "merged again", "c": "received"}),  # an older copy
+    ):
+        ledger = {"tasks": {task_id: {} for task_id in merged}}
+        (model / "new").write_bytes(canonical_json({**ledger, "digest": sealed_digest(ledger)}))
+        (model / "new").replace(model / "ledger.json")
+        assert {one.request.name: one.word for one in read_states(book, merged_now(str(model)))} == words

@@ -6,6 +6,7 @@ import html
 import os
 import tempfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ _ENDINGS = (".html", ".json", ".cdx.json")
 _NOTHING = "No request is answered yet. What is carried out appears here."
 
 
+@dataclass(frozen=True)
 class EvidencePart:
     """Shows the page of evidence of a request, and offers it as files.
 
@@ -28,8 +30,7 @@ class EvidencePart:
         office (`Office`): the models.
     """
 
-    def __init__(self, office: Office) -> None:
-        self._office = office
+    office: Office
 
     def build(self, gr: Any, model: Any, timer: Any) -> None:
         """Add the part to a page.
@@ -58,7 +59,7 @@ class EvidencePart:
         import gradio as gr
 
         try:
-            return gr.update(choices=list(_answered(self._office[name])))
+            return gr.update(choices=list(_answered(self.office[name])))
         except (ClamuError, OSError):
             return gr.skip()
 
@@ -80,7 +81,7 @@ class EvidencePart:
     def _collect(self, name: Any, request: Any, *, with_ids: bool) -> dict[str, Any]:
         from hf_clamu.proofs.evidence.collecting import collect_evidence
 
-        model = self._office[name]
+        model = self.office[name]
         answered = _answered(model)
         if not answered:
             raise RecipeError(_NOTHING)

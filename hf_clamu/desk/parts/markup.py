@@ -5,10 +5,11 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 
-from hf_clamu.operations.intake.states import RequestState
+from hf_clamu.errors import sentence_of
+from hf_clamu.operations.intake.states import MERGED_AGAIN, RequestState
 from hf_clamu.operations.intake.working import Work
 
-__all__ = ["STYLE", "cut", "message", "paragraph", "progress", "request_table", "rows_table", "signed_in"]
+__all__ = ["STYLE", "cut", "failure", "message", "paragraph", "progress", "request_table", "rows_table", "signed_in"]
 
 _MOST_CHARACTERS = 80  # of an id that a cell shows; the title has it all
 _MOST_TASKS = 5
@@ -24,9 +25,10 @@ STYLE = """
   overflow-wrap: anywhere; unicode-bidi: isolate; }
 .desk-table th { font-weight: 600; white-space: nowrap; }
 .desk-table .word { font-weight: 600; white-space: nowrap; }
-.desk-table .overdue { color: #b3261e; font-weight: 700; }
-.dark .desk-table .overdue { color: #ff8a80; }
-.desk-table .failed .word { color: #b3261e; } .dark .desk-table .failed .word { color: #ff8a80; }
+#requests .overdue { color: #b3261e; font-weight: 700; }
+.dark #requests .overdue { color: #ff8a80; }
+.desk-table .failed .word, .desk-table .merged .word { color: #b3261e; }
+.dark .desk-table .failed .word, .dark .desk-table .merged .word { color: #ff8a80; }
 .desk-table .published .word, .desk-table .erased .word { color: #146c43; }
 .dark .desk-table .published .word, .dark .desk-table .erased .word { color: #7ddba8; }
 .desk-message { padding: 0.6rem 0.8rem; border-radius: 6px; overflow-wrap: anywhere; }
@@ -54,6 +56,11 @@ def cut(text: str) -> str:
 def message(text: str, *, is_good: bool) -> str:
     """Return a sentence in a box."""
     return f'<div class="desk-message {"good" if is_good else "bad"}" role="status">{html.escape(text)}</div>'
+
+
+def failure(error: Exception) -> str:
+    """Return what an error says in a box."""
+    return message(sentence_of(error), is_good=False)
 
 
 def paragraph(text: str) -> str:
@@ -86,7 +93,9 @@ def progress(work: Work | None, *, is_ending: bool = False) -> str:
 def request_table(states: Sequence[RequestState]) -> str:
     """Return the requests as a table: on a phone, a block for each."""
     num_open, num_overdue = (sum(getattr(one.request, key) for one in states) for key in ("is_open", "is_overdue"))
-    head = f"<p><b>{num_open} open</b>, {num_overdue} overdue, {len(states) - num_open} answered.</p>"
+    num_back = sum(one.word == MERGED_AGAIN for one in states)
+    back = f' <b class="overdue">{num_back} merged again.</b>' if num_back else ""
+    head = f"<p><b>{num_open} open</b>, {num_overdue} overdue, {len(states) - num_open} answered.{back}</p>"
     if not states:
         return f"{head}<p>No request was taken in yet.</p>"
     more = len(states) - _MOST_ROWS

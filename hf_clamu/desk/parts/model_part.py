@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from hf_clamu.desk.office import Office
@@ -12,6 +13,7 @@ from hf_clamu.errors import ClamuError
 __all__ = ["ModelPart"]
 
 
+@dataclass(frozen=True)
 class ModelPart:
     """Shows clusters, the map of tasks, and what requests changed.
 
@@ -19,8 +21,7 @@ class ModelPart:
         office (`Office`): the models.
     """
 
-    def __init__(self, office: Office) -> None:
-        self._office = office
+    office: Office
 
     def build(self, gr: Any, model: Any, tab: Any) -> None:
         """Add the part to a page.
@@ -45,10 +46,10 @@ class ModelPart:
 
         hidden = gr.update(visible=False, value=None)
         try:
-            model = self._office[name]
+            model = self.office[name]
             view = view_model(model.source, model.receipts)
         except (ClamuError, OSError) as error:
-            return [markup.message(str(error), is_good=False), "", hidden, "", "", hidden, ""]
+            return [markup.failure(error), "", hidden, "", "", hidden, ""]
         drawing, about_map = draw_map(view.checkpoint)
         chart, about_chart = draw_scores(view.receipts)
         plots = [hidden if one is None else gr.update(visible=True, value=one) for one in (drawing, chart)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from hf_clamu.desk.office import DeskModel, Office
@@ -19,6 +20,7 @@ _MOST_CHOICES = 300
 _NOTHING_OPEN = "No request is open."
 
 
+@dataclass(frozen=True)
 class RequestsPart:
     """Takes requests in, orders them, strikes them out, and shows their states.
 
@@ -27,9 +29,8 @@ class RequestsPart:
         supervisor (`Supervisor`): of the worker.
     """
 
-    def __init__(self, office: Office, supervisor: Supervisor) -> None:
-        self._office = office
-        self._supervisor = supervisor
+    office: Office
+    supervisor: Supervisor
 
     def build(self, gr: Any, model: Any, timer: Any) -> None:
         """Add the part to a page.
@@ -94,12 +95,12 @@ class RequestsPart:
         import gradio as gr
 
         try:
-            model = self._office[name]
+            model = self.office[name]
             folder = model.book.folder
             states = model.states()
             work = read_work(folder) if is_worked_on(folder) else None
         except (ClamuError, OSError) as error:
-            return [markup.message(str(error), is_good=False), "", gr.skip(), gr.skip()]
+            return [markup.failure(error), "", gr.skip(), gr.skip()]
         open_names = [one.request.name for one in states if one.request.is_open and not one.request.is_waiting]
         choices = gr.update(choices=open_names[:_MOST_CHOICES])
         is_going_on = work is not None or any(one.request.is_waiting for one in states)
@@ -128,9 +129,9 @@ class RequestsPart:
         import gradio as gr
 
         try:
-            states = self._office[name].states()
+            states = self.office[name].states()
         except (ClamuError, OSError) as error:
-            return [gr.update(visible=False), "", markup.message(str(error), is_good=False)]
+            return [gr.update(visible=False), "", markup.failure(error)]
         wanted = [one.request for one in states if one.request.is_open and not one.request.is_waiting]
         if not wanted:
             return [gr.update(visible=False), "", markup.message(_NOTHING_OPEN, is_good=True)]
@@ -156,9 +157,9 @@ class RequestsPart:
         import gradio as gr
 
         try:
-            waiting = [one for one in self._office[name].states() if one.request.is_waiting]
+            waiting = [one for one in self.office[name].states() if one.request.is_waiting]
         except (ClamuError, OSError) as error:
-            return [gr.update(visible=False), "", markup.message(str(error), is_good=False)]
+            return [gr.update(visible=False), "", markup.failure(error)]
         question = (
             f"{len(waiting)} request{'s' * (len(waiting) != 1)} will be open again. Nothing is left half-written, and "
             "what is finished by now is kept. Nothing starts again until somebody has it carried out."
@@ -173,7 +174,7 @@ class RequestsPart:
             left = f"{count} request{'s are' if count != 1 else ' is'} open again" if stopped else "no request waited"
             return f"The run is stopped; {left}."
 
-        said, _ = self._said(name, lambda model: self._supervisor.end_run(model, who), said_of)
+        said, _ = self._said(name, lambda model: self.supervisor.end_run(model, who), said_of)
         return [gr.update(visible=False), said]
 
     def _strike(self, name: Any, request: Any) -> str:
@@ -188,9 +189,9 @@ class RequestsPart:
     def _said(self, name: Any, act: Callable[[DeskModel], Any], text: Callable[[Any], str]) -> tuple[str, bool]:
         """Do something with a model, and return what to say of it and whether it went well."""
         try:
-            return markup.message(text(act(self._office[name])), is_good=True), True
+            return markup.message(text(act(self.office[name])), is_good=True), True
         except (ClamuError, OSError) as error:
-            return markup.message(str(error), is_good=False), False
+            return markup.failure(error), False
 
 
 def _confirmation(gr: Any, name: str, yes: str, no: str) -> tuple[Any, Any, Any]:

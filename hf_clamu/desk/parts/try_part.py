@@ -61,7 +61,7 @@ class TryPart:
             is_image = takes_images(read_checkpoint(resolve_folder(model.source)).task_spec)
             earlier = earlier_states(model.source, model.receipts)
         except (ClamuError, OSError) as error:
-            return [gr.skip(), gr.skip(), gr.skip(), markup.message(str(error), is_good=False)]
+            return [gr.skip(), gr.skip(), gr.skip(), markup.failure(error)]
         choices = gr.update(choices=["", *earlier], value="", visible=bool(earlier))
         note = "" if earlier else markup.paragraph(why_nothing_earlier(model.source))
         return [gr.update(visible=not is_image), gr.update(visible=is_image), choices, note]
@@ -77,5 +77,5 @@ class TryPart:
                 max_new_tokens=_MOST_TOKENS,
             )
         except (ClamuError, OSError) as error:
-            return ["", markup.message(str(error), is_good=False)]
+            return ["", markup.failure(error)]
         return [markup.rows_table(TRY_COLUMNS, rows), ""]

@@ -135,7 +135,9 @@ def make_request(
     except ValueError as error:
         raise TaskDataError(f"Request {name!r}: {error}. Write a day as 2026-01-31.") from None
     if came.isoformat() > today():
-        raise TaskDataError(f"Request {name!r} came on {came}, which is yet to come. Write the day it came.")
+        raise TaskDataError(
+            f"Request {name!r} came on {came}, which is yet to come: today is {today()} here. Write the day it came."
+        )
     if until < came:
         raise TaskDataError(f"Request {name!r} is due on {until}, before it came ({came}). Write a later day.")
     return ReceivedRequest(name=name, tasks=tasks, received=came.isoformat(), due=until.isoformat())

@@ -122,9 +122,10 @@ def list_(
 ) -> None:
     """List the requests of a model: state, due day, overdue ones first."""
     from hf_clamu.operations.intake.book import RequestBook
-    from hf_clamu.operations.intake.states import read_states
+    from hf_clamu.operations.intake.states import merged_now, read_states
 
-    states = [one for one in read_states(RequestBook.of(folder)) if one.request.is_open or not only_open]
+    found = read_states(RequestBook.of(folder), merged_now(folder))
+    states = [one for one in found if one.request.is_open or not only_open]
     entries = [
         {**one.request.to_dict(), "state": one.word, "text": one.text, "is_overdue": one.request.is_overdue}
         for one in states

@@ -13,7 +13,7 @@ from hf_clamu.cli.faults import refusal
 from hf_clamu.cli.interruption import error_message
 from hf_clamu.cli.output import is_main_process
 from hf_clamu.cli.terminal.bars import progress_bars
-from hf_clamu.errors import DigestMismatchError
+from hf_clamu.errors import DigestMismatchError, SaveConflictError
 from hf_clamu.known_names import Verification
 from hf_clamu.operations.intake.book import RequestBook
 from hf_clamu.operations.intake.received import Outcome, ReceivedRequest, now_text
@@ -75,6 +75,11 @@ class Worker:
     def fail(self, error: BaseException) -> None:
         """Note why the requests that are not settled could not be carried out."""
         _, _, message = refusal(error, show_traceback=False)
+        if isinstance(error, SaveConflictError):  # says it for who writes Python
+            message = (
+                f"Another model came to {self.model} while this ran; nothing was overwritten. Carry it out again if "
+                "the model that is there now is the right one."
+            )
         reason = error_message(message)
         waiting = {one.name for one in self.book.read() if one.is_waiting}
         for request in self.requests:
