@@ -136,6 +136,23 @@ def test_what_was_forgotten_before_is_no_second_request(clamu, work):
     assert clamu("report", "text", "--request", "b", "--output", "b.html").code == 2
 
 
+def test_evidence_of_one_of_two_requests_that_did_what_is_asked_again(clamu, work):
+    assert clamu("queue", "add", "text", "user_1", "user_3", "--id", "a").code == 0
+    # The first did more than that: whose data that were is nothing to who asks.
+    assert clamu("unmerge", "text", "user_1", "user_2").code == 0
+    assert clamu("unmerge", "text", "user_3").code == 0
+    assert clamu("queue", "run", "text", "--verify", "none").code == 0
+    (one,) = clamu("queue", "list", "text", "--json").json["requests"]
+    assert one["text"].count(" (") == 2
+    told = clamu("report", "text", "--request", "a", "--with-ids", "--output", "evidence.json", "--json").json
+    (sentence,) = [one for one in told["summary"] if one["text"].startswith("Request 'a' had nothing left to do")]
+    assert sentence["verdict"] == "open"
+    assert "this is the evidence for 1 of its 2 tasks" in sentence["text"]
+    evidence = json.loads((work / "evidence.json").read_bytes())
+    assert (evidence["ids"], evidence["num_asked"]) == (["user_1"], {"all": 2, "here": 1})
+    assert clamu("report", "text", "--request", "\udcff", "--output", "b.html").code == 2
+
+
 @pytest.mark.parametrize("way", ["audit", "none"])
 def test_other_verifications(clamu, work, way):
     assert clamu("queue", "add", "text", "user_3", "--id", "a").code == 0

@@ -91,7 +91,7 @@ class EvidencePart:
             model.source,
             receipts=model.options.receipts,
             request=answered[request],
-            asked=request if model.book.done_before(request) else None,
+            asked=model.book.done_before(request),
             with_ids=with_ids,
         )
 

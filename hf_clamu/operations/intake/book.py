@@ -17,6 +17,7 @@ from hf_clamu.operations.intake.received import (
     Outcome,
     ReceivedRequest,
     file_name_of,
+    is_text,
     make_request,
     now_text,
     today,
@@ -76,11 +77,13 @@ class RequestBook:
         found = [one for one in kept if one is not None]
         return sorted(found, key=lambda one: (not one.is_open, one.due if one.is_open else "", one.received, one.name))
 
-    def done_before(self, name: str) -> str | None:
-        """Return the receipt of the request that had done already what this one asks for, if that was so."""
+    def done_before(self, name: str) -> ReceivedRequest | None:
+        """Return the request of this name, if others had done already what it asks for; its outcome has a receipt."""
+        if not is_text(name):  # nobody could take it in
+            return None
         known = self._read(self._path(name))
         outcome = None if known is None else known.outcome
-        return outcome.receipt if outcome is not None and outcome.status == "done already" else None
+        return known if outcome is not None and outcome.status == "done already" and outcome.receipt else None
 
     def _read(self, path: Path) -> ReceivedRequest | None:
         """Read a file, unless it is the one that was read before; `None` if it was struck out meanwhile."""

@@ -11,7 +11,16 @@ from typing import Any
 
 from hf_clamu.errors import TaskDataError
 
-__all__ = ["DAYS_TO_ANSWER", "Outcome", "ReceivedRequest", "file_name_of", "make_request", "now_text", "today"]
+__all__ = [
+    "DAYS_TO_ANSWER",
+    "Outcome",
+    "ReceivedRequest",
+    "file_name_of",
+    "is_text",
+    "make_request",
+    "now_text",
+    "today",
+]
 
 # Article 12 (3) of the GDPR: without undue delay and within one month.
 DAYS_TO_ANSWER = 30
@@ -149,10 +158,17 @@ def _require_text(value: str, what: str) -> None:
             f"{what[0].upper()}{what[1:]} has 1 to {_MOST_CHARACTERS:,} characters, without space at its ends; found "
             f"{value[:80]!r}{f' … ({len(value):,} characters)' if len(value) > 80 else ''}."
         )
+    if not is_text(value):
+        raise TaskDataError(f"{what[0].upper()}{what[1:]} is a text of Unicode; found {value[:80]!r}.")
+
+
+def is_text(value: str) -> bool:
+    """Whether UTF-8 can hold a text: words of a command line may have bytes that are none."""
     try:
         value.encode("utf-8")
     except UnicodeEncodeError:
-        raise TaskDataError(f"{what[0].upper()}{what[1:]} is a text of Unicode; found {value[:80]!r}.") from None
+        return False
+    return True
 
 
 def _day(value: Any, what: str) -> datetime.date:

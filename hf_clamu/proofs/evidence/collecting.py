@@ -14,7 +14,7 @@ from hf_clamu.exact import digest_json, sha256_file
 from hf_clamu.hub.pull import is_repo_id
 from hf_clamu.models.requesting import recipe_of
 from hf_clamu.operations.intake.findings import read_findings
-from hf_clamu.operations.intake.received import now_text
+from hf_clamu.operations.intake.received import ReceivedRequest, now_text
 from hf_clamu.operations.lifecycle.receipts import salted_ids
 from hf_clamu.operations.lifecycle.target import receipts_of
 from hf_clamu.operations.signed.chain import Statements
@@ -39,7 +39,7 @@ def collect_evidence(
     *,
     receipts: Path | None = None,
     request: str | None = None,
-    asked: str | None = None,
+    asked: ReceivedRequest | None = None,
     findings: Sequence[tuple[str, Any]] = (),
     before: str | None = None,
     keys: Sequence[PublicKey] = (),
@@ -54,7 +54,8 @@ def collect_evidence(
         model (`str`): folder or Hub id.
         receipts (`Path`, *optional*): folder of the receipts; by default the one that the commands use.
         request (`str`, *optional*): its name, or that of its receipt's file; by default the last request.
-        asked (`str`, *optional*): name of a later request for the same, which had nothing left to do.
+        asked (`ReceivedRequest`, *optional*): a later request, which had nothing left to do; then the receipt of its
+            outcome is shown, and what it asked for.
         findings (*sequence* of *tuple* of `str` and *JSON-able*): what `clamu verify`, `audit` or `attack` printed
             with `--json`, each with what it is called in a message.
         before (`str`, *optional*): the model before the request: folder, Hub id or `ORG/NAME@REVISION`; the change is
@@ -75,7 +76,7 @@ def collect_evidence(
     trusted = require_trusted(folder, keys) if keys else None
     now = read_saved(model)
     statements = Statements.read(place)
-    case = find_case(model, place, statements, now, request)
+    case = find_case(model, place, statements, now, request if asked is None else _answer_of(asked))
     if trusted is not None:
         trusted.require_state(now)
         trusted.check_receipts(now.state_digest, place, keys, required=True)
@@ -85,8 +86,7 @@ def collect_evidence(
         "hf_clamu": __version__,
         "checked": now_text(),
         "model": _model_facts(model, folder, now),
-        **_request_facts(now, case, with_ids=with_ids),
-        **({} if asked is None else {"asked": asked}),
+        **_request_facts(now, case, asked, with_ids=with_ids),
         "receipts": None if receipts is None else str(receipts),
         "before": before,
         "later": [_receipt_facts(path, statements.receipts[path]) for path in case.later],
@@ -164,18 +164,28 @@ def _model_facts(name: str, folder: Path, checkpoint: Checkpoint) -> dict[str, A
     }
 
 
-def _request_facts(now: Checkpoint, case: Case, *, with_ids: bool) -> dict[str, Any]:
-    """Return what the receipt says; of its private part what names nobody, or the ids if they are asked for."""
+def _answer_of(asked: ReceivedRequest) -> str | None:
+    return None if asked.outcome is None else asked.outcome.receipt
+
+
+def _request_facts(now: Checkpoint, case: Case, asked: ReceivedRequest | None, *, with_ids: bool) -> dict[str, Any]:
+    """Return what the receipt says; of its private part what names nobody, or the ids if they are asked for.
+
+    Of a later request that had nothing left to do, how many of its tasks the receipt is about, and no ids but its own.
+    """
     public, salts = {key: value for key, value in case.receipt.items() if key != "private"}, salted_ids(case.receipt)
     if with_ids and salts is None:
         raise RecipeError(
             f"{case.file} has no private part, so it cannot say which tasks it is about. Leave out the ids, or name "
             "the folder with the whole receipts (--receipts)."
         )
+    own = set(salts or ()) if asked is None else set(asked.tasks) & set(salts or ())
+    num_asked = None if asked is None else {"all": len(asked.tasks), "here": None if salts is None else len(own)}
     return {
         "receipt": {"file": case.file.name, "digest": digest_json(public), "content": public},
         "num_merged_now": None if salts is None else len(now.state.records.keys() & salts.keys()),
-        **({"ids": sorted(salts)} if with_ids and salts is not None else {}),
+        **({"ids": sorted(own)} if with_ids else {}),
+        **({} if asked is None else {"asked": asked.name, "num_asked": num_asked}),
     }
 
 

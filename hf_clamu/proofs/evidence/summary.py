@@ -61,14 +61,22 @@ def summary(values: Mapping[str, Any]) -> list[Sentence]:
 
 
 def _asked_again(values: Mapping[str, Any]) -> Iterator[Sentence]:
-    if "asked" in values:
-        receipt = values["receipt"]["content"]
-        name = f"request {receipt['id']!r}" if "id" in receipt else "an earlier request"
-        text = (
-            f"Request {values['asked']!r} had nothing left to do: {name} had done it on {day_of(receipt['time'])} "
-            f"({values['receipt']['file']}), and this is its evidence."
-        )
+    if "asked" not in values:
+        return
+    receipt, num_all, num_here = values["receipt"]["content"], *(values["num_asked"][key] for key in ("all", "here"))
+    name = f"request {receipt['id']!r}" if "id" in receipt else "an earlier request"
+    when = f"on {day_of(receipt['time'])} ({values['receipt']['file']})"
+    start = f"Request {values['asked']!r} had nothing left to do"
+    if num_here == num_all:
+        text = f"{start}: {name} had done it {when}, and this is its evidence."
         yield Sentence(verdict="shown", text=text)
+    elif num_here is None:
+        text = f"{start}. This is the evidence of {name} {when}, whose receipt does not say any more for which tasks."
+        yield Sentence(verdict="open", text=text)
+    else:
+        text = f"{start}, but this is the evidence for {num_here:,} of its {num_all:,} tasks: {name} had done"
+        others = "Of the others it shows nothing; clamu queue list names their receipts."
+        yield Sentence(verdict="open", text=f"{text} that {when}. {others}")
 
 
 def _exactness(values: Mapping[str, Any]) -> Iterator[Sentence]:

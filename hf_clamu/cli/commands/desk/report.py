@@ -71,12 +71,11 @@ def report(
     if receipts is not None and not receipts.is_dir():
         raise RecipeError(f"There is no folder {receipts}. Give the one that has the receipts (--receipts).")
     quieten()
-    done_by = None if request is None else RequestBook.of(folder).done_before(request)
     values = collect_evidence(
         folder,
         receipts=receipts,
-        request=done_by or request,
-        asked=request if done_by else None,
+        request=request,
+        asked=None if request is None else RequestBook.of(folder).done_before(request),
         findings=[(str(path), _read(path)) for path in finding or ()],
         before=before,
         keys=load_public_keys(key) if key else (),
