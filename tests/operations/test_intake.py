@@ -370,6 +370,12 @@ def test_a_worker_is_seen_and_its_death_too(tmp_path):
         try:
             assert worker.stdout.readline() == "at 1\n"
             assert is_worked_on(tmp_path)
+            # It was stopped, and may save its result yet.
+            book = RequestBook(tmp_path)
+            book.add([Asked(tasks=("user_1",), name="req-1"), Asked(tasks=("user_2",), name="req-2")])
+            with pytest.raises(RunInProgressError, match="The worker has request 'req-1'"):
+                book.remove(["req-1"], only_open=True)
+            assert [one.name for one in book.remove(["req-2"])] == ["req-2"]
             with pytest.raises(RunInProgressError, match="A worker takes the requests"), working(tmp_path):
                 pass
             time.sleep(0.4)

@@ -178,13 +178,18 @@ class RequestsPart:
         return [gr.update(visible=False), said]
 
     def _strike(self, name: Any, request: Any) -> str:
-        def struck(model: DeskModel) -> str:
+        def struck(model: DeskModel) -> ReceivedRequest:
             if not isinstance(request, str) or not request:
                 raise TaskDataError("Choose the request to strike out.")
-            model.book.remove([request], only_open=True)
-            return request
+            (one,) = model.book.remove([request], only_open=True)
+            return one
 
-        return self._said(name, struck, lambda one: f"Request {one} is struck out; nothing was done for it.")[0]
+        def said_of(one: ReceivedRequest) -> str:
+            # Of one that a run had, somebody else may find a receipt.
+            left = "nothing was done for it" if one.ordered is None else "what a run saved for it before stays so"
+            return f"Request {one.name} is struck out; {left}."
+
+        return self._said(name, struck, said_of)[0]
 
     def _said(self, name: Any, act: Callable[[DeskModel], Any], text: Callable[[Any], str]) -> tuple[str, bool]:
         """Do something with a model, and return what to say of it and whether it went well."""

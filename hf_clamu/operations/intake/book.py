@@ -22,6 +22,7 @@ from hf_clamu.operations.intake.received import (
     now_text,
     today,
 )
+from hf_clamu.operations.intake.working import is_worked_on, read_work
 from hf_clamu.storage import read_json
 from hf_clamu.storage.durable import sync_folder, write_together
 from hf_clamu.storage.locking import FileLock
@@ -192,12 +193,15 @@ class RequestBook:
 
         return self._change(None, lambda one: one.is_waiting, settled)
 
-    def remove(self, names: Collection[str], *, only_open: bool = False) -> None:
+    def remove(self, names: Collection[str], *, only_open: bool = False) -> list[ReceivedRequest]:
         """Strike requests out; what they asked for is not done, and receipts stay.
 
         Args:
             names (*collection* of `str`): which.
             only_open (`bool`): refuse those that are answered, for whoever saw them open a moment ago.
+
+        Returns:
+            *list* of `ReceivedRequest`: what they were.
 
         Raises:
             TaskNotFoundError: if there is no such request, or it is answered and may not be.
@@ -205,16 +209,20 @@ class RequestBook:
         """
         with self._changing():
             known = {one.name: one for one in self.read()}
+            # A run that was told to stop may save its result yet.
+            work = read_work(self.folder) if is_worked_on(self.folder) else None
+            busy = () if work is None else work.requests
             for name in names:
                 if name not in known:
                     raise TaskNotFoundError(f"There is no request {name!r}. List them with clamu queue list.")
-                if known[name].is_waiting:
+                if known[name].is_waiting or name in busy:
                     raise RunInProgressError(f"The worker has request {name!r}: wait until it is done or has failed.")
                 if only_open and not known[name].is_open:
                     raise TaskNotFoundError(f"Request {name!r} is answered meanwhile, and was not struck out.")
             for name in names:
                 self._path(name).unlink()
             sync_folder(self.folder / _FOLDER)
+            return [known[name] for name in names]
 
     def _change(
         self,
