@@ -200,6 +200,8 @@ def amendments(names: Iterable[str]) -> list[tuple[str, str, str]]:
         names (*iterable* of `str`): in a folder of receipts.
     """
     found = [match for match in map(_AMENDING.fullmatch, names) if match is not None]
+    # None takes the place of itself: such a marker came from elsewhere, and its receipt would be deleted.
+    found = [match for match in found if match[2] != match[3]]
     return [(match[0], f"{match[1]}{match[2]}.json", f"{match[1]}{match[3]}.json") for match in found]
 
 
