@@ -77,6 +77,10 @@ def test_many_users_from_one_address_and_many_addresses_for_one_user(tries, cloc
     # One visitor has as many of the longer addresses as they like.
     assert sum(_guess(tries, f"2001:db8::{number}", "dora", 5) for number in range(1, 50)) == 5
     assert _guess(tries, "2001:db8:0:1::1", "dora", 5) == 5
+    # Where the desk listens on ::, these are visitors with the shorter ones.
+    assert _guess(tries, "::ffff:203.0.113.9", "emil", 1000) == 5
+    assert tries.seconds_to_wait("203.0.113.9", "emil") > 0
+    assert tries.seconds_to_wait("::ffff:203.0.113.8", "emil") == 0.0
 
 
 def test_what_is_remembered_is_bounded(tries, monkeypatch):

@@ -104,7 +104,9 @@ def _network(address: str) -> str:
         known = ipaddress.ip_address(address)
     except ValueError:
         return "?"
-    return str(ipaddress.ip_network((known, 64), strict=False)) if known.version == 6 else str(known)
+    if known.version == 4 or known.ipv4_mapped is not None:  # a server on :: sees the shorter ones inside longer ones
+        return str(known if known.version == 4 else known.ipv4_mapped)
+    return str(ipaddress.ip_network((known, 64), strict=False))
 
 
 def _remember(memory: dict[tuple[str, str], Any], key: tuple[str, str], value: Any) -> None:
