@@ -119,6 +119,13 @@ app.add_typer(queue, short_help=queue.info.help)
 add_formats(app)
 
 
+def _fill_closed_streams() -> None:
+    """Open what a shell closed (`>&-`): the first file that a command writes would get its number and output."""
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w", encoding="utf-8"))
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line.
 
@@ -129,6 +136,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         `int`: 0 on success; 1 if exactness could not be proven, or a task would lose more than `--max-drop`; 2 on bad
         usage or input; 3 on a fault of hf_clamu; 130 when interrupted.
     """
+    _fill_closed_streams()
     arguments, debug = _understood(list(sys.argv[1:] if argv is None else argv))
     note_arguments(arguments)
     interruption.reset()

@@ -172,3 +172,9 @@ def test_a_narrow_terminal(tmp_path):
 )
 def test_the_time_left_counts_down_between_long_steps(done, total, ended, elapsed, left):
     assert seconds_left(done, total, ended, elapsed) == left
+
+
+@pytest.mark.parametrize(("words", "code"), [("--version >&-", 0), ("dance 2>&-", 2), ("dance <&- >&- 2>&-", 2)])
+def test_closed_streams_are_no_fault(words, code):
+    command = ["sh", "-c", f"exec {sys.executable} -m hf_clamu.cli {words}"]
+    assert subprocess.run(command, capture_output=True, check=False).returncode == code
