@@ -171,11 +171,19 @@ class Workers:
         counter = f"meeting/{self._meetings}"
         with self._store_errors():
             self._store.add(counter, 1)
-            seen: dict[int, tuple[int, float]] = {}
-            while int(self._store.add(counter, 0)) < self.size:
-                self.raise_if_failed()
-                self._raise_if_silent(seen)
-                time.sleep(_POLL_SECONDS)
+            self._wait(counter, self.size)
+            # The first process has the store, where no launcher keeps it (srun, mpirun): it leaves last.
+            if self.is_main:
+                self._wait(f"{counter}/left", self.size - 1)
+            else:
+                self._store.add(f"{counter}/left", 1)
+
+    def _wait(self, counter: str, number: int) -> None:
+        seen: dict[int, tuple[int, float]] = {}
+        while int(self._store.add(counter, 0)) < number:
+            self.raise_if_failed()
+            self._raise_if_silent(seen)
+            time.sleep(_POLL_SECONDS)
 
     def in_turn(self, action: Callable[[], object]) -> None:
         """Run an action in one process after the other, as they may share a disk.

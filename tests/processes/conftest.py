@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -67,9 +68,21 @@ class Fork:
 @pytest.fixture(scope="session")
 def fork(tmp_path_factory):
     """Starts `clamu`, or a script of this folder, with arguments in a folder: `fork(folder, "train", ...)`."""
-    root = tmp_path_factory.mktemp("logs")
+    with _server(tmp_path_factory.mktemp("logs")) as start:
+        yield start
+
+
+@pytest.fixture(scope="session")
+def cold_fork(tmp_path_factory):
+    """The same, where each run imports on its own what it needs."""
+    with _server(tmp_path_factory.mktemp("logs"), "cold") as start:
+        yield start
+
+
+@contextlib.contextmanager
+def _server(root, *words):
     numbers = itertools.count()
-    command = [sys.executable, str(Path(__file__).parent / "forks.py")]
+    command = [sys.executable, str(Path(__file__).parent / "forks.py"), *words]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
 
         def start(

@@ -1,5 +1,8 @@
 """Runs `clamu` in forks of one process that has imported everything, so that many starts cost little.
 
+What a run imported is imported here when it is waited for, so that each module costs its time once; a model is several
+thousand of them. With the argument `cold` that is left out: for what is looked up when a module is imported.
+
 Reads a line per request from stdin. `{"arguments": [...], "cwd": ..., "env": {...}, "logs": ...}` starts a run and is
 answered with its process id; `{"wait": id}` is answered with the exit status (negative: the signal) once that run has
 ended. Until then the id is the run's own, even if it has ended. Output goes to the folder `logs`. With
@@ -10,6 +13,7 @@ instead of `clamu`. Runs that nobody waited for are killed at the end.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
@@ -18,6 +22,7 @@ import signal
 import sys
 import tempfile
 import traceback
+import warnings
 from pathlib import Path
 
 import torch
@@ -25,28 +30,41 @@ import torch
 from hf_clamu import cli, evaluation, trainer  # noqa: F401 - what a run needs is there before the fork
 from hf_clamu.models import modeling_clamu  # noqa: F401
 
+_MODULES = "modules.json"
+
 
 def main() -> None:
     torch.set_num_threads(1)  # a pool of threads would not survive the fork
-    running = set()
+    running: dict[int, Path] = {}
     for line in sys.stdin:
         request = json.loads(line)
         if "wait" in request:
             _, status = os.waitpid(request["wait"], 0)
-            running.remove(request["wait"])
+            _learn(running.pop(request["wait"]) / _MODULES)
             print(os.waitstatus_to_exitcode(status), flush=True)  # noqa: T201
             continue
         child = os.fork()
         if child == 0:
             _run(request)
-        running.add(child)
+        running[child] = Path(request["logs"])
         print(child, flush=True)  # noqa: T201
     for child in running:
         os.kill(child, signal.SIGKILL)
 
 
+def _learn(path: Path) -> None:
+    """Import what a run has imported; nothing is known of one that was killed."""
+    names = []
+    with contextlib.suppress(OSError, ValueError):
+        names = [] if "cold" in sys.argv else json.loads(path.read_bytes())
+    for name in names:
+        with warnings.catch_warnings(), contextlib.suppress(Exception):
+            warnings.simplefilter("ignore")
+            importlib.import_module(name)
+
+
 def _run(request: dict) -> None:
-    code = 70
+    code, known = 70, set(sys.modules)
     try:
         logs = Path(request["logs"])
         for name, descriptor in (("stdout", 1), ("stderr", 2)):
@@ -65,6 +83,9 @@ def _run(request: dict) -> None:
     except BaseException:
         traceback.print_exc()
     finally:
+        # The disk may be full, as a test wants it.
+        with contextlib.suppress(OSError):
+            (logs / _MODULES).write_text(json.dumps(sorted(set(sys.modules) - known)), encoding="utf-8")
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

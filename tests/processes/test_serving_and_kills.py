@@ -33,8 +33,11 @@ def test_threads_and_kills_leave_no_wrong_byte(fork, work, tiny, served, kills):
     assert before != after
     arguments = ("out", ",".join(FORGOTTEN), "right.json")
     shutil.copytree(work / "out", work / "whole")
-    started = time.monotonic()
-    ended = fork(work, *arguments, script="serving_steps").wait()
+    for _ in range(2):  # the first one imports
+        shutil.rmtree(work / "out")
+        shutil.copytree(work / "whole", work / "out")
+        started = time.monotonic()
+        ended = fork(work, *arguments, script="serving_steps").wait()
     seconds = time.monotonic() - started
     assert ended.code == 0, ended.err
     assert tiny.digests(work / "out") == after

@@ -14,6 +14,12 @@ OWNER, WORD = "Oda_Qvist", "quokkalith"
 OFTEN = {"CLAMU_JOURNAL_SECONDS": "0"}
 
 
+@pytest.fixture(scope="module")
+def fork(cold_fork):
+    """Runs that look up where caches go as a command does: when they import those who keep them."""
+    return cold_fork
+
+
 @pytest.fixture
 def homes(tmp_path):
     """Environment variables that keep what a command writes elsewhere below the test's folder."""

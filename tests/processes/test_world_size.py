@@ -1,4 +1,8 @@
-"""One, two or three processes under a real launcher: the same bytes; and one that fails ends the run."""
+"""One, two or three processes: the same bytes; and one that fails ends the run.
+
+Under a real launcher where it takes part in what is tested, once for each command. Elsewhere in forks that are told
+what a launcher tells its processes, as each launch costs four times the imports of a run.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +20,6 @@ from event_files import losses_in, needs_tensorboard
 from recipes import write_work
 
 FAULTS = Path(__file__).parent / "faults.py"
-TAKERS = Path(__file__).parent / "takers.py"
 BIN = Path(sys.executable).parent
 # What a user types, on this machine without a GPU.
 LAUNCHERS = {
@@ -32,6 +35,28 @@ def _launch(size, folder, *arguments, script=("-m", "hf_clamu.cli"), **env):
     return subprocess.run(
         command, cwd=folder, env={**os.environ, **env}, capture_output=True, text=True, timeout=240, check=False
     )
+
+
+@pytest.fixture
+def launch(fork):
+    """Starts a command in several processes: `launch(2, folder, "train", ...)`."""
+
+    def start(size, folder, *arguments, script=None, **env):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        world = {"WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        told = [{**world, "RANK": rank, "LOCAL_RANK": rank} for rank in range(size)]
+        runs = [
+            fork(folder, *arguments, script=script, **env, **{key: str(value) for key, value in values.items()})
+            for values in told
+        ]
+        ended = [run.wait() for run in runs]
+        code = next((one.code for one in ended if one.code), 0)
+        said = ["".join(parts) for parts in zip(*((one.out, one.err) for one in ended), strict=True)]
+        return subprocess.CompletedProcess(arguments, code, *said)
+
+    return start
 
 
 @pytest.fixture(scope="module")
@@ -57,15 +82,22 @@ def reference(fork, tiny, tmp_path_factory):
 @pytest.mark.parametrize(
     ("size", "method"),
     [
-        (2, "clamu"),
         (2, "factors"),
-        (3, "clamu"),
         (2, "sift"),
         *(pytest.param(*case, marks=pytest.mark.slow) for case in ((3, "tall"), (2, "emr"))),
     ],
 )
-def test_the_number_of_processes_does_not_show(work, tiny, reference, size, method):
-    done = _launch(size, work, "train", f"{method}.yaml", "--output", "out")
+def test_the_number_of_processes_does_not_show(launch, work, tiny, reference, size, method):
+    _require_no_sign(launch, work, tiny, reference, size, method)
+
+
+@pytest.mark.parametrize("size", LAUNCHERS)
+def test_the_number_of_launched_processes_does_not_show(work, tiny, reference, size):
+    _require_no_sign(_launch, work, tiny, reference, size, "clamu")
+
+
+def _require_no_sign(start, work, tiny, reference, size, method):
+    done = start(size, work, "train", f"{method}.yaml", "--output", "out")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("Merged 8 tasks") == 1
     assert tiny.digests(work / "out") == reference(method)
@@ -73,9 +105,9 @@ def test_the_number_of_processes_does_not_show(work, tiny, reference, size, meth
 
 
 @needs_tensorboard
-def test_the_main_process_reports_the_losses_of_all(fork, work, tiny, reference):
+def test_the_main_process_reports_the_losses_of_all(fork, launch, work, tiny, reference):
     options = ("--report-to", "tensorboard", "--logging-dir")
-    done = _launch(2, work, "train", "tall.yaml", "--output", "out", *options, "logs")
+    done = launch(2, work, "train", "tall.yaml", "--output", "out", *options, "logs")
     assert done.returncode == 0, done.stderr
     alone = fork(work, "train", "tall.yaml", "--output", "alone", *options, "alone-logs").wait()
     assert alone.code == 0, alone.err
@@ -87,30 +119,35 @@ def test_the_main_process_reports_the_losses_of_all(fork, work, tiny, reference)
     assert "finetuned before this run" not in done.stderr + alone.err
 
 
-@pytest.mark.parametrize("method", ["clamu", "factors", pytest.param("sift", marks=pytest.mark.slow)])
-def test_unmerge_and_verify_with_two_processes(fork, work, tiny, reference, method):
+@pytest.mark.parametrize(
+    ("method", "is_launched"),
+    [("clamu", True), ("factors", False), pytest.param("sift", False, marks=pytest.mark.slow)],
+)
+def test_unmerge_and_verify_with_two_processes(fork, launch, work, tiny, reference, method, is_launched):
     assert fork(work, "train", f"{method}.yaml", "--output", "out").wait().code == 0
-    done = _launch(2, work, "unmerge", "out", "user_2", "user_5", "user_7")
+    done = (_launch if is_launched else launch)(2, work, "unmerge", "out", "user_2", "user_5", "user_7")
     assert done.returncode == 0, done.stderr
     assert tiny.digests(work / "out") == reference(method, "user_2", "user_5", "user_7")
     assert len(list((work / "receipts").iterdir())) == 1
-    done = _launch(2, work, "verify", "out")
+    done = launch(2, work, "verify", "out")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("identical") == 1
 
 
 @pytest.mark.parametrize("method", ["clamu", pytest.param("sift", marks=pytest.mark.slow)])
-def test_a_dry_run_with_two_processes_changes_nothing_and_foresees_the_request(fork, work, tiny, reference, method):
+def test_a_dry_run_with_two_processes_changes_nothing_and_foresees_the_request(
+    fork, launch, work, tiny, reference, method
+):
     assert fork(work, "train", f"{method}.yaml", "--output", "out", "--archive", "vectors").wait().code == 0
     before = tiny.digests(work)
     request = ("unmerge", "out", "user_2", "user_5", "--json")
-    dry = _launch(2, work, *request, "--dry-run", "--archive", "vectors")
+    dry = launch(2, work, *request, "--dry-run", "--archive", "vectors")
     assert dry.returncode == 0, dry.stderr
     assert json.loads(dry.stdout)["status"] == "dry run"
     alone = fork(work, *request, "--dry-run").wait()
     assert alone.code == 0, alone.err
     assert tiny.digests(work) == before
-    done = _launch(2, work, *request)
+    done = launch(2, work, *request)
     assert done.returncode == 0, done.stderr
     effects = [json.loads(out)["effect"] | {"seconds": None} for out in (dry.stdout, alone.out, done.stdout)]
     assert effects == effects[:1] * 3
@@ -118,29 +155,29 @@ def test_a_dry_run_with_two_processes_changes_nothing_and_foresees_the_request(f
     assert tiny.digests(work / "out") == reference(method, "user_2", "user_5")
 
 
-def test_refusals_of_two_processes_change_nothing(fork, work, tiny):
+def test_refusals_of_two_processes_change_nothing(fork, launch, work, tiny):
     assert fork(work, "train", "clamu.yaml", "--output", "out").wait().code == 0
     lines = [{"id": "a", "task": "user_1"}, {"id": "b", "task": "nobody"}]
     (work / "queue.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     before = tiny.digests(work)
-    done = _launch(2, work, "unmerge", "out", "--from", "queue.jsonl", "--dry-run", "--json")
+    done = launch(2, work, "unmerge", "out", "--from", "queue.jsonl", "--dry-run", "--json")
     assert done.returncode != 0
     found = json.loads(done.stdout)
     assert [entry["status"] for entry in found["requests"]] == ["dry run", "failed"]
     assert tiny.digests(work) == before
     assert found["effect"]["worst_drop"] > 0
-    done = _launch(2, work, "unmerge", "out", "user_1", "--max-drop", "0")
+    done = launch(2, work, "unmerge", "out", "user_1", "--max-drop", "0")
     assert done.returncode != 0
     assert re.search(r"clamu \[process \d\]: .* would lose .* of its accuracy", done.stderr)
     assert tiny.digests(work) == before
 
 
-def test_verify_splits_tasks_in_another_way_than_a_build(work):
+def test_verify_splits_tasks_in_another_way_than_a_build(launch, work):
     taken = {}
     for command in (("train", "clamu.yaml", "--output", "out"), ("verify", "out")):
         notes = work / f"notes-{command[0]}"
         notes.mkdir()
-        done = _launch(2, work, *command, script=[str(TAKERS)], NOTES=str(notes))
+        done = launch(2, work, *command, script="takers", NOTES=str(notes))
         assert done.returncode == 0, done.stderr
         own = [(notes / f"{rank}.txt").read_text(encoding="utf-8").split() for rank in range(2)]
         assert sorted(own[0] + own[1]) == [f"user_{number}" for number in range(8)]
@@ -194,10 +231,10 @@ def test_a_process_that_fails_ends_the_run_which_goes_on_with_another_number(
     assert tiny.digests(work / "out") == reference(method)
 
 
-def test_without_num_threads_several_processes_are_refused(work):
+def test_without_num_threads_several_processes_are_refused(launch, work):
     recipe = (work / "clamu.yaml").read_text(encoding="utf-8")
     (work / "clamu.yaml").write_text(recipe.replace("num_threads: 1, ", ""), encoding="utf-8")
-    done = _launch(2, work, "train", "clamu.yaml", "--output", "out")
+    done = launch(2, work, "train", "clamu.yaml", "--output", "out")
     assert done.returncode != 0
     assert "num_threads must be set where several processes share the CPU" in done.stderr
     assert not (work / "out").exists()
