@@ -67,14 +67,14 @@ def _finish(fork, work, tiny):
         ("hf_clamu.operations.lifecycle.recovery:write_receipt", 1),
         ("hf_clamu.operations.intake.book:RequestBook.settle", 0),
         ("hf_clamu.operations.intake.book:RequestBook.settle", 1),
-        ("hf_clamu.operations.intake.working:WorkLog.enter", 4),
+        ("hf_clamu.operations.intake.working:WorkLog.enter", 3),
     ],
 )
 def test_it_goes_on_wherever_it_died(fork, ready, tiny, where, calls):
     ended = fork(ready, "queue", "run", "out", die_in=where, calls=calls, **OFTEN).wait()
     assert ended.code == -signal.SIGKILL, ended
     assert {word for _, word in _states(ready)} <= {"received", "waiting", "published"}
-    if (where, calls) == ("hf_clamu.operations.intake.working:WorkLog.enter", 4):
+    if (where, calls) == ("hf_clamu.operations.intake.working:WorkLog.enter", 3):
         assert {word for _, word in _states(ready)} == {"published"}
     _finish(fork, ready, tiny)
 
