@@ -23,7 +23,7 @@ CHANGELOG = Path(__file__).parents[1] / "CHANGELOG.md"
 # From the bottom up; what stands in one row may not import each other.
 _LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors",),
-    ("known_names", "portability", "registration", "resources", "version", "yaml_values"),
+    ("escaping", "known_names", "portability", "registration", "resources", "version", "yaml_values"),
     ("exact",),
     ("storage",),
     ("signing",),

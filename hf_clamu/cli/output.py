@@ -14,10 +14,10 @@ from typing import Any, Literal, TextIO
 from hf_clamu.checkpoint.layout import LEDGER_NAME
 from hf_clamu.cli.terminal.agent import agent_text
 from hf_clamu.cli.terminal.bars import aside
-from hf_clamu.cli.terminal.escaping import escape, escape_cell
 from hf_clamu.cli.terminal.formats import current_format
 from hf_clamu.cli.terminal.screen import colored, fitted_table
 from hf_clamu.errors import RecipeError
+from hf_clamu.escaping import escape, escape_cell
 
 __all__ = [
     "emit",

@@ -58,8 +58,6 @@ def test_a_request_is_kept_until_it_is_removed(book):
     assert book.folder.stat().st_mode & 0o077 == 0
     (ordered,) = book.order()
     assert ordered.is_waiting
-    with pytest.raises(RunInProgressError, match="The worker has request 'req-1'"):
-        book.remove(["req-1"])
     book.settle("req-1", Outcome(status="failed", time="2026-01-01T00:00:00+00:00", reason="no rows"))
     (failed,) = book.read()
     assert failed.is_open
@@ -72,6 +70,10 @@ def test_a_request_is_kept_until_it_is_removed(book):
     with pytest.raises(TaskNotFoundError, match="is answered meanwhile"):
         book.remove(["req-1"], only_open=True)
     book.remove(["req-1"])
+    # The worker that had it was stopped.
+    book.add([Asked(tasks=("user_1",), name="req-2")])
+    assert book.order()[0].is_waiting
+    book.remove(["req-2"])
     assert book.read() == []
     with pytest.raises(TaskNotFoundError, match="no request 'req-1'"):
         book.remove(["req-1"])
@@ -376,6 +378,10 @@ def test_a_worker_is_seen_and_its_death_too(tmp_path):
             with pytest.raises(RunInProgressError, match="The worker has request 'req-1'"):
                 book.remove(["req-1"], only_open=True)
             assert [one.name for one in book.remove(["req-2"])] == ["req-2"]
+            book.add([Asked(tasks=("user_3",), name="req-3")])
+            book.order(["req-3"])
+            with pytest.raises(RunInProgressError, match="The worker has request 'req-3'"):
+                book.remove(["req-3"])
             with pytest.raises(RunInProgressError, match="A worker takes the requests"), working(tmp_path):
                 pass
             time.sleep(0.4)

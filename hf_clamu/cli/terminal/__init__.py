@@ -7,5 +7,4 @@ completion     what the shell offers after Tab
 program        `clamu`, `hf-clamu` or `hf clamu`: how it was started
 screen         colours, and tables that fit
 bars           how far a command is, and the time left
-escaping       control characters of users' strings, which must not reach a terminal
 """

@@ -6,6 +6,7 @@ import html
 from collections.abc import Sequence
 
 from hf_clamu.errors import sentence_of
+from hf_clamu.escaping import escape
 from hf_clamu.operations.intake.states import MERGED_AGAIN, RequestState
 from hf_clamu.operations.intake.working import Work
 
@@ -47,15 +48,20 @@ STYLE = """
 """
 
 
+def _text(text: str) -> str:
+    """Return a text as it can be read: no markup, and no signs that turn the order of what stands beside it."""
+    return html.escape(escape(text))
+
+
 def cut(text: str) -> str:
     """Return a text as a cell shows it: escaped, and not longer than a line."""
     shown = text if len(text) <= _MOST_CHARACTERS else f"{text[:_MOST_CHARACTERS]}…"
-    return f'<bdi title="{html.escape(text)}">{html.escape(shown)}</bdi>' if shown != text else html.escape(text)
+    return f'<bdi title="{_text(text)}">{_text(shown)}</bdi>' if shown != text else _text(text)
 
 
 def message(text: str, *, is_good: bool) -> str:
     """Return a sentence in a box."""
-    return f'<div class="desk-message {"good" if is_good else "bad"}" role="status">{html.escape(text)}</div>'
+    return f'<div class="desk-message {"good" if is_good else "bad"}" role="status">{_text(text)}</div>'
 
 
 def failure(error: Exception) -> str:
@@ -65,7 +71,7 @@ def failure(error: Exception) -> str:
 
 def paragraph(text: str) -> str:
     """Return a sentence as a paragraph."""
-    return f"<p>{html.escape(text)}</p>"
+    return f"<p>{_text(text)}</p>"
 
 
 def signed_in(user: str | None, *, has_logout: bool) -> str:
@@ -83,11 +89,9 @@ def progress(work: Work | None, *, is_ending: bool = False) -> str:
         return '<div class="desk-progress"><b>ending</b>: the worker was stopped<progress></progress></div>'
     count = f"{len(work.requests)} request{'s' * (len(work.requests) != 1)}"
     left = "" if work.seconds_left is None else f", about {work.seconds_left:.0f} s of this step left"
-    far = f": {html.escape(work.text)}, {work.num_done} of {work.num_items}{left}" if work.num_items else ""
+    far = f": {_text(work.text)}, {work.num_done} of {work.num_items}{left}" if work.num_items else ""
     value = f' max="{work.num_items}" value="{work.num_done}"' if work.num_items else ""
-    return (
-        f'<div class="desk-progress"><b>{html.escape(work.stage)}</b> {count}{far}<progress{value}></progress></div>'
-    )
+    return f'<div class="desk-progress"><b>{_text(work.stage)}</b> {count}{far}<progress{value}></progress></div>'
 
 
 def request_table(states: Sequence[RequestState]) -> str:
@@ -109,12 +113,12 @@ def _cells(state: RequestState) -> list[str]:
     more = state.text or ("" if request.outcome is None else request.outcome.receipt or "")
     tasks = ", ".join(map(cut, request.tasks[:_MOST_TASKS]))
     tasks += f" and {len(request.tasks) - _MOST_TASKS} more" if len(request.tasks) > _MOST_TASKS else ""
-    return [cut(request.name), due, f'<span class="word">{state.word}</span>', tasks, html.escape(more[:2000])]
+    return [cut(request.name), due, f'<span class="word">{state.word}</span>', tasks, _text(more[:2000])]
 
 
 def rows_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return rows of texts as a table."""
-    return _table([html.escape(one) for one in columns], [("", list(map(cut, row))) for row in rows])
+    return _table([_text(one) for one in columns], [("", list(map(cut, row))) for row in rows])
 
 
 def _table(columns: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> str:

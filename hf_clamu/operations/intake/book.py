@@ -210,12 +210,13 @@ class RequestBook:
         with self._changing():
             known = {one.name: one for one in self.read()}
             # A run that was told to stop may save its result yet.
-            work = read_work(self.folder) if is_worked_on(self.folder) else None
-            busy = () if work is None else work.requests
+            is_busy = is_worked_on(self.folder)
+            work = read_work(self.folder) if is_busy else None
+            had = () if work is None else work.requests
             for name in names:
                 if name not in known:
                     raise TaskNotFoundError(f"There is no request {name!r}. List them with clamu queue list.")
-                if known[name].is_waiting or name in busy:
+                if is_busy and (known[name].is_waiting or name in had):
                     raise RunInProgressError(f"The worker has request {name!r}: wait until it is done or has failed.")
                 if only_open and not known[name].is_open:
                     raise TaskNotFoundError(f"Request {name!r} is answered meanwhile, and was not struck out.")

@@ -9,8 +9,8 @@ import sys
 import pytest
 
 from hf_clamu.cli.terminal.agent import agent_text
-from hf_clamu.cli.terminal.escaping import escape, escape_cell
 from hf_clamu.cli.terminal.formats import FORMATS, asked_for
+from hf_clamu.escaping import escape, escape_cell
 
 # A sound command, and what its quiet answer is.
 ANSWERS = {

@@ -1,4 +1,4 @@
-"""Control characters of users' strings (task ids, file names, completions), which must not reach a terminal."""
+"""Control characters of users' strings (task ids, file names, completions), which no terminal and no page may get."""
 
 from __future__ import annotations
 
