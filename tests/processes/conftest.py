@@ -96,6 +96,8 @@ def _server(root, *words):
         ) -> Fork:
             logs = root / str(next(numbers))
             logs.mkdir()
+            for name in ("stdout", "stderr"):
+                (logs / name).touch()  # a run that is killed at once does not come to it
             request = {"arguments": arguments, "cwd": str(folder), "env": env}
             return Fork(server, logs, {**request, "die_in": die_in, "calls": calls, "by": int(by), "script": script})
 
