@@ -19,7 +19,7 @@ from hf_clamu.operations.lifecycle.target import receipts_of
 
 __all__ = ["DeskModel", "Office", "WorkerOptions"]
 
-# Each is a file of its own, written to the disk in 7 to 9 ms: giving so many to the worker takes less than the minute
+# Each is a file of its own, written to the disk in 1 to 4 ms: giving so many to the worker takes less than the minute
 # for which others wait to change something.
 _MOST_OPEN = 5000
 

@@ -109,8 +109,9 @@ class Supervisor(threading.Thread):
             if worker is not None and worker.poll() is not None:
                 worker = None
             folder = model.book.folder
-            work = read_work(folder) if is_worked_on(folder) else None
-            if worker is None and is_worked_on(folder):
+            is_busy = is_worked_on(folder)
+            work = read_work(folder) if is_busy else None
+            if worker is None and is_busy:
                 process = "" if work is None else f" (process {work.pid})"
                 raise RunInProgressError(
                     f"This desk did not start the worker that has the requests{process}, so it was not stopped. Stop "

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_clamu.operations.intake.book import RequestBook
-from hf_clamu.operations.intake.working import is_worked_on, read_work
+from hf_clamu.operations.intake.working import work_now
 
 
 class RunningDesk:
@@ -90,7 +90,7 @@ class RunningDesk:
 def worker_of(work: Path) -> int | None:
     """Return the process of the worker, if one lives."""
     folder = RequestBook.of(str(work / "model")).folder
-    found = read_work(folder) if is_worked_on(folder) else None
+    found = work_now(folder)
     return None if found is None else found.pid
 
 

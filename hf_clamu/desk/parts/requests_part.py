@@ -12,7 +12,7 @@ from hf_clamu.desk.supervisor import Supervisor
 from hf_clamu.errors import ClamuError, TaskDataError
 from hf_clamu.operations.intake.book import Asked
 from hf_clamu.operations.intake.received import ReceivedRequest
-from hf_clamu.operations.intake.working import is_worked_on, read_work
+from hf_clamu.operations.intake.working import work_now
 
 __all__ = ["RequestsPart"]
 
@@ -96,16 +96,15 @@ class RequestsPart:
 
         try:
             model = self.office[name]
-            folder = model.book.folder
             states = model.states()
-            work = read_work(folder) if is_worked_on(folder) else None
+            work = work_now(model.book.folder)
         except (ClamuError, OSError) as error:
             return [markup.failure(error), "", gr.skip(), gr.skip()]
         open_names = [one.request.name for one in states if one.request.is_open and not one.request.is_waiting]
         choices = gr.update(choices=open_names[:_MOST_CHOICES])
-        is_going_on = work is not None or any(one.request.is_waiting for one in states)
-        far = markup.progress(work, is_ending=work is not None and not any(one.request.is_waiting for one in states))
-        return [far, markup.request_table(states), choices, gr.update(visible=is_going_on)]
+        is_waiting = any(one.request.is_waiting for one in states)
+        far = markup.progress(work, is_ending=not is_waiting)
+        return [far, markup.request_table(states), choices, gr.update(visible=work is not None or is_waiting)]
 
     def _add(self, name: Any, tasks: Any, request: Any, received: Any, due: Any) -> list[Any]:
         words = [line.strip() for line in str(tasks or "").splitlines() if line.strip()]

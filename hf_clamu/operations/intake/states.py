@@ -12,7 +12,7 @@ from hf_clamu.checkpoint.ledger import read_ledger
 from hf_clamu.errors import ClamuError
 from hf_clamu.operations.intake.book import RequestBook
 from hf_clamu.operations.intake.received import ReceivedRequest
-from hf_clamu.operations.intake.working import Work, is_worked_on, read_work
+from hf_clamu.operations.intake.working import Work, work_now
 
 __all__ = ["MERGED_AGAIN", "RequestState", "merged_now", "read_states", "state_of"]
 
@@ -46,7 +46,7 @@ def read_states(book: RequestBook, merged: Collection[str] = ()) -> list[Request
         book (`RequestBook`): the requests.
         merged (*collection* of `str`): ids of the tasks that are merged, see `merged_now`.
     """
-    work = read_work(book.folder) if is_worked_on(book.folder) else None
+    work = work_now(book.folder)
     return [state_of(request, work, merged) for request in book.read()]
 
 

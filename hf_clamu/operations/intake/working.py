@@ -17,7 +17,7 @@ from hf_clamu.operations.intake.received import now_text
 from hf_clamu.storage import read_json, write_atomically
 from hf_clamu.storage.locking import FileLock
 
-__all__ = ["STAGES", "Work", "WorkLog", "is_worked_on", "read_work", "working"]
+__all__ = ["STAGES", "Work", "WorkLog", "is_worked_on", "read_work", "work_now", "working"]
 
 T = TypeVar("T")
 
@@ -151,6 +151,15 @@ def is_worked_on(folder: Path) -> bool:
             return False
     except RunInProgressError:
         return True
+
+
+def work_now(folder: Path) -> Work | None:
+    """Return what a living worker does; `None` if none lives, or nobody knows.
+
+    Args:
+        folder (`Path`): of the requests.
+    """
+    return read_work(folder) if is_worked_on(folder) else None
 
 
 def read_work(folder: Path) -> Work | None:

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from hf_clamu.operations.lifecycle.receipts import (
+    amended,
     amending_marker,
     amendments,
-    is_amended,
     listed,
     read_receipt,
     receipt_path,
@@ -53,12 +53,12 @@ def finish_amendments(folder: Path) -> None:
     Raises:
         OSError: if one cannot be deleted; then readers go on passing it over.
     """
-    found = amendments(listed(folder))
+    names = listed(folder)
+    found = amendments(names)
     if not found:
         return
-    for _, old, new in found:
-        if is_amended(read_receipt(folder / old), read_receipt(folder / new)):
-            (folder / old).unlink(missing_ok=True)
+    for name in amended(names, lambda name: read_receipt(folder / name)):
+        (folder / name).unlink(missing_ok=True)
     sync_folder(folder)  # before the markers go
     for marker, old, _ in found:
         if not (folder / old).exists():

@@ -23,11 +23,11 @@ from hf_clamu.storage import read_json, write_atomically
 
 __all__ = [
     "PENDING",
+    "amended",
     "amending_marker",
     "amendments",
     "commitment",
     "forgotten_in",
-    "is_amended",
     "is_receipt",
     "lineage",
     "listed",
@@ -170,9 +170,8 @@ def read_receipts(folder: Path) -> dict[Path, dict[str, Any]]:
     for name in names:
         if name.endswith(".json") and (value := read_receipt(folder / name)) is not None:
             found[folder / name] = value
-    for _, old, new in amendments(names):
-        if is_amended(found.get(folder / old), found.get(folder / new)):
-            del found[folder / old]
+    for name in amended(names, lambda name: found.get(folder / name)):
+        del found[folder / name]
     return found
 
 
@@ -205,9 +204,19 @@ def amendments(names: Iterable[str]) -> list[tuple[str, str, str]]:
     return [(match[0], f"{match[1]}{match[2]}.json", f"{match[1]}{match[3]}.json") for match in found]
 
 
-def is_amended(old: Mapping[str, Any] | None, new: Mapping[str, Any] | None) -> bool:
-    """Whether two receipts are there and of one request: their commitments have salts of their own."""
-    return old is not None and new is not None and bool(old["tasks"] == new["tasks"])
+def amended(names: Iterable[str], read: Callable[[str], Mapping[str, Any] | None]) -> set[str]:
+    """Return the files of receipts that others took the place of.
+
+    Args:
+        names (*iterable* of `str`): in a folder of receipts.
+        read (*callable*): gives the receipt in a file; `None` if there is none.
+    """
+
+    def is_replaced(old: Mapping[str, Any] | None, new: Mapping[str, Any] | None) -> bool:
+        # They are of one request, as commitments have salts of their own.
+        return old is not None and new is not None and bool(old["tasks"] == new["tasks"])
+
+    return {old for _, old, new in amendments(names) if is_replaced(read(old), read(new))}
 
 
 def amending_marker(old: Path, new: Path) -> Path:

@@ -13,7 +13,7 @@ from typing import Any
 
 from hf_clamu.errors import SignatureError
 from hf_clamu.exact import digest_json
-from hf_clamu.operations.lifecycle.receipts import amendments, is_amended, lineage, listed, read_receipt, read_receipts
+from hf_clamu.operations.lifecycle.receipts import amended, lineage, listed, read_receipt, read_receipts
 from hf_clamu.operations.signed.links import ENDING, Link, core_of
 from hf_clamu.signing import PublicKey
 
@@ -90,11 +90,7 @@ class Statements:
         links, odd = {}, {}
         names = listed(folder)
         receipts = read_receipts(folder)
-        amended = {
-            folder / old
-            for _, old, new in amendments(names)
-            if is_amended(read_receipt(folder / old), receipts.get(folder / new))
-        }
+        replaced = amended(names, lambda name: read_receipt(folder / name))
         for path in (folder / name for name in names if not name.startswith(".")):
             if path.suffix == ENDING:
                 try:
@@ -102,7 +98,7 @@ class Statements:
                     links[link.digest] = link
                 except (OSError, ValueError) as error:
                     odd[path] = str(error)
-            elif _RECEIPT_NAME.fullmatch(path.name) and path not in receipts and path not in amended:
+            elif _RECEIPT_NAME.fullmatch(path.name) and path not in receipts and path.name not in replaced:
                 odd[path] = "its content does not fit its name, or it lacks a field"
         return cls(folder=folder, links=links, receipts=receipts, odd=odd)
 
